@@ -1,0 +1,269 @@
+"""Checkpoints that survive a kill at any moment, and say so when they are damaged.
+
+A checkpoint is what ``torch.save`` writes, a zip archive, whose comment holds the SHA-256 of every
+byte before it: file and digest cannot come apart, and ``torch.load`` reads it as ever. The version
+that a save replaces stays beside it, ``last.previous.ckpt`` beside ``last.ckpt``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
+
+_MARK = b"sha256:"
+_SEAL_SIZE = len(_MARK) + 64
+_END_RECORD = b"PK\x05\x06"  # zip's end of central directory; its last two bytes: comment length
+_END_SIZE = 22
+_REQUIRED = ("state_dict", "hyper_parameters", "backbone")
+_BLOCK = 1 << 20
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged or of another kind; the message says what to do."""
+
+
+class _DamageError(Exception):
+    """One file is not what was written; the message says how that shows."""
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes each checkpoint beside the one it replaces, and reads back only whole ones.
+
+    Deviation from Lightning: the temporary file is in the checkpoint's own folder, whatever
+    ``$TMPDIR`` says; loading is always with ``weights_only=True``; a missing file is an error.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Write a checkpoint; whenever the process dies, one whole version can be loaded.
+
+        Args:
+            checkpoint: What Lightning collected.
+            path: The file; the version there becomes ``<stem>.previous.ckpt``.
+            storage_options: Must be None.
+
+        Raises:
+            CheckpointError: If the path is no local one.
+            TypeError: If ``storage_options`` are given.
+        """
+        if storage_options is not None:
+            raise TypeError("storage_options are not supported; checkpoints are local files")
+        path = _local(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(path)
+        try:
+            torch.save(checkpoint, temporary)
+            _seal(temporary)
+            _keep(path)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any | None = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read a checkpoint, or the version before it where it is damaged, with a warning.
+
+        Args:
+            path: The file.
+            map_location: As in ``torch.load``; default: the CPU.
+            weights_only: Must not be False: a checkpoint here never needs arbitrary pickles.
+
+        Raises:
+            CheckpointError: If neither version can be loaded.
+        """
+        if weights_only is False:
+            raise CheckpointError(
+                f"{path}: checkpoints are loaded with weights_only=True, got weights_only=False; "
+                "leave it out"
+            )
+        return _load(_local(path), "cpu" if map_location is None else map_location)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint, the version before it, and what a killed save left of it."""
+        path = _local(path)
+        for file in (path, previous_path(path), _temporary(path), _link(path)):
+            file.unlink(missing_ok=True)
+
+
+def previous_path(path: Path) -> Path:
+    """Where the version before the one at ``path`` is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a GenPoE checkpoint on the CPU, or the version before it where it is damaged.
+
+    Args:
+        path: A file that training wrote.
+
+    Returns:
+        The checkpoint, with at least ``state_dict``, ``hyper_parameters`` and ``backbone``.
+
+    Raises:
+        CheckpointError: If it is missing, damaged without a version before it, or of another kind.
+    """
+    checkpoint = _load(path, "cpu")
+    missing = [key for key in _REQUIRED if key not in checkpoint]
+    if missing:
+        raise CheckpointError(
+            f"{path} is no GenPoE checkpoint: expected the keys {', '.join(_REQUIRED)}, got none "
+            f"named {', '.join(missing)}; give the file that train_hypernet.py wrote as ckpt_path"
+        )
+    return checkpoint
+
+
+def _load(path: Path, map_location: Any) -> dict[str, Any]:
+    problems: list[str] = []
+    for candidate in (path, previous_path(path)):
+        try:
+            _verify(candidate)
+        except _DamageError as error:
+            problems.append(f"{candidate}: {error}")
+            continue
+        if problems:
+            rank_zero_warn(
+                f"{problems[0]}; going on from the version before it, {candidate}",
+                category=UserWarning,
+            )
+        return _read(candidate, map_location)
+    others = sorted(file.name for file in path.parent.glob("*.ckpt") if file.is_file())
+    hint = f"the folder holds {', '.join(others)}" if others else "the folder holds no *.ckpt"
+    raise CheckpointError(
+        f"no checkpoint can be loaded: {'; '.join(problems)}. Give another ckpt_path ({hint}), or "
+        "none to start afresh"
+    )
+
+
+def _read(path: Path, map_location: Any) -> dict[str, Any]:
+    """Unpickle a file that is known to be whole; if that fails, it was never ours."""
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is whole, but does not load with weights_only=True "
+            f"({str(error).splitlines()[0]}); give a checkpoint that this project wrote"
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(
+            f"{path}: expected a dictionary, got {type(checkpoint).__name__}; give a checkpoint "
+            "that this project wrote"
+        )
+    return checkpoint
+
+
+def _keep(path: Path) -> None:
+    """Let the version at ``path`` become the previous one, leaving it in place meanwhile."""
+    try:
+        _verify(path)
+    except _DamageError:
+        return  # nothing there, or damaged: the previous version is worth more
+    if path.is_symlink():
+        return
+    link = _link(path)
+    link.unlink(missing_ok=True)
+    try:
+        link.hardlink_to(path)
+    except OSError:  # a file system without hard links: for a moment only the previous one exists
+        path.replace(previous_path(path))
+    else:
+        link.replace(previous_path(path))
+        link.unlink(missing_ok=True)  # a rename between two names of one file leaves both
+
+
+def _seal(path: Path) -> None:
+    """Put the SHA-256 of the archive into its comment, and both onto the disk."""
+    with path.open("r+b") as file:
+        file.seek(-_END_SIZE, os.SEEK_END)
+        if file.read(_END_SIZE)[: len(_END_RECORD)] != _END_RECORD:
+            raise RuntimeError(f"{path}: torch.save wrote no zip archive without a comment")
+        file.seek(-2, os.SEEK_END)
+        file.write(struct.pack("<H", _SEAL_SIZE))
+        size = file.tell()
+        file.seek(0)
+        digest = _digest(file, size)
+        file.write(_MARK + digest.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _verify(path: Path) -> None:
+    """Check every byte of a file against its seal, or against zip's checksums without one."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END) - _SEAL_SIZE
+            file.seek(max(size, 0))
+            seal = file.read()
+            file.seek(0)
+            if not seal.startswith(_MARK):
+                _verify_zip(file)
+            elif seal[len(_MARK) :] != _digest(file, size).encode():
+                raise _DamageError("damaged, its SHA-256 is not the one it was written with")
+    except FileNotFoundError as error:
+        raise _DamageError("no such file") from error
+    except OSError as error:
+        raise _DamageError(f"cannot be read ({error.strerror or error})") from error
+
+
+def _verify_zip(file: BinaryIO) -> None:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            bad = "its seal" if archive.comment else archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error) as error:
+        raise _DamageError(f"damaged or truncated, not a whole zip archive ({error})") from error
+    except (NotImplementedError, RuntimeError, ValueError, LookupError) as error:
+        raise _DamageError(f"damaged, its zip directory makes no sense ({error})") from error
+    if bad is not None:
+        raise _DamageError(f"damaged at {bad}")
+
+
+def _digest(file: BinaryIO, size: int) -> str:
+    """SHA-256 of the next ``size`` bytes."""
+    digest = hashlib.sha256()
+    while size > 0 and (block := file.read(min(size, _BLOCK))):
+        digest.update(block)
+        size -= len(block)
+    return digest.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames durable, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _temporary(path: Path) -> Path:
+    """In the same folder, and always the same: a later save clears what a killed one left."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _link(path: Path) -> Path:
+    return path.with_name(f".{path.name}.link")
+
+
+def _local(path: str | Path) -> Path:
+    if "://" in str(path):
+        raise CheckpointError(
+            f"checkpoints are local files, got {path}; copy it here, and give its path"
+        )
+    return Path(path)

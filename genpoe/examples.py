@@ -1,0 +1,179 @@
+"""Training examples as token ids: (question, gold passage, answer) triples of one split."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from genpoe.collate import collate
+from genpoe.sampler import BatchSpec
+from qa.dataset import QADataset, Question
+from qa.prompts import build_prompt, encode_answer, encode_passage, encode_prompt
+from retrieval.jsonl import DataError
+
+log = logging.getLogger(__name__)
+
+
+class TokenTable(Sequence[np.ndarray]):
+    """Many token sequences in one array: workers share it, and it takes four bytes a token."""
+
+    def __init__(self, sequences: Iterable[Sequence[int]]) -> None:
+        arrays = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
+        self.lengths = np.array([len(array) for array in arrays], dtype=np.int64)
+        self._ends = self.lengths.cumsum()
+        self.flat = np.concatenate([np.empty(0, dtype=np.int32), *arrays])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.flat[self._ends[index] - self.lengths[index] : self._ends[index]]
+
+
+class Examples(Dataset[dict[str, Any]]):
+    """The questions of one split that have a gold passage, each with the first of them.
+
+    The answer is the first alias. Indexing with a `BatchSpec` gives that batch, see `collate`, and
+    beside it ``examples`` ``[N]``, the indices of its questions, and ``split``.
+
+    Args:
+        dataset: Where questions and passages come from.
+        split: Its split.
+        tokenizer: The backbone's.
+        max_passage_tokens: Longer passages are cut.
+        max_prompt_tokens: Questions whose prompt and answer together are longer are left out.
+        limit: At most so many questions, whole passages of a seeded sample but for the last.
+        seed: Of the sample.
+
+    Raises:
+        DataError: If no question is left.
+    """
+
+    def __init__(
+        self,
+        dataset: QADataset,
+        split: str,
+        tokenizer: Any,
+        max_passage_tokens: int,
+        max_prompt_tokens: int,
+        limit: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.split = split
+        # Padding is told by the masks; any token can stand there.
+        self.pad_token_id: int = tokenizer.pad_token_id or 0
+        questions = dataset.split(split)
+        with_passage = [question for question in questions if question.passage_ids]
+        chosen = sample_by_passage(with_passage, limit, seed)
+        encoded = [
+            (
+                encode_prompt(tokenizer, build_prompt(question.question)),
+                encode_answer(tokenizer, question.answers[0]),
+            )
+            for question in chosen
+        ]
+        fits = [len(prompt) + len(answer) <= max_prompt_tokens for prompt, answer in encoded]
+        kept = [question for question, fit in zip(chosen, fits, strict=True) if fit]
+        _report(split, questions, with_passage, chosen, kept, max_prompt_tokens)
+        self.prompts = TokenTable(p for (p, _), fit in zip(encoded, fits, strict=True) if fit)
+        self.answers = TokenTable(a for (_, a), fit in zip(encoded, fits, strict=True) if fit)
+        ids = list(dict.fromkeys(question.passage_ids[0] for question in kept))
+        passages = {passage.id: passage for q in kept for passage in dataset.gold(q)[:1]}
+        self.passages = TokenTable(
+            encode_passage(tokenizer, passages[id], max_passage_tokens) for id in ids
+        )
+        place = {id: index for index, id in enumerate(ids)}
+        self.groups: list[list[int]] = [[] for _ in ids]
+        for index, question in enumerate(kept):
+            self.groups[place[question.passage_ids[0]]].append(index)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each question's prompt and answer."""
+        return self.prompts.lengths + self.answers.lengths
+
+    @property
+    def digest(self) -> str:
+        """Of all token ids: two runs with the same one see the same examples."""
+        digest = hashlib.sha256()
+        for table in (self.prompts, self.answers, self.passages):
+            digest.update(table.lengths.tobytes() + table.flat.tobytes())
+        digest.update(repr(self.groups).encode())
+        return digest.hexdigest()
+
+    def sequences(self) -> list[list[int]]:
+        """What the backbone reads of each question: prompt and answer but for the last token."""
+        return [
+            [*prompt.tolist(), *answer.tolist()[:-1]]
+            for prompt, answer in zip(self.prompts, self.answers, strict=True)
+        ]
+
+    def __getitem__(self, spec: BatchSpec) -> dict[str, Any]:
+        indices = [index for chunk in spec.chunks for index in chunk.questions]
+        rows = [row for row, chunk in enumerate(spec.chunks) for _ in chunk.questions]
+        batch = collate(
+            [(self.prompts[index], self.answers[index]) for index in indices],
+            [self.passages[chunk.passage] for chunk in spec.chunks],
+            rows,
+            spec.loss_weight,
+            self.pad_token_id,
+        )
+        return {**batch, "examples": batch["rows"].new_tensor(indices), "split": self.split}
+
+
+def sample_by_passage(
+    questions: Sequence[Question], limit: int | None, seed: int
+) -> list[Question]:
+    """At most ``limit`` questions, those of a passage together, in their order.
+
+    Args:
+        questions: Questions with gold passages.
+        limit: How many; None: all.
+        seed: Of the choice of passages.
+
+    Raises:
+        ValueError: If the limit is not positive.
+    """
+    if limit is None:
+        return list(questions)
+    if limit < 1:
+        raise ValueError(
+            f"a limit of questions must be positive, got {limit}; set batching.train_limit and "
+            "batching.val_limit, null for all"
+        )
+    groups: dict[str, list[int]] = {}
+    for index, question in enumerate(questions):
+        groups.setdefault(question.passage_ids[0], []).append(index)
+    order = np.random.default_rng(seed).permutation(len(groups))
+    members = list(groups.values())
+    chosen = [index for group in order for index in members[group]][:limit]
+    return [questions[index] for index in sorted(chosen)]
+
+
+def _report(
+    split: str,
+    questions: Sequence[Question],
+    with_passage: Sequence[Question],
+    chosen: Sequence[Question],
+    kept: Sequence[Question],
+    max_prompt_tokens: int,
+) -> None:
+    """Say what was left out; refuse if nothing was left."""
+    without, long = len(questions) - len(with_passage), len(chosen) - len(kept)
+    counts = (
+        f"{split}: {len(kept)} of {len(questions)} questions ({without} without a gold passage and "
+        f"{long} longer than {max_prompt_tokens} tokens left out"
+    )
+    if len(chosen) < len(with_passage):
+        counts += f", a sample of {len(chosen)} of the others"
+    if not kept:
+        raise DataError(f"{counts}): nothing to train on; name gold passages in passage_ids")
+    log.info("%s)", counts)

@@ -1,0 +1,46 @@
+"""GenPoE among the other answering methods (sec. 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from genpoe.model import GenPoE
+from qa.backbone import Backbone
+from qa.method import AnsweringMethod, QuestionInput
+
+
+class GenPoEMethod(AnsweringMethod):
+    """The passages of each question as K experts in one layer, weighted by their relevance.
+
+    Args:
+        backbone: The frozen model, the one that the hypernetwork was trained with.
+        ckpt_path: A checkpoint of ``scripts/train_hypernet.py``.
+        rag: Whether the passages also stand in the prompt (the paper's GenPoE with RAG).
+        max_new_tokens: At most so many tokens are decoded.
+
+    Raises:
+        BackboneMismatchError: If the checkpoint is of another backbone.
+        CheckpointError: If it is missing, damaged or no GenPoE checkpoint.
+        ValueError: If no checkpoint is named.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        ckpt_path: str | None = None,
+        rag: bool = False,
+        max_new_tokens: int = 32,
+    ) -> None:
+        super().__init__(backbone, rag, max_new_tokens)
+        if ckpt_path is None:
+            raise ValueError("method=genpoe needs a trained hypernetwork: give ckpt_path=…")
+        self.genpoe = GenPoE.from_checkpoint(ckpt_path, backbone)
+
+    def injected(self, inputs: Sequence[QuestionInput]) -> AbstractContextManager[Any]:
+        """Generate and inject the experts of each question's passages (eq. 4 and 6)."""
+        return self.genpoe.injected(
+            [input.selection.passages for input in inputs],
+            [input.selection.weights for input in inputs],
+        )

@@ -1,0 +1,196 @@
+"""GenPoE as users hold it: load a checkpoint, inject passages, ask, remove.
+
+    >>> genpoe = GenPoE.from_checkpoint("logs/quickstart/last.ckpt")
+    >>> with genpoe.injected([Passage("1", "Tova Blick", "Tova Blick was born in Lisbon. ...")]):
+    ...     genpoe.ask("Where was Tova Blick born?")
+    'Lisbon'
+
+Shapes: P passages, S passage tokens, B questions, K experts a question, D d_model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from genpoe.checkpoint import load_checkpoint
+from genpoe.experts import Experts
+from genpoe.hypernet import Hypernet, mean_pool
+from genpoe.injection import ExpertLayer
+from qa.backbone import Backbone, load_backbone
+from qa.decoding import greedy_decode
+from qa.prompts import build_prompt, encode_passage
+from retrieval.passage import Passage
+
+
+class BackboneMismatchError(ValueError):
+    """A checkpoint was trained with another backbone than the one it is loaded beside."""
+
+
+def check_backbone(backbone: Backbone, name: str, fingerprint: str) -> None:
+    """Refuse a backbone whose weights are not those that the hypernetwork was trained with.
+
+    Raises:
+        BackboneMismatchError: Naming both.
+    """
+    if backbone.fingerprint != fingerprint:
+        raise BackboneMismatchError(
+            f"the checkpoint was trained with the backbone {name} ({fingerprint[:12]}), but "
+            f"{backbone.name} ({backbone.fingerprint[:12]}) is loaded; choose that model "
+            "(model=…) or another ckpt_path"
+        )
+
+
+class GenPoE:
+    """A frozen backbone, the hypernetwork, and the layer between them (GenPoE sec. 3).
+
+    Args:
+        backbone: The frozen model.
+        hypernet: The hypernetwork, on the backbone's device.
+        layer: Index of the expert layer, from 0.
+        max_passage_tokens: Longer passages are cut.
+    """
+
+    def __init__(
+        self, backbone: Backbone, hypernet: Hypernet, layer: int, max_passage_tokens: int = 512
+    ) -> None:
+        self.backbone = backbone
+        self.hypernet = hypernet
+        self.expert_layer = ExpertLayer(backbone, layer)
+        self.max_passage_tokens = max_passage_tokens
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path, backbone: Backbone | None = None, device: str = "cpu"
+    ) -> GenPoE:
+        """Load a trained hypernetwork and, unless given, the backbone that it names.
+
+        Raises:
+            BackboneMismatchError: If ``backbone`` is not the one of the checkpoint.
+            CheckpointError: If the file is missing, damaged or no GenPoE checkpoint.
+        """
+        checkpoint = load_checkpoint(Path(path))
+        hparams, origin = checkpoint["hyper_parameters"], checkpoint["backbone"]
+        if backbone is None:
+            backbone = load_backbone(origin["name"], device=device)
+        check_backbone(backbone, origin["name"], origin["fingerprint"])
+        hypernet = Hypernet(
+            backbone.d_model,
+            hparams["rank"],
+            hparams["hidden_width"],
+            hparams["embedding_scaling"],
+        )
+        prefix = "hypernet."
+        hypernet.load_state_dict(
+            {
+                name.removeprefix(prefix): tensor
+                for name, tensor in checkpoint["state_dict"].items()
+                if name.startswith(prefix)
+            }
+        )
+        hypernet.to(backbone.device).eval().requires_grad_(False)
+        return cls(backbone, hypernet, hparams["layer"], hparams["max_passage_tokens"])
+
+    @torch.inference_mode()
+    def generate_experts(self, passages: Sequence[Passage]) -> Experts:
+        """One expert for each passage (eq. 4): P sets of K = 1."""
+        return self.hypernet(self._pool(passages))
+
+    def inject(
+        self,
+        passages: Sequence[Passage] | Sequence[Sequence[Passage]],
+        relevance: Sequence[float] | Sequence[Sequence[float]] | None = None,
+    ) -> None:
+        """Put passages into the model's parameters until `remove` (sec. 3.3.1).
+
+        Args:
+            passages: K passages for every question asked from now on, or a list of them for each
+                row of a batch; the rows may differ in K.
+            relevance: Weight of each passage, nested alike; default: equal weights (eq. 9 gives
+                them from a reranker's scores).
+
+        Raises:
+            ValueError: If a row has no passage, or the relevance has another shape.
+        """
+        rows = [list(passages)] if passages and isinstance(passages[0], Passage) else [list(r) for r in passages]  # type: ignore[arg-type]
+        weights = _rows_of_weights(rows, relevance)
+        distinct = {
+            passage: i for i, passage in enumerate(dict.fromkeys(p for r in rows for p in r))
+        }
+        experts = self.generate_experts(list(distinct))
+        most = max(map(len, rows))
+        index = torch.zeros(len(rows), most, dtype=torch.long)
+        relevance_BK = torch.zeros(len(rows), most)  # a missing expert is any one with weight 0
+        for i, (row, weight) in enumerate(zip(rows, weights, strict=True)):
+            index[i, : len(row)] = torch.tensor([distinct[passage] for passage in row])
+            relevance_BK[i, : len(row)] = torch.tensor(weight)
+        index = index.to(self.backbone.device)
+        self.expert_layer.inject(
+            experts.map(lambda factor: factor[:, 0][index]), relevance_BK.to(self.backbone.device)
+        )
+
+    def remove(self) -> None:
+        """Take the passages out again; the backbone is bit-identical to before."""
+        self.expert_layer.remove()
+
+    @contextmanager
+    def injected(
+        self,
+        passages: Sequence[Passage] | Sequence[Sequence[Passage]],
+        relevance: Sequence[float] | Sequence[Sequence[float]] | None = None,
+    ) -> Iterator[GenPoE]:
+        """`inject` for the duration of a ``with`` block."""
+        self.inject(passages, relevance)
+        try:
+            yield self
+        finally:
+            self.remove()
+
+    def ask(
+        self, question: str, prompt_passages: Sequence[Passage] = (), max_new_tokens: int = 32
+    ) -> str:
+        """Answer greedily with what is injected now, to a natural stop.
+
+        Args:
+            question: The question.
+            prompt_passages: Passages that also stand in the prompt (the paper's with-RAG setting).
+            max_new_tokens: At most so many tokens.
+        """
+        prompt = build_prompt(question, prompt_passages)
+        return greedy_decode(self.backbone, [prompt], max_new_tokens).texts[0]
+
+    @torch.inference_mode()
+    def _pool(self, passages: Sequence[Passage]) -> Tensor:
+        ids = [
+            encode_passage(self.backbone.tokenizer, passage, self.max_passage_tokens)
+            for passage in passages
+        ]
+        longest = max(map(len, ids))
+        ids_PS = torch.zeros(len(ids), longest, dtype=torch.long)
+        mask_PS = torch.zeros(len(ids), longest, dtype=torch.long)
+        for i, row in enumerate(ids):
+            ids_PS[i, : len(row)] = torch.tensor(row)
+            mask_PS[i, : len(row)] = 1
+        device = self.backbone.device
+        return mean_pool(self.backbone.embedding(ids_PS.to(device)), mask_PS.to(device))
+
+
+def _rows_of_weights(
+    rows: list[list[Passage]], relevance: Sequence[float] | Sequence[Sequence[float]] | None
+) -> list[list[float]]:
+    if not all(rows):
+        raise ValueError("every question needs at least one passage to inject; got an empty list")
+    if relevance is None:
+        return [[1 / len(row)] * len(row) for row in rows]
+    nested = [list(r) if isinstance(r, Sequence) else r for r in relevance]
+    weights = nested if isinstance(nested[0], list) else [nested]
+    if [len(w) for w in weights] != [len(row) for row in rows]:  # type: ignore[arg-type]
+        raise ValueError(
+            f"relevance must give one weight for each passage: expected {[len(r) for r in rows]} "
+            f"weights a row, got {[len(w) for w in weights]}"  # type: ignore[arg-type]
+        )
+    return weights  # type: ignore[return-value]

@@ -1,0 +1,197 @@
+"""Meta-training of the hypernetwork (GenPoE sec. 3.2.2, eq. 5; settings of sec. 4.1).
+
+Shapes: N questions, P passages, S passage tokens, T tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from tqdm import tqdm
+
+from genpoe.experts import Experts
+from genpoe.frozen import FrozenStates, SplitBackbone, frozen_states
+from genpoe.hypernet import Hypernet, mean_pool
+from genpoe.injection import ExpertLayer
+from genpoe.model import check_backbone
+from qa.backbone import Backbone
+from qa.likelihood import answer_nll
+
+_SCALER_SAMPLE = 4096  # passages whose pooled embeddings give the scaler's statistics
+
+
+class GenPoEModule(LightningModule):
+    """Trains the hypernetwork end to end on (question, gold passage, answer) triples.
+
+    The backbone is no submodule: its weights are in no checkpoint, in no optimiser and in no
+    gradient all-reduce. Nothing below the expert layer has a gradient, since neither the frozen
+    weights nor the tokens ask for one; autograd starts where the expert's output is added.
+
+    Deviation: eq. 5 sums the answer's token losses; we take the mean over each answer's tokens,
+    the stop token among them, and the mean over questions, so that long answers do not rule.
+
+    Args:
+        backbone: The frozen model.
+        rank: R of the experts (the paper's k).
+        layer: Index of the expert layer, from 0.
+        hidden_width: Width between the hypernetwork's two linear layers.
+        embedding_scaling: "none", "standardize" or "whiten"; see `genpoe.hypernet`.
+        max_passage_tokens: Longer passages are cut.
+        cache_dir: Where the states below the expert layer are kept, computed once for all epochs
+            and later runs; None: they are computed anew in every step.
+        lr: Learning rate at the start of the cosine (sec. 4.1: 1e-4).
+        lr_min: Learning rate at its end (sec. 4.1: 1e-6).
+        warmup_steps: Steps of linear warm-up before it (the paper names none).
+        weight_decay: AdamW's.
+        betas: AdamW's.
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        rank: int,
+        layer: int,
+        hidden_width: int,
+        embedding_scaling: str = "whiten",
+        max_passage_tokens: int = 512,
+        cache_dir: str | None = None,
+        lr: float = 1e-4,
+        lr_min: float = 1e-6,
+        warmup_steps: int = 0,
+        weight_decay: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
+        super().__init__()
+        if not 0 <= lr_min <= lr:
+            raise ValueError(f"need 0 <= lr_min <= lr, got lr_min={lr_min}, lr={lr}; set optim.lr")
+        betas = (float(betas[0]), float(betas[1]))
+        self.save_hyperparameters(ignore=["backbone", "cache_dir"])
+        self.backbone = backbone
+        self._cache_dir = cache_dir
+        self._split = SplitBackbone(backbone, layer) if cache_dir else None
+        self._frozen: dict[str, FrozenStates] = {}
+        self.expert_layer = ExpertLayer(backbone, layer)
+        self.hypernet = Hypernet(backbone.d_model, rank, hidden_width, embedding_scaling)
+
+    def generate_experts(
+        self, passage_input_ids: Tensor, passage_attention_mask: Tensor
+    ) -> Experts:
+        """Eq. 4 on token ids ``[P, S]``: P sets of K = 1 expert."""
+        with torch.no_grad():
+            embedded = self.backbone.embedding(passage_input_ids)
+            pooled = mean_pool(embedded, passage_attention_mask)
+        return self.hypernet(pooled)
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        """Each question's answer nll (nats per token, ``[N]``) under its passage's expert."""
+        experts = self.generate_experts(batch["passage_input_ids"], batch["passage_attention_mask"])
+        weight = torch.ones(experts.num_sets, 1, device=self.device)
+        with self.expert_layer.injected(experts, weight, batch["rows"]):
+            return answer_nll(
+                self.backbone,
+                batch["input_ids"],
+                batch["attention_mask"],
+                batch["labels"],
+                self._from_cache(batch),
+            )
+
+    def _from_cache(self, batch: dict[str, Any]) -> Callable[[Tensor, Tensor], Tensor] | None:
+        if self._split is None:
+            return None
+        split = self._split
+        states = self._frozen[batch["split"]].rows(batch["examples"]).to(self.device)
+        return lambda _, attention_mask: split.above(states, attention_mask)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The meta loss (eq. 5) of one batch, every question weighing the same on every rank."""
+        loss = (self(batch) * batch["loss_weight"]).sum()
+        self.log("train/loss", loss, on_step=True, prog_bar=True, sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Answer nll with the question's own passage, and with another question's."""
+        size = len(batch["rows"])
+        self.log("val/loss", self(batch).mean(), batch_size=size, sync_dist=True, prog_bar=True)
+        passages = len(batch["passage_input_ids"])
+        if passages > 1:
+            shuffled = {**batch, "rows": (batch["rows"] + passages // 2) % passages}
+            self.log("val/loss_shuffled", self(shuffled).mean(), batch_size=size, sync_dist=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with a cosine from ``lr`` to ``lr_min`` over the whole training (sec. 4.1)."""
+        settings = self.hparams
+        optimizer = torch.optim.AdamW(
+            self.hypernet.parameters(),
+            lr=settings["lr"],
+            betas=settings["betas"],
+            weight_decay=settings["weight_decay"],
+        )
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        floor = settings["lr_min"] / settings["lr"]
+
+        def factor(step: int) -> float:
+            cosine = 0.5 * (1 + math.cos(math.pi * min(step / total, 1)))
+            warm = min(1.0, (step + 1) / max(1, settings["warmup_steps"]))
+            return warm * (floor + (1 - floor) * cosine)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_fit_start(self) -> None:
+        """Bring the backbone to the device, fit the passage scaler, compute what is frozen."""
+        self.backbone.to(self.device)
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not self.hypernet.scaler.fitted:
+            pooled = []
+            for ids, mask in datamodule.passage_batches(_SCALER_SAMPLE):
+                embedded = self.backbone.embedding(ids.to(self.device))
+                pooled.append(mean_pool(embedded, mask.to(self.device)))
+            self.hypernet.scaler.fit(torch.cat(pooled))
+        if self._split is not None:
+            for name, sequences in datamodule.sequences().items():
+                self._frozen[name] = self._frozen_states(name, sequences)
+
+    def _frozen_states(self, name: str, sequences: list[list[int]]) -> FrozenStates:
+        def compute() -> FrozenStates:
+            return frozen_states(
+                self._split,  # type: ignore[arg-type]
+                sequences,
+                self.expert_layer.layer,
+                Path(str(self._cache_dir)),
+                _progress(name),
+            )
+
+        if self.trainer.world_size == 1:
+            return compute()
+        if self.trainer.is_global_zero:  # the others then find it on the disk that they share
+            compute()
+        self.trainer.strategy.barrier("frozen states")
+        return compute()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the backbone and its fingerprint beside the hypernetwork."""
+        checkpoint["backbone"] = {
+            "name": self.backbone.name,
+            "fingerprint": self.backbone.fingerprint,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on beside another backbone."""
+        origin = checkpoint["backbone"]
+        check_backbone(self.backbone, origin["name"], origin["fingerprint"])
+
+
+def _progress(name: str) -> Callable[[Sequence[Any]], Any]:
+    return lambda batches: tqdm(batches, desc=f"States below the expert layer ({name})")

@@ -1,0 +1,76 @@
+"""``make train``: train, evaluate beside the baselines and the controls, print one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+
+from genpoe.method import GenPoEMethod
+from genpoe.plots import plot_training
+from genpoe.train import train
+from qa.backbone import Backbone
+from qa.dataset import QADataset
+from qa.evaluation import evaluate, write_json
+from qa.method import AnsweringMethod, BaseMethod, RAGMethod
+from qa.passage_source import NoPassages, make_passage_source
+from qa.report import Setting, results_table
+
+
+def quickstart(config: DictConfig) -> dict[str, float]:
+    """Run the whole of it; see ``conf/quickstart.yaml``.
+
+    Returns:
+        What is written to ``metrics.json`` in the run directory: flat keys ``<setting>/<metric>``,
+        where a setting is ``base``, ``rag/gold``, ``genpoe/norag/gold``, …
+    """
+    run_dir = Path(config.paths.output_dir)
+    backbone = instantiate(config.model.backbone)
+    train(config, backbone)
+    plot_training(run_dir / "csv" / "metrics.csv", run_dir / "training.png")
+    checkpoint = str(run_dir / "checkpoints" / "last.ckpt")
+    metrics = compare(config.evaluation, backbone, instantiate(config.data), checkpoint, run_dir)
+    write_json(run_dir / "metrics.json", metrics)
+    table = results_table(metrics)
+    (run_dir / "table.md").write_text(table, encoding="utf-8")
+    Console(width=100, highlight=False).print(f"\n{table}\nIn {run_dir}: table.md, training.png")
+    return metrics
+
+
+def compare(
+    settings: Any, backbone: Backbone, dataset: QADataset, ckpt_path: str, run_dir: Path
+) -> dict[str, float]:
+    """Base, RAG, and GenPoE without and with RAG, each with the passages of other questions too.
+
+    Args:
+        settings: ``split``, ``limit``, ``limit_rag``, ``batch_size`` and ``max_new_tokens``.
+        backbone: The frozen model.
+        dataset: Questions and passages.
+        ckpt_path: The trained hypernetwork.
+        run_dir: Each setting's predictions go to a folder of it.
+    """
+    tokens = settings.max_new_tokens
+    methods: dict[tuple[str, bool], AnsweringMethod] = {
+        ("base", False): BaseMethod(backbone, False, tokens),
+        ("rag", True): RAGMethod(backbone, True, tokens),
+        ("genpoe", False): GenPoEMethod(backbone, ckpt_path, False, tokens),
+        ("genpoe", True): GenPoEMethod(backbone, ckpt_path, True, tokens),
+    }
+    questions = dataset.split(settings.split)
+    metrics: dict[str, float] = {}
+    for (name, rag), method in methods.items():
+        for kind in ("gold", "shuffled") if method.uses_passages else ("",):
+            key = Setting(name, rag, kind).key
+            measured = evaluate(
+                method,
+                questions,
+                make_passage_source(kind, dataset, seed=0) if kind else NoPassages(),
+                run_dir / key,
+                batch_size=settings.batch_size,
+                limit=settings.limit_rag if rag else settings.limit,
+            )
+            metrics |= {f"{key}/{metric}": value for metric, value in measured.items()}
+    return metrics

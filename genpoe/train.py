@@ -1,0 +1,88 @@
+"""Meta-training of the hypernetwork from a composed configuration (GenPoE sec. 4.1)."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from lightning import Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from genpoe.checkpoint import AtomicCheckpointIO, CheckpointError
+from genpoe.datamodule import QADataModule
+from genpoe.module import GenPoEModule
+from qa.backbone import Backbone
+
+
+def build_module(config: DictConfig, backbone: Backbone) -> GenPoEModule:
+    """The LightningModule of a configuration, beside a backbone loaded already."""
+    model = config.model
+    return GenPoEModule(
+        backbone,
+        rank=model.rank,
+        layer=model.layer,
+        hidden_width=model.hidden_width,
+        embedding_scaling=model.embedding_scaling,
+        max_passage_tokens=config.batching.max_passage_tokens,
+        cache_dir=str(Path(config.paths.cache_dir, "frozen").expanduser()) if model.cache_frozen else None,
+        **config.optim,
+    )
+
+
+def train(config: DictConfig, backbone: Backbone | None = None) -> dict[str, float]:
+    """Train, write ``metrics.json`` into the run directory, and return what was measured.
+
+    Args:
+        config: ``conf/train_hypernet.yaml``, composed.
+        backbone: The backbone, where the caller has loaded it; default: ``config.model.backbone``.
+
+    Raises:
+        CheckpointError: If ``ckpt_path`` names no loadable checkpoint: nothing starts afresh.
+    """
+    ckpt_path = _existing(config.ckpt_path)
+    seed_everything(config.seed, workers=True, verbose=False)
+    backbone = backbone or instantiate(config.model.backbone)
+    module = build_module(config, backbone)
+    datamodule = QADataModule(
+        instantiate(config.data), backbone.tokenizer, **OmegaConf.to_container(config.batching)
+    )
+    trainer: Trainer = instantiate(
+        config.trainer,
+        callbacks=[instantiate(callback) for callback in config.callbacks.values()],
+        logger=_loggers(config),
+        plugins=[AtomicCheckpointIO()],
+    )
+    with warnings.catch_warnings():
+        # Workers would only copy what is in memory already.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+    metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    metrics["steps"] = trainer.global_step
+    if trainer.is_global_zero and not trainer.fast_dev_run:
+        path = Path(config.paths.output_dir, "metrics.json")
+        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    return metrics
+
+
+def _existing(ckpt_path: str | None) -> str | None:
+    if ckpt_path is None:
+        return None
+    path = Path(ckpt_path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"ckpt_path={ckpt_path}: no such file; name a checkpoint, such as "
+            "logs/train_hypernet/runs/…/checkpoints/last.ckpt, or leave ckpt_path out to start anew"
+        )
+    return str(path)
+
+
+def _loggers(config: DictConfig) -> list[Logger] | bool:
+    loggers: list[Any] = [instantiate(logger) for logger in config.logger.values()]
+    if loggers:
+        settings: Any = OmegaConf.to_container(config, resolve=True)
+        loggers[0].log_hyperparams({key: settings[key] for key in ("model", "batching", "optim")})
+    return loggers or False

@@ -1,0 +1,206 @@
+"""The frozen causal language model, whatever its family, behind one adapter.
+
+Shapes: N rows, T tokens, D d_model, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+EMBEDDED = "smollm2_135m"
+
+# Where the families keep their parts; the first name that exists is taken.
+_LAYERS = ("layers", "h", "blocks")
+_FFN = ("mlp", "feed_forward", "ffn")
+_FINAL_NORM = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
+
+
+class UnsupportedBackboneError(ValueError):
+    """A model in which a part that we need cannot be found."""
+
+
+class Backbone:
+    """A frozen Hugging Face decoder-only model and its tokenizer.
+
+    Deliberately no ``nn.Module``: a LightningModule that holds one has none of its weights in its
+    checkpoints, its optimiser or its gradient exchange.
+
+    Args:
+        model: Any causal language model of the Llama, Baichuan2, Qwen, Mistral or Gemma kind, with
+            a tied or an untied head. Its parameters are frozen and it is set to evaluation mode.
+        tokenizer: Its tokenizer (None where only shapes matter).
+        name: What a checkpoint calls it; `load_backbone` loads the same from it.
+
+    Raises:
+        UnsupportedBackboneError: Naming the part that was not found.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.decoder: nn.Module = self._need(_decoder(model), "a decoder", "get_decoder()")
+        self.embedding: nn.Module = self._need(
+            model.get_input_embeddings(), "input embeddings", "get_input_embeddings()"
+        )
+        self.head: nn.Module = self._need(
+            model.get_output_embeddings(), "a language-model head", "get_output_embeddings()"
+        )
+        self.layers: nn.ModuleList = self._need(
+            _first(self.decoder, _LAYERS), "decoder layers", " or ".join(_LAYERS)
+        )
+        self.final_norm: nn.Module = self._need(
+            _first(self.decoder, _FINAL_NORM), "a final norm", " or ".join(_FINAL_NORM)
+        )
+        for index in range(len(self.layers)):
+            self.ffn(index)
+        config = model.config.get_text_config()
+        self.d_model: int = self.embedding.weight.shape[1]
+        self.vocab_size: int = self.embedding.weight.shape[0]
+        self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
+
+    def _need(self, part: Any, what: str, where: str) -> Any:
+        if part is None:
+            raise UnsupportedBackboneError(
+                f"{type(self.model).__name__} ({self.name}): found no {what} (looked for {where}); "
+                "supported are decoder-only models built like Llama, Baichuan2, Qwen, Mistral, Gemma"
+            )
+        return part
+
+    @property
+    def num_layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self.layers)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype."""
+        return self.embedding.weight.dtype  # type: ignore[return-value]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.weight.device  # type: ignore[return-value]
+
+    def to(self, device: torch.device | str) -> Backbone:
+        """Move the model; returns itself."""
+        self.model.to(device)
+        return self
+
+    def ffn(self, layer: int) -> nn.Module:
+        """The FFN of one decoder layer.
+
+        Raises:
+            ValueError: If ``layer`` is out of range.
+            UnsupportedBackboneError: If that layer has no FFN that we know.
+        """
+        if not 0 <= layer < self.num_layers:
+            raise ValueError(
+                f"layer must be in 0..{self.num_layers - 1} for {self.name}, got {layer}; "
+                "set model.layer"
+            )
+        part = _first(self.layers[layer], _FFN)
+        return self._need(part, f"FFN in layer {layer}", " or ".join(_FFN))  # type: ignore[no-any-return]
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Final hidden states ``[N, T, D]``, after the last norm, of right-padded rows."""
+        out = self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return out.last_hidden_state  # type: ignore[no-any-return]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits ``[..., V]`` of final hidden states ``[..., D]``."""
+        logits = self.head(hidden)
+        if self._softcap:
+            logits = torch.tanh(logits / self._softcap) * self._softcap
+        return logits  # type: ignore[no-any-return]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over every parameter's name and shape and a sample of its values.
+
+        The sample is read in bfloat16, so that one model has one fingerprint in every dtype.
+        """
+        digest = hashlib.sha256()
+        for name, parameter in self.model.named_parameters():
+            digest.update(f"{name}{list(parameter.shape)}".encode())
+            flat = parameter.detach().reshape(-1)
+            sample = flat[:: max(1, flat.numel() // 1024)].to(torch.bfloat16).cpu()
+            digest.update(sample.view(torch.int16).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _first(module: nn.Module, names: tuple[str, ...]) -> Any:
+    return next((part for name in names if (part := getattr(module, name, None)) is not None), None)
+
+
+def _decoder(model: Any) -> Any:
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    # Some remote-code families (Baichuan2) answer with the model itself or not at all.
+    return getattr(model, "model", None) if decoder is None or decoder is model else decoder
+
+
+def best_dtype(device: torch.device | str) -> torch.dtype:
+    """bfloat16 where the processor multiplies it natively, float32 elsewhere."""
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def load_backbone(
+    name: str = EMBEDDED,
+    dtype: str = "auto",
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> Backbone:
+    """Load a backbone and its tokenizer.
+
+    Args:
+        name: "smollm2_135m" (embedded, needs no download), a Hugging Face hub id, or a folder.
+        dtype: "auto" (see `best_dtype`), "float32", "bfloat16" or "float16".
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …
+        trust_remote_code: Whether a model may bring its own code (Baichuan2 needs it).
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        ValueError: If the dtype is unknown, or the model cannot be found or built.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype != "auto" and dtype not in dtypes:
+        raise ValueError(f"dtype must be auto or one of {', '.join(dtypes)}, got {dtype!r}")
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    path = name
+    if name == EMBEDDED:
+        from qa.embedded import embedded_backbone
+
+        path, source = str(embedded_backbone()), {"local_files_only": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **source)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtypes.get(dtype) or best_dtype(device), **source
+        )
+    except OSError as error:
+        first_line = str(error).splitlines()[0]
+        raise ValueError(
+            f"cannot load the backbone {name!r}: {first_line} Expected {EMBEDDED!r}, a hub id that "
+            "this machine can reach, or a folder with config.json; set model.backbone.name"
+        ) from error
+    return Backbone(model, tokenizer, name).to(device)
+
+
+def meta_backbone(config: Any, name: str = "meta") -> Backbone:
+    """A backbone without weights, for shapes and parameter counts: on the meta device."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return Backbone(AutoModelForCausalLM.from_config(config), None, name)

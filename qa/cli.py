@@ -1,0 +1,87 @@
+"""What every command does with an error that the user can mend: one line, exit code 2.
+
+A script reads::
+
+    @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
+    def main(config: DictConfig) -> None:
+        run(evaluate_command, config)
+
+    if __name__ == "__main__":
+        run(main)
+
+The inner call is for the command's own errors, the outer one for those of the configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn, ParamSpec, TypeVar
+
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+EXIT_CODE = 2
+
+# DataError, CheckpointError and the like are ValueErrors.
+_MENDABLE = (HydraException, OmegaConfBaseException, ValueError, OSError, ImportError)
+_FULL_ERROR = "HYDRA_FULL_ERROR"
+_SET_BY_US = "QA_CLI_SET_HYDRA_FULL_ERROR"  # environment, so that DDP's child processes know too
+
+
+def run(command: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a command; show a mendable error as ``error: …`` on stderr and exit with code 2.
+
+    With ``HYDRA_FULL_ERROR=1`` in the environment the error is raised as it is.
+
+    Args:
+        command: A function decorated by ``hydra.main``, or what it calls.
+        *args: Its arguments.
+        **kwargs: Its keyword arguments.
+
+    Returns:
+        What the command returns.
+
+    Raises:
+        SystemExit: Instead of a configuration error, a ``ValueError``, an ``OSError`` or an
+            ``ImportError``. Anything else is a bug and keeps its traceback.
+    """
+    if _FULL_ERROR not in os.environ:
+        # Without it Hydra prints errors of the configuration itself, over several lines.
+        os.environ |= {_FULL_ERROR: "1", _SET_BY_US: "1"}
+    try:
+        return command(*args, **kwargs)
+    except _MENDABLE as error:
+        if _SET_BY_US not in os.environ and os.environ[_FULL_ERROR] == "1":
+            raise
+        _exit(error)
+
+
+def check_complete(config: DictConfig) -> None:
+    """Check that every setting that has no default has been given.
+
+    Raises:
+        ValueError: Naming those that have not.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ValueError(f"expected a value for {', '.join(missing)}; give {missing[0]}=…")
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line; of a failed instantiation, the message of its cause."""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    message = " ".join(str(error).split()) or repr(error)
+    named = isinstance(error, (HydraException, OmegaConfBaseException, ValueError, OSError))
+    return message if named else f"{type(error).__name__}: {message}"
+
+
+def _exit(error: BaseException) -> NoReturn:
+    sys.stderr.write(f"error: {one_line(error)}\n")
+    raise SystemExit(EXIT_CODE) from error

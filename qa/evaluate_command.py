@@ -1,0 +1,49 @@
+"""``scripts/evaluate.py``: build what the configuration names, and evaluate it."""
+
+from __future__ import annotations
+
+import logging
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from qa.cli import check_complete
+from qa.evaluation import evaluate
+from qa.passage_source import NoPassages, make_passage_source
+from qa.report import summary
+
+log = logging.getLogger(__name__)
+
+
+def evaluate_command(config: DictConfig) -> dict[str, float]:
+    """Evaluate one method on one split.
+
+    Args:
+        config: Composed from ``conf/evaluate.yaml``.
+
+    Returns:
+        The metrics, as in the ``metrics.json`` of the run folder; see `qa.evaluation.evaluate`.
+
+    Raises:
+        ValueError: If a setting or the data is at fault.
+        InstantiationException: The same, where Hydra builds something; with its cause.
+    """
+    check_complete(config)
+    # The data first: what is wrong with it shows before a large model is loaded.
+    dataset = instantiate(config.data)
+    questions = dataset.split(config.split)
+    source = make_passage_source(config.passages, dataset, config.seed)
+    method = instantiate(config.method, backbone=instantiate(config.model.backbone))
+    metrics = evaluate(
+        method,
+        questions,
+        source if method.uses_passages else NoPassages(),
+        run_dir=config.paths.output_dir,
+        k=config.k,
+        batch_size=config.batch_size,
+        limit=config.limit,
+        seed=config.seed,
+    )
+    log.info("%s", summary(metrics))
+    log.info("metrics.json and predictions.jsonl are in %s", config.paths.output_dir)
+    return metrics

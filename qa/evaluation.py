@@ -1,0 +1,150 @@
+"""Evaluation: answer every question, score, and write down what came out."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from qa.dataset import Question
+from qa.method import AnsweringMethod, Prediction, QuestionInput
+from qa.metrics import bootstrap_interval, exact_match, f1_score
+from qa.passage_source import PassageSource
+from retrieval.jsonl import write_jsonl
+
+# Scores of a question, and what one unit of each is worth in metrics.json.
+_SCALE = {"em": 100.0, "f1": 100.0, "nll": 1.0}
+
+
+def evaluate(
+    method: AnsweringMethod,
+    questions: Sequence[Question],
+    source: PassageSource,
+    run_dir: str | Path,
+    k: int = 1,
+    batch_size: int = 16,
+    limit: int | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Evaluate a method and write ``metrics.json`` and ``predictions.jsonl``.
+
+    Args:
+        method: What answers.
+        questions: What is asked.
+        source: Where each question's passages come from.
+        run_dir: Folder of the two files; made when missing. Both are written at the end and
+            atomically, so a folder that holds ``metrics.json`` holds a whole evaluation.
+        k: Passages a question.
+        batch_size: Questions answered at once; changes the speed only.
+        limit: Ask a random sample of so many questions; None: all of them.
+        seed: Of that sample and of the bootstrap.
+
+    Returns:
+        The metrics as written: ``em`` and ``f1`` in percent, ``nll`` in nats an answer token (the
+        mean over questions of each question's mean over the tokens of its first answer, so that
+        long answers weigh no more than short ones), the ends ``<name>_low`` and ``<name>_high`` of
+        their 95 % bootstrap intervals over questions, ``n``, and ``seconds_per_question``
+        (answering and scoring, without loading).
+
+    Raises:
+        ValueError: If there is no question, or a setting is out of range.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be positive, got {batch_size}; set batch_size=…")
+    questions = sample(questions, limit, seed)
+    selections = source.select(questions, k)
+    inputs = [QuestionInput(*pair) for pair in zip(questions, selections, strict=True)]
+    start = time.perf_counter()
+    predictions = answer_all(method, inputs, batch_size)
+    seconds = (time.perf_counter() - start) / len(inputs)
+    rows = [_row(*pair) for pair in zip(inputs, predictions, strict=True)]
+    metrics = {**summarize(rows, seed), "n": len(rows), "seconds_per_question": seconds}
+    write_jsonl(Path(run_dir) / "predictions.jsonl", rows)
+    write_json(Path(run_dir) / "metrics.json", metrics)
+    return metrics
+
+
+def sample(questions: Sequence[Question], limit: int | None, seed: int = 0) -> list[Question]:
+    """A random sample of questions, in their own order; all of them if there are no more.
+
+    No prefix, because files tend to be sorted by article.
+
+    Raises:
+        ValueError: If there is no question, or the limit is not positive.
+    """
+    if not questions:
+        raise ValueError("there is no question to evaluate; choose another data set or split")
+    if limit is None:
+        return list(questions)
+    if limit < 1:
+        raise ValueError(
+            f"limit must be positive or null (all questions), got {limit}; set limit=…"
+        )
+    chosen = np.random.default_rng(seed).permutation(len(questions))[:limit]
+    return [questions[i] for i in sorted(chosen.tolist())]
+
+
+def answer_all(
+    method: AnsweringMethod, inputs: Sequence[QuestionInput], batch_size: int
+) -> list[Prediction]:
+    """Answer questions in batches of near-equal prompt length, with a progress bar.
+
+    Returns:
+        One prediction an input, in the order of the inputs.
+    """
+    # The longest first: what does not fit into memory fails at once, and the bar speeds up.
+    order = sorted(range(len(inputs)), key=lambda i: len(method.prompt(inputs[i])), reverse=True)
+    predictions: dict[int, Prediction] = {}
+    for i in _progress(range(0, len(order), batch_size)):
+        batch = order[i : i + batch_size]
+        answers = method.answer([inputs[j] for j in batch])
+        predictions.update(zip(batch, answers, strict=True))
+    return [predictions[i] for i in range(len(inputs))]
+
+
+def summarize(rows: Sequence[dict[str, object]], seed: int = 0) -> dict[str, float]:
+    """Means of the scores of ``predictions.jsonl``, with their 95 % bootstrap intervals."""
+    metrics: dict[str, float] = {}
+    for name, scale in _SCALE.items():
+        values = scale * np.array([row[name] for row in rows], dtype=np.float64)
+        low, high = bootstrap_interval(values, seed)
+        metrics |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+    return metrics
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file atomically: a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _row(input: QuestionInput, prediction: Prediction) -> dict[str, object]:
+    question, selection = input.question, input.selection
+    return {
+        "id": question.id,
+        "question": question.question,
+        "answers": list(question.answers),
+        "prediction": prediction.text,
+        "passage_ids": [passage.id for passage in selection.passages],
+        "weights": list(selection.weights),
+        "em": exact_match(prediction.text, question.answers),
+        "f1": f1_score(prediction.text, question.answers),
+        "nll": prediction.nll,
+    }
+
+
+def _progress(batches: range) -> Iterator[int]:
+    console = Console(stderr=True)
+    shown = console.is_terminal
+    yield from track(batches, description="Answering", console=console, disable=not shown)

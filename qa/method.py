@@ -1,0 +1,130 @@
+"""The interface of all methods that answer questions, and the two that inject nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+
+from qa.backbone import Backbone
+from qa.dataset import Question
+from qa.decoding import greedy_decode, score_answers
+from qa.passage_source import Selection
+from qa.prompts import build_prompt
+
+
+@dataclass(frozen=True)
+class QuestionInput:
+    """A question and the passages that may be used to answer it."""
+
+    question: Question
+    selection: Selection = field(default_factory=Selection)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a method says.
+
+    Attributes:
+        text: The answer, freely decoded to a natural stop, stripped.
+        nll: Of the question's first acceptable answer, its end included: mean nats a token.
+    """
+
+    text: str
+    nll: float
+
+
+class AnsweringMethod:
+    """Answers questions with a frozen backbone, and scores the right answer.
+
+    A method that puts knowledge into the model overrides `injected`; prompts, decoding and scoring
+    are the same for all, so that nothing else differs between two rows of a table.
+
+    Args:
+        backbone: The frozen model.
+        rag: Whether the passages also stand in the prompt.
+        max_new_tokens: At most so many tokens are decoded.
+
+    Raises:
+        ValueError: If ``max_new_tokens`` is not positive.
+    """
+
+    uses_passages: ClassVar[bool] = True
+
+    def __init__(self, backbone: Backbone, rag: bool = False, max_new_tokens: int = 32) -> None:
+        if max_new_tokens < 1:
+            raise ValueError(
+                f"max_new_tokens must be positive, got {max_new_tokens}; set max_new_tokens=…"
+            )
+        self.backbone = backbone
+        self.rag = rag
+        self.max_new_tokens = max_new_tokens
+
+    def injected(self, inputs: Sequence[QuestionInput]) -> AbstractContextManager[Any]:
+        """A context in which the backbone knows each input's passages: row i of a batch, input i.
+
+        By default nothing is injected.
+        """
+        return nullcontext()
+
+    def prompt(self, input: QuestionInput) -> str:
+        """What the model reads: the question, behind its passages if there is RAG."""
+        passages = input.selection.passages if self.rag else ()
+        return build_prompt(input.question.question, passages)
+
+    @torch.inference_mode()
+    def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
+        """Answer a batch of questions.
+
+        Decoding never sees the right answers; they are scored after it, under the same injection.
+
+        Args:
+            inputs: N questions with their passages.
+
+        Returns:
+            N predictions, in the order of the inputs; none of them depends on the others.
+        """
+        if not inputs:
+            return []
+        prompts = [self.prompt(input) for input in inputs]
+        answers = [input.question.answers[0] for input in inputs]
+        with self.injected(inputs):
+            decoded = greedy_decode(self.backbone, prompts, self.max_new_tokens)
+            nll = score_answers(self.backbone, decoded, answers).tolist()
+        return [Prediction(*pair) for pair in zip(decoded.texts, nll, strict=True)]
+
+
+class BaseMethod(AnsweringMethod):
+    """The backbone alone, closed-book.
+
+    Raises:
+        ValueError: If ``rag`` is true.
+    """
+
+    uses_passages = False
+
+    def __init__(self, backbone: Backbone, rag: bool = False, max_new_tokens: int = 32) -> None:
+        if rag:
+            raise ValueError(
+                "method=base never sees a passage, got rag=true; use method=rag for passages in "
+                "the prompt"
+            )
+        super().__init__(backbone, rag, max_new_tokens)
+
+
+class RAGMethod(AnsweringMethod):
+    """The backbone with the passages in its prompt.
+
+    Raises:
+        ValueError: If ``rag`` is false.
+    """
+
+    def __init__(self, backbone: Backbone, rag: bool = True, max_new_tokens: int = 32) -> None:
+        if not rag:
+            raise ValueError(
+                "method=rag is passages in the prompt, got rag=false; use method=base without them"
+            )
+        super().__init__(backbone, rag, max_new_tokens)

@@ -1,0 +1,195 @@
+"""Which passages a method may use: the key ``passages`` of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from qa.dataset import QADataset, Question
+from retrieval.jsonl import DataError
+from retrieval.passage import Passage
+
+KINDS = ("gold", "retrieved", "oracle_negative", "shuffled")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The passages that one question may use.
+
+    Attributes:
+        passages: K passages, best first; possibly none.
+        weights: How much each counts (the relevance of GenPoE eq. 9); they sum to 1.
+
+    Raises:
+        ValueError: If there is not one weight a passage.
+    """
+
+    passages: tuple[Passage, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.passages) != len(self.weights):
+            raise ValueError(
+                f"a selection needs one weight for each passage, got {len(self.passages)} "
+                f"passages and {len(self.weights)} weights"
+            )
+
+    @classmethod
+    def uniform(cls, passages: Sequence[Passage]) -> Selection:
+        """Passages that all count the same."""
+        return cls(tuple(passages), (1 / len(passages),) * len(passages) if passages else ())
+
+
+class PassageSource(Protocol):
+    """Where the passages of questions come from."""
+
+    def select(self, questions: Sequence[Question], k: int) -> list[Selection]:
+        """At most ``k`` passages for each question, in the order of the questions."""
+        ...
+
+
+class NoPassages:
+    """Nothing for every question: for methods that answer closed-book."""
+
+    def select(self, questions: Sequence[Question], k: int) -> list[Selection]:
+        """One empty selection a question."""
+        return [Selection()] * len(questions)
+
+
+class GoldPassages:
+    """Each question's own gold passages, the first k of them, equally weighted.
+
+    Args:
+        dataset: Where the passages stand.
+    """
+
+    def __init__(self, dataset: QADataset) -> None:
+        self.dataset = dataset
+
+    def select(self, questions: Sequence[Question], k: int) -> list[Selection]:
+        """The first ``k`` gold passages of each question.
+
+        Raises:
+            DataError: If a question has no gold passage.
+        """
+        _check(self.dataset, questions, k)
+        return [Selection.uniform(self.dataset.gold(question)[:k]) for question in questions]
+
+
+class ShuffledPassages:
+    """The gold passages of another question: the control that shows whether they matter.
+
+    Each question gets those of another one of the same evaluation, and no two get the same one's,
+    so that over all questions the passages are those of `GoldPassages`, only in the wrong places.
+    A question never gets a passage that is among its own gold ones. Where no such exchange is
+    possible (nearly all questions share one passage, or there is only one question), what is left
+    over gets the passages of any question of the data set.
+
+    Args:
+        dataset: Where the passages stand.
+        seed: Of the exchange; equal seeds and questions give every method the same passages.
+    """
+
+    def __init__(self, dataset: QADataset, seed: int = 0) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def select(self, questions: Sequence[Question], k: int) -> list[Selection]:
+        """The first ``k`` gold passages of another question each.
+
+        Raises:
+            DataError: If a question has no gold passage, or no other question can lend it any.
+        """
+        _check(self.dataset, questions, k)
+        random = np.random.default_rng(self.seed)
+        lenders = self._lenders(questions, random)
+        return [Selection.uniform(self.dataset.gold(lender)[:k]) for lender in lenders]
+
+    def _lenders(
+        self, questions: Sequence[Question], random: np.random.Generator
+    ) -> list[Question]:
+        lender = _derange([frozenset(question.passage_ids) for question in questions], random)
+        return [
+            self._any_lender(question, random)
+            if _overlap(question, questions[lender[i]])
+            else questions[lender[i]]
+            for i, question in enumerate(questions)
+        ]
+
+    def _any_lender(self, question: Question, random: np.random.Generator) -> Question:
+        pool = [
+            other
+            for split in self.dataset.splits.values()
+            for other in split
+            if other.passage_ids and not _overlap(question, other)
+        ]
+        if not pool:
+            raise DataError(
+                f"passages=shuffled needs another question whose gold passages are not those of "
+                f"question {question.id!r}, but data set {self.dataset.name!r} has none; use a "
+                "data set with more than one gold passage"
+            )
+        return pool[random.integers(len(pool))]
+
+
+def make_passage_source(kind: str, dataset: QADataset, seed: int = 0) -> PassageSource:
+    """The source that the key ``passages`` names.
+
+    Args:
+        kind: "gold", "shuffled", "retrieved" or "oracle_negative".
+        dataset: The data set of the questions.
+        seed: Of what is drawn at random.
+
+    Raises:
+        ValueError: If the kind is unknown, or needs a retrieval index.
+    """
+    if kind == "gold":
+        return GoldPassages(dataset)
+    if kind == "shuffled":
+        return ShuffledPassages(dataset, seed)
+    if kind in KINDS:
+        raise ValueError(
+            f"passages={kind} needs a retrieval index, and none is configured; use passages=gold "
+            "or passages=shuffled"
+        )
+    raise ValueError(f"passages must be one of {', '.join(KINDS)}, got {kind!r}; set passages=…")
+
+
+def _check(dataset: QADataset, questions: Sequence[Question], k: int) -> None:
+    if k < 1:
+        raise ValueError(f"k must be at least 1 passage a question, got {k}; set k=…")
+    without = [question.id for question in questions if not question.passage_ids]
+    if without:
+        raise DataError(
+            f"passages=gold and passages=shuffled need a gold passage for every question, but "
+            f"{len(without)} of {len(questions)} questions of data set {dataset.name!r} have none, "
+            f"such as {without[0]!r}; leave them out, or use another source of passages"
+        )
+
+
+def _overlap(a: Question, b: Question) -> bool:
+    return not set(a.passage_ids).isdisjoint(b.passage_ids)
+
+
+def _derange(gold: Sequence[frozenset[str]], random: np.random.Generator) -> list[int]:
+    """A random permutation under which gold sets are disjoint from their image, as far as may be.
+
+    Args:
+        gold: The gold passage ids of each question.
+        random: Where the permutation comes from.
+
+    Returns:
+        For each question the index of another one; where no swap could help, one that overlaps.
+    """
+    image = random.permutation(len(gold)).tolist()
+    for i in range(len(gold)):
+        if gold[i].isdisjoint(gold[image[i]]):
+            continue
+        for j in random.permutation(len(gold)).tolist():
+            if gold[i].isdisjoint(gold[image[j]]) and gold[j].isdisjoint(gold[image[i]]):
+                image[i], image[j] = image[j], image[i]
+                break
+    return image

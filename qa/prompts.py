@@ -1,0 +1,54 @@
+"""What every method shows the model: one prompt, in one place.
+
+Without passages ``Question: …\\nAnswer:``; with them, each passage's title and text stand before.
+The answer follows after one space and ends with the end-of-sequence token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from retrieval.passage import Passage
+
+
+def passage_text(passage: Passage) -> str:
+    """Title and text, as the hypernetwork and a prompt with RAG read them."""
+    return f"{passage.title}\n{passage.text}" if passage.title else passage.text
+
+
+def build_prompt(question: str, passages: Sequence[Passage] = ()) -> str:
+    """The prompt of a question, behind the passages that it may use (RAG), best first."""
+    context = "".join(f"{passage_text(passage)}\n\n" for passage in passages)
+    return f"{context}Question: {question.strip()}\nAnswer:"
+
+
+def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
+    """Token ids of a prompt, with the tokens that this tokenizer puts before a text."""
+    return list(tokenizer(prompt)["input_ids"])
+
+
+def encode_answer(tokenizer: Any, answer: str) -> list[int]:
+    """Token ids of an answer as it follows a prompt, the end-of-sequence token last."""
+    ids = tokenizer(f" {answer.strip()}", add_special_tokens=False)["input_ids"]
+    return [*ids, tokenizer.eos_token_id]
+
+
+def encode_passage(tokenizer: Any, passage: Passage, max_tokens: int) -> list[int]:
+    """Token ids of a passage for the hypernetwork, at most ``max_tokens`` of them."""
+    ids = tokenizer(passage_text(passage), add_special_tokens=False)["input_ids"]
+    return list(ids[:max_tokens])
+
+
+def stop_token_ids(tokenizer: Any) -> list[int]:
+    """Tokens that end an answer: end of sequence, and those that begin with a newline.
+
+    An answer is one line; what a base model goes on to write below it is another question.
+    """
+    newline = {
+        index
+        for token, index in tokenizer.get_vocab().items()
+        if token.startswith(("\n", "Ċ"))
+        or token == "<0x0A>"  # plain, byte-level BPE, byte fallback
+    }
+    return sorted({tokenizer.eos_token_id, *newline})

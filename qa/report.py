@@ -1,0 +1,114 @@
+"""Tables of results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+# metric → heading, decimals
+_COLUMNS = {"em": ("EM", 1), "f1": ("F1", 1), "acc": ("Acc", 1), "nll": ("nll", 2)}
+_METHODS = ("base", "rag")  # the baselines stand first, then the others by name
+_PASSAGES = ("", "gold", "retrieved", "oracle_negative", "shuffled")
+
+
+class Setting(NamedTuple):
+    """One row of a table: a method and what it may use.
+
+    Attributes:
+        method: Its name on the command line.
+        rag: Whether the passages stand in the prompt.
+        passages: Which passages; empty where there are none.
+    """
+
+    method: str
+    rag: bool
+    passages: str
+
+    @property
+    def key(self) -> str:
+        """Prefix of its metrics: ``genpoe/norag/gold``, ``rag/gold``, ``base``."""
+        if self.method == "base":
+            return self.method
+        if self.method == "rag":
+            return f"{self.method}/{self.passages}"
+        return f"{self.method}/{'rag' if self.rag else 'norag'}/{self.passages}"
+
+    @classmethod
+    def parse(cls, key: str) -> Setting:
+        """The setting with this `key`.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        parts = key.split("/")
+        settings = {
+            1: lambda: cls(parts[0], False, ""),
+            2: lambda: cls(parts[0], True, parts[1]),
+            3: lambda: cls(parts[0], parts[1] == "rag", parts[2]),
+        }
+        setting = settings[len(parts)]() if len(parts) in settings else None
+        if setting is None or setting.key != key or setting.passages not in _PASSAGES:
+            raise ValueError(
+                "expected <method>/<rag|norag>/<passages>, rag/<passages> or base before the "
+                f"metric's name, got {key!r}"
+            )
+        return setting
+
+
+def results_table(metrics: Mapping[str, float]) -> str:
+    """One row a method, with or without RAG, with each kind of passages.
+
+    Args:
+        metrics: Flat: `Setting.key` and a metric's name, such as ``genpoe/norag/gold/em`` with
+            ``…/em_low`` and ``…/em_high`` where there is an interval. Metrics that no column is
+            for, and keys without a setting, are left out.
+
+    Returns:
+        A Markdown table: EM, F1 and accuracy in percent, nll in nats an answer token.
+
+    Raises:
+        ValueError: If a metric's setting is malformed, or there is no metric to show.
+    """
+    rows = {
+        Setting.parse(key.rpartition("/")[0]): key.rpartition("/")[0]
+        for key in metrics
+        if "/" in key and key.rpartition("/")[2] in _COLUMNS
+    }
+    if not rows:
+        raise ValueError("there are no results to show: no key ends in /em, /f1, /acc or /nll")
+    columns = [
+        name for name in _COLUMNS if any(f"{key}/{name}" in metrics for key in rows.values())
+    ]
+    header = ["Method", "RAG", "Passages", *(_COLUMNS[name][0] for name in columns)]
+    lines = [header, ["---"] * 3 + ["---:"] * len(columns)]
+    for setting in sorted(rows, key=_order):
+        cells = [_cell(metrics, rows[setting], name) for name in columns]
+        rag = "yes" if setting.rag else "no"
+        lines.append([setting.method, rag, setting.passages or "–", *cells])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def summary(metrics: Mapping[str, float]) -> str:
+    """The metrics of one evaluation on one line."""
+    scores = [
+        f"{_COLUMNS[name][0]} {_cell(metrics, '', name)}" for name in _COLUMNS if name in metrics
+    ]
+    return f"{', '.join(scores)} over {metrics['n']:.0f} questions"
+
+
+def _order(setting: Setting) -> tuple[int, str, bool, int]:
+    known = setting.method in _METHODS
+    first = _METHODS.index(setting.method) if known else len(_METHODS)
+    return first, setting.method, setting.rag, _PASSAGES.index(setting.passages)
+
+
+def _cell(metrics: Mapping[str, float], key: str, name: str) -> str:
+    full = f"{key}/{name}" if key else name
+    if full not in metrics:
+        return "–"
+    digits = _COLUMNS[name][1]
+    value = f"{metrics[full]:.{digits}f}"
+    low, high = metrics.get(f"{full}_low"), metrics.get(f"{full}_high")
+    if low is None or high is None:
+        return value
+    return f"{value} ({low:.{digits}f}–{high:.{digits}f})"

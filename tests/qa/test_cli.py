@@ -1,0 +1,86 @@
+"""Errors that a user can mend take one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hydra.errors import HydraException, InstantiationException
+
+from qa.cli import one_line, run
+from retrieval.jsonl import DataError
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As at the start of a command; whatever `run` sets is gone afterwards."""
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.delenv("QA_CLI_SET_HYDRA_FULL_ERROR", raising=False)
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+def test_what_the_command_returns_comes_back() -> None:
+    assert run(lambda a, b: a + b, 1, b=2) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (DataError("dev.jsonl:3: bad\n  line"), "error: dev.jsonl:3: bad line"),
+        (FileNotFoundError(2, "No such file", "x"), "error: [Errno 2] No such file: 'x'"),
+        (
+            HydraException("Could not override 'x'.\nKey 'x'"),
+            "error: Could not override 'x'. Key 'x'",
+        ),
+        (ImportError("no datasets"), "error: ImportError: no datasets"),
+        (ValueError(), "error: ValueError()"),
+    ],
+)
+def test_one_line_and_exit_code_2(
+    error: Exception, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        run(fail, error)
+    assert exit.value.code == 2
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_calls_may_nest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(lambda: run(fail, ValueError("once")))
+    assert capsys.readouterr().err == "error: once\n"
+
+
+def test_bugs_keep_their_traceback() -> None:
+    with pytest.raises(KeyError):
+        run(fail, KeyError("x"))
+
+
+def test_full_traceback_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ValueError, match="mine"):
+        run(fail, ValueError("mine"))
+
+
+def test_a_failed_instantiation_shows_its_cause_and_no_deeper() -> None:
+    with pytest.raises(InstantiationException) as caught:
+        raise_as_hydra_does()
+    assert one_line(caught.value) == "dev.jsonl:3: not JSON"
+
+
+def raise_as_hydra_does() -> None:
+    try:
+        try:
+            raise KeyError("inner")
+        except KeyError as error:
+            raise DataError("dev.jsonl:3: not JSON") from error
+    except DataError as error:
+        raise InstantiationException("Error in call to target 'x'") from error

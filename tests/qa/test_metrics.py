@@ -1,0 +1,186 @@
+"""EM and F1 against the official SQuAD arithmetic; intervals against what is known of them."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qa.metrics import (
+    QAMetrics,
+    bootstrap_interval,
+    exact_match,
+    f1_score,
+    normalize_answer,
+    paired_difference,
+)
+
+GOLDEN_NORMALIZED = {
+    "U.S. Navy": "us navy",
+    "The U.S. Navy": "us navy",
+    "3.14 million": "314 million",
+    "$1,000.50": "100050",
+    "an apple, a day; the doctor": "apple day doctor",
+    "Theatre and Anthem": "theatre and anthem",
+    "a-ha": "aha",
+    "rock 'n' roll": "rock n roll",
+    "  spaced\tout\n words ": "spaced out words",
+    "the": "",
+    "A An THE": "",
+    "?!": "",
+    "": "",
+    "Zürich–Łódź": "zürich–łódź",  # only ASCII punctuation is punctuation
+    "“quoted”": "“quoted”",
+    "vitamin a–b": "vitamin –b",  # an article beside a dash is one, officially
+    "ΑΘΗΝΑ": "αθηνα",
+    "東京 都": "東京 都",
+    "thé": "thé",
+    "non\u00a0breaking": "non breaking",
+}
+
+# prediction, answers, EM, F1
+GOLDEN_SCORES = [
+    ("us navy", ["The U.S. Navy"], 1.0, 1.0),
+    ("3.14 million", ["3.14 million"], 1.0, 1.0),
+    ("3", ["3.14 million"], 0.0, 0.0),
+    ("", ["Lisbon"], 0.0, 0.0),
+    ("the", ["Lisbon"], 0.0, 0.0),
+    ("the", ["a"], 1.0, 1.0),
+    ("Lisbon, Portugal", ["Lisbon"], 0.0, 2 / 3),
+    ("Portugal", ["Lisbon", "the Portugal."], 1.0, 1.0),
+    ("a b c d", ["b c x", "q"], 0.0, 2 * (2 / 3) * (2 / 3) / (4 / 3)),
+    ("to be or not to be", ["to be to"], 0.0, 2 * (3 / 6) * (3 / 3) / (3 / 6 + 1)),
+    ("new new york", ["new york"], 0.0, 0.8),
+    ("Straße", ["strasse"], 0.0, 0.0),
+]
+
+
+def official_normalize(s: str) -> str:
+    """The steps of SQuAD's evaluation, written down independently, one after the other."""
+    lowered = s.lower()
+    unpunctuated = "".join(c for c in lowered if c not in set(string.punctuation))
+    unarticled = re.sub(r"\b(a|an|the)\b", " ", unpunctuated)
+    return " ".join(unarticled.split())
+
+
+def official_f1(prediction: str, answer: str) -> float:
+    """Precision, recall and their harmonic mean, with the SQuAD 2.0 rule for empty answers."""
+    got, gold = official_normalize(prediction).split(), official_normalize(answer).split()
+    same = sum((Counter(got) & Counter(gold)).values())
+    if not got or not gold:
+        return float(got == gold)
+    if same == 0:
+        return 0.0
+    precision, recall = same / len(got), same / len(gold)
+    return 2 * precision * recall / (precision + recall)
+
+
+@pytest.mark.parametrize(("text", "expected"), GOLDEN_NORMALIZED.items())
+def test_normalisation_of_nasty_strings(text: str, expected: str) -> None:
+    assert normalize_answer(text) == expected
+
+
+@pytest.mark.parametrize(("prediction", "answers", "em", "f1"), GOLDEN_SCORES)
+def test_scores_of_nasty_strings(prediction: str, answers: list[str], em: float, f1: float) -> None:
+    assert exact_match(prediction, answers) == em
+    assert f1_score(prediction, answers) == pytest.approx(f1)
+
+
+words = st.lists(
+    st.sampled_from(["the", "a", "an", "Navy", "U.S.", "3.14", "é", "-", "A.", "x", "“", "\u00a0"])
+).map(" ".join)
+
+
+@given(prediction=words | st.text(), answers=st.lists(words | st.text(), min_size=1, max_size=3))
+def test_scores_equal_the_official_arithmetic(prediction: str, answers: list[str]) -> None:
+    assert exact_match(prediction, answers) == max(
+        float(official_normalize(prediction) == official_normalize(answer)) for answer in answers
+    )
+    assert f1_score(prediction, answers) == pytest.approx(
+        max(official_f1(prediction, answer) for answer in answers)
+    )
+
+
+@pytest.mark.parametrize("answers", [[], "Lisbon"])
+def test_scores_need_a_list_of_answers(answers: list[str]) -> None:
+    for score in (exact_match, f1_score):
+        with pytest.raises(ValueError, match="at least one answer"):
+            score("Lisbon", answers)
+
+
+def test_bootstrap_interval_is_that_of_a_binomial() -> None:
+    values = np.array([1.0] * 300 + [0.0] * 700)
+    low, high = bootstrap_interval(values, seed=3, resamples=4000)
+    half = 1.96 * np.sqrt(0.3 * 0.7 / 1000)
+    assert low == pytest.approx(0.3 - half, abs=0.004)
+    assert high == pytest.approx(0.3 + half, abs=0.004)
+
+
+def test_bootstrap_interval_follows_its_seed_and_level() -> None:
+    values = np.random.default_rng(0).normal(size=50)
+    assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1)
+    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
+    low, high = bootstrap_interval(values, level=0.5)
+    wide_low, wide_high = bootstrap_interval(values, level=0.99)
+    assert wide_low < low < values.mean() < high < wide_high
+
+
+def test_bootstrap_in_chunks_draws_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).normal(size=50)
+    whole = bootstrap_interval(values, seed=1, resamples=1001)
+    monkeypatch.setattr("qa.metrics._CHUNK", 500)
+    assert bootstrap_interval(values, seed=1, resamples=1001) == whole
+
+
+@pytest.mark.parametrize(
+    ("values", "settings"),
+    [([], {}), ([[1.0]], {}), ([1.0], {"resamples": 0}), ([1.0], {"level": 1.0})],
+)
+def test_bootstrap_refuses_nonsense(values: list[float], settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"at least one value|need resamples"):
+        bootstrap_interval(values, **settings)  # type: ignore[arg-type]
+
+
+def test_paired_difference_cancels_what_questions_share() -> None:
+    random = np.random.default_rng(0)
+    hardness = random.normal(scale=10, size=400)
+    a, b = hardness + 0.5 + random.normal(scale=0.1, size=400), hardness
+    mean, low, high = paired_difference(a, b)
+    assert mean == pytest.approx(0.5, abs=0.02)
+    assert 0.45 < low < mean < high < 0.55
+    minus, minus_low, minus_high = paired_difference(b, a)
+    assert (minus, minus_low, minus_high) == pytest.approx((-mean, -high, -low), abs=1e-3)
+
+
+def test_paired_difference_refuses_other_questions() -> None:
+    with pytest.raises(ValueError, match="same questions on both sides, got 1 and 2 values"):
+        paired_difference([1.0], [1.0, 2.0])
+
+
+def test_running_metrics_are_means_in_percent() -> None:
+    metrics = QAMetrics()
+    metrics.update(["Lisbon", "Lisbon, Portugal"], [["Lisbon"], ["Lisbon", "Porto"]])
+    metrics.update(["wrong"], [["right"]])
+    scores = metrics.compute()
+    assert scores["em"].item() == pytest.approx(100 / 3)
+    assert scores["f1"].item() == pytest.approx(100 * (1 + 2 / 3) / 3)
+    metrics.reset()
+    assert metrics.count == 0
+
+
+def test_running_metrics_add_up_over_ranks() -> None:
+    ranks = [QAMetrics(), QAMetrics()]
+    ranks[0].update(["a x", "y"], [["x"], ["z"]])
+    ranks[1].update(["q"], [["q"]])
+    ranks[0].merge_state(ranks[1])
+    assert ranks[0].compute()["em"].item() == pytest.approx(200 / 3)
+
+
+def test_running_metrics_refuse_unequal_batches() -> None:
+    with pytest.raises(ValueError, match="got 1 predictions and 0 lists"):
+        QAMetrics().update(["x"], [])
