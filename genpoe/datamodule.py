@@ -18,7 +18,7 @@ from genpoe.checkpoint import CheckpointError
 from genpoe.collate import pad
 from genpoe.examples import Examples
 from genpoe.sampler import GroupedBatchSampler
-from qa.dataset import QADataset, check_disjoint
+from qa.dataset import QADataset, check_disjoint, drop_overlap
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class BatchLoader:
         position: Callable[[], tuple[int, int]],
         num_workers: int = 0,
     ) -> None:
-        self.batch_sampler_ = sampler
+        self._sampler = sampler
         self._position = position
         self._loader: DataLoader[dict[str, Any]] = DataLoader(
             examples,
@@ -59,11 +59,12 @@ class BatchLoader:
         )
 
     def __len__(self) -> int:
-        return len(self.batch_sampler_)
+        return len(self._sampler)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        self.batch_sampler_.seek(*self._position())
-        return iter(self._loader)
+        # A generator: Lightning may ask for an iterator before it has restored its progress.
+        self._sampler.seek(*self._position())
+        yield from self._loader
 
     def state_dict(self) -> dict[str, Any]:
         """Where the trainer stands; for the record."""
@@ -88,6 +89,8 @@ class QADataModule(LightningDataModule):
         val_split: Split for the validation loss; None: no validation.
         train_limit: Train on a seeded sample of so many questions; None: on all.
         val_limit: Likewise for validation.
+        drop_overlap: Leave out training questions whose gold passage is one of validation, instead
+            of an error.
         num_workers: Processes that make batches; 0: this one, which rarely is a bottleneck.
         seed: Of the samples and of the order.
     """
@@ -104,10 +107,12 @@ class QADataModule(LightningDataModule):
         val_split: str | None = "dev",
         train_limit: int | None = None,
         val_limit: int | None = None,
+        drop_overlap: bool = False,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.drop_overlap = drop_overlap
         self.dataset = dataset
         self.tokenizer = tokenizer
         self.passages_per_batch = passages_per_batch
@@ -126,6 +131,12 @@ class QADataModule(LightningDataModule):
             DataError: If a split is missing or empty, or both share a gold passage.
         """
         if stage == "fit" and self.val_split is not None:
+            if self.drop_overlap:
+                self.dataset, dropped = drop_overlap(self.dataset, self.train_split, self.val_split)
+                rank_zero_info(
+                    f"{dropped} questions of {self.train_split} are left out: their gold passages "
+                    f"are those of {self.val_split}."
+                )
             check_disjoint(self.dataset, self.train_split, self.val_split)
             rank_zero_info(
                 f"No gold passage of {self.train_split} is one of {self.val_split}: checked."
@@ -134,6 +145,8 @@ class QADataModule(LightningDataModule):
             self._prepare(self.train_split, self.train_limit)
         if self.val_split is not None:
             self._prepare(self.val_split, self.val_limit)
+        else:
+            self._trainer().limit_val_batches = 0
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled batches, beginning with the one after the last that was trained on."""
@@ -153,10 +166,14 @@ class QADataModule(LightningDataModule):
 
         return self._loader(self.train_split, sampler, position)
 
-    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
-        """The same batches every time, or none without a split for validation."""
+    def val_dataloader(self) -> BatchLoader:
+        """The same batches every time.
+
+        Raises:
+            ValueError: If there is no split for validation.
+        """
         if self.val_split is None:
-            return []
+            raise ValueError("there is no split to validate on; set batching.val_split")
         sampler = self._sampler(self.val_split, shuffle=False)
         return self._loader(self.val_split, sampler, lambda: (0, 0))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from genpoe.checkpoint import load_checkpoint
+from genpoe.checkpoint import AtomicCheckpointIO, load_checkpoint
 from genpoe.experts import Experts
 from genpoe.hypernet import Hypernet, mean_pool
 from genpoe.injection import ExpertLayer
@@ -25,6 +25,8 @@ from qa.backbone import Backbone, load_backbone
 from qa.decoding import greedy_decode
 from qa.prompts import build_prompt, encode_passage
 from retrieval.passage import Passage
+
+_PREFIX = "hypernet."  # of its entries in a checkpoint's state_dict
 
 
 class BackboneMismatchError(ValueError):
@@ -84,16 +86,36 @@ class GenPoE:
             hparams["hidden_width"],
             hparams["embedding_scaling"],
         )
-        prefix = "hypernet."
         hypernet.load_state_dict(
             {
-                name.removeprefix(prefix): tensor
+                name.removeprefix(_PREFIX): tensor
                 for name, tensor in checkpoint["state_dict"].items()
-                if name.startswith(prefix)
+                if name.startswith(_PREFIX)
             }
         )
         hypernet.to(backbone.device).eval().requires_grad_(False)
         return cls(backbone, hypernet, hparams["layer"], hparams["max_passage_tokens"])
+
+    def save(self, path: str | Path) -> None:
+        """Write what `from_checkpoint` reads: the hypernetwork and the backbone's name, no more."""
+        scaling = self.hypernet.scaler.mode
+        AtomicCheckpointIO().save_checkpoint(
+            {
+                "state_dict": {
+                    f"{_PREFIX}{name}": tensor
+                    for name, tensor in self.hypernet.state_dict().items()
+                },
+                "hyper_parameters": {
+                    "rank": self.hypernet.rank,
+                    "layer": self.expert_layer.layer,
+                    "hidden_width": self.hypernet.hidden_width,
+                    "embedding_scaling": scaling,
+                    "max_passage_tokens": self.max_passage_tokens,
+                },
+                "backbone": {"name": self.backbone.name, "fingerprint": self.backbone.fingerprint},
+            },
+            Path(path),
+        )
 
     @torch.inference_mode()
     def generate_experts(self, passages: Sequence[Passage]) -> Experts:
@@ -109,18 +131,19 @@ class GenPoE:
 
         Args:
             passages: K passages for every question asked from now on, or a list of them for each
-                row of a batch; the rows may differ in K.
+                row of a batch; the rows may differ in K, and a row without any stays as it was.
             relevance: Weight of each passage, nested alike; default: equal weights (eq. 9 gives
                 them from a reranker's scores).
 
         Raises:
-            ValueError: If a row has no passage, or the relevance has another shape.
+            ValueError: If the relevance has another shape.
         """
-        rows = [list(passages)] if passages and isinstance(passages[0], Passage) else [list(r) for r in passages]  # type: ignore[arg-type]
+        rows = _rows(passages)
         weights = _rows_of_weights(rows, relevance)
-        distinct = {
-            passage: i for i, passage in enumerate(dict.fromkeys(p for r in rows for p in r))
-        }
+        distinct = {p: i for i, p in enumerate(dict.fromkeys(p for row in rows for p in row))}
+        if not distinct:
+            self.remove()
+            return
         experts = self.generate_experts(list(distinct))
         most = max(map(len, rows))
         index = torch.zeros(len(rows), most, dtype=torch.long)
@@ -128,9 +151,10 @@ class GenPoE:
         for i, (row, weight) in enumerate(zip(rows, weights, strict=True)):
             index[i, : len(row)] = torch.tensor([distinct[passage] for passage in row])
             relevance_BK[i, : len(row)] = torch.tensor(weight)
-        index = index.to(self.backbone.device)
+        device = self.backbone.device
+        index = index.to(device)
         self.expert_layer.inject(
-            experts.map(lambda factor: factor[:, 0][index]), relevance_BK.to(self.backbone.device)
+            experts.map(lambda factor: factor[:, 0][index]), relevance_BK.to(device)
         )
 
     def remove(self) -> None:
@@ -179,18 +203,23 @@ class GenPoE:
         return mean_pool(self.backbone.embedding(ids_PS.to(device)), mask_PS.to(device))
 
 
+def _rows(passages: Sequence[Passage] | Sequence[Sequence[Passage]]) -> list[list[Passage]]:
+    if all(isinstance(item, Passage) for item in passages):
+        return [list(passages)]  # type: ignore[arg-type]
+    return [list(row) for row in passages]  # type: ignore[arg-type]
+
+
 def _rows_of_weights(
     rows: list[list[Passage]], relevance: Sequence[float] | Sequence[Sequence[float]] | None
 ) -> list[list[float]]:
-    if not all(rows):
-        raise ValueError("every question needs at least one passage to inject; got an empty list")
     if relevance is None:
         return [[1 / len(row)] * len(row) for row in rows]
-    nested = [list(r) if isinstance(r, Sequence) else r for r in relevance]
-    weights = nested if isinstance(nested[0], list) else [nested]
-    if [len(w) for w in weights] != [len(row) for row in rows]:  # type: ignore[arg-type]
+    nested = [list(item) if isinstance(item, Sequence) else item for item in relevance]
+    flat = not any(isinstance(item, list) for item in nested)
+    weights: list[list[float]] = [nested] if flat else nested  # type: ignore[list-item,assignment]
+    if [len(weight) for weight in weights] != [len(row) for row in rows]:
         raise ValueError(
-            f"relevance must give one weight for each passage: expected {[len(r) for r in rows]} "
-            f"weights a row, got {[len(w) for w in weights]}"  # type: ignore[arg-type]
+            "relevance must give one weight for each passage: expected "
+            f"{[len(row) for row in rows]} weights a row, got {[len(w) for w in weights]}"
         )
-    return weights  # type: ignore[return-value]
+    return weights

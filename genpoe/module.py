@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from tqdm import tqdm
 
@@ -126,7 +127,7 @@ class GenPoEModule(LightningModule):
             shuffled = {**batch, "rows": (batch["rows"] + passages // 2) % passages}
             self.log("val/loss_shuffled", self(shuffled).mean(), batch_size=size, sync_dist=True)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with a cosine from ``lr`` to ``lr_min`` over the whole training (sec. 4.1)."""
         settings = self.hparams
         optimizer = torch.optim.AdamW(
@@ -134,6 +135,7 @@ class GenPoEModule(LightningModule):
             lr=settings["lr"],
             betas=settings["betas"],
             weight_decay=settings["weight_decay"],
+            fused=True,
         )
         total = max(1, int(self.trainer.estimated_stepping_batches))
         floor = settings["lr_min"] / settings["lr"]

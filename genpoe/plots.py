@@ -13,28 +13,34 @@ _CURVES = {
 }
 
 
-def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Each metric of a ``CSVLogger`` file as (step, value) pairs.
+def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Each metric of a ``CSVLogger`` as (step, value) pairs, a resumed run's logs joined.
+
+    Args:
+        folder: Holds ``version_0/metrics.csv`` and, after resuming, ``version_1`` and so on; where
+            they overlap, the later one counts.
 
     Raises:
-        ValueError: If the file has no column ``step``.
+        FileNotFoundError: If there is no log.
     """
-    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if "step" not in row:
-                raise ValueError(f"{path} is no log of a training: it has no column 'step'")
-            for name, value in row.items():
-                if name not in ("step", "epoch") and value:
-                    curves[name].append((int(row["step"]), float(value)))
-    return dict(curves)
+    logs = sorted(folder.glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name[8:]))
+    if not logs:
+        raise FileNotFoundError(f"{folder} holds no version_*/metrics.csv; train with logger=csv")
+    curves: dict[str, dict[int, float]] = defaultdict(dict)
+    for log in logs:
+        with log.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if name not in ("step", "epoch") and value:
+                        curves[name][int(row["step"])] = float(value)
+    return {name: sorted(points.items()) for name, points in curves.items()}
 
 
-def plot_training(log: Path, picture: Path) -> None:
+def plot_training(folder: Path, picture: Path) -> None:
     """Draw training and validation loss over steps; the gap of the latter two is the knowledge."""
     from matplotlib.figure import Figure
 
-    curves = read_curves(log)
+    curves = read_curves(folder)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name, (label, color) in _CURVES.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,12 @@ def quickstart(config: DictConfig) -> dict[str, float]:
         where a setting is ``base``, ``rag/gold``, ``genpoe/norag/gold``, …
     """
     run_dir = Path(config.paths.output_dir)
+    if config.ckpt_path is None:  # the folder may hold an earlier run, which this one replaces
+        shutil.rmtree(run_dir / "csv", ignore_errors=True)
+        shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
     backbone = instantiate(config.model.backbone)
     train(config, backbone)
-    plot_training(run_dir / "csv" / "metrics.csv", run_dir / "training.png")
+    plot_training(run_dir / "csv", run_dir / "training.png")
     checkpoint = str(run_dir / "checkpoints" / "last.ckpt")
     metrics = compare(config.evaluation, backbone, instantiate(config.data), checkpoint, run_dir)
     write_json(run_dir / "metrics.json", metrics)

@@ -1,4 +1,4 @@
-"""When checkpoints are written: so that each can be resumed exactly, and the last one is the end."""
+"""When checkpoints are written: each can be resumed exactly, and the last one is the end."""
 
 from __future__ import annotations
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from lightning import Trainer, seed_everything
+from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,6 +15,9 @@ from genpoe.checkpoint import AtomicCheckpointIO, CheckpointError
 from genpoe.datamodule import QADataModule
 from genpoe.module import GenPoEModule
 from qa.backbone import Backbone
+from qa.evaluation import write_json
+
+_LIGHTNING_WORDS = ("last", "best", "hpc")
 
 
 def build_module(config: DictConfig, backbone: Backbone) -> GenPoEModule:
@@ -28,7 +30,9 @@ def build_module(config: DictConfig, backbone: Backbone) -> GenPoEModule:
         hidden_width=model.hidden_width,
         embedding_scaling=model.embedding_scaling,
         max_passage_tokens=config.batching.max_passage_tokens,
-        cache_dir=str(Path(config.paths.cache_dir, "frozen").expanduser()) if model.cache_frozen else None,
+        cache_dir=str(Path(config.paths.cache_dir, "frozen").expanduser())
+        if model.cache_frozen
+        else None,
         **config.optim,
     )
 
@@ -43,41 +47,36 @@ def train(config: DictConfig, backbone: Backbone | None = None) -> dict[str, flo
     Raises:
         CheckpointError: If ``ckpt_path`` names no loadable checkpoint: nothing starts afresh.
     """
-    ckpt_path = _existing(config.ckpt_path)
+    if config.ckpt_path in _LIGHTNING_WORDS:
+        raise CheckpointError(
+            f"ckpt_path must be a file, got {config.ckpt_path!r}: where there is none, Lightning "
+            "would silently start afresh; name it, as in "
+            "logs/train_hypernet/runs/…/checkpoints/last.ckpt"
+        )
     seed_everything(config.seed, workers=True, verbose=False)
     backbone = backbone or instantiate(config.model.backbone)
     module = build_module(config, backbone)
-    datamodule = QADataModule(
-        instantiate(config.data), backbone.tokenizer, **OmegaConf.to_container(config.batching)
-    )
+    batching: Any = OmegaConf.to_container(config.batching, resolve=True)
+    datamodule = QADataModule(instantiate(config.data), backbone.tokenizer, **batching)
     trainer: Trainer = instantiate(
         config.trainer,
-        callbacks=[instantiate(callback) for callback in config.callbacks.values()],
+        callbacks=_callbacks(config),
         logger=_loggers(config),
         plugins=[AtomicCheckpointIO()],
     )
     with warnings.catch_warnings():
         # Workers would only copy what is in memory already.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+        trainer.fit(module, datamodule=datamodule, ckpt_path=config.ckpt_path, weights_only=True)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     metrics["steps"] = trainer.global_step
-    if trainer.is_global_zero and not trainer.fast_dev_run:
-        path = Path(config.paths.output_dir, "metrics.json")
-        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    if trainer.is_global_zero:
+        write_json(Path(config.paths.output_dir, "metrics.json"), metrics)
     return metrics
 
 
-def _existing(ckpt_path: str | None) -> str | None:
-    if ckpt_path is None:
-        return None
-    path = Path(ckpt_path)
-    if not path.is_file():
-        raise CheckpointError(
-            f"ckpt_path={ckpt_path}: no such file; name a checkpoint, such as "
-            "logs/train_hypernet/runs/…/checkpoints/last.ckpt, or leave ckpt_path out to start anew"
-        )
-    return str(path)
+def _callbacks(config: DictConfig) -> list[Callback]:
+    return [instantiate(callback) for callback in config.callbacks.values()]
 
 
 def _loggers(config: DictConfig) -> list[Logger] | bool:

@@ -44,17 +44,17 @@ class Backbone:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
-        self.decoder: nn.Module = self._need(_decoder(model), "a decoder", "get_decoder()")
-        self.embedding: nn.Module = self._need(
+        self.decoder: Any = self._need(_decoder(model), "a decoder", "get_decoder()")
+        self.embedding: Any = self._need(
             model.get_input_embeddings(), "input embeddings", "get_input_embeddings()"
         )
-        self.head: nn.Module = self._need(
+        self.head: Any = self._need(
             model.get_output_embeddings(), "a language-model head", "get_output_embeddings()"
         )
-        self.layers: nn.ModuleList = self._need(
+        self.layers: Any = self._need(
             _first(self.decoder, _LAYERS), "decoder layers", " or ".join(_LAYERS)
         )
-        self.final_norm: nn.Module = self._need(
+        self.final_norm: Any = self._need(
             _first(self.decoder, _FINAL_NORM), "a final norm", " or ".join(_FINAL_NORM)
         )
         for index in range(len(self.layers)):
@@ -68,7 +68,7 @@ class Backbone:
         if part is None:
             raise UnsupportedBackboneError(
                 f"{type(self.model).__name__} ({self.name}): found no {what} (looked for {where}); "
-                "supported are decoder-only models built like Llama, Baichuan2, Qwen, Mistral, Gemma"
+                "supported are decoder-only models like Llama, Baichuan2, Qwen, Mistral and Gemma"
             )
         return part
 
@@ -80,12 +80,12 @@ class Backbone:
     @property
     def dtype(self) -> torch.dtype:
         """The weights' dtype."""
-        return self.embedding.weight.dtype  # type: ignore[return-value]
+        return self.embedding.weight.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.embedding.weight.device  # type: ignore[return-value]
+        return self.embedding.weight.device
 
     def to(self, device: torch.device | str) -> Backbone:
         """Move the model; returns itself."""
@@ -105,7 +105,7 @@ class Backbone:
                 "set model.layer"
             )
         part = _first(self.layers[layer], _FFN)
-        return self._need(part, f"FFN in layer {layer}", " or ".join(_FFN))  # type: ignore[no-any-return]
+        return self._need(part, f"FFN in layer {layer}", " or ".join(_FFN))
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Final hidden states ``[N, T, D]``, after the last norm, of right-padded rows."""

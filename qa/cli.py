@@ -74,10 +74,19 @@ def check_complete(config: DictConfig) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message on one line; of a failed instantiation, the message of its cause."""
+    """An error's message on one line.
+
+    Of a failed instantiation it is the message of what failed; to what Hydra says of a composition
+    that failed comes OmegaConf's reason, as Hydra itself would show it.
+    """
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
-    message = " ".join(str(error).split()) or repr(error)
+    parts = [str(error)]
+    if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
+        parts.append(str(error.__cause__).partition("\n")[0])
+    message = " ".join(" ".join(parts).split())
+    if not message:
+        return repr(error)
     named = isinstance(error, (HydraException, OmegaConfBaseException, ValueError, OSError))
     return message if named else f"{type(error).__name__}: {message}"
 

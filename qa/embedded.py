@@ -61,7 +61,8 @@ def find_gguf() -> Path:
     spec = importlib.util.find_spec(PACKAGE)  # finds the package without running its code
     if spec is None or spec.origin is None:
         raise EmbeddedBackboneError(
-            f"the package {PACKAGE}, which carries the default backbone, is not installed; {_INSTALL}"
+            f"the package {PACKAGE}, which carries the default backbone, is not installed; "
+            f"{_INSTALL}"
         )
     path = Path(spec.origin).parent / GGUF
     found = sha256_of(path) if path.is_file() else "no such file"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, fields
+from typing import cast
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from qa.cli import check_complete
 from qa.evaluation import evaluate
@@ -13,6 +15,21 @@ from qa.passage_source import NoPassages, make_passage_source
 from qa.report import summary
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class Settings:
+    """The types of the settings at the top of ``conf/evaluate.yaml``; see there."""
+
+    ckpt_path: str | None
+    split: str
+    rag: bool
+    passages: str
+    k: int
+    limit: int | None
+    batch_size: int
+    max_new_tokens: int
+    seed: int
 
 
 def evaluate_command(config: DictConfig) -> dict[str, float]:
@@ -29,21 +46,27 @@ def evaluate_command(config: DictConfig) -> dict[str, float]:
         InstantiationException: The same, where Hydra builds something; with its cause.
     """
     check_complete(config)
+    settings = _settings(config)
     # The data first: what is wrong with it shows before a large model is loaded.
     dataset = instantiate(config.data)
-    questions = dataset.split(config.split)
-    source = make_passage_source(config.passages, dataset, config.seed)
+    questions = dataset.split(settings.split)
+    source = make_passage_source(settings.passages, dataset, settings.seed)
     method = instantiate(config.method, backbone=instantiate(config.model.backbone))
     metrics = evaluate(
         method,
         questions,
         source if method.uses_passages else NoPassages(),
         run_dir=config.paths.output_dir,
-        k=config.k,
-        batch_size=config.batch_size,
-        limit=config.limit,
-        seed=config.seed,
+        k=settings.k,
+        batch_size=settings.batch_size,
+        limit=settings.limit,
+        seed=settings.seed,
     )
     log.info("%s", summary(metrics))
     log.info("metrics.json and predictions.jsonl are in %s", config.paths.output_dir)
     return metrics
+
+
+def _settings(config: DictConfig) -> Settings:
+    given = {field.name: config[field.name] for field in fields(Settings)}
+    return cast(Settings, OmegaConf.merge(OmegaConf.structured(Settings), given))

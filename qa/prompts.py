@@ -1,6 +1,6 @@
-"""What every method shows the model: one prompt, in one place.
+r"""What every method shows the model: one prompt, in one place.
 
-Without passages ``Question: …\\nAnswer:``; with them, each passage's title and text stand before.
+Without passages ``Question: …\nAnswer:``; with them, each passage's title and text stand before.
 The answer follows after one space and ends with the end-of-sequence token.
 """
 

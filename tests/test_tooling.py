@@ -35,7 +35,7 @@ def entries(text: str) -> dict[str, str]:
 def versions() -> dict[str, Version]:
     """The pinned versions by canonical name, torch among them."""
     pins = {**entries(LOCK), **entries((REQUIREMENTS / "torch.txt").read_text(encoding="utf-8"))}
-    found = {}
+    found: dict[str, Version] = {}
     for name, block in pins.items():
         match = re.match(r"[^=\s]+==([^\s\\]+)", block)
         assert match, f"{name} is not pinned with ==: {block.splitlines()[0]}"

@@ -294,7 +294,6 @@ def fit(path: Path, steps: int, resume: bool = False) -> list[tuple[float, float
     return model.drawn
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning under torch 2.13
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore:.*dataloader is not resumable")
 def test_random_numbers_go_on_where_a_run_stopped(path: Path) -> None:

@@ -28,7 +28,9 @@ def naive(hidden_TD, experts, weights_K, b):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 9))
+@given(
+    st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 9)
+)
 def test_equals_the_formula(sets, count, repeats, tokens, seed):
     experts = random_experts(sets, count, seed)
     weights = torch.rand(sets, count).softmax(-1)
@@ -36,21 +38,27 @@ def test_equals_the_formula(sets, count, repeats, tokens, seed):
     expected = torch.stack(
         [naive(h, experts, weights[i // repeats], i // repeats) for i, h in enumerate(hidden)]
     )
-    torch.testing.assert_close(mix_experts(hidden, experts, weights), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        mix_experts(hidden, experts, weights), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_rows_may_choose_their_experts():
     experts, weights = random_experts(3, 2), torch.rand(3, 2)
     rows = torch.tensor([2, 0, 2, 1, 2])
     hidden = torch.randn(5, 4, D)
-    expected = torch.stack([naive(h, experts, weights[r], r) for h, r in zip(hidden, rows, strict=True)])
+    expected = torch.stack(
+        [naive(h, experts, weights[r], r) for h, r in zip(hidden, rows, strict=True)]
+    )
     actual = mix_experts(hidden, experts, weights, rows)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_set_that_no_row_uses_gets_no_gradient():
     experts = random_experts(3, 1).map(lambda factor: factor.requires_grad_())
-    mix_experts(torch.randn(2, 4, D), experts, torch.ones(3, 1), torch.tensor([0, 2])).sum().backward()
+    mix_experts(
+        torch.randn(2, 4, D), experts, torch.ones(3, 1), torch.tensor([0, 2])
+    ).sum().backward()
     assert all(torch.count_nonzero(f.grad[1]) == 0 for f in experts.factors)
     assert torch.count_nonzero(experts.down2.grad[0]) > 0
 

@@ -54,7 +54,10 @@ def test_scaled_embeddings_are_centred_with_unit_variance(mode):
     [
         ({"rank": 0}, "rank must be positive, got 0; set model.rank"),
         ({"hidden_width": -1}, "hidden_width must be positive, got -1; set model.hidden_width"),
-        ({"embedding_scaling": "zca"}, "embedding_scaling must be one of none, standardize, whiten"),
+        (
+            {"embedding_scaling": "zca"},
+            "embedding_scaling must be one of none, standardize, whiten",
+        ),
     ],
 )
 def test_bad_settings_are_errors(settings, message):

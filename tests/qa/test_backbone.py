@@ -66,7 +66,7 @@ def test_load_from_a_folder_and_its_errors(tmp_path, tiny_backbone):
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     with pytest.raises(ValueError, match="dtype must be auto or one of"):
         load_backbone(str(tmp_path / "model"), dtype="int3")
-    with pytest.raises(ValueError, match="set model.backbone.name"):
+    with pytest.raises(ValueError, match=r"set model\.backbone\.name"):
         load_backbone(str(tmp_path / "nothing"))
 
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 from hydra.errors import HydraException, InstantiationException
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError
 
-from qa.cli import one_line, run
+from qa.cli import check_complete, one_line, run
 from retrieval.jsonl import DataError
 
 
@@ -70,6 +72,13 @@ def test_full_traceback_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
         run(fail, ValueError("mine"))
 
 
+def test_a_failed_composition_shows_the_reason() -> None:
+    for message, start in (("Could not override 'x'.\n", "Could not override 'x'. "), ("", "")):
+        with pytest.raises(HydraException) as caught:
+            raise HydraException(message) from ConfigKeyError("Key 'x' is not in struct\n  more")
+        assert one_line(caught.value) == f"{start}Key 'x' is not in struct"
+
+
 def test_a_failed_instantiation_shows_its_cause_and_no_deeper() -> None:
     with pytest.raises(InstantiationException) as caught:
         raise_as_hydra_does()
@@ -84,3 +93,9 @@ def raise_as_hydra_does() -> None:
             raise DataError("dev.jsonl:3: not JSON") from error
     except DataError as error:
         raise InstantiationException("Error in call to target 'x'") from error
+
+
+def test_settings_without_a_value_are_named() -> None:
+    check_complete(OmegaConf.create({"a": None}))
+    with pytest.raises(ValueError, match=r"expected a value for a\.b, c; give a\.b=…"):
+        check_complete(OmegaConf.create({"c": "???", "a": {"b": "???"}}))

@@ -129,6 +129,9 @@ def test_shuffled_is_the_same_for_every_batch_size(compose_small: Compose, tmp_p
         (["split=test"], "data set 'local' has no split 'test'; it has: dev"),
         (["k=0", "method=rag"], "k must be at least 1"),
         (["limit=0"], "limit must be positive"),
+        (["limit=x"], "Value 'x' .* could not be converted to Integer full_key: limit"),
+        (["k=1.5"], "Value '1.5' .* could not be converted to Integer full_key: k"),
+        (["rag=perhaps"], "Value 'perhaps' is not a valid bool .* full_key: rag"),
     ],
 )
 def test_wrong_settings_are_named(
@@ -165,7 +168,7 @@ def run_script(*arguments: str, cwd: Path, **environment: str) -> subprocess.Com
 @pytest.mark.parametrize(
     ("arguments", "start"),
     [
-        (["passage=gold"], "error: Could not override 'passage'."),
+        (["passage=gold"], "error: Could not override 'passage'. To append to your config"),
         pytest.param(
             ["data=local", "data.dir=nowhere"],
             "error: nowhere: expected a folder",

@@ -37,4 +37,5 @@ def test_every_token_that_begins_with_a_newline_stops(tiny_tokenizer):
         for index in range(len(tiny_tokenizer))
         if tiny_tokenizer.decode([index]).startswith("\n")
     }
-    assert expected and set(stops) == expected | {tiny_tokenizer.eos_token_id}
+    assert expected
+    assert set(stops) == expected | {tiny_tokenizer.eos_token_id}

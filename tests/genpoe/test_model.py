@@ -1,0 +1,85 @@
+"""The public API: load, inject, ask, remove."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import make_backbone
+
+from genpoe.hypernet import Hypernet
+from genpoe.model import BackboneMismatchError, GenPoE
+from retrieval.passage import Passage
+
+ONE = Passage("1", "Tova Blick", "Tova Blick was born in Lisbon.")
+TWO = Passage("2", "", "The old town by the sea.")
+QUESTION = "Where was Tova Blick born?"
+
+
+@pytest.fixture
+def genpoe(tiny_backbone):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        hypernet = Hypernet(tiny_backbone.d_model, 4, 16, embedding_scaling="none")
+        torch.nn.init.normal_(hypernet.linear2.weight, std=0.5)  # as if trained: the start is zero
+    return GenPoE(tiny_backbone, hypernet.eval(), layer=1)
+
+
+def logits(genpoe, rows=1):
+    ids = torch.arange(5, 13).repeat(rows, 1)
+    with torch.inference_mode():
+        return genpoe.backbone.model(ids).logits
+
+
+def test_passages_act_while_injected_and_leave_no_trace(genpoe):
+    before, plain = logits(genpoe), genpoe.ask(QUESTION)
+    with genpoe.injected([ONE, TWO]) as same:
+        assert same is genpoe
+        assert not torch.equal(logits(genpoe), before)
+        assert isinstance(genpoe.ask(QUESTION, [ONE]), str)
+    assert torch.equal(logits(genpoe), before)
+    assert genpoe.ask(QUESTION) == plain
+
+
+def test_relevance_weighs_the_experts(genpoe):
+    with genpoe.injected([ONE]):
+        alone = logits(genpoe)
+    with genpoe.injected([ONE, TWO], [1.0, 0.0]):
+        torch.testing.assert_close(logits(genpoe), alone)
+    with genpoe.injected([ONE, TWO]):
+        equal = logits(genpoe)
+    with genpoe.injected([TWO, ONE], [0.5, 0.5]):
+        torch.testing.assert_close(logits(genpoe), equal)
+    assert not torch.allclose(equal, alone)
+
+
+def test_rows_have_passages_of_their_own_and_may_differ_in_number(genpoe):
+    with genpoe.injected([[ONE], [ONE, TWO], []], [[1.0], [0.5, 0.5], []]):
+        together = logits(genpoe, rows=3)
+    for i, row in enumerate([[ONE], [ONE, TWO]]):
+        with genpoe.injected(row):
+            torch.testing.assert_close(together[i : i + 1], logits(genpoe))
+    torch.testing.assert_close(together[2:], logits(genpoe))  # no passage: the backbone itself
+
+
+@pytest.mark.parametrize(
+    ("passages", "relevance"),
+    [([ONE], [0.5, 0.5]), ([[ONE], [TWO]], [[1.0]]), ([[ONE]], [1.0, 2.0])],
+)
+def test_relevance_of_another_shape_is_an_error(genpoe, passages, relevance):
+    with pytest.raises(ValueError, match="one weight for each passage"):
+        genpoe.inject(passages, relevance)
+    assert not genpoe.expert_layer.active
+
+
+def test_checkpoint_round_trip_and_backbone_mismatch(genpoe, tmp_path, tiny_tokenizer):
+    path = tmp_path / "last.ckpt"
+    genpoe.save(path)
+    again = GenPoE.from_checkpoint(path, genpoe.backbone)
+    assert torch.load(path, weights_only=True)["backbone"]["name"] == genpoe.backbone.name
+    with genpoe.injected([ONE]):
+        expected = logits(genpoe)
+    with again.injected([ONE]):
+        assert torch.equal(logits(again), expected)
+    other = make_backbone(seed=7, tokenizer=tiny_tokenizer)
+    with pytest.raises(BackboneMismatchError, match="was trained with the backbone tiny-llama-0"):
+        GenPoE.from_checkpoint(path, other)

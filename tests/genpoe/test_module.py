@@ -1,0 +1,133 @@
+"""Meta-training: the loss, what learns, and the same weights however it is run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lightning import Trainer, seed_everything
+from tiny import make_backbone
+
+from genpoe.datamodule import QADataModule
+from genpoe.experts import Experts
+from genpoe.injection import ExpertLayer
+from genpoe.model import BackboneMismatchError
+from genpoe.module import GenPoEModule
+from qa.bios import generate
+from qa.likelihood import answer_nll
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return generate(seed=0, train_entities=12, dev_entities=6, distractor_entities=0)
+
+
+def make_module(backbone, **settings):
+    seed_everything(0, verbose=False)
+    defaults = {"rank": 2, "layer": 1, "hidden_width": 8, "lr": 1e-2, "warmup_steps": 2}
+    return GenPoEModule(backbone, **{**defaults, **settings})
+
+
+def fit(module, dataset, tmp_path, max_epochs=2, **settings):
+    datamodule = QADataModule(
+        dataset, module.backbone.tokenizer, passages_per_batch=4, questions_per_passage=3
+    )
+    defaults = {
+        "accelerator": "cpu",
+        "max_epochs": max_epochs,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+        "default_root_dir": tmp_path,
+        "num_sanity_val_steps": 0,
+    }
+    trainer = Trainer(**{**defaults, **settings})
+    trainer.fit(module, datamodule=datamodule)
+    return trainer
+
+
+def one_batch(module, dataset):
+    datamodule = QADataModule(
+        dataset, module.backbone.tokenizer, passages_per_batch=4, questions_per_passage=3
+    )
+    examples = datamodule._prepare("train", None)
+    from genpoe.sampler import GroupedBatchSampler
+
+    sampler = GroupedBatchSampler(examples.groups, examples.lengths, 4, 3, seed=0)
+    return examples[next(iter(sampler))]
+
+
+def test_the_loss_is_that_of_each_question_alone_under_its_passages_expert(dataset, tiny_tokenizer):
+    backbone = make_backbone(tokenizer=tiny_tokenizer)
+    module = make_module(backbone, embedding_scaling="none")
+    torch.nn.init.normal_(module.hypernet.linear2.weight, std=0.3)
+    batch = one_batch(module, dataset)
+    nll_N = module(batch)
+    experts = module.generate_experts(batch["passage_input_ids"], batch["passage_attention_mask"])
+    layer = ExpertLayer(backbone, 1)
+    for i, row in enumerate(batch["rows"]):
+        length = int(batch["attention_mask"][i].sum())
+        own = Experts(*(factor[row : row + 1] for factor in experts.factors))
+        with layer.injected(own, torch.ones(1, 1)):
+            alone = answer_nll(
+                backbone,
+                *(batch[k][i : i + 1, :length] for k in ("input_ids", "attention_mask", "labels")),
+            )
+        torch.testing.assert_close(alone[0], nll_N[i], rtol=1e-4, atol=1e-4)
+
+
+def test_only_the_hypernetwork_learns_and_autograd_begins_at_the_expert(dataset, tiny_tokenizer):
+    backbone = make_backbone(tokenizer=tiny_tokenizer)
+    module = make_module(backbone)
+    module.hypernet.scaler.fit(torch.randn(50, 32))
+    assert {name.split(".")[0] for name, _ in module.named_parameters()} == {"hypernet"}
+    seen = {}
+    backbone.layers[1].register_forward_pre_hook(lambda m, args: seen.update(below=args[0]))
+    backbone.final_norm.register_forward_pre_hook(lambda m, args: seen.update(above=args[0]))
+    module(one_batch(module, dataset)).mean().backward()
+    assert not seen["below"].requires_grad
+    assert seen["above"].requires_grad
+    assert all(parameter.grad is None for parameter in backbone.model.parameters())
+    assert module.hypernet.linear2.weight.grad.abs().max() > 0
+
+
+def test_training_lowers_the_loss(dataset, tiny_tokenizer, tmp_path):
+    module = make_module(make_backbone(tokenizer=tiny_tokenizer))
+    batch = one_batch(module, dataset)
+    with torch.no_grad():
+        before = module(batch).mean()
+    fit(module, dataset, tmp_path, max_epochs=8)
+    with torch.no_grad():
+        assert module(batch).mean() < before - 0.5
+
+
+def test_cached_states_train_the_same_hypernetwork(dataset, tiny_tokenizer, tmp_path):
+    plain = make_module(make_backbone(tokenizer=tiny_tokenizer))
+    fit(plain, dataset, tmp_path)
+    cached = make_module(make_backbone(tokenizer=tiny_tokenizer), cache_dir=str(tmp_path / "cache"))
+    fit(cached, dataset, tmp_path)
+    for one, other in zip(plain.parameters(), cached.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_accumulated_batches_and_validation_metrics(dataset, tiny_tokenizer, tmp_path):
+    module = make_module(make_backbone(tokenizer=tiny_tokenizer))
+    trainer = fit(module, dataset, tmp_path, max_epochs=1)
+    assert {"train/loss", "val/loss", "val/loss_shuffled"} <= set(trainer.callback_metrics)
+    assert trainer.lr_scheduler_configs[0].scheduler.get_last_lr()[0] < 1e-2
+
+
+def test_another_backbone_is_refused_when_resuming(tiny_tokenizer):
+    one = make_module(make_backbone(tokenizer=tiny_tokenizer))
+    other = make_module(make_backbone(seed=3, tokenizer=tiny_tokenizer))
+    checkpoint: dict[str, object] = {}
+    one.on_save_checkpoint(checkpoint)
+    one.on_load_checkpoint(checkpoint)
+    with pytest.raises(BackboneMismatchError, match="choose that model"):
+        other.on_load_checkpoint(checkpoint)
+
+
+def test_learning_rates_out_of_order_are_an_error(tiny_backbone):
+    with pytest.raises(ValueError, match=r"0 <= lr_min <= lr, got lr_min=1\.0, lr=0\.1"):
+        make_module(tiny_backbone, lr=0.1, lr_min=1.0)
