@@ -28,6 +28,7 @@ from qa.prompts import build_prompt, encode_prompt
 from qa.timing import interleaved, machine, ratio, write_report
 
 Batch = dict[str, Any]
+_MODEL_KEYS = ("rank", "layer", "hidden_width", "embedding_scaling", "initialization")
 
 
 def benchmark(config: DictConfig) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         mean_pool(backbone.embedding(b["passage_input_ids"]), b["passage_attention_mask"])
         for b in grouped
     ]
-    module.hypernet.scaler.fit(torch.cat(pooled))
+    module.hypernet.fit(torch.cat(pooled))
     torch.nn.init.normal_(module.hypernet.linear2.weight, std=1e-3)  # experts that do something
     check = _check_equal(module, peer_backbone, grouped[0])
     optimizer = torch.optim.AdamW(module.hypernet.parameters(), lr=1e-9)
@@ -139,17 +140,19 @@ def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         for name, times in seconds.items()
     }
     result: dict[str, Any] = {"equality": check, "seconds_per_example": each}
+    shape = (
+        f"Layer {settings.layer}, rank {settings.rank}, width {settings.hidden_width}; "
+        f"{config.passages_per_batch} passages with up to {config.questions_per_passage} questions "
+        f"each; {config.rounds} interleaved rounds; backbone in {str(backbone.dtype)[6:]} (ours), "
+        "float32 (obvious)."
+    )
+    equal = (
+        f"Equal in float32 before measuring: loss {check['ours']:.6f} and {check['obvious']:.6f}, "
+        f"largest difference of a gradient {check['gradient']:.1e} of the largest gradient."
+    )
     lines = [
         "# Training step: examples per second against the obvious way",
-        "",
-        f"Layer {settings.layer}, rank {settings.rank}, width {settings.hidden_width}; "
-        f"{config.passages_per_batch} passages, up to {config.questions_per_passage} questions each; "
-        f"{config.rounds} interleaved rounds; backbone in {str(backbone.dtype)[6:]} (ours), "
-        "float32 (obvious).",
-        "",
-        f"Equal in float32 before measuring: loss {check['ours']:.6f} and {check['obvious']:.6f}, "
-        f"largest difference of a gradient {check['gradient']:.1e} of the largest gradient.",
-        "",
+        *("", shape, "", equal, ""),
         "| | times the obvious way's examples per second (median, range) |",
         "|---|---|",
     ]
@@ -162,8 +165,7 @@ def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
 
 
 def _module(config: DictConfig, backbone: Backbone, cache_dir: str | None = None) -> GenPoEModule:
-    keys = ("rank", "layer", "hidden_width", "embedding_scaling")
-    return GenPoEModule(backbone, **{k: config.model[k] for k in keys}, cache_dir=cache_dir)
+    return GenPoEModule(backbone, **{k: config.model[k] for k in _MODEL_KEYS}, cache_dir=cache_dir)
 
 
 def _random_batches(examples: Examples, size: int, count: int, seed: int) -> list[Batch]:
@@ -182,7 +184,7 @@ def _check_equal(module: GenPoEModule, peer: Backbone, batch: Batch) -> dict[str
     parameters = list(module.hypernet.parameters())
     float32 = GenPoEModule(
         peer,
-        **{k: module.hparams[k] for k in ("rank", "layer", "hidden_width", "embedding_scaling")},
+        **{key: module.hparams[key] for key in _MODEL_KEYS},
     )
     peer.model.requires_grad_(True)
     float32.hypernet = module.hypernet
@@ -244,7 +246,7 @@ def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         return turn[name] - 1
 
     def decode(i: int, tokens: int) -> Tensor:
-        return backbone.model.generate(  # type: ignore[no-any-return]
+        return backbone.model.generate(
             inputs[i],
             attention_mask=torch.ones_like(inputs[i]),
             min_new_tokens=tokens,
@@ -287,12 +289,13 @@ def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         "generation_over_answering_with_rag": ratio(seconds["generate"], seconds["rag"]),
         "decoding_over_plain": ratio(decoding, seconds["plain"]),
     }
+    shape = (
+        f"Layer {settings.layer}, rank {settings.rank}, width {settings.hidden_width}; one question "
+        f"at a time; {config.rounds} interleaved rounds. Zero experts decode the same tokens."
+    )
     lines = [
         f"# Injecting K = {config.k} passages",
-        "",
-        f"Layer {settings.layer}, rank {settings.rank}, width {settings.hidden_width}; one question "
-        f"at a time; {config.rounds} interleaved rounds. Zero experts decode the same tokens.",
-        "",
+        *("", shape, ""),
         "| | ratio (median, range) |",
         "|---|---|",
     ]

@@ -198,6 +198,23 @@ class QADataModule(LightningDataModule):
             part = chosen[first : first + _PASSAGES_AT_ONCE]
             yield pad([examples.passages[index] for index in part], examples.pad_token_id)
 
+    def question_batches(self, n: int) -> Iterator[dict[str, Any]]:
+        """The first batches of training until they hold ``n`` questions, the same on every rank."""
+        examples = self._prepare(self.train_split, self.train_limit)
+        sampler = GroupedBatchSampler(
+            examples.groups,
+            examples.lengths,
+            self.passages_per_batch,
+            self.questions_per_passage,
+            seed=self.seed,
+        )
+        count = 0
+        for spec in sampler:
+            yield examples[spec]
+            count += spec.num_questions
+            if count >= n:
+                return
+
     def state_dict(self) -> dict[str, Any]:
         """Where training stands, and all that the order of its batches depends on."""
         if self.train_split not in self._examples:

@@ -93,7 +93,7 @@ class SplitBackbone:
             )
         finally:
             self._resume.states = None
-        return out.last_hidden_state  # type: ignore[no-any-return]
+        return out.last_hidden_state
 
 
 def _with_layers(decoder: nn.Module, layers: Sequence[nn.Module]) -> nn.Module:

@@ -42,7 +42,7 @@ class ExpertLayer:
     """
 
     def __init__(self, backbone: Backbone, layer: int) -> None:
-        self._ffn: nn.Module = backbone.ffn(layer)
+        self.ffn: nn.Module = backbone.ffn(layer)
         self._handle: RemovableHandle | None = None
         self.layer = layer
 
@@ -71,7 +71,7 @@ class ExpertLayer:
                 hidden, injected.experts, injected.relevance_BK, injected.rows_N
             )
 
-        self._handle = self._ffn.register_forward_hook(add_experts, with_kwargs=True)
+        self._handle = self.ffn.register_forward_hook(add_experts, with_kwargs=True)
 
     def remove(self) -> None:
         """Take the experts out; without experts nothing happens."""

@@ -85,6 +85,7 @@ class GenPoE:
             hparams["rank"],
             hparams["hidden_width"],
             hparams["embedding_scaling"],
+            hparams["initialization"],
         )
         hypernet.load_state_dict(
             {
@@ -98,7 +99,6 @@ class GenPoE:
 
     def save(self, path: str | Path) -> None:
         """Write what `from_checkpoint` reads: the hypernetwork and the backbone's name, no more."""
-        scaling = self.hypernet.scaler.mode
         AtomicCheckpointIO().save_checkpoint(
             {
                 "state_dict": {
@@ -109,7 +109,8 @@ class GenPoE:
                     "rank": self.hypernet.rank,
                     "layer": self.expert_layer.layer,
                     "hidden_width": self.hypernet.hidden_width,
-                    "embedding_scaling": scaling,
+                    "embedding_scaling": self.hypernet.scaler.mode,
+                    "initialization": self.hypernet.initialization,
                     "max_passage_tokens": self.max_passage_tokens,
                 },
                 "backbone": {"name": self.backbone.name, "fingerprint": self.backbone.fingerprint},

@@ -22,9 +22,10 @@ from genpoe.hypernet import Hypernet, mean_pool
 from genpoe.injection import ExpertLayer
 from genpoe.model import check_backbone
 from qa.backbone import Backbone
-from qa.likelihood import answer_nll
+from qa.likelihood import IGNORE, answer_nll
 
-_SCALER_SAMPLE = 4096  # passages whose pooled embeddings give the scaler's statistics
+_PASSAGES_TO_FIT = 16384  # whose pooled embeddings give the scaler's statistics
+_QUESTIONS_TO_FIT = 512  # at whose answers the FFN's input and output are looked at
 
 
 class GenPoEModule(LightningModule):
@@ -43,12 +44,17 @@ class GenPoEModule(LightningModule):
         layer: Index of the expert layer, from 0.
         hidden_width: Width between the hypernetwork's two linear layers.
         embedding_scaling: "none", "standardize" or "whiten"; see `genpoe.hypernet`.
+        initialization: "copy" or "random"; see `genpoe.hypernet`.
+        noise: On the pooled embedding while training; see `genpoe.hypernet`.
         max_passage_tokens: Longer passages are cut.
         cache_dir: Where the states below the expert layer are kept, computed once for all epochs
             and later runs; None: they are computed anew in every step.
         lr: Learning rate at the start of the cosine (sec. 4.1: 1e-4).
         lr_min: Learning rate at its end (sec. 4.1: 1e-6).
         warmup_steps: Steps of linear warm-up before it (the paper names none).
+        common_lr_scale: The expert common to all passages (the second layer's bias) learns this
+            many times faster. Each of its elements is one parameter, where what depends on the
+            passage is a sum over ``hidden_width`` of them, all moved by Adam alike.
         weight_decay: AdamW's.
         betas: AdamW's.
 
@@ -63,11 +69,14 @@ class GenPoEModule(LightningModule):
         layer: int,
         hidden_width: int,
         embedding_scaling: str = "whiten",
+        initialization: str = "copy",
+        noise: float = 0.0,
         max_passage_tokens: int = 512,
         cache_dir: str | None = None,
         lr: float = 1e-4,
         lr_min: float = 1e-6,
         warmup_steps: int = 0,
+        common_lr_scale: float = 1.0,
         weight_decay: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
@@ -81,7 +90,9 @@ class GenPoEModule(LightningModule):
         self._split = SplitBackbone(backbone, layer) if cache_dir else None
         self._frozen: dict[str, FrozenStates] = {}
         self.expert_layer = ExpertLayer(backbone, layer)
-        self.hypernet = Hypernet(backbone.d_model, rank, hidden_width, embedding_scaling)
+        self.hypernet = Hypernet(
+            backbone.d_model, rank, hidden_width, embedding_scaling, initialization, noise
+        )
 
     def generate_experts(
         self, passage_input_ids: Tensor, passage_attention_mask: Tensor
@@ -97,13 +108,16 @@ class GenPoEModule(LightningModule):
         experts = self.generate_experts(batch["passage_input_ids"], batch["passage_attention_mask"])
         weight = torch.ones(experts.num_sets, 1, device=self.device)
         with self.expert_layer.injected(experts, weight, batch["rows"]):
-            return answer_nll(
-                self.backbone,
-                batch["input_ids"],
-                batch["attention_mask"],
-                batch["labels"],
-                self._from_cache(batch),
-            )
+            return self._answer_nll(batch)
+
+    def _answer_nll(self, batch: dict[str, Any]) -> Tensor:
+        return answer_nll(
+            self.backbone,
+            batch["input_ids"],
+            batch["attention_mask"],
+            batch["labels"],
+            self._from_cache(batch),
+        )
 
     def _from_cache(self, batch: dict[str, Any]) -> Callable[[Tensor, Tensor], Tensor] | None:
         if self._split is None:
@@ -129,10 +143,12 @@ class GenPoEModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with a cosine from ``lr`` to ``lr_min`` over the whole training (sec. 4.1)."""
-        settings = self.hparams
+        settings, lr = self.hparams, self.hparams["lr"]
+        common = self.hypernet.linear2.bias
+        own = [p for p in self.hypernet.parameters() if p is not common]
         optimizer = torch.optim.AdamW(
-            self.hypernet.parameters(),
-            lr=settings["lr"],
+            [{"params": own}, {"params": [common], "lr": lr * settings["common_lr_scale"]}],
+            lr=lr,
             betas=settings["betas"],
             weight_decay=settings["weight_decay"],
             fused=True,
@@ -152,18 +168,39 @@ class GenPoEModule(LightningModule):
         }
 
     def on_fit_start(self) -> None:
-        """Bring the backbone to the device, fit the passage scaler, compute what is frozen."""
+        """Bring the backbone to the device, compute what is frozen, fit what starts from data."""
         self.backbone.to(self.device)
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not self.hypernet.scaler.fitted:
-            pooled = []
-            for ids, mask in datamodule.passage_batches(_SCALER_SAMPLE):
-                embedded = self.backbone.embedding(ids.to(self.device))
-                pooled.append(mean_pool(embedded, mask.to(self.device)))
-            self.hypernet.scaler.fit(torch.cat(pooled))
         if self._split is not None:
             for name, sequences in datamodule.sequences().items():
                 self._frozen[name] = self._frozen_states(name, sequences)
+        if self.hypernet.scaler.fitted:
+            return
+        pooled = []
+        for ids, mask in datamodule.passage_batches(_PASSAGES_TO_FIT):
+            embedded = self.backbone.embedding(ids.to(self.device))
+            pooled.append(mean_pool(embedded, mask.to(self.device)))
+        self.hypernet.fit(torch.cat(pooled))
+        self.hypernet.fit_ffn(*self._ffn_sample(datamodule))
+
+    @torch.no_grad()
+    def _ffn_sample(self, datamodule: Any) -> tuple[Tensor, Tensor]:
+        """Inputs and outputs of the layer's FFN where a sample of training answers is predicted."""
+        seen: list[tuple[Tensor, Tensor]] = []
+        for batch in datamodule.question_batches(_QUESTIONS_TO_FIT):
+            batch = self.transfer_batch_to_device(batch, self.device, 0)
+            predicts = batch["labels"][:, 1:] != IGNORE
+
+            def keep(_: Any, args: tuple[Any, ...], output: Tensor, at: Tensor = predicts) -> None:
+                seen.append((args[0][at], output[at]))
+
+            handle = self.expert_layer.ffn.register_forward_hook(keep)
+            try:
+                self._answer_nll(batch)
+            finally:
+                handle.remove()
+        inputs, outputs = zip(*seen, strict=True)
+        return torch.cat(inputs), torch.cat(outputs)
 
     def _frozen_states(self, name: str, sequences: list[list[int]]) -> FrozenStates:
         def compute() -> FrozenStates:

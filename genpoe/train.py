@@ -29,6 +29,8 @@ def build_module(config: DictConfig, backbone: Backbone) -> GenPoEModule:
         layer=model.layer,
         hidden_width=model.hidden_width,
         embedding_scaling=model.embedding_scaling,
+        initialization=model.initialization,
+        noise=model.noise,
         max_passage_tokens=config.batching.max_passage_tokens,
         cache_dir=str(Path(config.paths.cache_dir, "frozen").expanduser())
         if model.cache_frozen

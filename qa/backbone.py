@@ -110,14 +110,14 @@ class Backbone:
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Final hidden states ``[N, T, D]``, after the last norm, of right-padded rows."""
         out = self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        return out.last_hidden_state  # type: ignore[no-any-return]
+        return out.last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits ``[..., V]`` of final hidden states ``[..., D]``."""
         logits = self.head(hidden)
         if self._softcap:
             logits = torch.tanh(logits / self._softcap) * self._softcap
-        return logits  # type: ignore[no-any-return]
+        return logits
 
     @cached_property
     def fingerprint(self) -> str:

@@ -114,7 +114,7 @@ def score_answers(backbone: Backbone, decoded: Decoded, answers: Sequence[str]) 
 
 def _pad(tokenizer: Any) -> int:
     pad = tokenizer.pad_token_id
-    return tokenizer.eos_token_id if pad is None else pad  # type: ignore[no-any-return]
+    return tokenizer.eos_token_id if pad is None else pad
 
 
 def _left_padded(

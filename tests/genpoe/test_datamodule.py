@@ -345,11 +345,11 @@ def test_overlap_is_left_out_of_training_where_that_is_asked_for(
     tiny_tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     dataset = make_dataset(train=3, dev=1)
-    dataset.splits["dev"].append(Question("shared", "Who?", ("Tova",), ("p0",)))
+    dataset.splits["dev"].append(Question("shared", "Who?", ("Tova",), ("p1",)))
     before = len(dataset.split("train"))
     with caplog.at_level("INFO"):
         datamodule = attach(make_datamodule(tiny_tokenizer, dataset=dataset, drop_overlap=True))
     kept = datamodule.dataset.split("train")
     assert len(kept) < before
-    assert not any("p0" in question.passage_ids for question in kept)
+    assert not any("p1" in question.passage_ids for question in kept)
     assert f"{before - len(kept)} questions of train are left out" in caplog.text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from tiny import make_backbone
@@ -77,6 +79,6 @@ def test_layer_zero_and_a_full_disk_are_errors(tmp_path, tiny_backbone, monkeypa
     with pytest.raises(FrozenStatesError, match="nothing lies below layer 0"):
         SplitBackbone(tiny_backbone, 0)
     usage = type("usage", (), {"free": 3})
-    monkeypatch.setattr(frozen.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(FrozenStatesError, match=r"GiB free; set paths.cache_dir"):
         frozen_states(SplitBackbone(tiny_backbone, 1), SEQUENCES, 1, tmp_path)

@@ -16,15 +16,34 @@ def test_mean_pool_leaves_padding_out():
     torch.testing.assert_close(mean_pool(embedded, mask), expected)
 
 
-def test_shapes_and_zero_start():
-    hypernet = Hypernet(d_model=8, rank=3, hidden_width=5, embedding_scaling="none")
+@pytest.mark.parametrize("initialization", ["copy", "random"])
+def test_shapes_and_zero_start(initialization):
+    hypernet = Hypernet(8, rank=3, hidden_width=6, initialization=initialization)
+    hypernet.fit(torch.randn(40, 8))
     experts = hypernet(torch.randn(4, 8))
     assert experts.up1.shape == experts.down1.shape == (4, 1, 8, 3)
     assert experts.up2.shape == experts.down2.shape == (4, 1, 3, 8)
     added = mix_experts(torch.randn(4, 7, 8), experts, torch.ones(4, 1))
     assert torch.equal(added, torch.zeros_like(added))
-    other_factors = torch.cat([f.flatten(1) for f in experts.factors[:3]], 1)
-    assert other_factors.std(0).min() > 0  # passages differ from the first step
+    zero = 2 if initialization == "copy" else 3
+    others = [factor for i, factor in enumerate(experts.factors) if i != zero]
+    assert torch.cat([f.flatten(1) for f in others], 1).std(0).min() > 0  # passages differ at once
+
+
+def test_copy_starts_with_the_matched_filter_of_the_passage():
+    """Up to the small random parts, each row of W_dw2 is C^-1 (x - mean), scaled."""
+    pooled = torch.randn(2000, 8) @ torch.diag(torch.arange(1.0, 9))
+    hypernet = Hypernet(8, rank=2, hidden_width=16, initialization="copy")
+    with torch.no_grad():  # leave out the random parts
+        hypernet._factors()[0][3].zero_()
+        hypernet._factors()[1][3].zero_()
+    hypernet.fit(pooled)
+    covariance = torch.cov(pooled.T, correction=0)
+    covariance += 0.01 * covariance.diagonal().mean() * torch.eye(8)
+    expected = (pooled - pooled.mean(0)) @ covariance.inverse()
+    expected *= 8**-0.5 / expected.std()
+    for row in hypernet(pooled).down2[:, 0].unbind(1):
+        torch.testing.assert_close(row, expected, rtol=2e-2, atol=2e-2)
 
 
 def test_llama2_7b_has_the_papers_number_of_parameters():
@@ -47,6 +66,29 @@ def test_scaled_embeddings_are_centred_with_unit_variance(mode):
     restored.load_state_dict(scaler.state_dict())
     assert bool(restored.fitted)
     assert torch.equal(restored(pooled), scaled)
+
+
+def test_the_reader_is_white_on_the_ffns_input_and_blind_to_its_mean():
+    hypernet = Hypernet(8, rank=5, hidden_width=16, initialization="copy")
+    inputs = torch.randn(3000, 8) @ torch.diag(torch.arange(1.0, 9)) + 50
+    outputs = 3 * torch.randn(3000, 8)
+    hypernet.fit_ffn(inputs, outputs)
+    up1 = hypernet._factors()[1][0].view(8, 5)
+    read = inputs @ up1
+    torch.testing.assert_close(read.mean(0), torch.zeros(5), rtol=0, atol=0.05)
+    torch.testing.assert_close(torch.cov(read.T), torch.eye(5), rtol=0, atol=0.05)
+    assert hypernet.output_scale.item() == pytest.approx(3, rel=0.05)
+    before = hypernet(torch.randn(2, 8)).down2
+    hypernet.output_scale.mul_(2)
+    assert hypernet(torch.randn(2, 8)).down2.std() > 1.5 * before.std()
+
+
+def test_noise_is_for_training_only():
+    hypernet = Hypernet(8, rank=2, hidden_width=16, noise=0.5)
+    pooled = torch.randn(4, 8)
+    assert not torch.equal(hypernet(pooled).down2, hypernet(pooled).down2)
+    hypernet.eval()
+    assert torch.equal(hypernet(pooled).down2, hypernet(pooled).down2)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ def test_removal_leaves_the_backbone_bit_identical(family, tiny_tokenizer):
 def test_zero_experts_change_no_bit(tiny_backbone):
     ids = torch.randint(3, 300, (2, 6))
     before = tiny_backbone.model(ids).logits
-    zero = Experts(*random_experts(2).factors[:3], torch.zeros(2, 2, 4, 32))
+    up1, up2, down1, down2 = random_experts(2).factors
+    zero = Experts(up1, up2, down1, torch.zeros_like(down2))
     with ExpertLayer(tiny_backbone, 0).injected(zero, torch.full((2, 2), 0.5)):
         assert torch.equal(tiny_backbone.model(ids).logits, before)
 

@@ -82,7 +82,7 @@ def test_only_the_hypernetwork_learns_and_autograd_begins_at_the_expert(dataset,
     module = make_module(backbone)
     module.hypernet.scaler.fit(torch.randn(50, 32))
     assert {name.split(".")[0] for name, _ in module.named_parameters()} == {"hypernet"}
-    seen = {}
+    seen: dict[str, torch.Tensor] = {}
     backbone.layers[1].register_forward_pre_hook(lambda m, args: seen.update(below=args[0]))
     backbone.final_norm.register_forward_pre_hook(lambda m, args: seen.update(above=args[0]))
     module(one_batch(module, dataset)).mean().backward()

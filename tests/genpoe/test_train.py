@@ -31,6 +31,7 @@ SMALL = [
     "model.rank=2",
     "model.layer=1",
     "model.hidden_width=8",
+    "model.noise=0.5",
     "optim.lr=0.01",
     "trainer.max_epochs=2",
     "trainer.accelerator=cpu",

@@ -29,7 +29,12 @@ def wheel(tmp_path, monkeypatch):
 def conversions(monkeypatch, tiny_backbone):
     calls = []
     answer = (tiny_backbone.model, tiny_backbone.tokenizer)
-    monkeypatch.setattr(embedded, "_read_gguf", lambda gguf: calls.append(gguf) or answer)
+
+    def read(gguf):
+        calls.append(gguf)
+        return answer
+
+    monkeypatch.setattr(embedded, "_read_gguf", read)
     return calls
 
 

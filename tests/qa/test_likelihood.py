@@ -27,7 +27,12 @@ def test_equals_the_models_own_loss_with_mixed_padding(tiny_backbone):
 def test_the_head_sees_label_positions_only(tiny_backbone, monkeypatch):
     shapes = []
     logits = tiny_backbone.logits
-    monkeypatch.setattr(tiny_backbone, "logits", lambda h: shapes.append(h.shape) or logits(h))
+
+    def spy(hidden):
+        shapes.append(hidden.shape)
+        return logits(hidden)
+
+    monkeypatch.setattr(tiny_backbone, "logits", spy)
     input_ids = torch.randint(3, 300, (4, 20))
     labels = torch.full_like(input_ids, IGNORE)
     labels[:, -2:] = 7

@@ -1,0 +1,105 @@
+"""Every shipped YAML composes, and what it names can be built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from genpoe.train import build_module
+from qa.backbone import meta_backbone
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def composed(name, *overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, ["paths.output_dir=out", *overrides])
+
+
+def options(group):
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def targets(node):
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield node["_target_"]
+        for key in node:
+            if not OmegaConf.is_missing(node, key):
+                yield from targets(node[key])
+
+
+CASES = [
+    (group, option)
+    for group in (
+        *("model", "data", "trainer", "callbacks", "logger", "experiment", "debug"),
+        *("hparams_search", "paths", "hydra"),
+    )
+    for option in options(group)
+]
+
+
+@pytest.mark.parametrize(("group", "option"), CASES)
+def test_every_option_of_training_composes(group, option):
+    config = composed("train_hypernet", f"{group}={option}")
+    found = list(targets(config))
+    assert "lightning.Trainer" in found
+    for target in found:
+        assert callable(get_object(target))
+
+
+@pytest.mark.parametrize("root", ["train_hypernet", "evaluate", "quickstart"])
+def test_roots_compose(root):
+    assert composed(root).task_name == root
+
+
+def test_benchmark_composes():
+    assert composed("benchmark", "suite=train").task_name == "benchmark"
+
+
+@pytest.mark.parametrize("logger", ["default", "csv", "tensorboard"])
+def test_loggers_and_callbacks_are_built(logger, tmp_path):
+    config = composed("train_hypernet", f"logger={logger}", f"paths.output_dir={tmp_path}")
+    config.paths.output_dir = str(tmp_path)
+    for node in [*config.logger.values(), *config.callbacks.values()]:
+        assert instantiate(node) is not None
+
+
+@pytest.mark.parametrize("trainer", ["default", "cpu"])
+def test_trainers_are_built(trainer, tmp_path):
+    config = composed("train_hypernet", f"trainer={trainer}", f"paths.output_dir={tmp_path}")
+    assert instantiate(config.trainer, accelerator="cpu", logger=False).max_epochs == 1
+
+
+def test_an_unknown_key_is_an_error():
+    with pytest.raises(ConfigCompositionException, match=r"model\.rnak"):
+        composed("train_hypernet", "model.rnak=3")
+
+
+@pytest.mark.parametrize("data", ["nq", "triviaqa"])
+@pytest.mark.parametrize(("model", "vocabulary"), [("llama2_7b", 32000), ("baichuan2_7b", 125696)])
+def test_the_papers_experiments_have_the_papers_shapes(data, model, vocabulary):
+    """On the meta device; Baichuan2's own code is on the hub, its shapes are Llama's."""
+    from transformers import LlamaConfig
+
+    config = composed("train_hypernet", f"experiment={data}_{model}")
+    assert config.data.name == data
+    assert (config.optim.lr, config.optim.lr_min, config.trainer.max_epochs) == (1e-4, 1e-6, 1)
+    shape = LlamaConfig(vocab_size=vocabulary, tie_word_embeddings=False)
+    backbone = meta_backbone(shape, config.model.backbone.name)
+    with torch.device("meta"):
+        module = build_module(config, backbone)
+        experts = module.hypernet(torch.empty(3, backbone.d_model))
+        hidden = torch.empty(3, 7, backbone.d_model, dtype=backbone.dtype)
+        with module.expert_layer.injected(experts, torch.empty(3, 1)):
+            assert backbone.ffn(11)(hidden).shape == hidden.shape
+    assert module.expert_layer.layer == 11
+    assert experts.up1.shape == (3, 1, 4096, 512)
+    count = sum(parameter.numel() for parameter in module.parameters())
+    assert count == pytest.approx(1.08e9, rel=0.01)
