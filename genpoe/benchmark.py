@@ -290,8 +290,9 @@ def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         "decoding_over_plain": ratio(decoding, seconds["plain"]),
     }
     shape = (
-        f"Layer {settings.layer}, rank {settings.rank}, width {settings.hidden_width}; one question "
-        f"at a time; {config.rounds} interleaved rounds. Zero experts decode the same tokens."
+        f"Layer {settings.layer}, rank {settings.rank}, width {settings.hidden_width}; "
+        f"one question at a time; {config.rounds} interleaved rounds. "
+        "Zero experts decode the same tokens."
     )
     lines = [
         f"# Injecting K = {config.k} passages",

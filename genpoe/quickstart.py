@@ -17,8 +17,10 @@ from qa.backbone import Backbone
 from qa.dataset import QADataset
 from qa.evaluation import evaluate, write_json
 from qa.method import AnsweringMethod, BaseMethod, RAGMethod
+from qa.metrics import paired_difference
 from qa.passage_source import NoPassages, make_passage_source
 from qa.report import Setting, results_table
+from retrieval.jsonl import read_jsonl
 
 
 def quickstart(config: DictConfig) -> dict[str, float]:
@@ -38,7 +40,9 @@ def quickstart(config: DictConfig) -> dict[str, float]:
     checkpoint = str(run_dir / "checkpoints" / "last.ckpt")
     metrics = compare(config.evaluation, backbone, instantiate(config.data), checkpoint, run_dir)
     write_json(run_dir / "metrics.json", metrics)
-    table = results_table(metrics)
+    differences = paired(run_dir)
+    write_json(run_dir / "differences.json", differences)
+    table = "\n".join([results_table(metrics), *map(_sentence, differences)]) + "\n"
     (run_dir / "table.md").write_text(table, encoding="utf-8")
     Console(width=100, highlight=False).print(f"\n{table}\nIn {run_dir}: table.md, training.png")
     return metrics
@@ -78,3 +82,42 @@ def compare(
             )
             metrics |= {f"{key}/{metric}": value for metric, value in measured.items()}
     return metrics
+
+
+# What is compared, in which score, and what it says.
+_PAIRS = (
+    ("genpoe/norag/gold", "genpoe/norag/shuffled", "em", "EM, GenPoE, own − another's passage"),
+    ("genpoe/norag/shuffled", "genpoe/norag/gold", "nll", "nll, GenPoE, another's − own passage"),
+    ("genpoe/rag/gold", "rag/gold", "em", "EM, GenPoE with RAG − RAG"),
+    ("genpoe/rag/gold", "rag/gold", "f1", "F1, GenPoE with RAG − RAG"),
+    ("rag/gold", "genpoe/rag/gold", "nll", "nll, RAG − GenPoE with RAG"),
+)
+
+
+def paired(run_dir: Path) -> list[dict[str, Any]]:
+    """Paired differences between rows of the table, over the questions that both answered.
+
+    Args:
+        run_dir: Where `compare` left the predictions.
+
+    Returns:
+        For each pair: what it is, the mean difference, and its 95 % bootstrap interval; EM and F1
+        in points.
+    """
+    differences = []
+    for left, right, score, label in _PAIRS:
+        scale = 1 if score == "nll" else 100
+        a, b = (
+            [scale * row[score] for _, row in read_jsonl(run_dir / key / "predictions.jsonl")]
+            for key in (left, right)
+        )
+        mean, low, high = paired_difference(a, b)
+        differences.append({"what": label, "mean": mean, "low": low, "high": high, "n": len(a)})
+    return differences
+
+
+def _sentence(difference: dict[str, Any]) -> str:
+    return (
+        f"* {difference['what']}: {difference['mean']:.2f} "
+        f"[{difference['low']:.2f}, {difference['high']:.2f}] (n = {difference['n']})"
+    )

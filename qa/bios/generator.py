@@ -42,6 +42,7 @@ def generate(
     train_entities: int = 2500,
     dev_entities: int = 150,
     distractor_entities: int = 300,
+    train_questions: int = 6,
 ) -> QADataset:
     """Generate the data set "bios"; the same arguments give the same data everywhere.
 
@@ -58,14 +59,21 @@ def generate(
             the first ``dev_entities`` of them ask about each entity once.
         distractor_entities: Passages without questions, each about an entity that shares a part of
             its name, and two or three values, with a dev entity.
+        train_questions: Ask only so many of the 6 questions of each training entity, in turn.
 
     Returns:
         The data set, with the splits train, dev and dev_rephrased.
 
     Raises:
         ValueError: If a number is negative, there are more than `MAX_ENTITIES` entities, or more
-            than `MAX_DISTRACTORS` distractors for each dev entity.
+            than `MAX_DISTRACTORS` distractors for each dev entity; or ``train_questions`` is not
+            in 1..6.
     """
+    if not 1 <= train_questions <= _ATTRIBUTES:
+        raise ValueError(
+            f"train_questions must be in 1..{_ATTRIBUTES}, got {train_questions}; "
+            "set data.train_questions"
+        )
     _check(seed, train_entities, dev_entities, distractor_entities)
     namer = Namer(_reserved_words())
     dev = _entities("dev", dev_entities, namer, Draw(f"bios dev {seed}"))
@@ -76,7 +84,14 @@ def generate(
         for entity in (*train, *dev, *twins)
     ]
     train_draw, dev_draw = Draw(f"bios train questions {seed}"), Draw(f"bios dev questions {seed}")
-    grouped = ((entity, index) for entity in train for index in range(_ATTRIBUTES))
+    grouped = (
+        (entity, index)
+        for number, entity in enumerate(train)
+        for index in sorted(
+            (number // len(KINDS) * train_questions + turn) % _ATTRIBUTES
+            for turn in range(train_questions)
+        )
+    )
     splits = {
         "train": [_question(entity, index, train_draw) for entity, index in grouped],
         "dev": [_question(entity, index, dev_draw) for entity, index in _interleaved(dev)],

@@ -223,3 +223,14 @@ def test_more_entities_than_names_are_refused() -> None:
 def test_distractors_need_dev_entities_to_resemble() -> None:
     with pytest.raises(ValueError, match="at most 6 for each of the 0 dev entities, got 300"):
         generate(0, 10, dev_entities=0)
+
+
+def test_fewer_questions_of_each_training_entity_take_turns() -> None:
+    dataset = generate(train_entities=48, dev_entities=4, distractor_entities=0, train_questions=2)
+    questions = dataset.split("train")
+    assert len(questions) == 2 * 48
+    counts = Counter(question.id.split("-", 3)[-1] for question in questions)
+    assert len(counts) == 24
+    assert set(counts.values()) == {4}
+    with pytest.raises(ValueError, match=r"train_questions must be in 1\.\.6, got 0"):
+        generate(train_questions=0)
