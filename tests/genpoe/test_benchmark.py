@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import hydra.utils
 import pytest
 from hydra import compose, initialize_config_dir
 from tiny import make_backbone
@@ -35,7 +36,7 @@ def run(tmp_path, monkeypatch):
                     f"paths.output_dir={tmp_path}",
                 ],
             )
-        build = module.instantiate
+        build = hydra.utils.instantiate
         monkeypatch.setattr(
             module,
             "instantiate",
