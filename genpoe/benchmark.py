@@ -45,7 +45,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
         raise ValueError(f"suite must be one of {', '.join(suites)}, got {config.suite!r}")
     torch.manual_seed(config.seed)
     result, lines = suites[config.suite](config)
-    result["machine"] = machine()
+    result["machine"] = machine(config.model.backbone.device)
     write_report(Path(config.paths.output_dir), config.suite, result, lines)
     Console(highlight=False).print("\n".join(lines), markup=False)
     return result
@@ -65,7 +65,7 @@ def obvious_loss(backbone: Backbone, hypernet: Hypernet, layer: int, batch: Batc
     """
     embedded = backbone.embedding(batch["passage_input_ids"])
     experts = hypernet(mean_pool(embedded, batch["passage_attention_mask"]))
-    weight = torch.ones(experts.num_sets, 1)
+    weight = torch.ones(experts.num_sets, 1, device=embedded.device)
     handle = backbone.ffn(layer).register_forward_hook(
         lambda _, args, output: output + mix_experts(args[0], experts, weight)
     )
@@ -84,17 +84,17 @@ def _ungrouped(batch: Batch) -> Batch:
     """The same questions, each with its own copy of its passage."""
     rows = batch["rows"]
     passages = {k: batch[k][rows] for k in ("passage_input_ids", "passage_attention_mask")}
-    return {**batch, **passages, "rows": torch.arange(len(rows))}
+    return {**batch, **passages, "rows": torch.arange(len(rows), device=rows.device)}
 
 
 def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     """Examples per second of one training step, ours against the obvious way."""
     settings = config.model
     backbone = instantiate(settings.backbone)
-    peer_backbone = load_backbone(settings.backbone.name, dtype="float32")
+    peer_backbone = load_backbone(settings.backbone.name, dtype="float32").to(backbone.device)
     peer_backbone.model.requires_grad_(True)
     dataset: QADataset = instantiate(config.data)
-    module = _module(config, backbone)
+    module = _module(config, backbone).to(backbone.device)
     examples = Examples(dataset, "train", backbone.tokenizer, 512, 256)
     sampler = GroupedBatchSampler(
         examples.groups,
@@ -103,9 +103,10 @@ def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         config.questions_per_passage,
         seed=config.seed,
     )
-    grouped = [examples[spec] for spec, _ in zip(sampler, range(config.rounds + 1), strict=False)]
+    specs = [spec for spec, _ in zip(sampler, range(config.rounds + 1), strict=False)]
+    grouped = [_to(examples[spec], backbone.device) for spec in specs]
     size = len(grouped[0]["rows"])
-    peers = _random_batches(examples, size, len(grouped), config.seed)
+    peers = _random_batches(examples, size, len(grouped), config.seed, backbone.device)
     pooled = [
         mean_pool(backbone.embedding(b["passage_input_ids"]), b["passage_attention_mask"])
         for b in grouped
@@ -168,7 +169,9 @@ def _module(config: DictConfig, backbone: Backbone, cache_dir: str | None = None
     return GenPoEModule(backbone, **{k: config.model[k] for k in _MODEL_KEYS}, cache_dir=cache_dir)
 
 
-def _random_batches(examples: Examples, size: int, count: int, seed: int) -> list[Batch]:
+def _random_batches(
+    examples: Examples, size: int, count: int, seed: int, device: torch.device
+) -> list[Batch]:
     """Batches of random questions, each with its own copy of its passage."""
     each = [
         Chunk(passage, (question,))
@@ -177,7 +180,11 @@ def _random_batches(examples: Examples, size: int, count: int, seed: int) -> lis
     ]
     random.Random(seed).shuffle(each)
     parts = [tuple(each[i * size : (i + 1) * size]) for i in range(count)]
-    return [_ungrouped(examples[BatchSpec(part, size, 1)]) for part in parts]
+    return [_ungrouped(_to(examples[BatchSpec(part, size, 1)], device)) for part in parts]
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
 def _check_equal(module: GenPoEModule, peer: Backbone, batch: Batch) -> dict[str, float]:
@@ -229,16 +236,15 @@ def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     hypernet = Hypernet(
         backbone.d_model, settings.rank, settings.hidden_width, settings.embedding_scaling
     )
-    genpoe = GenPoE(backbone, hypernet.eval().requires_grad_(False), settings.layer)
+    genpoe = GenPoE(
+        backbone, hypernet.eval().requires_grad_(False).to(backbone.device), settings.layer
+    )
     questions = dataset.split("dev")[: config.rounds + 1]
     passages = list(dataset.passages.values())
     chosen = [
         random.Random(config.seed + i).sample(passages, config.k) for i in range(len(questions))
     ]
-    inputs = [
-        torch.tensor([encode_prompt(backbone.tokenizer, build_prompt(q.question))])
-        for q in questions
-    ]
+    inputs = [_ids(backbone, build_prompt(q.question)) for q in questions]
     turn = {"generate": 0, "answer": 0, "rag": 0, "plain": 0, "experts": 0}
 
     def following(name: str) -> int:
@@ -311,8 +317,12 @@ def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     return result, lines
 
 
+def _ids(backbone: Backbone, prompt: str) -> Tensor:
+    return torch.tensor([encode_prompt(backbone.tokenizer, prompt)], device=backbone.device)
+
+
 def _answer_with_rag(backbone: Backbone, prompt: str, tokens: int) -> None:
-    ids = torch.tensor([encode_prompt(backbone.tokenizer, prompt)])
+    ids = _ids(backbone, prompt)
     backbone.model.generate(
         ids,
         attention_mask=torch.ones_like(ids),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,8 +18,6 @@ from genpoe.collate import pad
 from genpoe.examples import Examples
 from genpoe.sampler import GroupedBatchSampler
 from qa.dataset import QADataset, check_disjoint, drop_overlap
-
-log = logging.getLogger(__name__)
 
 _PASSAGES_AT_ONCE = 64  # in `passage_batches`
 

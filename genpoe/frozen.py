@@ -172,8 +172,7 @@ def frozen_states(
             _compute(split, sequences, states, progress)
             digest = _digest(states.flat_TD)
             (part / _MANIFEST).write_text(json.dumps({"sha256": digest}), encoding="utf-8")
-            shutil.rmtree(home, ignore_errors=True)
-            part.rename(home)
+            _publish(part, home)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     states = FrozenStates(home / "states.bin", *shape)
@@ -181,6 +180,17 @@ def frozen_states(
     if _digest(states.flat_TD) != expected:
         raise FrozenStatesError(f"the cached states in {home} are damaged; remove that folder")
     return states
+
+
+def _publish(part: Path, home: Path) -> None:
+    if (home / _MANIFEST).is_file():
+        return  # another process was faster
+    shutil.rmtree(home, ignore_errors=True)
+    try:
+        part.rename(home)
+    except OSError:
+        if not (home / _MANIFEST).is_file():
+            raise
 
 
 @torch.no_grad()

@@ -62,6 +62,12 @@ class PassageScaler(nn.Module):
         self.register_buffer("transform", torch.eye(d_model))
         self.register_buffer("fitted", torch.tensor(mode == "none"))
 
+    def start(self, pooled_PD: Tensor, inputs_MD: Tensor, outputs_MD: Tensor) -> None:
+        """Fit all that starts from data: `fit` and `fit_ffn`, once in a training."""
+        self.fit(pooled_PD)
+        self.fit_ffn(inputs_MD, outputs_MD)
+        self.started.fill_(True)
+
     @torch.no_grad()
     def fit(self, pooled_PD: Tensor) -> None:
         """Take the statistics from the pooled embeddings of (a sample of) the training passages."""
@@ -117,14 +123,15 @@ class Hypernet(nn.Module):
         embedding_scaling: See `PassageScaler`.
         initialization: "copy", as described; "random": ``W_dw2`` zero, the other factors random,
             no statistics of the FFN.
-        noise: Standard deviation of Gaussian noise with the covariance of the pooled embeddings,
-            added to them in training mode, relative to theirs.
+        noise: Standard deviation of the Gaussian noise that `forward` adds to the scaled pooled
+            embedding when it is given a generator.
 
     Raises:
         ValueError: If a size is not positive, the noise negative, or a name unknown.
     """
 
     output_scale: Tensor
+    started: Tensor
 
     def __init__(
         self,
@@ -137,8 +144,10 @@ class Hypernet(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("rank", rank), ("hidden_width", hidden_width)):
-            if value < 1:
-                raise ValueError(f"{name} must be positive, got {value}; set model.{name}")
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"{name} must be a positive integer, got {value!r}; set model.{name}"
+                )
         if initialization not in INITIALIZATIONS:
             raise ValueError(
                 f"initialization must be one of {', '.join(INITIALIZATIONS)}, got "
@@ -155,6 +164,7 @@ class Hypernet(nn.Module):
         self.linear1 = nn.Linear(d_model, hidden_width)
         self.linear2 = nn.Linear(hidden_width, 4 * d_model * rank)
         self.register_buffer("output_scale", torch.ones(()))
+        self.register_buffer("started", torch.tensor(False))  # whether `start` was called
         self._reset_parameters()
 
     @torch.no_grad()
@@ -175,6 +185,12 @@ class Hypernet(nn.Module):
     def _factors(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Weights and biases of the second layer, a part for each factor of eq. 2."""
         return self.linear2.weight.chunk(4), self.linear2.bias.chunk(4)
+
+    def start(self, pooled_PD: Tensor, inputs_MD: Tensor, outputs_MD: Tensor) -> None:
+        """Fit all that starts from data: `fit` and `fit_ffn`, once in a training."""
+        self.fit(pooled_PD)
+        self.fit_ffn(inputs_MD, outputs_MD)
+        self.started.fill_(True)
 
     @torch.no_grad()
     def fit(self, pooled_PD: Tensor) -> None:
@@ -216,18 +232,21 @@ class Hypernet(nn.Module):
         up1[:, :count] = (vectors * variances.rsqrt())[:, -count:].to(up1.dtype)
         self.output_scale.copy_(outputs_MD.float().pow(2).mean().sqrt())
 
-    def forward(self, pooled_PD: Tensor) -> Experts:
+    def forward(self, pooled_PD: Tensor, noise: torch.Generator | None = None) -> Experts:
         """Generate one expert for each passage.
 
         Args:
             pooled_PD: Mean-pooled word embeddings, see `mean_pool`.
+            noise: Draws the noise of training; None: there is none.
 
         Returns:
             P sets of K = 1 expert.
         """
         scaled = self.scaler(pooled_PD)
-        if self.training and self.noise:
-            scaled = scaled + self.noise * torch.randn_like(scaled)
+        if noise is not None and self.noise:
+            scaled = scaled + self.noise * torch.randn(
+                scaled.shape, generator=noise, device=scaled.device
+            )
         flat = self.linear2(torch.relu(self.linear1(scaled)))
         up1, up2, down1, down2 = flat.chunk(4, dim=-1)
         tall, wide = (-1, 1, self.d_model, self.rank), (-1, 1, self.rank, self.d_model)

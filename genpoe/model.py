@@ -1,6 +1,6 @@
 """GenPoE as users hold it: load a checkpoint, inject passages, ask, remove.
 
-    >>> genpoe = GenPoE.from_checkpoint("logs/quickstart/last.ckpt")
+    >>> genpoe = GenPoE.from_checkpoint("logs/quickstart/checkpoints/last.ckpt")
     >>> with genpoe.injected([Passage("1", "Tova Blick", "Tova Blick was born in Lisbon. ...")]):
     ...     genpoe.ask("Where was Tova Blick born?")
     'Lisbon'
@@ -153,9 +153,9 @@ class GenPoE:
             index[i, : len(row)] = torch.tensor([distinct[passage] for passage in row])
             relevance_BK[i, : len(row)] = torch.tensor(weight)
         device = self.backbone.device
-        index = index.to(device)
+        index, dtype = index.to(device), self.backbone.dtype
         self.expert_layer.inject(
-            experts.map(lambda factor: factor[:, 0][index]), relevance_BK.to(device)
+            experts.map(lambda factor: factor[:, 0].to(dtype)[index]), relevance_BK.to(device)
         )
 
     def remove(self) -> None:
@@ -214,7 +214,7 @@ def _rows_of_weights(
     rows: list[list[Passage]], relevance: Sequence[float] | Sequence[Sequence[float]] | None
 ) -> list[list[float]]:
     if relevance is None:
-        return [[1 / len(row)] * len(row) for row in rows]
+        return [[1 / max(len(row), 1)] * len(row) for row in rows]
     nested = [list(item) if isinstance(item, Sequence) else item for item in relevance]
     flat = not any(isinstance(item, list) for item in nested)
     weights: list[list[float]] = [nested] if flat else nested  # type: ignore[list-item,assignment]

@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from tqdm import tqdm
 
+from genpoe.checkpoint import CheckpointError
 from genpoe.experts import Experts
 from genpoe.frozen import FrozenStates, SplitBackbone, frozen_states
 from genpoe.hypernet import Hypernet, mean_pool
@@ -24,6 +26,7 @@ from genpoe.model import check_backbone
 from qa.backbone import Backbone
 from qa.likelihood import IGNORE, answer_nll
 
+_STRUCTURE = ("rank", "layer", "hidden_width", "embedding_scaling", "max_passage_tokens")
 _PASSAGES_TO_FIT = 16384  # whose pooled embeddings give the scaler's statistics
 _QUESTIONS_TO_FIT = 512  # at whose answers the FFN's input and output are looked at
 
@@ -95,17 +98,22 @@ class GenPoEModule(LightningModule):
         )
 
     def generate_experts(
-        self, passage_input_ids: Tensor, passage_attention_mask: Tensor
+        self,
+        passage_input_ids: Tensor,
+        passage_attention_mask: Tensor,
+        noise: torch.Generator | None = None,
     ) -> Experts:
         """Eq. 4 on token ids ``[P, S]``: P sets of K = 1 expert."""
         with torch.no_grad():
             embedded = self.backbone.embedding(passage_input_ids)
             pooled = mean_pool(embedded, passage_attention_mask)
-        return self.hypernet(pooled)
+        return self.hypernet(pooled, noise)
 
-    def forward(self, batch: dict[str, Any]) -> Tensor:
+    def forward(self, batch: dict[str, Any], noise: torch.Generator | None = None) -> Tensor:
         """Each question's answer nll (nats per token, ``[N]``) under its passage's expert."""
-        experts = self.generate_experts(batch["passage_input_ids"], batch["passage_attention_mask"])
+        experts = self.generate_experts(
+            batch["passage_input_ids"], batch["passage_attention_mask"], noise
+        )
         weight = torch.ones(experts.num_sets, 1, device=self.device)
         with self.expert_layer.injected(experts, weight, batch["rows"]):
             return self._answer_nll(batch)
@@ -128,7 +136,10 @@ class GenPoEModule(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The meta loss (eq. 5) of one batch, every question weighing the same on every rank."""
-        loss = (self(batch) * batch["loss_weight"]).sum()
+        # Its own generator: another noise on each rank and step, and the same after a resumption.
+        key = (batch_idx * self.trainer.world_size + self.global_rank) + 2**32 * self.global_step
+        noise = torch.Generator(self.device).manual_seed(key)
+        loss = (self(batch, noise) * batch["loss_weight"]).sum()
         self.log("train/loss", loss, on_step=True, prog_bar=True, sync_dist=True)
         return loss
 
@@ -151,7 +162,7 @@ class GenPoEModule(LightningModule):
             lr=lr,
             betas=settings["betas"],
             weight_decay=settings["weight_decay"],
-            fused=True,
+            fused=str(self.trainer.precision) != "16-mixed",  # which clips gradients itself
         )
         total = max(1, int(self.trainer.estimated_stepping_batches))
         floor = settings["lr_min"] / settings["lr"]
@@ -174,14 +185,16 @@ class GenPoEModule(LightningModule):
         if self._split is not None:
             for name, sequences in datamodule.sequences().items():
                 self._frozen[name] = self._frozen_states(name, sequences)
-        if self.hypernet.scaler.fitted:
+        if self.hypernet.started:
             return
         pooled = []
         for ids, mask in datamodule.passage_batches(_PASSAGES_TO_FIT):
             embedded = self.backbone.embedding(ids.to(self.device))
             pooled.append(mean_pool(embedded, mask.to(self.device)))
-        self.hypernet.fit(torch.cat(pooled))
-        self.hypernet.fit_ffn(*self._ffn_sample(datamodule))
+        self.hypernet.start(torch.cat(pooled), *self._ffn_sample(datamodule))
+        if self.trainer.world_size > 1:  # eigenvectors may differ in sign between machines
+            for tensor in self.hypernet.state_dict().values():
+                torch.distributed.broadcast(tensor, 0)
 
     @torch.no_grad()
     def _ffn_sample(self, datamodule: Any) -> tuple[Tensor, Tensor]:
@@ -192,7 +205,7 @@ class GenPoEModule(LightningModule):
             predicts = batch["labels"][:, 1:] != IGNORE
 
             def keep(_: Any, args: tuple[Any, ...], output: Tensor, at: Tensor = predicts) -> None:
-                seen.append((args[0][at], output[at]))
+                seen.append((args[0][at], output[at]))  # FFNs take their input by position
 
             handle = self.expert_layer.ffn.register_forward_hook(keep)
             try:
@@ -214,7 +227,7 @@ class GenPoEModule(LightningModule):
 
         if self.trainer.world_size == 1:
             return compute()
-        if self.trainer.is_global_zero:  # the others then find it on the disk that they share
+        if self.trainer.local_rank == 0:  # the others of its node then find it on the disk
             compute()
         self.trainer.strategy.barrier("frozen states")
         return compute()
@@ -227,9 +240,24 @@ class GenPoEModule(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on beside another backbone."""
+        """Refuse to go on beside another backbone, or with another hypernetwork.
+
+        Raises:
+            BackboneMismatchError: If the backbone is another.
+            CheckpointError: If a setting that the weights depend on is another.
+        """
         origin = checkpoint["backbone"]
         check_backbone(self.backbone, origin["name"], origin["fingerprint"])
+        before, now = checkpoint["hyper_parameters"], dict(self.hparams)
+        changed = {key for key in now if key in before and before[key] != now[key]}
+        said = ", ".join(f"{key} was {before[key]}, is {now[key]}" for key in sorted(changed))
+        if changed & set(_STRUCTURE):
+            raise CheckpointError(
+                f"the checkpoint is of another hypernetwork: {said}; go on with the same experiment "
+                "and the same model settings"
+            )
+        if changed:
+            rank_zero_warn(f"the run goes on with other settings: {said}", category=UserWarning)
 
 
 def _progress(name: str) -> Callable[[Sequence[Any]], Any]:

@@ -31,12 +31,18 @@ def quickstart(config: DictConfig) -> dict[str, float]:
         where a setting is ``base``, ``rag/gold``, ``genpoe/norag/gold``, …
     """
     run_dir = Path(config.paths.output_dir)
-    if config.ckpt_path is None:  # the folder may hold an earlier run, which this one replaces
-        shutil.rmtree(run_dir / "csv", ignore_errors=True)
-        shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
+    if config.trainer.devices != 1:
+        raise ValueError(
+            f"the quickstart runs on one device, got trainer.devices={config.trainer.devices}; for "
+            "several use scripts/train_hypernet.py, then scripts/evaluate.py"
+        )
+    if config.ckpt_path is None:
+        _set_aside(run_dir)
     backbone = instantiate(config.model.backbone)
     train(config, backbone)
-    plot_training(run_dir / "csv", run_dir / "training.png")
+    (run_dir / "metrics.json").replace(run_dir / "training.json")
+    if (run_dir / "csv").is_dir():
+        plot_training(run_dir / "csv", run_dir / "training.png")
     checkpoint = str(run_dir / "checkpoints" / "last.ckpt")
     metrics = compare(config.evaluation, backbone, instantiate(config.data), checkpoint, run_dir)
     write_json(run_dir / "metrics.json", metrics)
@@ -46,6 +52,16 @@ def quickstart(config: DictConfig) -> dict[str, float]:
     (run_dir / "table.md").write_text(table, encoding="utf-8")
     Console(width=100, highlight=False).print(f"\n{table}\nIn {run_dir}: table.md, training.png")
     return metrics
+
+
+def _set_aside(run_dir: Path) -> None:
+    """Move an earlier run's logs and checkpoints away, so that nothing takes them for this one's."""
+    for name in ("csv", "tensorboard", "checkpoints"):
+        if (run_dir / name).is_dir():
+            previous = run_dir / "previous" / name
+            shutil.rmtree(previous, ignore_errors=True)
+            previous.parent.mkdir(exist_ok=True)
+            (run_dir / name).rename(previous)
 
 
 def compare(

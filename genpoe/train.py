@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from genpoe.checkpoint import AtomicCheckpointIO, CheckpointError
 from genpoe.datamodule import QADataModule
 from genpoe.module import GenPoEModule
-from qa.backbone import Backbone
+from qa.backbone import Backbone, best_dtype
 from qa.evaluation import write_json
 
 _LIGHTNING_WORDS = ("last", "best", "hpc")
@@ -56,7 +57,7 @@ def train(config: DictConfig, backbone: Backbone | None = None) -> dict[str, flo
             "logs/train_hypernet/runs/…/checkpoints/last.ckpt"
         )
     seed_everything(config.seed, workers=True, verbose=False)
-    backbone = backbone or instantiate(config.model.backbone)
+    backbone = backbone or _load_backbone(config)
     module = build_module(config, backbone)
     batching: Any = OmegaConf.to_container(config.batching, resolve=True)
     datamodule = QADataModule(instantiate(config.data), backbone.tokenizer, **batching)
@@ -75,6 +76,16 @@ def train(config: DictConfig, backbone: Backbone | None = None) -> dict[str, flo
     if trainer.is_global_zero:
         write_json(Path(config.paths.output_dir, "metrics.json"), metrics)
     return metrics
+
+
+def _load_backbone(config: DictConfig) -> Backbone:
+    """Loaded on the CPU, in the dtype that suits the device that the Trainer will move it to."""
+    dtype = config.model.backbone.dtype
+    on_gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    if dtype == "auto" and on_gpu:
+        dtype = str(best_dtype("cuda")).removeprefix("torch.")
+    backbone: Backbone = instantiate(config.model.backbone, dtype=dtype)
+    return backbone
 
 
 def _callbacks(config: DictConfig) -> list[Callback]:

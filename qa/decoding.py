@@ -6,7 +6,6 @@ Shapes: N prompts, T prompt tokens, A answer tokens, V vocabulary.
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import GenerationConfig
 
 from qa.backbone import Backbone
 from qa.prompts import encode_answer, encode_prompt, stop_token_ids
@@ -53,21 +53,7 @@ def greedy_decode(backbone: Backbone, prompts: Sequence[str], max_new_tokens: in
         ValueError: If a prompt is longer than the backbone can read.
     """
     prompt_ids, prompt_mask = _left_padded(backbone, prompts, max_new_tokens)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # generation defaults of the checkpoint that we override
-        output = backbone.model.generate(
-            input_ids=prompt_ids,
-            attention_mask=prompt_mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            eos_token_id=list(_stops(backbone.tokenizer)),
-            pad_token_id=_pad(backbone.tokenizer),
-            return_dict_in_generate=True,
-        )
+    output = _generate(backbone, prompt_ids, prompt_mask, max_new_tokens)
     new = output.sequences[:, prompt_ids.shape[1] :]
     texts = backbone.tokenizer.batch_decode(new, skip_special_tokens=True)
     texts = [text.strip().split("\n", 1)[0].strip() for text in texts]
@@ -110,6 +96,23 @@ def score_answers(backbone: Backbone, decoded: Decoded, answers: Sequence[str]) 
     ).logits.float()
     nll_NA = functional.cross_entropy(logits_NAV.transpose(1, 2), labels, reduction="none")
     return (nll_NA * mask).sum(1) / mask.sum(1)
+
+
+def _generate(backbone: Backbone, ids: Tensor, mask: Tensor, max_new_tokens: int) -> Any:
+    """Greedy, whatever the checkpoint's own defaults say (some penalise repeating the prompt)."""
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=list(_stops(backbone.tokenizer)),
+        pad_token_id=_pad(backbone.tokenizer),
+        return_dict_in_generate=True,
+    )
+    own = backbone.model.generation_config
+    backbone.model.generation_config = GenerationConfig()  # else its values fill what we leave out
+    try:
+        return backbone.model.generate(ids, attention_mask=mask, generation_config=settings)
+    finally:
+        backbone.model.generation_config = own
 
 
 def _pad(tokenizer: Any) -> int:

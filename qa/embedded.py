@@ -31,7 +31,7 @@ class EmbeddedBackboneError(ValueError):
 
 def cache_folder() -> Path:
     """``$GENPOE_CACHE``, or ``~/.cache/genpoe``."""
-    return Path(os.environ.get("GENPOE_CACHE", Path.home() / ".cache" / "genpoe"))
+    return Path(os.environ.get("GENPOE_CACHE", "~/.cache/genpoe")).expanduser()
 
 
 def sha256_of(path: Path) -> str:

@@ -41,9 +41,9 @@ def ratio(over: list[float], under: list[float]) -> dict[str, float]:
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What the figures were taken on: the processor behind ``device``, threads, versions."""
+    gpu = torch.cuda.get_device_name() if device != "cpu" and torch.cuda.is_available() else None
     return {
         "processor": gpu or _processor(),
         "threads": torch.get_num_threads(),
@@ -53,9 +53,11 @@ def machine() -> dict[str, Any]:
 
 
 def write_report(folder: Path, name: str, result: dict[str, Any], lines: list[str]) -> None:
-    """Write ``<name>.json`` and ``<name>.md``."""
+    """Write ``<name>.json`` and ``<name>.md``; ``result`` holds ``machine``."""
     write_json(folder / f"{name}.json", result)
-    text = "\n".join([*lines, "", *(f"- {key}: {value}" for key, value in machine().items()), ""])
+    text = "\n".join(
+        [*lines, "", *(f"- {key}: {value}" for key, value in result["machine"].items()), ""]
+    )
     (folder / f"{name}.md").write_text(text, encoding="utf-8")
 
 

@@ -54,7 +54,7 @@ def test_every_option_of_training_composes(group, option):
         assert callable(get_object(target))
 
 
-@pytest.mark.parametrize("root", ["train_hypernet", "evaluate", "quickstart"])
+@pytest.mark.parametrize("root", ["train_hypernet", "evaluate", "quickstart", "mean_study"])
 def test_roots_compose(root):
     assert composed(root).task_name == root
 

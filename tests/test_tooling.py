@@ -185,3 +185,13 @@ def test_pre_commit_fetches_nothing() -> None:
     config = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
     assert re.findall(r"repo: *(\S+)", config) == ["local"]
     assert set(re.findall(r"language: *(\S+)", config)) == {"system"}
+
+
+def test_the_readme_has_no_gaps_and_its_pages_exist() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        assert "_HERE" not in text, page
+        for link in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (page.parent / link).exists(), f"{page} links to {link}"
+        for name in re.findall(r"`(docs/[\w/.]+)`", text):
+            assert (ROOT / name).exists(), f"{page} names {name}"

@@ -83,19 +83,27 @@ def test_the_reader_is_white_on_the_ffns_input_and_blind_to_its_mean():
     assert hypernet(torch.randn(2, 8)).down2.std() > 1.5 * before.std()
 
 
-def test_noise_is_for_training_only():
+def test_noise_is_the_generators_and_only_then():
     hypernet = Hypernet(8, rank=2, hidden_width=16, noise=0.5)
     pooled = torch.randn(4, 8)
-    assert not torch.equal(hypernet(pooled).down2, hypernet(pooled).down2)
-    hypernet.eval()
-    assert torch.equal(hypernet(pooled).down2, hypernet(pooled).down2)
+
+    def noisy(seed):
+        return hypernet(pooled, torch.Generator().manual_seed(seed)).up1
+
+    assert torch.equal(hypernet(pooled).up1, hypernet(pooled).up1)
+    assert torch.equal(noisy(1), noisy(1))
+    assert not torch.equal(noisy(1), noisy(2))
+    assert not torch.equal(noisy(1), hypernet(pooled).up1)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rank": 0}, "rank must be positive, got 0; set model.rank"),
-        ({"hidden_width": -1}, "hidden_width must be positive, got -1; set model.hidden_width"),
+        ({"rank": 0}, "rank must be a positive integer, got 0; set model.rank"),
+        ({"hidden_width": -1}, "hidden_width must be a positive integer, got -1"),
+        ({"rank": "abc"}, "rank must be a positive integer, got 'abc'; set model.rank"),
+        ({"initialization": "xavier"}, "initialization must be one of copy, random, got 'xavier'"),
+        ({"noise": -1.0}, "noise must not be negative, got -1.0; set model.noise"),
         (
             {"embedding_scaling": "zca"},
             "embedding_scaling must be one of none, standardize, whiten",

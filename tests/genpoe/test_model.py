@@ -59,6 +59,10 @@ def test_rows_have_passages_of_their_own_and_may_differ_in_number(genpoe):
         with genpoe.injected(row):
             torch.testing.assert_close(together[i : i + 1], logits(genpoe))
     torch.testing.assert_close(together[2:], logits(genpoe))  # no passage: the backbone itself
+    with genpoe.injected([[ONE], [ONE, TWO], []]):  # equal weights are the default
+        torch.testing.assert_close(logits(genpoe, rows=3), together)
+    with genpoe.injected([]):
+        torch.testing.assert_close(logits(genpoe), together[2:])
 
 
 @pytest.mark.parametrize(

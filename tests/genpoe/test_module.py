@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from lightning import Trainer, seed_everything
 from tiny import make_backbone
 
+from genpoe.checkpoint import CheckpointError
 from genpoe.datamodule import QADataModule
 from genpoe.experts import Experts
 from genpoe.injection import ExpertLayer
@@ -111,7 +114,7 @@ def test_cached_states_train_the_same_hypernetwork(dataset, tiny_tokenizer, tmp_
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_accumulated_batches_and_validation_metrics(dataset, tiny_tokenizer, tmp_path):
+def test_validation_metrics_and_schedule(dataset, tiny_tokenizer, tmp_path):
     module = make_module(make_backbone(tokenizer=tiny_tokenizer))
     trainer = fit(module, dataset, tmp_path, max_epochs=1)
     assert {"train/loss", "val/loss", "val/loss_shuffled"} <= set(trainer.callback_metrics)
@@ -121,11 +124,21 @@ def test_accumulated_batches_and_validation_metrics(dataset, tiny_tokenizer, tmp
 def test_another_backbone_is_refused_when_resuming(tiny_tokenizer):
     one = make_module(make_backbone(tokenizer=tiny_tokenizer))
     other = make_module(make_backbone(seed=3, tokenizer=tiny_tokenizer))
-    checkpoint: dict[str, object] = {}
+    checkpoint: dict[str, Any] = {"hyper_parameters": dict(one.hparams)}
     one.on_save_checkpoint(checkpoint)
     one.on_load_checkpoint(checkpoint)
     with pytest.raises(BackboneMismatchError, match="choose that model"):
         other.on_load_checkpoint(checkpoint)
+
+
+def test_another_hypernetwork_is_refused_and_another_rate_is_said(tiny_backbone):
+    one = make_module(tiny_backbone)
+    checkpoint: dict[str, Any] = {"hyper_parameters": dict(one.hparams)}
+    one.on_save_checkpoint(checkpoint)
+    with pytest.raises(CheckpointError, match="layer was 1, is 0"):
+        make_module(tiny_backbone, layer=0).on_load_checkpoint(checkpoint)
+    with pytest.warns(UserWarning, match=r"other settings: lr was 0\.01, is 0\.02"):
+        make_module(tiny_backbone, lr=2e-2).on_load_checkpoint(checkpoint)
 
 
 def test_learning_rates_out_of_order_are_an_error(tiny_backbone):

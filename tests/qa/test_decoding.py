@@ -47,6 +47,15 @@ def test_scoring_from_the_cache_equals_teacher_forcing(family, tiny_tokenizer):
         torch.testing.assert_close(score, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_the_checkpoints_own_defaults_do_not_count(tiny_tokenizer):
+    backbone = make_backbone(tokenizer=tiny_tokenizer)
+    expected = greedy_decode(backbone, PROMPTS, 9).texts
+    backbone.model.generation_config.repetition_penalty = 5.0
+    backbone.model.generation_config.do_sample = True
+    assert greedy_decode(backbone, PROMPTS, 9).texts == expected
+    assert backbone.model.generation_config.repetition_penalty == 5.0
+
+
 def test_a_prompt_too_long_is_an_error(tiny_backbone):
     with pytest.raises(ValueError, match=r"exceed the 512 positions .* use fewer passages"):
         greedy_decode(tiny_backbone, ["word " * 600])

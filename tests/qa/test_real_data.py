@@ -1,0 +1,30 @@
+"""A real data set in the documented format; skipped where it is absent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from qa.dataset import check_disjoint, drop_overlap, load_folder
+from retrieval.jsonl import DataError
+
+# An example path; set QA_DATA to a folder that holds `squad/`.
+DATA = Path(os.environ.get("QA_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not (DATA / "squad").is_dir(), reason=f"no {DATA / 'squad'}; set QA_DATA")
+def test_squad_loads_and_its_overlap_is_found():
+    dataset = load_folder(DATA / "squad", "squad")
+    assert len(dataset.split("train")) == 87_599
+    assert len(dataset.split("dev")) == 5_801
+    for question in dataset.split("dev"):
+        (passage,) = dataset.gold(question)
+        assert question.answers[0] in passage.text
+    with pytest.raises(DataError, match="must not overlap"):
+        check_disjoint(dataset)
+    apart, dropped = drop_overlap(dataset)
+    assert 0 < dropped < 50
+    check_disjoint(apart)
