@@ -62,12 +62,6 @@ class PassageScaler(nn.Module):
         self.register_buffer("transform", torch.eye(d_model))
         self.register_buffer("fitted", torch.tensor(mode == "none"))
 
-    def start(self, pooled_PD: Tensor, inputs_MD: Tensor, outputs_MD: Tensor) -> None:
-        """Fit all that starts from data: `fit` and `fit_ffn`, once in a training."""
-        self.fit(pooled_PD)
-        self.fit_ffn(inputs_MD, outputs_MD)
-        self.started.fill_(True)
-
     @torch.no_grad()
     def fit(self, pooled_PD: Tensor) -> None:
         """Take the statistics from the pooled embeddings of (a sample of) the training passages."""

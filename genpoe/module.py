@@ -253,8 +253,8 @@ class GenPoEModule(LightningModule):
         said = ", ".join(f"{key} was {before[key]}, is {now[key]}" for key in sorted(changed))
         if changed & set(_STRUCTURE):
             raise CheckpointError(
-                f"the checkpoint is of another hypernetwork: {said}; go on with the same experiment "
-                "and the same model settings"
+                f"the checkpoint is of another hypernetwork: {said}; go on with the same "
+                "experiment and the same model settings"
             )
         if changed:
             rank_zero_warn(f"the run goes on with other settings: {said}", category=UserWarning)

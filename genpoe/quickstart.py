@@ -55,7 +55,7 @@ def quickstart(config: DictConfig) -> dict[str, float]:
 
 
 def _set_aside(run_dir: Path) -> None:
-    """Move an earlier run's logs and checkpoints away, so that nothing takes them for this one's."""
+    """Move an earlier run's logs and checkpoints to ``previous/``, lest they be taken for ours."""
     for name in ("csv", "tensorboard", "checkpoints"):
         if (run_dir / name).is_dir():
             previous = run_dir / "previous" / name
