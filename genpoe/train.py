@@ -57,10 +57,11 @@ def train(config: DictConfig, backbone: Backbone | None = None) -> dict[str, flo
             "logs/train_hypernet/runs/…/checkpoints/last.ckpt"
         )
     seed_everything(config.seed, workers=True, verbose=False)
+    dataset = instantiate(config.data)  # first: what is wrong with it shows at once
     backbone = backbone or _load_backbone(config)
     module = build_module(config, backbone)
     batching: Any = OmegaConf.to_container(config.batching, resolve=True)
-    datamodule = QADataModule(instantiate(config.data), backbone.tokenizer, **batching)
+    datamodule = QADataModule(dataset, backbone.tokenizer, **batching)
     trainer: Trainer = instantiate(
         config.trainer,
         callbacks=_callbacks(config),
