@@ -12,7 +12,7 @@ from rich.console import Console
 
 from genpoe.method import GenPoEMethod
 from genpoe.plots import plot_training
-from genpoe.train import train
+from genpoe.train import train, training_backbone
 from qa.backbone import Backbone
 from qa.dataset import QADataset
 from qa.evaluation import evaluate, write_json
@@ -38,13 +38,14 @@ def quickstart(config: DictConfig) -> dict[str, float]:
         )
     if config.ckpt_path is None:
         _set_aside(run_dir)
-    backbone = instantiate(config.model.backbone)
-    train(config, backbone)
+    dataset: QADataset = instantiate(config.data)
+    backbone = training_backbone(config)
+    train(config, backbone, dataset)
     (run_dir / "metrics.json").replace(run_dir / "training.json")
     if (run_dir / "csv").is_dir():
         plot_training(run_dir / "csv", run_dir / "training.png")
     checkpoint = str(run_dir / "checkpoints" / "last.ckpt")
-    metrics = compare(config.evaluation, backbone, instantiate(config.data), checkpoint, run_dir)
+    metrics = compare(config.evaluation, backbone, dataset, checkpoint, run_dir)
     write_json(run_dir / "metrics.json", metrics)
     differences = paired(run_dir)
     write_json(run_dir / "differences.json", differences)

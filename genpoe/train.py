@@ -16,6 +16,7 @@ from genpoe.checkpoint import AtomicCheckpointIO, CheckpointError
 from genpoe.datamodule import QADataModule
 from genpoe.module import GenPoEModule
 from qa.backbone import Backbone, best_dtype
+from qa.dataset import QADataset
 from qa.evaluation import write_json
 
 _LIGHTNING_WORDS = ("last", "best", "hpc")
@@ -40,12 +41,15 @@ def build_module(config: DictConfig, backbone: Backbone) -> GenPoEModule:
     )
 
 
-def train(config: DictConfig, backbone: Backbone | None = None) -> dict[str, float]:
+def train(
+    config: DictConfig, backbone: Backbone | None = None, dataset: QADataset | None = None
+) -> dict[str, float]:
     """Train, write ``metrics.json`` into the run directory, and return what was measured.
 
     Args:
         config: ``conf/train_hypernet.yaml``, composed.
         backbone: The backbone, where the caller has loaded it; default: ``config.model.backbone``.
+        dataset: The data, likewise; default: ``config.data``.
 
     Raises:
         CheckpointError: If ``ckpt_path`` names no loadable checkpoint: nothing starts afresh.
@@ -57,8 +61,8 @@ def train(config: DictConfig, backbone: Backbone | None = None) -> dict[str, flo
             "logs/train_hypernet/runs/…/checkpoints/last.ckpt"
         )
     seed_everything(config.seed, workers=True, verbose=False)
-    dataset = instantiate(config.data)  # first: what is wrong with it shows at once
-    backbone = backbone or _load_backbone(config)
+    dataset = dataset or instantiate(config.data)  # first: what is wrong with it shows at once
+    backbone = backbone or training_backbone(config)
     module = build_module(config, backbone)
     batching: Any = OmegaConf.to_container(config.batching, resolve=True)
     datamodule = QADataModule(dataset, backbone.tokenizer, **batching)
@@ -79,7 +83,7 @@ def train(config: DictConfig, backbone: Backbone | None = None) -> dict[str, flo
     return metrics
 
 
-def _load_backbone(config: DictConfig) -> Backbone:
+def training_backbone(config: DictConfig) -> Backbone:
     """Loaded on the CPU, in the dtype that suits the device that the Trainer will move it to."""
     dtype = config.model.backbone.dtype
     on_gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
