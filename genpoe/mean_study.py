@@ -17,8 +17,8 @@ from torch import Tensor
 
 from qa.backbone import Backbone
 from qa.dataset import QADataset, Question
-from qa.evaluation import write_json
 from qa.prompts import encode_answer, encode_passage
+from retrieval.files import write_json
 
 _POWERS = {"mean, centred": 0.0, "whitened": 0.5, "matched filter": 1.0}
 _SHRINKAGES = (0.01, 0.1, 1.0)

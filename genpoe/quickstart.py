@@ -15,11 +15,12 @@ from genpoe.plots import plot_training
 from genpoe.train import train, training_backbone
 from qa.backbone import Backbone
 from qa.dataset import QADataset
-from qa.evaluation import evaluate, write_json
+from qa.evaluation import evaluate
 from qa.method import AnsweringMethod, BaseMethod, RAGMethod
 from qa.metrics import paired_difference
 from qa.passage_source import NoPassages, make_passage_source
 from qa.report import Setting, results_table
+from retrieval.files import write_json
 from retrieval.jsonl import read_jsonl
 
 

@@ -17,7 +17,7 @@ from genpoe.datamodule import QADataModule
 from genpoe.module import GenPoEModule
 from qa.backbone import Backbone, best_dtype
 from qa.dataset import QADataset
-from qa.evaluation import write_json
+from retrieval.files import write_json
 
 _LIGHTNING_WORDS = ("last", "best", "hpc")
 

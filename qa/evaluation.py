@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from qa.dataset import Question
 from qa.method import AnsweringMethod, Prediction, QuestionInput
 from qa.metrics import bootstrap_interval, exact_match, f1_score
 from qa.passage_source import PassageSource
+from retrieval.files import write_json
 from retrieval.jsonl import write_jsonl
 
 # Scores of a question, and what one unit of each is worth in metrics.json.
@@ -116,17 +115,6 @@ def summarize(rows: Sequence[dict[str, object]], seed: int = 0) -> dict[str, flo
         low, high = bootstrap_interval(values, seed)
         metrics |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
     return metrics
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file atomically: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _row(input: QuestionInput, prediction: Prediction) -> dict[str, object]:

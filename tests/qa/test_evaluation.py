@@ -11,10 +11,11 @@ import pytest
 
 from qa.backbone import Backbone
 from qa.dataset import QADataset, Question
-from qa.evaluation import answer_all, evaluate, sample, write_json
+from qa.evaluation import answer_all, evaluate, sample
 from qa.method import BaseMethod, Prediction, QuestionInput, RAGMethod
 from qa.metrics import bootstrap_interval
 from qa.passage_source import GoldPassages, ShuffledPassages
+from retrieval.files import write_json
 from retrieval.jsonl import DataError, read_jsonl
 
 
