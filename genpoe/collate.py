@@ -64,7 +64,9 @@ def collate(
     }
 
 
-def pad(sequences: Sequence[np.ndarray], pad_token_id: int) -> tuple[Tensor, Tensor]:
+def pad(
+    sequences: Sequence[Sequence[int] | np.ndarray], pad_token_id: int
+) -> tuple[Tensor, Tensor]:
     """Token ids and attention mask of some sequences, padded on the right, both ``[N, T]``."""
     longest = max(map(len, sequences))
     ids_NT = torch.full((len(sequences), longest), pad_token_id, dtype=torch.long)

@@ -148,7 +148,7 @@ class QADataModule(LightningDataModule):
     def train_dataloader(self) -> BatchLoader:
         """Shuffled batches, beginning with the one after the last that was trained on."""
         trainer = self._trainer()
-        sampler = self._sampler(self.train_split, shuffle=True)
+        sampler = self._sampler(self.train_split, True, trainer.world_size, trainer.global_rank)
         if sampler.num_dropped:
             rank_zero_warn(
                 f"{sampler.num_dropped} groups of questions, others in each epoch, are left out so "
@@ -171,7 +171,8 @@ class QADataModule(LightningDataModule):
         """
         if self.val_split is None:
             raise ValueError("there is no split to validate on; set batching.val_split")
-        sampler = self._sampler(self.val_split, shuffle=False)
+        trainer = self._trainer()
+        sampler = self._sampler(self.val_split, False, trainer.world_size, trainer.global_rank)
         return self._loader(self.val_split, sampler, lambda: (0, 0))
 
     def sequences(self) -> dict[str, list[list[int]]]:
@@ -198,15 +199,8 @@ class QADataModule(LightningDataModule):
     def question_batches(self, n: int) -> Iterator[dict[str, Any]]:
         """The first batches of training until they hold ``n`` questions, the same on every rank."""
         examples = self._prepare(self.train_split, self.train_limit)
-        sampler = GroupedBatchSampler(
-            examples.groups,
-            examples.lengths,
-            self.passages_per_batch,
-            self.questions_per_passage,
-            seed=self.seed,
-        )
         count = 0
-        for spec in sampler:
+        for spec in self._sampler(self.train_split, shuffle=True):
             yield examples[spec]
             count += spec.num_questions
             if count >= n:
@@ -258,8 +252,10 @@ class QADataModule(LightningDataModule):
             )
         return self._examples[split]
 
-    def _sampler(self, split: str, shuffle: bool) -> GroupedBatchSampler:
-        examples, trainer = self._examples[split], self._trainer()
+    def _sampler(
+        self, split: str, shuffle: bool, num_replicas: int = 1, rank: int = 0
+    ) -> GroupedBatchSampler:
+        examples = self._examples[split]
         return GroupedBatchSampler(
             examples.groups,
             examples.lengths,
@@ -267,8 +263,8 @@ class QADataModule(LightningDataModule):
             self.questions_per_passage,
             seed=self.seed,
             shuffle=shuffle,
-            num_replicas=trainer.world_size,
-            rank=trainer.global_rank,
+            num_replicas=num_replicas,
+            rank=rank,
         )
 
     def _loader(

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genpoe.collate import pad
 from qa.backbone import Backbone
 
 _BATCH_TOKENS = 2048
@@ -202,11 +203,7 @@ def _compute(
 ) -> None:
     device = split.backbone.device
     for batch in progress(_batches(sequences)):
-        input_ids = torch.zeros(len(batch), max(len(sequences[i]) for i in batch), dtype=torch.long)
-        attention_mask = torch.zeros_like(input_ids)
-        for row, index in enumerate(batch):
-            input_ids[row, : len(sequences[index])] = torch.tensor(sequences[index])
-            attention_mask[row, : len(sequences[index])] = 1
+        input_ids, attention_mask = pad([sequences[index] for index in batch], 0)
         below = split.below(input_ids.to(device), attention_mask.to(device))
         for row, index in enumerate(batch):
             states.write(index, below[row, : len(sequences[index])])

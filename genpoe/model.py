@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from genpoe.checkpoint import AtomicCheckpointIO, load_checkpoint
+from genpoe.collate import pad
 from genpoe.experts import Experts
 from genpoe.hypernet import Hypernet, mean_pool
 from genpoe.injection import ExpertLayer
@@ -94,7 +95,7 @@ class GenPoE:
                 if name.startswith(_PREFIX)
             }
         )
-        hypernet.to(backbone.device).eval().requires_grad_(False)
+        hypernet.to(backbone.device).eval().requires_grad_(False).cast(backbone.dtype)
         return cls(backbone, hypernet, hparams["layer"], hparams["max_passage_tokens"])
 
     def save(self, path: str | Path) -> None:
@@ -194,12 +195,7 @@ class GenPoE:
             encode_passage(self.backbone.tokenizer, passage, self.max_passage_tokens)
             for passage in passages
         ]
-        longest = max(map(len, ids))
-        ids_PS = torch.zeros(len(ids), longest, dtype=torch.long)
-        mask_PS = torch.zeros(len(ids), longest, dtype=torch.long)
-        for i, row in enumerate(ids):
-            ids_PS[i, : len(row)] = torch.tensor(row)
-            mask_PS[i, : len(row)] = 1
+        ids_PS, mask_PS = pad(ids, 0)  # any token: the mask says what is padding
         device = self.backbone.device
         return mean_pool(self.backbone.embedding(ids_PS.to(device)), mask_PS.to(device))
 

@@ -1,6 +1,7 @@
 r"""What every method shows the model: one prompt, in one place.
 
-Without passages ``Question: …\nAnswer:``; with them, each passage's title and text stand before.
+An instruction, then ``Question: …\nAnswer:``; with RAG, each passage's title and text stand before.
+Without the instruction small models answer in sentences: see docs/results/prompts.md.
 The answer follows after one space and ends with the end-of-sequence token.
 """
 
@@ -11,6 +12,8 @@ from typing import Any
 
 from retrieval.passage import Passage
 
+INSTRUCTION = "Answer the question with a short phrase."
+
 
 def passage_text(passage: Passage) -> str:
     """Title and text, as the hypernetwork and a prompt with RAG read them."""
@@ -20,7 +23,7 @@ def passage_text(passage: Passage) -> str:
 def build_prompt(question: str, passages: Sequence[Passage] = ()) -> str:
     """The prompt of a question, behind the passages that it may use (RAG), best first."""
     context = "".join(f"{passage_text(passage)}\n\n" for passage in passages)
-    return f"{context}Question: {question.strip()}\nAnswer:"
+    return f"{context}{INSTRUCTION}\nQuestion: {question.strip()}\nAnswer:"
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:

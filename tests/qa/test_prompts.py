@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from qa.prompts import build_prompt, encode_answer, encode_passage, stop_token_ids
+from qa.prompts import INSTRUCTION, build_prompt, encode_answer, encode_passage, stop_token_ids
 from retrieval.passage import Passage
 
 PASSAGE = Passage("1", "Tova Blick", "Tova Blick was born in Lisbon.")
 
 
 def test_prompt_without_and_with_passages():
-    assert build_prompt(" Where? ") == "Question: Where?\nAnswer:"
+    question = f"{INSTRUCTION}\nQuestion: Where?\nAnswer:"
+    assert build_prompt(" Where? ") == question
     two = build_prompt("Where?", [PASSAGE, Passage("2", "", "No title.")])
-    expected = (
-        "Tova Blick\nTova Blick was born in Lisbon.\n\nNo title.\n\nQuestion: Where?\nAnswer:"
-    )
-    assert two == expected
+    assert two == f"Tova Blick\nTova Blick was born in Lisbon.\n\nNo title.\n\n{question}"
 
 
 def test_answer_is_one_space_and_ends_the_sequence(tiny_tokenizer):
