@@ -150,7 +150,18 @@ class GenPoEModule(LightningModule):
         passages = len(batch["passage_input_ids"])
         if passages > 1:
             shuffled = {**batch, "rows": (batch["rows"] + passages // 2) % passages}
-            self.log("val/loss_shuffled", self(shuffled).mean(), batch_size=size, sync_dist=True)
+            loss = self(shuffled).sum()
+            self._shuffled_total += torch.stack([loss, loss.new_tensor(size)])
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to sum the loss with other questions' passages, and to count its questions."""
+        self._shuffled_total = torch.zeros(2, device=self.device)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log that loss once for all ranks: one whose batches all have one passage has none."""
+        total: Any = self.trainer.strategy.reduce(self._shuffled_total, reduce_op="sum")
+        if total[1]:
+            self.log("val/loss_shuffled", total[0] / total[1])
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with a cosine from ``lr`` to ``lr_min`` over the whole training (sec. 4.1)."""

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from genpoe.checkpoint import AtomicCheckpointIO, CheckpointError
 from genpoe.datamodule import QADataModule
 from genpoe.module import GenPoEModule
+from genpoe.settings import check_types
 from qa.backbone import Backbone, best_dtype
 from qa.dataset import QADataset
 from retrieval.files import write_json
@@ -53,6 +54,7 @@ def train(
 
     Raises:
         CheckpointError: If ``ckpt_path`` names no loadable checkpoint: nothing starts afresh.
+        ValueError: If a setting is mistyped or out of range.
     """
     if config.ckpt_path in _LIGHTNING_WORDS:
         raise CheckpointError(
@@ -60,6 +62,7 @@ def train(
             "would silently start afresh; name it, as in "
             "logs/train_hypernet/runs/…/checkpoints/last.ckpt"
         )
+    check_types(config)
     seed_everything(config.seed, workers=True, verbose=False)
     dataset = dataset or instantiate(config.data)  # first: what is wrong with it shows at once
     backbone = backbone or training_backbone(config)
