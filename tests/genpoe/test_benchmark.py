@@ -10,14 +10,19 @@ import pytest
 from hydra import compose, initialize_config_dir
 from tiny import make_backbone
 
-from genpoe import benchmark as module
+from genpoe import benchmark_inject, benchmark_train
+from qa.benchmark import run_suite
 
 ROOT = Path(__file__).parents[2]
+SUITES = {
+    "train": "genpoe.benchmark_train.train_suite",
+    "inject": "genpoe.benchmark_inject.inject_suite",
+}
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    def run_suite(suite):
+    def run_one(suite):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = compose(
                 "benchmark",
@@ -37,21 +42,18 @@ def run(tmp_path, monkeypatch):
                 ],
             )
         build = hydra.utils.instantiate
-        monkeypatch.setattr(
-            module,
-            "instantiate",
-            lambda c: (
-                make_backbone(max_position_embeddings=4096)
-                if "load_backbone" in str(c)
-                else build(c)
-            ),
-        )
-        monkeypatch.setattr(
-            module, "load_backbone", lambda *_, **__: make_backbone(max_position_embeddings=4096)
-        )
-        return module.benchmark(config)
 
-    return run_suite
+        def tiny(*_, **__):
+            return make_backbone(max_position_embeddings=4096)
+
+        for module in (benchmark_train, benchmark_inject):
+            monkeypatch.setattr(
+                module, "instantiate", lambda c: tiny() if "load_backbone" in str(c) else build(c)
+            )
+        monkeypatch.setattr(benchmark_train, "load_backbone", tiny)
+        return run_suite(config, SUITES)
+
+    return run_one
 
 
 def test_training(run, tmp_path):
@@ -68,8 +70,8 @@ def test_injection(run, tmp_path):
 
 
 def test_what_differs_is_not_compared(run, monkeypatch):
-    loss = module.obvious_loss
-    monkeypatch.setattr(module, "obvious_loss", lambda *args: loss(*args) * 1.01)
+    loss = benchmark_train.obvious_loss
+    monkeypatch.setattr(benchmark_train, "obvious_loss", lambda *args: loss(*args) * 1.01)
     with pytest.raises(ValueError, match="ours and the obvious way differ"):
         run("train")
 

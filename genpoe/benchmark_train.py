@@ -1,17 +1,15 @@
-"""Speed of training and of injection, as ratios (``scripts/benchmark.py``)."""
+"""Speed of a training step against the obvious way: ``scripts/benchmark.py suite=train``."""
 
 from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,39 +17,14 @@ from genpoe.examples import Examples
 from genpoe.experts import mix_experts
 from genpoe.frozen import SplitBackbone, frozen_states
 from genpoe.hypernet import Hypernet, mean_pool
-from genpoe.model import GenPoE
 from genpoe.module import GenPoEModule
 from genpoe.sampler import BatchSpec, Chunk, GroupedBatchSampler
 from qa.backbone import Backbone, load_backbone
 from qa.dataset import QADataset
-from qa.prompts import build_prompt, encode_prompt
-from qa.timing import interleaved, machine, ratio, write_report
+from qa.timing import interleaved, ratio
 
 Batch = dict[str, Any]
 _MODEL_KEYS = ("rank", "layer", "hidden_width", "embedding_scaling", "initialization")
-
-
-def benchmark(config: DictConfig) -> dict[str, Any]:
-    """Run one suite and write ``<suite>.json`` and ``<suite>.md`` into the run directory.
-
-    Raises:
-        ValueError: If the suite is unknown, or ours and the peer do not compute the same.
-    """
-    suites: dict[str, Callable[[DictConfig], tuple[dict[str, Any], list[str]]]] = {
-        "train": train_suite,
-        "inject": inject_suite,
-    }
-    if config.suite not in suites:
-        raise ValueError(f"suite must be one of {', '.join(suites)}, got {config.suite!r}")
-    torch.manual_seed(config.seed)
-    result, lines = suites[config.suite](config)
-    result["machine"] = machine(config.model.backbone.device)
-    write_report(Path(config.paths.output_dir), config.suite, result, lines)
-    Console(highlight=False).print("\n".join(lines), markup=False)
-    return result
-
-
-# --- suite=train ----------------------------------------------------------------------------------
 
 
 def obvious_loss(backbone: Backbone, hypernet: Hypernet, layer: int, batch: Batch) -> Tensor:
@@ -92,7 +65,6 @@ def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     settings = config.model
     backbone = instantiate(settings.backbone)
     peer_backbone = load_backbone(settings.backbone.name, dtype="float32").to(backbone.device)
-    peer_backbone.model.requires_grad_(True)
     dataset: QADataset = instantiate(config.data)
     module = _module(config, backbone).to(backbone.device)
     examples = Examples(dataset, "train", backbone.tokenizer, 512, 256)
@@ -125,8 +97,8 @@ def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         cached = _module(config, backbone, folder)
         cached.hypernet = module.hypernet
-        _precompute(cached, grouped, examples, Path(folder))
-        ours, again, theirs = (iter(batches) for batches in (grouped, grouped, peers))
+        placed = _precompute(cached, grouped, examples, Path(folder))
+        ours, again, theirs = (iter(batches) for batches in (grouped, placed, peers))
         tasks = {
             "ours": lambda: step(module(next(ours)).mean()),
             "ours, states cached": lambda: step(cached(next(again)).mean()),
@@ -189,11 +161,8 @@ def _to(batch: Batch, device: torch.device) -> Batch:
 
 def _check_equal(module: GenPoEModule, peer: Backbone, batch: Batch) -> dict[str, float]:
     parameters = list(module.hypernet.parameters())
-    float32 = GenPoEModule(
-        peer,
-        **{key: module.hparams[key] for key in _MODEL_KEYS},
-    )
-    peer.model.requires_grad_(True)
+    float32 = GenPoEModule(peer, **{key: module.hparams[key] for key in _MODEL_KEYS})
+    peer.model.requires_grad_(True)  # a Backbone freezes its model
     float32.hypernet = module.hypernet
     losses, gradients = [], []
     for loss in (
@@ -210,123 +179,13 @@ def _check_equal(module: GenPoEModule, peer: Backbone, batch: Batch) -> dict[str
 
 def _precompute(
     module: GenPoEModule, batches: list[Batch], examples: Examples, folder: Path
-) -> None:
-    """Give the module the cached states of the batches' questions only."""
-    chosen = torch.cat([batch["examples"] for batch in batches]).tolist()
-    place = {index: i for i, index in enumerate(chosen)}
+) -> list[Batch]:
+    """Cache the states of the batches' questions; the batches, with their places among these."""
+    chosen = torch.cat([batch["examples"] for batch in batches])
     sequences = examples.sequences()
-    split = SplitBackbone(module.backbone, module.expert_layer.layer)
-    states = frozen_states(split, [sequences[i] for i in chosen], module.expert_layer.layer, folder)
-
-    class _Chosen:
-        def rows(self, indices: Tensor) -> Tensor:
-            return states.rows(torch.tensor([place[i] for i in indices.tolist()]))
-
-    module._frozen = {"train": _Chosen()}  # type: ignore[dict-item]
-
-
-# --- suite=inject ---------------------------------------------------------------------------------
-
-
-def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
-    """What K experts cost: generating them, and decoding with them."""
-    settings = config.model
-    backbone = instantiate(settings.backbone)
-    dataset: QADataset = instantiate(config.data)
-    hypernet = Hypernet(
-        backbone.d_model, settings.rank, settings.hidden_width, settings.embedding_scaling
-    )
-    genpoe = GenPoE(
-        backbone, hypernet.eval().requires_grad_(False).to(backbone.device), settings.layer
-    )
-    questions = dataset.split("dev")[: config.rounds + 1]
-    passages = list(dataset.passages.values())
-    chosen = [
-        random.Random(config.seed + i).sample(passages, config.k) for i in range(len(questions))
-    ]
-    inputs = [_ids(backbone, build_prompt(q.question)) for q in questions]
-    turn = {"generate": 0, "answer": 0, "rag": 0, "plain": 0, "experts": 0}
-
-    def following(name: str) -> int:
-        turn[name] += 1
-        return turn[name] - 1
-
-    def decode(i: int, tokens: int) -> Tensor:
-        return backbone.model.generate(
-            inputs[i],
-            attention_mask=torch.ones_like(inputs[i]),
-            min_new_tokens=tokens,
-            max_new_tokens=tokens,
-            do_sample=False,
-            pad_token_id=0,
-        )
-
-    plain = decode(0, config.new_tokens)
-    with genpoe.injected(chosen[0]):  # untrained experts are zero: every token must be the same
-        same = torch.equal(decode(0, config.new_tokens), plain)
-    if not same:
-        raise ValueError("zero experts changed what is decoded")
-
-    def with_experts() -> None:
-        i = following("experts")
-        with genpoe.injected(chosen[i]):
-            decode(i, config.new_tokens)
-
-    def injected_only() -> None:
-        genpoe.inject(chosen[following("generate")])
-        genpoe.remove()
-
-    answer_tokens = 5  # a typical answer with its end
-    rag_prompts = [build_prompt(q.question, c) for q, c in zip(questions, chosen, strict=True)]
-    seconds = interleaved(
-        {
-            "generate": injected_only,
-            "answer": lambda: decode(following("answer"), answer_tokens),
-            "rag": lambda: _answer_with_rag(backbone, rag_prompts[following("rag")], answer_tokens),
-            "plain": lambda: decode(following("plain"), config.new_tokens),
-            "experts": with_experts,
-        },
-        config.rounds,
-    )
-    decoding = [e - g for e, g in zip(seconds["experts"], seconds["generate"], strict=True)]
-    result: dict[str, Any] = {
-        "seconds": seconds,
-        "generation_over_answering": ratio(seconds["generate"], seconds["answer"]),
-        "generation_over_answering_with_rag": ratio(seconds["generate"], seconds["rag"]),
-        "decoding_over_plain": ratio(decoding, seconds["plain"]),
-    }
-    shape = (
-        f"Layer {settings.layer}, rank {settings.rank}, width {settings.hidden_width}; "
-        f"one question at a time; {config.rounds} interleaved rounds. "
-        "Zero experts decode the same tokens."
-    )
-    lines = [
-        f"# Injecting K = {config.k} passages",
-        *("", shape, ""),
-        "| | ratio (median, range) |",
-        "|---|---|",
-    ]
-    labels = {
-        "generation_over_answering": f"generating the experts / answering ({answer_tokens} tokens)",
-        "generation_over_answering_with_rag": "generating the experts / answering with RAG",
-        "decoding_over_plain": f"decoding {config.new_tokens} tokens with the experts / without",
-    }
-    for key, label in labels.items():
-        r = result[key]
-        lines.append(f"| {label} | {r['median']:.3f} ({r['min']:.3f}–{r['max']:.3f}) |")
-    return result, lines
-
-
-def _ids(backbone: Backbone, prompt: str) -> Tensor:
-    return torch.tensor([encode_prompt(backbone.tokenizer, prompt)], device=backbone.device)
-
-
-def _answer_with_rag(backbone: Backbone, prompt: str, tokens: int) -> None:
-    ids = _ids(backbone, prompt)
-    backbone.model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=tokens,
-        do_sample=False,
-        pad_token_id=0,
-    )
+    layer = module.expert_layer.layer
+    split = SplitBackbone(module.backbone, layer)
+    states = frozen_states(split, [sequences[i] for i in chosen.tolist()], layer, folder)
+    module._frozen = {"train": states}
+    places = torch.arange(len(chosen)).split([len(batch["examples"]) for batch in batches])
+    return [{**b, "examples": place} for b, place in zip(batches, places, strict=True)]
