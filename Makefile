@@ -73,7 +73,7 @@ lock: install
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet $(UPGRADE) \
 	  --generate-hashes --allow-unsafe --strip-extras \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	  --extra dev --extra hub --extra ray --constraint requirements/torch.txt \
+	  --extra bench --extra dev --extra hub --extra ray --constraint requirements/torch.txt \
 	  --output-file requirements/lock.txt pyproject.toml
 	awk -f requirements/without_torch.awk requirements/lock.txt > requirements/lock.tmp
 	mv requirements/lock.tmp requirements/lock.txt

@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from qa.cli import check_complete
 from qa.evaluation import evaluate
-from qa.passage_source import NoPassages, make_passage_source
+from qa.open_pipeline import open_pipeline
+from qa.passage_source import RETRIEVED_KINDS, NoPassages, make_passage_source
 from qa.report import summary
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ def evaluate_command(config: DictConfig) -> dict[str, float]:
     # The data first: what is wrong with it shows before a large model is loaded.
     dataset = instantiate(config.data)
     questions = dataset.split(settings.split)
-    source = make_passage_source(settings.passages, dataset, settings.seed)
+    pipeline = open_pipeline(config) if settings.passages in RETRIEVED_KINDS else None
+    source = make_passage_source(settings.passages, dataset, settings.seed, pipeline)
     method = instantiate(config.method, backbone=instantiate(config.model.backbone))
     metrics = evaluate(
         method,

@@ -49,21 +49,31 @@ def evaluate(
         mean over questions of each question's mean over the tokens of its first answer, so that
         long answers weigh no more than short ones), the ends ``<name>_low`` and ``<name>_high`` of
         their 95 % bootstrap intervals over questions, ``n``, and ``seconds_per_question``
-        (answering and scoring, without loading).
+        (answering and scoring, without loading and retrieval); and what the source says of its
+        passages (`PassageSource.audit`) and the method of its predictions
+        (`AnsweringMethod.measure`).
 
     Raises:
-        ValueError: If there is no question, or a setting is out of range.
+        ValueError: If there is no question, a setting is out of range, or the source selected
+            passages that it must not.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}; set batch_size=…")
     questions = sample(questions, limit, seed)
     selections = source.select(questions, k)
+    audit = source.audit(questions, selections, k)
     inputs = [QuestionInput(*pair) for pair in zip(questions, selections, strict=True)]
     start = time.perf_counter()
     predictions = answer_all(method, inputs, batch_size)
     seconds = (time.perf_counter() - start) / len(inputs)
     rows = [_row(*pair) for pair in zip(inputs, predictions, strict=True)]
-    metrics = {**summarize(rows, seed), "n": len(rows), "seconds_per_question": seconds}
+    metrics = {
+        **summarize(rows, seed),
+        "n": len(rows),
+        "seconds_per_question": seconds,
+        **audit,
+        **method.measure(predictions),
+    }
     write_jsonl(Path(run_dir) / "predictions.jsonl", rows)
     write_json(Path(run_dir) / "metrics.json", metrics)
     return metrics
@@ -129,6 +139,7 @@ def _row(input: QuestionInput, prediction: Prediction) -> dict[str, object]:
         "em": exact_match(prediction.text, question.answers),
         "f1": f1_score(prediction.text, question.answers),
         "nll": prediction.nll,
+        **prediction.details,
     }
 
 

@@ -31,10 +31,12 @@ class Prediction:
     Attributes:
         text: The answer, freely decoded to a natural stop, stripped.
         nll: Of the question's first acceptable answer, its end included: mean nats a token.
+        details: What else the method has to say of it, for ``predictions.jsonl``; plain values.
     """
 
     text: str
     nll: float
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 class AnsweringMethod:
@@ -69,6 +71,13 @@ class AnsweringMethod:
         By default nothing is injected.
         """
         return nullcontext()
+
+    def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        """Metrics of the method's own over an evaluation, from the predictions' details.
+
+        By default there are none.
+        """
+        return {}
 
     def prompt(self, input: QuestionInput) -> str:
         """What the model reads: the question, behind its passages if there is RAG."""

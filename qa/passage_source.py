@@ -11,8 +11,10 @@ import numpy as np
 from qa.dataset import QADataset, Question
 from retrieval.jsonl import DataError
 from retrieval.passage import Passage
+from retrieval.pipeline import Pipeline
 
-KINDS = ("gold", "retrieved", "oracle_negative", "shuffled")
+RETRIEVED_KINDS = ("retrieved", "oracle_negative")
+KINDS = ("gold", "shuffled", *RETRIEVED_KINDS)
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,21 @@ class PassageSource(Protocol):
         """At most ``k`` passages for each question, in the order of the questions."""
         ...
 
+    def audit(
+        self, questions: Sequence[Question], selections: Sequence[Selection], k: int
+    ) -> dict[str, float]:
+        """Check what was selected before it is used.
 
-class NoPassages:
+        Returns:
+            What the evaluation's metrics should say about it, by default nothing.
+
+        Raises:
+            ValueError: If a selection is not what this source promises.
+        """
+        return {}
+
+
+class NoPassages(PassageSource):
     """Nothing for every question: for methods that answer closed-book."""
 
     def select(self, questions: Sequence[Question], k: int) -> list[Selection]:
@@ -59,7 +74,7 @@ class NoPassages:
         return [Selection()] * len(questions)
 
 
-class GoldPassages:
+class GoldPassages(PassageSource):
     """Each question's own gold passages, the first k of them, equally weighted.
 
     Args:
@@ -79,7 +94,7 @@ class GoldPassages:
         return [Selection.uniform(self.dataset.gold(question)[:k]) for question in questions]
 
 
-class ShuffledPassages:
+class ShuffledPassages(PassageSource):
     """The gold passages of another question: the control that shows whether they matter.
 
     Each question gets those of another one of the same evaluation, and no two get the same one's,
@@ -135,27 +150,37 @@ class ShuffledPassages:
         return pool[random.integers(len(pool))]
 
 
-def make_passage_source(kind: str, dataset: QADataset, seed: int = 0) -> PassageSource:
+def make_passage_source(
+    kind: str, dataset: QADataset, seed: int = 0, pipeline: Pipeline | None = None
+) -> PassageSource:
     """The source that the key ``passages`` names.
 
     Args:
         kind: "gold", "shuffled", "retrieved" or "oracle_negative".
         dataset: The data set of the questions.
         seed: Of what is drawn at random.
+        pipeline: What retrieves passages; only "retrieved" and "oracle_negative" need it.
 
     Raises:
-        ValueError: If the kind is unknown, or needs a retrieval index.
+        ValueError: If the kind is unknown, or needs a pipeline and there is none.
     """
+    from qa.retrieved_passages import OracleNegatives, RetrievedPassages  # they import this module
+
     if kind == "gold":
         return GoldPassages(dataset)
     if kind == "shuffled":
         return ShuffledPassages(dataset, seed)
-    if kind in KINDS:
+    if kind not in KINDS:
         raise ValueError(
-            f"passages={kind} needs a retrieval index, and none is configured; use passages=gold "
-            "or passages=shuffled"
+            f"passages must be one of {', '.join(KINDS)}, got {kind!r}; set passages=…"
         )
-    raise ValueError(f"passages must be one of {', '.join(KINDS)}, got {kind!r}; set passages=…")
+    if pipeline is None:
+        raise ValueError(
+            f"passages={kind} needs a retrieval index, and none is configured; give retriever=bm25 "
+            "(or dense, hybrid), retriever.index_dir=DIR and corpus.path=FILE, or use "
+            "passages=gold or passages=shuffled"
+        )
+    return RetrievedPassages(pipeline) if kind == "retrieved" else OracleNegatives(pipeline)
 
 
 def _check(dataset: QADataset, questions: Sequence[Question], k: int) -> None:

@@ -10,14 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from retrieval.passage import Passage
+from retrieval.passage import Passage, passage_text
 
 INSTRUCTION = "Answer the question with a short phrase."
-
-
-def passage_text(passage: Passage) -> str:
-    """Title and text, as the hypernetwork and a prompt with RAG read them."""
-    return f"{passage.title}\n{passage.text}" if passage.title else passage.text
 
 
 def build_prompt(question: str, passages: Sequence[Passage] = ()) -> str:

@@ -68,9 +68,9 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
             JSON object.
     """
     path = Path(path)
-    for number, line in _read_lines(path):
+    for number, line in read_lines(path):
         if line.strip():
-            yield number, _parse_object(path, number, line)
+            yield number, parse_object(path, number, line)
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -123,14 +123,23 @@ def read_passages(path: str | Path) -> list[Passage]:
     lines: dict[str, int] = {}
     for number, row in read_jsonl(path):
         where = f"{path}:{number}"
-        passage = Passage(
-            id=text_field(row, "id", where),
-            title=text_field(row, "title", where, may_be_blank=True),
-            text=text_field(row, "text", where),
-        )
+        passage = to_passage(row, where)
         check_new_id(lines, passage.id, "passage", path, number)
         passages.append(passage)
     return passages
+
+
+def to_passage(row: Mapping[str, Any], where: str) -> Passage:
+    """The passage of one line.
+
+    Raises:
+        DataError: If a key is missing, its value is no string, or the id or the text is blank.
+    """
+    return Passage(
+        id=text_field(row, "id", where),
+        title=text_field(row, "title", where, may_be_blank=True),
+        text=text_field(row, "text", where),
+    )
 
 
 def text_field(row: Mapping[str, Any], key: str, where: str, *, may_be_blank: bool = False) -> str:
@@ -197,8 +206,14 @@ def describe(value: Any) -> str:
     return name if value is None else f"{name} ({shown})"
 
 
-def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines as bytes, so that one that is not UTF-8 can be named by its number."""
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield line numbers, from 1, and lines as bytes; gzipped when the name ends in ``.gz``.
+
+    As bytes, so that a line that is not UTF-8 can be named by its number.
+
+    Raises:
+        DataError: If the file is missing, unreadable, truncated or damaged.
+    """
     number = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
@@ -218,7 +233,12 @@ def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"{path}: expected a readable file, got '{reason}'; check it") from error
 
 
-def _parse_object(path: Path, number: int, line: bytes) -> dict[str, Any]:
+def parse_object(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """The JSON object of one line.
+
+    Raises:
+        DataError: If the line is not UTF-8, no JSON object, or holds half a surrogate pair.
+    """
     where = f"{path}:{number}"
     try:
         text = line.decode("utf-8-sig" if number == 1 else "utf-8")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,29 @@ class IndexFolderError(ValueError):
     """A folder that was not finished, is damaged, or was made of something else."""
 
 
-def write_manifest(folder: Path, settings: dict[str, Any], files: Iterable[str]) -> None:
+def write_manifest(
+    folder: Path,
+    settings: dict[str, Any],
+    files: Iterable[str],
+    known: Mapping[str, Any] | None = None,
+) -> None:
     """Publish a folder: its settings and its files' sizes and checksums, by one atomic rename.
 
     Args:
         folder: The folder.
         settings: What made it; plain JSON values.
         files: Paths of its files, relative to it.
+        known: Entries, as `read_manifest` returns them, of those files that are certainly what an
+            earlier manifest said; they are taken over without reading the files.
     """
-    entries = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
-        for name in sorted(files)
-    }
+    known = known or {}
+    entries = {name: known.get(name) or _entry(folder / name) for name in sorted(files)}
     content = {"settings": settings, "files": entries}
     write_json(folder / MANIFEST, {**content, "sha256": _digest(content)})
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _digest(content: dict[str, Any]) -> str:

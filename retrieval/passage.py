@@ -18,3 +18,8 @@ class Passage:
     id: str
     title: str
     text: str
+
+
+def passage_text(passage: Passage) -> str:
+    """Title and text, as encoders, rerankers, the hypernetwork and a prompt with RAG read them."""
+    return f"{passage.title}\n{passage.text}" if passage.title else passage.text

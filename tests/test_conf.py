@@ -9,7 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from genpoe.train import build_module
 from qa.backbone import meta_backbone
@@ -27,12 +27,13 @@ def options(group):
 
 
 def targets(node):
-    if isinstance(node, DictConfig):
-        if "_target_" in node:
-            yield node["_target_"]
-        for key in node:
-            if not OmegaConf.is_missing(node, key):
-                yield from targets(node[key])
+    """Every ``_target_`` of a configuration, as written: what it points to may not be given yet."""
+    if OmegaConf.is_config(node):
+        node = OmegaConf.to_container(node, resolve=False)
+    if isinstance(node, dict) and "_target_" in node:
+        yield node["_target_"]
+    for part in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from targets(part)
 
 
 CASES = [
@@ -54,13 +55,42 @@ def test_every_option_of_training_composes(group, option):
         assert callable(get_object(target))
 
 
-@pytest.mark.parametrize("root", ["train_hypernet", "evaluate", "quickstart", "mean_study"])
+ROOTS = {
+    "augment": (),
+    "benchmark": ("suite=train",),
+    "build_experts": ("bank.dir=bank",),
+    "build_index": ("retriever=bm25",),
+    "evaluate": (),
+    "evaluate_retrieval": ("data=bios", "retriever=hybrid"),
+    "mean_study": (),
+    "quickstart": (),
+    "train_hypernet": (),
+    "train_reranker": (),
+    "train_warmup": (),
+}
+
+
+@pytest.mark.parametrize("root", sorted(path.stem for path in CONF.glob("*.yaml")))
 def test_roots_compose(root):
-    assert composed(root).task_name == root
+    assert composed(root, *ROOTS[root]).task_name == root
 
 
-def test_benchmark_composes():
-    assert composed("benchmark", "suite=train").task_name == "benchmark"
+@pytest.mark.parametrize(
+    ("root", "group"),
+    [
+        *(("evaluate", group) for group in ("method", "retriever", "reranker", "data", "model")),
+        *(("evaluate_retrieval", group) for group in ("retriever", "reranker")),
+        ("build_index", "retriever"),
+        ("train_reranker", "cross_encoder"),
+        ("build_experts", "recipe"),
+        ("augment", "augmenter"),
+    ],
+)
+def test_every_option_of_a_group_composes(root, group):
+    for option in options(group):
+        config = composed(root, *ROOTS[root], f"{group}={option}")
+        for target in targets(config):
+            assert callable(get_object(target))
 
 
 @pytest.mark.parametrize("logger", ["default", "csv", "tensorboard"])

@@ -7,10 +7,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from fakes import WordRetriever
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import get_method
@@ -20,7 +21,8 @@ from qa.backbone import Backbone
 from qa.cli import one_line
 from qa.dataset import QADataset, save_folder
 from qa.evaluate_command import evaluate_command
-from retrieval.jsonl import read_jsonl
+from retrieval.jsonl import read_jsonl, write_jsonl
+from retrieval.retriever import Hit
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -118,6 +120,95 @@ def test_shuffled_is_the_same_for_every_batch_size(compose_small: Compose, tmp_p
         written.append([row["passage_ids"] for row in rows])
     assert written[0] == written[1]
     assert all(ids != [f"p{i // 2}"] for i, ids in enumerate(written[0]))
+
+
+@pytest.fixture
+def compose_retrieved(compose_small: Compose, folder: Path, tmp_path: Path) -> Compose:
+    """The same with an index: every passage shares the words "was", "born" with every question."""
+
+    def composed(*overrides: str) -> DictConfig:
+        config = compose_small(
+            "retriever=bm25",
+            "retriever.index_dir=x",
+            f"corpus.path={folder / 'passages.jsonl.gz'}",
+            f"paths.cache_dir={tmp_path / 'cache'}",
+            *overrides,
+        )
+        config.retriever = {"_target_": "fakes.WordSettings", "index_dir": "x"}
+        return config
+
+    return composed
+
+
+@pytest.mark.parametrize("method", ["base", "rag"])
+def test_retrieved_passages(method: str, compose_retrieved: Compose, tmp_path: Path) -> None:
+    metrics = evaluate_command(
+        compose_retrieved(
+            f"method={method}", "passages=retrieved", "k=3", "pipeline.weighting=softmax"
+        )
+    )
+    rows = [row for _, row in read_jsonl(tmp_path / "predictions.jsonl")]
+    if method == "base":  # it never sees a passage
+        assert all(row["passage_ids"] == [] for row in rows)
+        assert "n_fewer_than_k" not in metrics
+        return
+    assert (metrics["n_fewer_than_k"], metrics["n_without_passage"]) == (0, 0)
+    for i, row in enumerate(rows):
+        assert row["passage_ids"][0] == f"p{i // 2}"
+        assert len(row["passage_ids"]) == 3
+        assert sum(row["weights"]) == pytest.approx(1)
+        assert row["weights"][0] > row["weights"][1]
+
+
+def test_oracle_negatives(compose_retrieved: Compose, tmp_path: Path) -> None:
+    overrides = ("method=rag", "passages=oracle_negative", "k=4", "pipeline.n=4", "limit=6")
+    config = compose_retrieved(*overrides)
+    questions = tmp_path / "people" / "dev.jsonl.gz"
+    questions.unlink()
+    write_jsonl(
+        questions, [{"id": "q", "question": "born", "answers": ["Oakes"], "passage_ids": []}]
+    )
+    metrics = evaluate_command(config)
+    (row,) = [row for _, row in read_jsonl(tmp_path / "predictions.jsonl")]
+    assert row["passage_ids"] == ["p0", "p2", "p3"]  # p1 holds the answer in its title
+    assert row["weights"] == pytest.approx([1 / 3] * 3)
+    assert (metrics["n"], metrics["n_fewer_than_k"], metrics["n_without_passage"]) == (1, 1, 0)
+
+
+def test_evaluations_share_what_was_retrieved(
+    compose_retrieved: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    search = WordRetriever.search
+
+    def counted(self: WordRetriever, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        asked.append(len(queries))
+        return search(self, queries, k)
+
+    monkeypatch.setattr(WordRetriever, "search", counted)
+    for passages in ("retrieved", "oracle_negative", "retrieved"):
+        evaluate_command(compose_retrieved("method=rag", f"passages={passages}"))
+    assert asked == [8]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["corpus.path=null"],
+            r"a retriever needs the passages of its index; give corpus\.path=FILE",
+        ),
+        (["pipeline.n=2", "k=3"], "k must be in 1 … 2, the number of passages retrieved, got 3"),
+        (["pipeline.n=0"], "n must be positive, got 0"),
+        (["corpus.path=nowhere.jsonl"], "nowhere.jsonl: expected"),
+    ],
+)
+def test_wrong_settings_of_retrieval_are_named(
+    overrides: list[str], message: str, compose_retrieved: Compose
+) -> None:
+    with pytest.raises((ValueError, InstantiationException)) as caught:
+        evaluate_command(compose_retrieved("method=rag", "passages=retrieved", *overrides))
+    assert re.match(message, one_line(caught.value))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from qa.dataset import check_disjoint, drop_overlap, load_folder
+from qa.hub import load_named
 from retrieval.jsonl import DataError
 
 # An example path; set QA_DATA to a folder that holds `squad/`.
@@ -28,3 +29,16 @@ def test_squad_loads_and_its_overlap_is_found():
     apart, dropped = drop_overlap(dataset)
     assert 0 < dropped < 50
     check_disjoint(apart)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["cwq", "quasart"])
+@pytest.mark.skipif(not (DATA / "wiki").is_dir(), reason=f"no {DATA / 'wiki'}; set QA_DATA")
+def test_questions_whose_passages_stand_in_the_corpus_load_with_it(name: str):
+    wiki = DATA / "wiki" / "passages.jsonl.gz"
+    dataset = load_named(name, dir=DATA / name, passages_path=wiki)
+    golden = [question for question in dataset.split("dev") if question.passage_ids]
+    assert 0 < len(golden) < len(dataset.split("dev"))
+    assert all(dataset.gold(question) for question in golden)
+    with pytest.raises(DataError, match=r"but the folder has no passages.*data\.passages_path"):
+        load_named(name, dir=DATA / name)

@@ -1,0 +1,32 @@
+"""The retrieval pipeline that a configuration names."""
+
+from __future__ import annotations
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from retrieval.pipeline import Pipeline
+
+
+def open_pipeline(config: DictConfig) -> Pipeline | None:
+    """Open the corpus, the retriever's index and the reranker.
+
+    Args:
+        config: With the groups ``retriever``, ``corpus``, ``reranker`` and ``pipeline``.
+
+    Returns:
+        The pipeline; None if no retriever is configured.
+
+    Raises:
+        ValueError: If there is a retriever but no corpus, or one of the parts is at fault.
+        InstantiationException: The same, where Hydra builds something; with its cause.
+    """
+    if config.get("retriever") is None:
+        return None
+    if config.corpus.path is None:
+        raise ValueError("a retriever needs the passages of its index; give corpus.path=FILE")
+    settings = instantiate(config.pipeline)
+    index_settings = instantiate(config.retriever)
+    corpus = instantiate(config.corpus)
+    reranker = instantiate(config.reranker) if config.get("reranker") is not None else None
+    return Pipeline(corpus, index_settings.open(corpus), reranker, settings)

@@ -1,0 +1,65 @@
+"""``scripts/evaluate_retrieval.py``: open what the configuration names, and evaluate it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, fields
+from typing import cast
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from qa.cli import check_complete
+from qa.evaluation import sample
+from qa.open_pipeline import open_pipeline
+from qa.retrieval_evaluation import evaluate_retrieval
+from qa.retrieval_report import retrieval_table
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Settings:
+    """The types of the settings at the top of ``conf/evaluate_retrieval.yaml``; see there."""
+
+    split: str
+    ks: list[int]
+    limit: int | None
+    seed: int
+
+
+def evaluate_retrieval_command(config: DictConfig) -> dict[str, float]:
+    """Evaluate a retriever and, possibly, a reranker on one split.
+
+    Args:
+        config: Composed from ``conf/evaluate_retrieval.yaml``.
+
+    Returns:
+        The metrics, as in the ``metrics.json`` of the run folder; see
+        `qa.retrieval_evaluation.evaluate_retrieval`.
+
+    Raises:
+        ValueError: If a setting, the data or an index is at fault.
+        InstantiationException: The same, where Hydra builds something; with its cause.
+    """
+    check_complete(config)
+    settings = _settings(config)
+    dataset = instantiate(config.data)
+    questions = sample(dataset.split(settings.split), settings.limit, settings.seed)
+    pipeline = open_pipeline(config)
+    if pipeline is None:
+        raise ValueError("there is no retriever to evaluate; give retriever=bm25|dense|hybrid")
+    title = f"{dataset.name}, {settings.split}"
+    metrics = evaluate_retrieval(
+        pipeline, questions, settings.ks, config.paths.output_dir, title, settings.seed
+    )
+    log.info("%s, %d questions\n\n%s", title, len(questions), retrieval_table(metrics))
+    log.info("metrics.json, table.md and the rankings are in %s", config.paths.output_dir)
+    return metrics
+
+
+def _settings(config: DictConfig) -> Settings:
+    given = {field.name: config[field.name] for field in fields(Settings)}
+    return cast(
+        Settings, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), given))
+    )

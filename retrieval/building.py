@@ -1,0 +1,66 @@
+"""One writer at a time, and folders that are whole or not there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from retrieval.manifest import IndexFolderError
+
+
+@contextmanager
+def only_writer(folder: Path, what: str, wait: bool = False) -> Iterator[None]:
+    """Hold the right to write a folder, which need not exist yet.
+
+    The lock is a file beside the folder, ``.<name>.lock``; it stays, and the system frees it when
+    its holder ends, however it ends. Readers need none.
+
+    Args:
+        folder: The folder.
+        what: How messages call it, such as "BM25 index".
+        wait: Whether to wait for another writer.
+
+    Raises:
+        IndexFolderError: If another process or thread writes it and ``wait`` is false.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            file.seek(0)
+            raise IndexFolderError(
+                f"{folder}: another process (id {file.read().strip() or 'unknown'}) is writing "
+                f"this {what}; wait until it has ended, or give another folder"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Fill a folder under a temporary name; give it its own by one rename when the block ends well.
+
+    Call it as the only writer: what a crashed builder left under the temporary name,
+    ``.<name>.building``, is removed first.
+
+    Args:
+        folder: Its final path, where nothing or an empty folder may be.
+
+    Yields:
+        The empty folder to fill, in the same parent.
+    """
+    temporary = folder.with_name(f".{folder.name}.building")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,38 @@
+"""Where a model runs, and in which number format."""
+
+from __future__ import annotations
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that a configuration names; "auto": a GPU if there is one, else the processor.
+
+    Raises:
+        ValueError: If PyTorch knows no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be auto, cpu, cuda, cuda:1, …, got {name!r}") from error
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype that a configuration names; "auto": bfloat16 where the device multiplies it.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if name in DTYPES:
+        return DTYPES[name]
+    if name != "auto":
+        raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {name!r}")
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    else:
+        native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32

@@ -1,0 +1,161 @@
+"""Engines: who encodes the shards of a corpus.
+
+``plain`` does it in this process, ``lightning`` on several devices of this machine by Lightning's
+predict loop, ``ray`` on a cluster. Each hands whole shards out, so the bytes are the same whichever
+does it (on devices of the same kind).
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from retrieval.encoders import EncoderMaker
+from retrieval.encoding import EncodingJob, Engine, ShardEncoder
+from retrieval.passage import Passage
+from retrieval.shard import store_shard
+
+log = logging.getLogger(__name__)
+
+ENGINES = ("plain", "lightning", "ray")
+
+
+def make_engine(
+    name: str, workers: int = 1, device: str = "auto", ray_address: str | None = None
+) -> Engine:
+    """The engine of a configuration.
+
+    Args:
+        name: "plain", "lightning" or "ray".
+        workers: Processes of "lightning" and "ray"; one device each.
+        device: Kind of device of "lightning" and "ray": "auto", "cpu" or "cuda".
+        ray_address: Of a cluster; None: a Ray on this machine, for the time of the encoding.
+
+    Raises:
+        ValueError: If the name or the number is impossible.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be positive, got {workers}; set retriever.workers")
+    if name == "plain":
+        if workers > 1:
+            raise ValueError(
+                f"the plain engine is one process, got workers={workers}; set engine=lightning or "
+                "engine=ray"
+            )
+        return PlainEngine()
+    if name == "lightning":
+        return LightningEngine(workers, device)
+    if name == "ray":
+        return RayEngine(workers, device, ray_address)
+    raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}; set engine=…")
+
+
+class PlainEngine:
+    """Encodes in this process, one shard after another."""
+
+    def encode(self, job: EncodingJob, numbers: Sequence[int], folder: Path) -> None:
+        """See `retrieval.encoding.Engine`."""
+        encoder = job.load()
+        for number in numbers:
+            store_shard(folder, number, encoder.encode(job.passages(number)))
+            log.info("encoded shard %d of %d", number + 1, job.shards)
+
+
+class LightningEngine:
+    """Encodes on several devices of this machine by Lightning's predict loop.
+
+    Args:
+        devices: How many; more than one are processes of their own.
+        device: "auto", "cpu" or "cuda".
+    """
+
+    def __init__(self, devices: int, device: str = "auto") -> None:
+        self._devices, self._device = devices, device
+
+    def encode(self, job: EncodingJob, numbers: Sequence[int], folder: Path) -> None:
+        """See `retrieval.encoding.Engine`."""
+        import lightning
+
+        from retrieval.encoding_module import EncodingModule
+
+        kind = self._device.partition(":")[0]
+        trainer = lightning.Trainer(
+            accelerator={"cuda": "gpu"}.get(kind, kind),
+            devices=self._devices,
+            # Spawned, not started anew with the command line, which may not be ours to start.
+            strategy="auto" if self._devices == 1 else "ddp_spawn",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,  # the module's own loader hands out the shards
+        )
+        with warnings.catch_warnings():
+            # A shard is read in no time; workers would only copy it.
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            trainer.predict(EncodingModule(job, numbers, folder), return_predictions=False)
+
+
+class RayEngine:
+    """Encodes on a cluster that Ray runs, or on this machine.
+
+    Passages are sent to the workers and shards come back, so no disk need be shared. A worker whose
+    machine fails is started anew, and its shard is encoded again.
+
+    Args:
+        workers: How many.
+        device: "auto" or "cuda": each worker has a GPU where the cluster has any; or "cpu".
+        address: Of the cluster; None: the one that this process is connected to, else a new one on
+            this machine that ends with the encoding.
+    """
+
+    def __init__(self, workers: int, device: str = "auto", address: str | None = None) -> None:
+        self._workers, self._device, self._address = workers, device, address
+
+    def encode(self, job: EncodingJob, numbers: Sequence[int], folder: Path) -> None:
+        """See `retrieval.encoding.Engine`."""
+        try:
+            import ray
+        except ImportError as error:
+            raise ValueError(
+                "engine=ray needs the package ray; install it with `pip install -e '.[ray]'`, or "
+                "set engine=plain"
+            ) from error
+        started = not ray.is_initialized()
+        if started:
+            here: dict[str, Any] = {"num_cpus": self._workers, "include_dashboard": False}
+            cluster = {"address": self._address} if self._address else here
+            ray.init(log_to_driver=False, **cluster)
+        try:
+            self._encode(ray, job, numbers, folder)
+        finally:
+            if started:
+                ray.shutdown()
+
+    def _encode(self, ray: Any, job: EncodingJob, numbers: Sequence[int], folder: Path) -> None:
+        from ray.util import ActorPool
+
+        gpus = int(self._device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
+        actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=3)(_Worker)
+        count = min(self._workers, len(numbers))
+        pool = ActorPool([actor.remote(job.maker, job.storage) for _ in range(count)])
+
+        def start(worker: Any, number: int) -> Any:  # called only once a worker is free
+            return worker.encode.remote(number, job.passages(number))
+
+        for number, data in pool.map_unordered(start, list(numbers)):
+            store_shard(folder, number, data)
+            log.info("encoded shard %d of %d", number + 1, job.shards)
+
+
+class _Worker:
+    """What runs in a process of Ray's."""
+
+    def __init__(self, maker: EncoderMaker, storage: str) -> None:
+        self._encoder = ShardEncoder(maker, storage)
+
+    def encode(self, number: int, passages: list[Passage]) -> tuple[int, bytes]:
+        return number, self._encoder.encode(passages)

@@ -1,0 +1,9 @@
+"""Look after an expert bank: ``python scripts/bank.py verify|list|compact|… DIR``; see ``-h``."""
+
+from __future__ import annotations
+
+from dmoe.bank.command import bank_command
+from qa.cli import run
+
+if __name__ == "__main__":
+    run(bank_command)

