@@ -1,0 +1,179 @@
+"""What a model is asked about a passage, and how its answers are read.
+
+The paper asks for a whole rewrite and for a list of pairs (appendix C.1). A model of a hundred
+million parameters cannot do that: it loses the names and answers with what the passage does not
+say. It can put one sentence in other words, and ask for a span that is given to it; what it then
+says is checked against the passage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dmoe.augmentation_parse import (
+    MalformedAnswerError,
+    Pair,
+    check_rewrite,
+    parse_pairs,
+    parse_question,
+    parse_rewrite,
+    parse_sentence,
+)
+from dmoe.augmentation_prompts import (
+    PAPER_EXAMPLE,
+    PAPER_PAIRS,
+    PAPER_REWRITE,
+    SMALL_QUESTION,
+    SMALL_REWRITE,
+)
+from dmoe.sentences import answer_spans, fronted, question_word, split_sentences
+from dmoe.writer import WritingRequest
+from retrieval.passage import Passage, passage_text
+
+PAIRS = 3  # question-answer pairs a passage (DMoE sec. 4.3)
+
+
+class RewriteTask(Protocol):
+    """Asks for a passage in other words."""
+
+    def ask(self, passage: Passage, attempt: int) -> list[WritingRequest]:
+        """The requests of an attempt."""
+        ...
+
+    def read(self, passage: Passage, answers: Sequence[str]) -> str:
+        """The rewrite, from the answer to each request.
+
+        Raises:
+            MalformedAnswerError: If there is none in them.
+        """
+        ...
+
+
+class PairsTask(Protocol):
+    """Asks for question-answer pairs."""
+
+    def ask(self, passage: Passage, attempt: int) -> list[WritingRequest]:
+        """The requests of an attempt; none if there is nothing left to ask."""
+        ...
+
+    def read(self, passage: Passage, attempt: int, answers: Sequence[str]) -> list[Pair]:
+        """The usable pairs, from the answer to each request of the attempt; possibly none."""
+        ...
+
+
+class WholeRewrite:
+    """The paper's Prompt 1: the passage at once."""
+
+    def ask(self, passage: Passage, attempt: int) -> list[WritingRequest]:
+        """One request."""
+        words = len(passage.text.split())
+        return [PAPER_REWRITE.request({"passage": passage_text(passage)}, words, attempt)]
+
+    def read(self, passage: Passage, answers: Sequence[str]) -> str:
+        """See `RewriteTask.read`."""
+        return parse_rewrite(answers[0], passage)
+
+
+class ListOfPairs:
+    """The paper's Prompt 2: a list of pairs at once."""
+
+    def ask(self, passage: Passage, attempt: int) -> list[WritingRequest]:
+        """One request."""
+        slots = {"example": PAPER_EXAMPLE, "passage": passage_text(passage)}
+        return [PAPER_PAIRS.request(slots, 0, attempt)]
+
+    def read(self, passage: Passage, attempt: int, answers: Sequence[str]) -> list[Pair]:
+        """See `PairsTask.read`; those first whose answer stands in the passage."""
+        return parse_pairs(answers[0], passage, PAPER_EXAMPLE)
+
+
+class SentenceRewrite:
+    """Sentence by sentence; one that loses or invents a name or number stays as it was.
+
+    Where a sentence says when or where, its rewrite is made to begin with that: a small model left
+    to itself repeats the sentence.
+    """
+
+    def ask(self, passage: Passage, attempt: int) -> list[WritingRequest]:
+        """One request a sentence."""
+        return [
+            SMALL_REWRITE.request(
+                {"sentence": sentence}, len(sentence.split()), attempt, fronted(sentence)
+            )
+            for sentence in split_sentences(passage.text)
+        ]
+
+    def read(self, passage: Passage, answers: Sequence[str]) -> str:
+        """See `RewriteTask.read`."""
+        sentences = split_sentences(passage.text)
+        rewritten = []
+        for sentence, answer in zip(sentences, answers, strict=True):
+            try:
+                rewritten.append(parse_sentence(answer, sentence))
+            except MalformedAnswerError:
+                rewritten.append(sentence)
+        return check_rewrite(" ".join(rewritten), passage)
+
+
+class QuestionsForSpans:
+    """A question for each of three dates, numbers or names in the passage: they are the answers.
+
+    The question's first word is given, where the answer tells: a small model left to itself asks
+    for what something is, whatever the answer.
+    """
+
+    def ask(self, passage: Passage, attempt: int) -> list[WritingRequest]:
+        """One request a span; every attempt takes other spans, and the most likely question."""
+        return [
+            SMALL_QUESTION.request(
+                {"title": passage.title or "none", "sentence": sentence, "answer": span},
+                words=0,
+                attempt=0,
+                opening=question_word(span, sentence),
+            )
+            for span, sentence in self._spans(passage, attempt)
+        ]
+
+    def read(self, passage: Passage, attempt: int, answers: Sequence[str]) -> list[Pair]:
+        """See `PairsTask.read`."""
+        pairs: dict[str, str] = {}
+        for (span, _), text in zip(self._spans(passage, attempt), answers, strict=True):
+            try:
+                pairs.setdefault(parse_question(text, span, passage), span)
+            except MalformedAnswerError:
+                continue  # the next attempt asks about another span
+        return list(pairs.items())
+
+    def _spans(self, passage: Passage, attempt: int) -> list[tuple[str, str]]:
+        return answer_spans(passage.text)[PAIRS * attempt : PAIRS * (attempt + 1)]
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """The two tasks of an augmentation."""
+
+    rewrite: RewriteTask
+    pairs: PairsTask
+
+
+TASK_SETS = {
+    "paper": TaskSet(WholeRewrite(), ListOfPairs()),
+    "small": TaskSet(SentenceRewrite(), QuestionsForSpans()),
+}
+"""``paper``: for instruction-tuned models of a billion parameters and more. ``small``: for the
+embedded default."""
+
+
+def task_set(name: str) -> TaskSet:
+    """The tasks of a set of prompts.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if name not in TASK_SETS:
+        raise ValueError(
+            f"prompts must be one of {', '.join(TASK_SETS)}, got {name!r}; set augmenter.prompts"
+        )
+    return TASK_SETS[name]

@@ -1,0 +1,39 @@
+"""The expert bank: one small expert a passage, tens of thousands to millions of them, on disk.
+
+On disk (every file but the manifest is written once and never changed)::
+
+    manifest.json            the backbone, the recipe, and the shards that count; renamed into place
+    manifest.copy.json       the same again
+    shards/<name>.safetensors  ids, checksums, and one row of weights an expert
+    shards/<name>.head       the first bytes of that shard again: all of it but the weights
+    README.md                the card
+
+A later shard overrides an earlier one, so adding, replacing and removing are all "write a shard,
+then publish a manifest that names it". What is kept twice is served although one copy is damaged;
+an expert's weights are kept once, with a checksum, and a damaged one is named.
+"""
+
+from __future__ import annotations
+
+from dmoe.bank.bank import Bank
+from dmoe.bank.compaction import compact
+from dmoe.bank.errors import BankError, DamagedExpertError
+from dmoe.bank.hub import from_pretrained, push_to_hub, save_pretrained
+from dmoe.bank.layout import ExpertLayout
+from dmoe.bank.manifest import BankSpec
+from dmoe.bank.merging import merge
+from dmoe.bank.verification import verify
+
+__all__ = [
+    "Bank",
+    "BankError",
+    "BankSpec",
+    "DamagedExpertError",
+    "ExpertLayout",
+    "compact",
+    "from_pretrained",
+    "merge",
+    "push_to_hub",
+    "save_pretrained",
+    "verify",
+]

@@ -1,0 +1,291 @@
+"""The expert bank: read and change it; see the package for what is on disk.
+
+Shapes: N experts, P parameters of one, R rank.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dmoe.bank.card import write_card
+from dmoe.bank.errors import BankError, shown
+from dmoe.bank.layout import LARGEST, ExpertLayout, poisoned
+from dmoe.bank.lock import publishing, writing
+from dmoe.bank.manifest import COPY, MANIFEST, BankSpec, Manifest, publish
+from dmoe.bank.records import SHA_BYTES, Records, encode, keys_of, passage_sha256
+from dmoe.bank.shard_file import FOLDER, write_shard
+from dmoe.bank.table import ABSENT
+from dmoe.bank.view import View, open_view
+from dmoe.bank.write import publish_shards, write_rows
+from qa.backbone import Backbone
+from retrieval.passage import Passage
+
+_BATCH = 4096  # passages that are looked up at a time
+
+
+class Bank:
+    """Experts by passage id, of one backbone, layout and recipe.
+
+    A bank is a snapshot: what it holds changes only by its own ``add`` and ``remove``, and by
+    ``refresh``. Any number of processes may read and write one folder at the same time.
+
+    Args:
+        view: The version to start from; use ``Bank.open`` or ``Bank.create``.
+        read_only: Whether to refuse changes.
+    """
+
+    def __init__(self, view: View, read_only: bool = False) -> None:
+        self.view = view
+        self.read_only = read_only
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        backbone: Backbone | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        read_only: bool = False,
+    ) -> Bank:
+        """Open a bank.
+
+        Args:
+            path: Its folder.
+            backbone: The model that its experts must belong to; None: any.
+            recipe: The recipe that they must have been trained by; None: any.
+            read_only: Whether to refuse changes.
+
+        Raises:
+            BankError: If there is none, it is damaged beyond what its copies mend, or it belongs to
+                another backbone or recipe.
+        """
+        bank = cls(open_view(Path(path)), read_only)
+        if backbone is not None:
+            bank.check_backbone(backbone)
+        if recipe is not None:
+            bank.spec.check_same(dataclasses.replace(bank.spec, recipe=dict(recipe)), path)
+        return bank
+
+    @classmethod
+    def create(cls, path: str | Path, spec: BankSpec, exist_ok: bool = False) -> Bank:
+        """Make an empty bank.
+
+        Args:
+            path: Its folder; made when missing.
+            spec: What its experts will be.
+            exist_ok: Whether to open the bank that is there, if it fits.
+
+        Raises:
+            BankError: If there is one, or with ``exist_ok`` one that does not fit.
+        """
+        path = Path(path)
+        (path / FOLDER).mkdir(parents=True, exist_ok=True)
+        with writing(path), publishing(path):
+            if not (path / MANIFEST).exists() and not (path / COPY).exists():
+                publish(path, Manifest(spec))
+                bank = cls(open_view(path))
+                write_card(bank.view)
+                return bank
+        if not exist_ok:
+            raise BankError(f"{path}: there is a bank already; open it, or choose another bank.dir")
+        bank = cls.open(path)
+        bank.spec.check_same(spec, path)
+        return bank
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.view.path
+
+    @property
+    def spec(self) -> BankSpec:
+        """What the experts are."""
+        return self.view.spec
+
+    @property
+    def layout(self) -> ExpertLayout:
+        """Names and shapes of an expert's tensors, and the stored dtype."""
+        return self.view.spec.layout
+
+    @property
+    def scaling(self) -> float:
+        """LoRA's ``alpha / rank``."""
+        return self.spec.alpha / self.layout.rank
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that decides the experts: the key of a cache."""
+        return self.view.manifest.sha256
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def __contains__(self, id: object) -> bool:
+        return id in self.view
+
+    def __iter__(self) -> Iterator[str]:
+        """Passage ids, in the order of the shards."""
+        return iter(self.view)
+
+    def entries(self) -> Iterator[tuple[str, str]]:
+        """Every passage id, and the SHA-256 of the passage that its expert was made of."""
+        places = self.view.table.places
+        for start in range(0, len(places), _BATCH):
+            some = places[start : start + _BATCH]
+            for place, sha256 in zip(some.tolist(), self.view.checksums(some)[0], strict=True):
+                yield self.view.id(place), sha256.hex()
+
+    def get(self, ids: Sequence[str]) -> dict[str, Tensor]:
+        """N experts, each checked against its checksum.
+
+        Args:
+            ids: N passage ids.
+
+        Returns:
+            ``<projection>.lora_A`` ``[N, R, in]`` and ``<projection>.lora_B`` ``[N, out, R]``, in
+            the bank's dtype on the CPU.
+
+        Raises:
+            BankError: Naming a passage that has no expert.
+            DamagedExpertError: Naming every expert that is damaged.
+        """
+        return self.layout.split(self.rows(ids))
+
+    def rows(self, ids: Sequence[str]) -> Tensor:
+        """N experts as rows ``[N, P]``, for one transfer and ``layout.split`` behind it.
+
+        Raises:
+            BankError, DamagedExpertError: As ``get``.
+        """
+        return self.view.sound_rows(self.view.places(ids))
+
+    def missing(self, passages: Iterable[Passage]) -> Iterator[Passage]:
+        """Those passages that have no expert, or one of another text: what is left to build."""
+        return (passage for passage, same in self._compared(passages) if not same)
+
+    def check_passages(self, passages: Iterable[Passage]) -> None:
+        """Check that no expert was made of another text than its passage has now.
+
+        Raises:
+            BankError: Naming one that was.
+        """
+        for passage, same in self._compared(passages):
+            if same is False:
+                raise BankError(
+                    f"{self.path}: the expert of passage {shown(passage.id)} was made of another "
+                    "text than the corpus has; build it again (scripts/build_experts.py), or give "
+                    "the corpus that the bank was built from"
+                )
+
+    def check_backbone(self, backbone: Backbone) -> None:
+        """Check that the experts belong to a model.
+
+        Raises:
+            BankError: If they belong to another.
+        """
+        if backbone.fingerprint != self.spec.backbone_sha256:
+            raise BankError(
+                f"{self.path}: expected experts of {backbone.name} "
+                f"({backbone.fingerprint[:12]}), got a bank for {self.spec.backbone} "
+                f"({self.spec.backbone_sha256[:12]}); use that model, or another bank.dir"
+            )
+
+    def _compared(self, passages: Iterable[Passage]) -> Iterator[tuple[Passage, bool | None]]:
+        """Each passage, and whether its expert was made of its text; None where there is none."""
+        view, stream = self.view, iter(passages)
+        while some := list(islice(stream, _BATCH)):
+            places = view.table.find(keys_of([passage.id for passage in some]))
+            there = places != ABSENT
+            made_of = iter(view.checksums(places[there])[0])
+            for passage, is_there in zip(some, there.tolist(), strict=True):
+                yield passage, next(made_of) == passage_sha256(passage) if is_there else None
+
+    def refresh(self) -> None:
+        """See what other writers have published since."""
+        self.view = open_view(self.path, self.view)
+
+    def add(
+        self,
+        passages: Sequence[Passage],
+        experts: Mapping[str, Tensor],
+        replace: bool = False,
+    ) -> None:
+        """Add experts; on return they are on the disk, and until then there is none of them.
+
+        Args:
+            passages: The N passages that they are of.
+            experts: ``[N, R, in]`` and ``[N, out, R]`` of every projection, in any float dtype.
+            replace: Whether a passage may have an expert already, which the new one replaces.
+
+        Raises:
+            BankError: If the experts are not of the bank's layout, hold a NaN or the like, a
+                passage comes twice, or has an expert already; then nothing is added.
+        """
+        self.check_writable()
+        ids = [passage.id for passage in passages]
+        _check_ids(ids)
+        rows = self.layout.flatten(experts)
+        if len(rows) != len(ids):
+            raise BankError(f"expected an expert for each of {len(ids)} passages, got {len(rows)}")
+        for index in poisoned(rows).nonzero().flatten().tolist():
+            raise BankError(
+                f"the expert of passage {shown(ids[index])} holds a NaN, an infinity, or a number "
+                f"beyond {LARGEST:g} (in {self.layout.dtype}); its training has diverged: lower "
+                "the learning rate, or leave it out"
+            )
+
+        def check(view: View) -> None:
+            taken = [] if replace else [id for id in ids if id in view]
+            if taken:
+                raise BankError(
+                    f"{self.path}: passage {shown(taken[0])} (and {len(taken) - 1} more) has an "
+                    "expert already; replace it (replace=True), or leave it out"
+                )
+
+        made_of = list(map(passage_sha256, passages))
+        self.view = publish_shards(
+            self.view, lambda: write_rows(self.path, self.layout, ids, made_of, rows), check
+        )
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Remove experts; their bytes stay on the disk until the bank is compacted.
+
+        Raises:
+            BankError: If one is not there, or named twice; then nothing is removed.
+        """
+        self.check_writable()
+        _check_ids(ids)
+        records = Records.of(ids, [bytes(SHA_BYTES)] * len(ids), [])
+        self.view = publish_shards(
+            self.view,
+            lambda: [write_shard(self.path, self.layout, records, None)] if ids else [],
+            lambda view: view.places(ids),
+        )
+
+    def check_writable(self) -> None:
+        """Check that the bank may be changed.
+
+        Raises:
+            BankError: If it was opened for reading only.
+        """
+        if self.read_only:
+            raise BankError(
+                f"{self.path}: the bank is open for reading only; change a copy of it "
+                "(scripts/bank.py export)"
+            )
+
+
+def _check_ids(ids: Sequence[str]) -> None:
+    if isinstance(ids, str):
+        raise BankError(f"expected a list of passage ids, got the string {shown(ids)}")
+    seen: set[bytes] = set()
+    for id in ids:
+        encoded = encode(id)
+        if encoded in seen:
+            raise BankError(f"passage {shown(id)} comes twice; give each passage once")
+        seen.add(encoded)

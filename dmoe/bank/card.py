@@ -1,0 +1,83 @@
+"""The bank's card: README.md, for people who find the folder, or its copy on a hub."""
+
+from __future__ import annotations
+
+import json
+
+from dmoe.bank.atomic import replace_file
+from dmoe.bank.lock import writing
+from dmoe.bank.view import View
+
+CARD = "README.md"
+
+_TEXT = """---
+library_name: genpoe-dmoe
+base_model: {base_model}
+tags:
+- dmoe
+- lora
+- question-answering
+---
+
+# Expert bank
+
+{experts:,} experts, each the LoRA adapter of one passage on feed-forward projections of
+{backbone}; an expert adds `alpha / rank * B A x` (DMoE). The numbers are those of the moment when
+this card was written.
+
+| | |
+| --- | --- |
+| experts | {experts:,} |
+| rank, alpha | {rank}, {alpha:g} |
+| parameters of one | {numel:,} ({dtype}, {row_bytes:,} bytes) |
+| shards | {shards:,} |
+| backbone's fingerprint | `{backbone_sha256}` |
+
+Tensors of one expert:
+
+{tensors}
+
+How they were trained:
+
+```json
+{recipe}
+```
+
+## Use
+
+```python
+from dmoe.bank import from_pretrained
+
+bank = from_pretrained("FOLDER or hub id", backbone=backbone)  # refuses another backbone
+experts = bank.get(["a passage's id", "another's"])            # checks their checksums
+```
+
+`python scripts/bank.py verify|list|compact|merge|remove|export FOLDER` looks after it. Nothing in
+here is a pickle: weights, ids and checksums are safetensors, the rest is JSON.
+"""
+
+
+def card(view: View) -> str:
+    """The card of a version of a bank, in Markdown."""
+    spec, layout = view.spec, view.spec.layout
+    return _TEXT.format(
+        # As JSON, so that a name or a recipe cannot end the header or the block that it stands in.
+        base_model=json.dumps(spec.backbone),
+        backbone=json.dumps(spec.backbone),
+        recipe=json.dumps(spec.recipe, indent=2),
+        experts=len(view),
+        shards=len(view.shards),
+        rank=layout.rank,
+        alpha=spec.alpha,
+        numel=layout.numel,
+        dtype=layout.dtype,
+        row_bytes=layout.row_bytes,
+        backbone_sha256=spec.backbone_sha256,
+        tensors="\n".join(f"- `{name}` {list(shape)}" for name, shape in layout.shapes.items()),
+    )
+
+
+def write_card(view: View) -> None:
+    """Write the card into the bank's folder, whole or not at all."""
+    with writing(view.path):  # or a compaction would delete the temporary file
+        replace_file(view.path / CARD, card(view).encode("utf-8"), sync=False)

@@ -1,0 +1,37 @@
+"""What can be wrong with a bank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class BankError(ValueError):
+    """A bank that cannot be used or changed as asked; the message says why and what to do."""
+
+
+class DamagedExpertError(BankError):
+    """Experts that are no longer what was added; all others can still be read.
+
+    Args:
+        bank: Where the bank is.
+        problems: What is wrong with each damaged expert, by passage id.
+
+    Attributes:
+        problems: The same.
+    """
+
+    def __init__(self, bank: object, problems: Mapping[str, str]) -> None:
+        self.problems = dict(problems)
+        id, problem = next(iter(self.problems.items()))
+        more = len(self.problems) - 1
+        others = f" (and {more} more)" if more else ""
+        super().__init__(
+            f"{bank}: the expert of passage {shown(id)} is damaged: {problem}{others}; the other "
+            "experts can be read: remove the damaged ones (scripts/bank.py remove) and build them "
+            "again"
+        )
+
+
+def shown(id: str) -> str:
+    """A passage id as messages show it: quoted, and cut when long."""
+    return repr(id if len(id) <= 80 else f"{id[:77]}...")

@@ -1,0 +1,79 @@
+"""Merging banks that several workers built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dmoe.bank.bank import Bank
+from dmoe.bank.errors import BankError, shown
+from dmoe.bank.records import keys_of
+from dmoe.bank.table import ABSENT
+from dmoe.bank.view import View, open_view
+from dmoe.bank.write import copy_rows, publish_shards
+
+CONFLICTS = ("error", "keep", "replace")
+
+
+def merge(bank: Bank, source: str | Path, on_conflict: str = "error") -> int:
+    """Copy the experts of another bank into this one, all or none, each checked on the way.
+
+    An expert that both have, bit for bit, is no conflict; so a merge can be done again.
+
+    Args:
+        bank: The bank that gets them.
+        source: The folder of the bank that has them; it is only read.
+        on_conflict: What happens to a passage that has different experts in the two: "error",
+            "keep" this bank's, or "replace" it by the other's.
+
+    Returns:
+        How many experts were copied.
+
+    Raises:
+        BankError: If the other bank is of another backbone, layout or recipe, or has a different
+            expert of the same passage; then nothing is copied.
+        DamagedExpertError: If an expert to copy is damaged; then nothing is copied either.
+    """
+    bank.check_writable()
+    if on_conflict not in CONFLICTS:
+        raise BankError(f"on_conflict must be one of {', '.join(CONFLICTS)}, got {on_conflict!r}")
+    other = open_view(Path(source))
+    other.spec.check_same(bank.spec, source)
+    bank.refresh()
+    take = _to_copy(bank.view, other, on_conflict)
+    places = other.table.places[take]
+    keys = keys_of([other.id(place) for place in places])
+    before = bank.view.table.find(keys)
+
+    def check(view: View) -> None:
+        if not np.array_equal(view.table.find(keys), before):
+            raise BankError(
+                f"{bank.path}: another process has added or changed experts of the same passages "
+                "in the meantime; merge again"
+            )
+
+    bank.view = publish_shards(bank.view, lambda: copy_rows(bank.path, other, places), check)
+    return len(places)
+
+
+def _to_copy(view: View, other: View, on_conflict: str) -> npt.NDArray[np.bool_]:
+    """Which of the other bank's experts, in the order of their places, are to be copied."""
+    theirs = other.table.places
+    ids = [other.id(place) for place in theirs]
+    mine = view.table.find(keys_of(ids))
+    both = np.flatnonzero(mine != ABSENT)
+    ours = zip(*view.checksums(mine[both]), strict=True)
+    others = zip(*other.checksums(theirs[both]), strict=True)
+    pairs = zip(both.tolist(), ours, others, strict=True)
+    differing = [index for index, our, other_ in pairs if our != other_]
+    if differing and on_conflict == "error":
+        raise BankError(
+            f"{other.path}: passage {shown(ids[differing[0]])} (and {len(differing) - 1} more) has "
+            f"another expert in {view.path}; choose on_conflict=keep or replace"
+        )
+    take = mine == ABSENT
+    if on_conflict == "replace":
+        take[differing] = True
+    return take

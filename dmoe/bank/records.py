@@ -1,0 +1,102 @@
+"""What a shard knows of its experts, but for their weights: ids and checksums, as arrays.
+
+Shapes: N experts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dmoe.bank.errors import BankError, shown
+from retrieval.passage import Passage
+
+KEY_BYTES, SHA_BYTES = 16, 32
+
+
+@dataclass(frozen=True)
+class Records:
+    """Columns of N experts.
+
+    Attributes:
+        keys: ``[N, 2]`` uint64, the id's first 128 bits of SHA-256 (see ``keys_of``).
+        id_ends: ``[N]`` int64, where each id ends in ``ids``.
+        ids: Bytes, the passage ids in UTF-8, one behind another.
+        passages: ``[N, 32]`` uint8, SHA-256 of each expert's passage (see ``passage_sha256``).
+        weights: ``[N, 32]`` uint8, SHA-256 of each expert's row of weights.
+    """
+
+    keys: npt.NDArray[np.uint64]
+    id_ends: npt.NDArray[np.int64]
+    ids: npt.NDArray[np.uint8]
+    passages: npt.NDArray[np.uint8]
+    weights: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, ids: Sequence[str], passages: Iterable[bytes], weights: Iterable[bytes]) -> Records:
+        """Columns from one value an expert."""
+        encoded = [encode(id) for id in ids]
+        return cls(
+            keys_of(ids),
+            np.cumsum([len(id) for id in encoded], dtype=np.int64),
+            np.frombuffer(b"".join(encoded), np.uint8),
+            np.frombuffer(b"".join(passages), np.uint8).reshape(-1, SHA_BYTES),
+            np.frombuffer(b"".join(weights), np.uint8).reshape(-1, SHA_BYTES),
+        )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def id(self, row: int) -> str:
+        """The passage id of one expert."""
+        start = int(self.id_ends[row - 1]) if row else 0
+        return self.ids[start : int(self.id_ends[row])].tobytes().decode("utf-8")
+
+    def sound(self) -> bool:
+        """Whether the ids are those that the keys were made of, each once."""
+        ends = np.concatenate([[0], self.id_ends])
+        if (np.diff(ends) < 0).any() or ends[-1] != len(self.ids):
+            return False
+        try:
+            ids = [self.id(row) for row in range(len(self))]
+        except UnicodeDecodeError:
+            return False
+        return len(set(ids)) == len(ids) and bool((keys_of(ids) == self.keys).all())
+
+
+def passage_sha256(passage: Passage) -> bytes:
+    """SHA-256 of a passage's title and text: what its expert was made of."""
+    return hashlib.sha256(
+        json.dumps([passage.title, passage.text]).encode("ascii")  # unambiguous where they part
+    ).digest()
+
+
+def keys_of(ids: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """``[N, 2]``, 128 bits of each id's SHA-256: equal for equal ids alone, in practice."""
+    digests = [
+        hashlib.sha256(id.encode("utf-8", "surrogatepass")).digest()[:KEY_BYTES] for id in ids
+    ]
+    return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
+
+
+def encode(id: Any) -> bytes:
+    """A passage id in UTF-8; any text will do, whatever a file system would say to it.
+
+    Raises:
+        BankError: If it is no string, or holds half of a surrogate pair.
+    """
+    if not isinstance(id, str):
+        raise BankError(f"a passage id must be a string, got {id!r}; correct the corpus")
+    try:
+        return id.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BankError(
+            f"a passage id must be text that UTF-8 can express, got {shown(id)} with half a "
+            "surrogate pair; correct the corpus"
+        ) from error

@@ -1,0 +1,193 @@
+"""Speed of building experts against a plain PEFT loop: ``scripts/benchmark.py suite=experts``."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from dmoe.expert import ExpertSpec, expert_at
+from dmoe.final_ffn import FinalFFN
+from dmoe.grouped import GroupedTrainer, Limits
+from dmoe.instances import Encoded, Lesson, encode_all, lessons_from_questions
+from dmoe.peft_loop import PeftLoop
+from dmoe.recipe import LOSSES, Recipe
+from qa.backbone import Backbone
+from qa.timing import interleaved, ratio
+
+_TOLERANCE = 1e-3  # of the relative difference of an expert trained both ways, by norm
+_EPOCHS = (1, 10)
+_GROWTH = (1, 2, 4)  # groups
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table: a loss, and a number of epochs."""
+
+    loss: str
+    epochs: int
+
+    def __str__(self) -> str:
+        labels = "answers" if self.loss == "answer" else "all tokens"
+        return f"{labels}, {self.epochs} epoch{'s' if self.epochs > 1 else ''}"
+
+
+class Contest:
+    """Ours and the peer on the same passages.
+
+    Args:
+        lessons: The passages; ours trains all of them at the same time.
+        peer_passages: So many of them the peer trains, one after another: its cost is linear.
+        formats: Of the instances.
+        spec: The experts' settings.
+        recipe: The training's; loss and epochs are varied.
+    """
+
+    def __init__(
+        self,
+        lessons: Sequence[Lesson],
+        peer_passages: int,
+        formats: Sequence[str],
+        spec: ExpertSpec,
+        recipe: Recipe,
+    ) -> None:
+        self.settings = [Setting(loss, epochs) for loss in LOSSES for epochs in _EPOCHS]
+        self.size, self.peer_size = len(lessons), min(peer_passages, len(lessons))
+        self._lessons, self._formats, self._spec, self._recipe = lessons, formats, spec, recipe
+
+    def recipe(self, setting: Setting) -> Recipe:
+        """The recipe of a row."""
+        return replace(self._recipe, loss=setting.loss, epochs=setting.epochs)
+
+    def ours(self, backbone: Backbone, setting: Setting) -> Callable[[], Any]:
+        """Trains all passages' experts at the same time."""
+        ids, instances = self._encoded(backbone, setting.loss, self.size)
+        limits = Limits(group_size=self.size)
+        trainer = GroupedTrainer(FinalFFN(backbone), self._spec, self.recipe(setting), limits)
+        return lambda: trainer.train(ids, instances)
+
+    def peer(self, backbone: Backbone, loop: PeftLoop, setting: Setting) -> Callable[[], Any]:
+        """Trains the peer's share of them, one after another."""
+        ids, instances = self._encoded(backbone, setting.loss, self.peer_size)
+        recipe = self.recipe(setting)
+        return lambda: [
+            loop.train(*each, recipe=recipe) for each in zip(ids, instances, strict=True)
+        ]
+
+    def check_equal(self, backbone: Backbone, loop: PeftLoop, setting: Setting) -> float:
+        """The relative difference of one expert trained both ways, in the middle of a group.
+
+        Raises:
+            ValueError: If it is more than rounding.
+        """
+        ids, instances = self._encoded(backbone, setting.loss, 3)
+        trainer = GroupedTrainer(FinalFFN(backbone), self._spec, self.recipe(setting))
+        ours = expert_at(trainer.train(ids, instances).experts, 1)
+        theirs = loop.train(ids[1], instances[1], recipe=self.recipe(setting))
+        each = [(ours[n] - theirs[n]).norm() / theirs[n].norm() for n in theirs]
+        worst = max(float(difference) for difference in each)
+        if worst > _TOLERANCE:
+            raise ValueError(f"ours and PEFT's experts differ ({setting}): by {worst:.1e}")
+        return worst
+
+    def _encoded(
+        self, backbone: Backbone, loss: str, count: int
+    ) -> tuple[list[str], list[list[Encoded]]]:
+        lessons = self._lessons[:count]
+        return [lesson.passage.id for lesson in lessons], [
+            encode_all(
+                backbone.tokenizer,
+                lesson.instances(self._formats),
+                loss,
+                self._recipe.max_tokens,
+            )
+            for lesson in lessons
+        ]
+
+
+def experts_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
+    """Seconds an expert, ours against PEFT one passage after another, both in float32.
+
+    Raises:
+        ValueError: If the two do not train equal experts.
+    """
+    settings = config.experts
+    lessons = lessons_from_questions(instantiate(config.data), "train")[: settings.passages]
+    spec, recipe = ExpertSpec(), Recipe(lr=settings.lr)
+    contest = Contest(lessons, settings.peer_passages, list(settings.formats), spec, recipe)
+    source = config.model.backbone
+    backbone, half, other = (
+        instantiate(source, dtype=dtype) for dtype in ("float32", "bfloat16", "float32")
+    )
+    loop = PeftLoop(other, spec, recipe)
+    result: dict[str, Any] = {"differences": {}, "seconds_per_expert": {}}
+    tasks: dict[str, Callable[[], Any]] = {}
+    for setting in contest.settings:
+        difference = contest.check_equal(backbone, loop, setting)
+        result["differences"][str(setting)] = difference
+        tasks[f"ours: {setting}"] = contest.ours(backbone, setting)
+        tasks[f"bfloat16: {setting}"] = contest.ours(half, setting)
+        tasks[f"PEFT: {setting}"] = contest.peer(other, loop, setting)
+    for name, times in interleaved(tasks, config.rounds).items():
+        count = contest.peer_size if name.startswith("PEFT") else contest.size
+        result["seconds_per_expert"][name] = [seconds / count for seconds in times]
+    result["growth"] = growth(contest.ours(backbone, Setting("answer", 1)), contest.size)
+    return result, _lines(config, contest, result)
+
+
+def growth(train: Callable[[], Any], size: int) -> list[dict[str, float]]:
+    """What more passages cost: seconds an expert, and the process's peak memory so far (MiB)."""
+    rows = []
+    for groups in _GROWTH:
+        start = time.perf_counter()
+        for _ in range(groups):
+            train()
+        count = groups * size
+        seconds = (time.perf_counter() - start) / count
+        rows.append({"experts": count, "seconds_per_expert": seconds, "peak_mib": peak_mib()})
+    return rows
+
+
+def peak_mib() -> float:
+    """The most memory that this process has had so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _lines(config: DictConfig, contest: Contest, result: dict[str, Any]) -> list[str]:
+    worst = max(result["differences"].values())
+    shape = (
+        f"Rank {ExpertSpec().rank} on the final FFN of {config.model.backbone.name}; instances: "
+        f"{', '.join(config.experts.formats)}; {contest.size} experts at a time; PEFT one after "
+        f"another; {config.rounds} interleaved rounds."
+    )
+    lines = [
+        "# Building experts: seconds an expert against PEFT in a plain loop",
+        *("", shape, ""),
+        f"Equal before measuring: an expert trained both ways differs by {worst:.0e} at most.",
+        "",
+        "| loss on | PEFT, s | ours, s | times PEFT's speed (range) | bfloat16 adds (range) |",
+        "|---|---|---|---|---|",
+    ]
+    seconds = result["seconds_per_expert"]
+    for setting in contest.settings:
+        ours, theirs, half = (seconds[f"{n}: {setting}"] for n in ("ours", "PEFT", "bfloat16"))
+        speedup, extra = ratio(theirs, ours), ratio(ours, half)
+        result[str(setting)] = speedup
+        cells = [f"{r['median']:.2f} ({r['min']:.2f}–{r['max']:.2f})" for r in (speedup, extra)]
+        lines.append(
+            f"| {setting} | {sorted(theirs)[len(theirs) // 2]:.3f} | "
+            f"{sorted(ours)[len(ours) // 2]:.3f} | {cells[0]} | {cells[1]} |"
+        )
+    lines += ["", "| experts | s an expert | peak memory, MiB |", "|---|---|---|"]
+    lines += [
+        f"| {row['experts']} | {row['seconds_per_expert']:.3f} | {row['peak_mib']:.0f} |"
+        for row in result["growth"]
+    ]
+    return lines

@@ -1,0 +1,177 @@
+"""Building a bank of experts from a composed configuration (``scripts/build_experts.py``)."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning import Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from dmoe.bank import Bank, BankSpec, ExpertLayout
+from dmoe.cluster import train_on_cluster
+from dmoe.expert import ExpertSpec
+from dmoe.final_ffn import FinalFFN
+from dmoe.grouped import Limits
+from dmoe.groups import Groups
+from dmoe.instances import Lesson, lessons_from_augmentation, lessons_from_questions
+from dmoe.module import ExpertModule
+from dmoe.recipe import Recipe
+from dmoe.settings import typed_settings
+from dmoe.strategy import training_strategy
+from dmoe.tally import Tally
+from qa.backbone import Backbone, best_dtype
+from qa.cli import check_complete
+from retrieval.corpus import Corpus
+from retrieval.files import write_json
+from retrieval.passage import Passage
+
+log = logging.getLogger(__name__)
+
+ENGINES = ("lightning", "ray")
+Lessons = Callable[[], Iterable[Lesson]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is built, of what, and how; see `dmoe.module.ExpertModule`."""
+
+    backbone: Backbone
+    bank: Bank
+    lessons: Lessons
+    formats: list[str]
+    spec: ExpertSpec
+    recipe: Recipe
+    limits: Limits
+
+
+def build_experts(config: DictConfig) -> dict[str, float]:
+    """Train the experts that are not in the bank yet, and write ``metrics.json``.
+
+    Args:
+        config: Composed from ``conf/build_experts.yaml``.
+
+    Returns:
+        How many experts were built, skipped and left out, their mean losses in the first and the
+        last epoch, their mean ``‖ΔW‖``, and the seconds that each took.
+
+    Raises:
+        ValueError: If a setting, the data or the bank is at fault.
+    """
+    check_complete(config)
+    engines = {"lightning": _by_lightning, "ray": _by_ray}
+    if config.engine not in engines:
+        raise ValueError(
+            f"engine must be one of {', '.join(engines)}, got {config.engine!r}; set engine=…"
+        )
+    start = time.perf_counter()
+    spec, recipe, limits = typed_settings(config)
+    lessons = open_lessons(config)  # before the model: what is wrong with the data shows at once
+    backbone = training_backbone(config)
+    bank = open_bank(config, backbone, spec, recipe)
+    formats = list(config.instances.formats)
+    job = Job(backbone, bank, lessons, formats, spec, recipe, limits)
+    tally, is_first = engines[config.engine](config, job)
+    metrics = tally.metrics(time.perf_counter() - start)
+    if is_first:
+        write_json(Path(config.paths.output_dir, "metrics.json"), metrics)
+        log.info(
+            "%d experts built, %d there already, %d without instances, %d diverged; bank: %s",
+            *(tally.experts, tally.skipped, tally.without, tally.failed, bank.path),
+        )
+    return metrics
+
+
+def open_lessons(config: DictConfig) -> Lessons:
+    """What makes the stream of lessons of a configuration.
+
+    Raises:
+        ValueError: If the data or a setting is at fault.
+    """
+    chosen = config.instances
+    limit = chosen.limit
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be positive or null, got {limit}; set instances.limit")
+    if chosen.augmentation is None:
+        found = lessons_from_questions(instantiate(config.data), chosen.split, chosen.part)
+        return lambda: islice(found, limit)
+    passages = _passages(config)
+    return lambda: islice(lessons_from_augmentation(chosen.augmentation, passages), limit)
+
+
+def _passages(config: DictConfig) -> Mapping[str, Passage]:
+    """The corpus, where one is named, else the data set's passages."""
+    if config.corpus.path is None:
+        passages: Mapping[str, Passage] = instantiate(config.data).passages
+        return passages
+    corpus: Corpus = instantiate(config.corpus)
+    return corpus
+
+
+def open_bank(config: DictConfig, backbone: Backbone, spec: ExpertSpec, recipe: Recipe) -> Bank:
+    """Open the bank that the experts go into, or make it.
+
+    Raises:
+        BankError: If there is one of another backbone, other settings or another recipe.
+    """
+    chosen = config.instances
+    layout = ExpertLayout(spec.shapes(FinalFFN(backbone).sizes), config.bank.dtype)
+    made_by = {
+        **recipe.as_dict(),
+        "backbone_dtype": str(backbone.dtype).removeprefix("torch."),
+        "formats": list(chosen.formats),
+        "source": "augmentation" if chosen.augmentation else f"questions ({chosen.part})",
+    }
+    bank_spec = BankSpec(backbone.name, backbone.fingerprint, layout, spec.alpha, made_by)
+    return Bank.create(config.bank.dir, bank_spec, exist_ok=True)
+
+
+def training_backbone(config: DictConfig) -> Backbone:
+    """Loaded on the CPU, in the dtype that suits the device that it will be moved to."""
+    dtype = config.model.backbone.dtype
+    on_gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    if dtype == "auto" and on_gpu:
+        dtype = str(best_dtype("cuda")).removeprefix("torch.")
+    backbone: Backbone = instantiate(config.model.backbone, dtype=dtype)
+    return backbone
+
+
+def _by_lightning(config: DictConfig, job: Job) -> tuple[Tally, bool]:
+    """What was built, and whether this process is the one that reports it."""
+    module = ExpertModule(**vars(job))
+    trainer: Trainer = instantiate(
+        config.trainer,
+        strategy=training_strategy(config.trainer.strategy, config.trainer.devices),
+        logger=[instantiate(logger) for logger in config.logger.values()] or False,
+    )
+    with warnings.catch_warnings():
+        # Workers would only copy what is in memory already.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        trainer.fit(module)
+    return module.tally, trainer.is_global_zero
+
+
+def _by_ray(config: DictConfig, job: Job) -> tuple[Tally, bool]:
+    """The same; this process hands out the groups, and alone writes to the bank."""
+    tokenizer, limits = job.backbone.tokenizer, job.limits
+    groups = Groups(job.lessons, job.bank, tokenizer, job.formats, job.recipe, limits)
+    device = "cuda" if config.ray.gpus_per_worker else "cpu"
+    source: Any = OmegaConf.to_container(config.model.backbone, resolve=True)
+    dtype = str(job.backbone.dtype).removeprefix("torch.")
+    make = functools.partial(instantiate, source | {"device": device, "dtype": dtype})
+    tally = Tally()
+    for group, trained in train_on_cluster(
+        groups, make, job.backbone.fingerprint, job.spec, job.recipe, limits, **config.ray
+    ):
+        tally.store(job.bank, group, trained)
+    tally.skipped, tally.without = groups.skipped, len(groups.without)
+    return tally, True

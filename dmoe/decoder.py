@@ -1,0 +1,140 @@
+"""Cached decoding, with experts routed where the model is uncertain (DMoE sec. 3.2.2).
+
+Shapes: B rows, T prompt tokens, N new tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dmoe.final_ffn import FinalFFN
+from dmoe.routing import Routing, Step
+from dmoe.session import Session
+from qa.backbone import Backbone
+from qa.decoding import _left_padded
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderInput:
+    """What one row decodes from.
+
+    Attributes:
+        prompt: What the model reads.
+        task_input: What the routing query begins with, such as the question alone; None: the
+            prompt.
+        given: Ids of the passages that an oracle router may use, best first.
+    """
+
+    prompt: str
+    task_input: str | None = None
+    given: tuple[str, ...] = ()
+
+
+class DMoEDecoder:
+    """The frozen backbone with experts that come and go while it decodes.
+
+    At every token: the uncertainty of the current effective model (eq. 1); above the trigger's
+    threshold (eq. 4) the router selects experts for the task input and what has been decoded so
+    far (eq. 5), those that acted before leave, and the token is decoded again under the new ones
+    (eq. 6), which stay until the next trigger. Each row of a batch triggers on its own and has
+    experts of its own. Nothing is left on the backbone between two steps.
+
+    Args:
+        backbone: The frozen model.
+        routing: Experts, router, trigger and their settings.
+
+    Raises:
+        UnsupportedBackboneError: If the final FFN cannot have experts.
+    """
+
+    def __init__(self, backbone: Backbone, routing: Routing) -> None:
+        self.backbone = backbone
+        self.routing = routing
+        self._final = FinalFFN(backbone)
+
+    def start(self, inputs: Sequence[DecoderInput], max_new_tokens: int) -> Session:
+        """A session over a batch, from which tokens are streamed and answers scored.
+
+        Args:
+            inputs: B rows, at least one.
+            max_new_tokens: So many tokens must fit behind the longest prompt.
+
+        Raises:
+            ValueError: If a prompt is longer than the backbone can read.
+        """
+        ids, mask = _left_padded(self.backbone, [row.prompt for row in inputs], max_new_tokens)
+        queries = [row.prompt if row.task_input is None else row.task_input for row in inputs]
+        given = [row.given for row in inputs]
+        return Session(self._final, self.routing, ids, mask, queries, given)
+
+    def stream(
+        self,
+        inputs: Sequence[DecoderInput],
+        max_new_tokens: int = 32,
+        stop_ids: Collection[int] | None = None,
+    ) -> Iterator[Step]:
+        """Decode a batch, token by token, with what triggered and what was routed.
+
+        Args:
+            inputs: B rows, at least one.
+            max_new_tokens: At most so many tokens a row.
+            stop_ids: Tokens that end a row; None: the end of sequence.
+
+        Returns:
+            The tokens of all unfinished rows, position by position.
+
+        Raises:
+            ValueError: If a prompt is longer than the backbone can read.
+        """
+        return self.start(inputs, max_new_tokens).stream(max_new_tokens, self._stops(stop_ids))
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        max_new_tokens: int = 32,
+        stop_ids: Collection[int] | None = None,
+    ) -> Tensor:
+        """Greedy ``generate()`` as Hugging Face's, with experts routed on the way.
+
+        The routing query begins with the prompt's text.
+
+        Args:
+            input_ids: ``[B, T]``, left-padded.
+            attention_mask: ``[B, T]``, 0 at padding; None: no padding.
+            max_new_tokens: At most so many tokens a row.
+            stop_ids: Tokens that end a row; None: the end of sequence.
+
+        Returns:
+            ``[B, T + N]``: prompts and new tokens, padded behind a row's end.
+
+        Raises:
+            ValueError: If the mask has another shape, or a row ends in padding.
+        """
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if mask.shape != input_ids.shape or not bool(mask[:, -1].all()):
+            raise ValueError(
+                f"expected a mask of the shape {list(input_ids.shape)} with padding on the left "
+                f"only, got {list(mask.shape)}; set tokenizer.padding_side = 'left'"
+            )
+        tokenizer = self.backbone.tokenizer
+        prompts = [
+            tokenizer.decode(row[keep.bool()], skip_special_tokens=True)
+            for row, keep in zip(input_ids, mask, strict=True)
+        ]
+        none: list[tuple[str, ...]] = [()] * len(prompts)
+        session = Session(self._final, self.routing, input_ids, mask, prompts, none)
+        new: list[list[int]] = [[] for _ in prompts]
+        for step in session.stream(max_new_tokens, self._stops(stop_ids)):
+            new[step.row].append(step.token_id)
+        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        width = max(map(len, new))
+        rows = [row + [pad] * (width - len(row)) for row in new]
+        return torch.cat([input_ids, torch.tensor(rows).to(input_ids)], 1)
+
+    def _stops(self, stop_ids: Collection[int] | None) -> frozenset[int]:
+        return frozenset([self.backbone.tokenizer.eos_token_id] if stop_ids is None else stop_ids)

@@ -1,0 +1,127 @@
+"""Any OpenAI-compatible endpoint as a writer: ``POST <url>/chat/completions``.
+
+Servers of open models (vLLM, llama.cpp, Ollama) speak it as well. The standard library is enough.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from dmoe.writer import WritingRequest
+
+_AGAIN = {408, 409, 429, 500, 502, 503, 504}  # worth another try: busy, or too slow
+
+
+class EndpointError(ValueError):
+    """An endpoint that cannot be reached, or answers something else than a completion."""
+
+
+class EndpointWriter:
+    """A model behind an endpoint as a writer.
+
+    Args:
+        url: Up to what stands before ``/chat/completions``, such as ``http://localhost:8000/v1``.
+        model: Its name there.
+        api_key_env: The environment variable with the key; without one, no key is sent.
+        batch_size: Requests at the same time.
+        temperature: Of the attempts after the first; the first has 0.
+        timeout: Seconds to wait for an answer.
+        tries: How often one request is sent, at most, while the endpoint is busy.
+        pause: Seconds before the second try; doubled for each further one.
+
+    Raises:
+        ValueError: If a number is out of range, or the URL is none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        api_key_env: str = "OPENAI_API_KEY",
+        batch_size: int = 8,
+        temperature: float = 0.7,
+        timeout: float = 120.0,
+        tries: int = 4,
+        pause: float = 1.0,
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"expected an http(s) URL, got {url!r}; set augmenter.writer.url")
+        if min(batch_size, tries) < 1 or min(timeout, temperature) <= 0 or pause < 0:
+            raise ValueError(
+                "batch_size, tries, timeout and temperature must be positive and pause not "
+                f"negative, got {batch_size}, {tries}, {timeout}, {temperature} and {pause}"
+            )
+        self.batch_size = batch_size
+        self._url = f"{url.rstrip('/')}/chat/completions"
+        self._model = model
+        self._key_env = api_key_env
+        self._temperature = temperature
+        self._timeout = timeout
+        self._tries = tries
+        self._pause = pause
+
+    @property
+    def fingerprint(self) -> str:
+        """Endpoint, model and temperature; the key is no part of it."""
+        return f"{self._url} {self._model} {self._temperature}"
+
+    def write(self, requests: Sequence[WritingRequest]) -> list[str]:
+        """See `Writer.write`; all requests at the same time, and their openings left to the model.
+
+        Raises:
+            EndpointError: If it cannot be reached, refuses, or answers something else.
+        """
+        with ThreadPoolExecutor(max(1, len(requests))) as pool:
+            return list(pool.map(self._answer, requests))
+
+    def _answer(self, request: WritingRequest) -> str:
+        body = {
+            "model": self._model,
+            "messages": [{"role": role, "content": text} for role, text in request.messages],
+            "temperature": self._temperature if request.attempt else 0.0,
+            "max_tokens": request.max_new_tokens,
+            "seed": request.attempt,
+        }
+        answer = self._post(json.dumps(body).encode())
+        try:
+            text = answer["choices"][0]["message"]["content"]
+        except (KeyError, IndexError, TypeError):
+            text = None
+        if not isinstance(text, str):
+            raise EndpointError(
+                f"{self._url}: expected choices[0].message.content, got {str(answer)[:200]}; is it "
+                "an OpenAI-compatible endpoint?"
+            )
+        return text
+
+    def _post(self, body: bytes) -> Any:
+        """The JSON that the endpoint answers, tried again while it is busy."""
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get(self._key_env):
+            headers["Authorization"] = f"Bearer {key}"
+        problem = ""
+        for attempt in range(self._tries):
+            if attempt:
+                time.sleep(self._pause * 2 ** (attempt - 1))
+            try:
+                request = urllib.request.Request(self._url, body, headers)
+                with urllib.request.urlopen(request, timeout=self._timeout) as response:
+                    return json.load(response)
+            except urllib.error.HTTPError as error:
+                problem = f"HTTP {error.code} {error.reason}: {error.read(200)!r}"
+                error.close()
+                if error.code not in _AGAIN:
+                    break
+            except (OSError, ValueError) as error:  # not reached, too slow, or no JSON
+                problem = str(error)
+        raise EndpointError(
+            f"{self._url}: expected a completion, got {problem}; check augmenter.writer.url, the "
+            f"model's name, and the key in ${self._key_env}. What has been answered is kept."
+        )

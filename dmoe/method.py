@@ -1,0 +1,156 @@
+"""DMoE among the other answering methods (sec. 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dmoe.active import ExpertSource
+from dmoe.bank import Bank
+from dmoe.controls import NoiseExperts
+from dmoe.decoder import DecoderInput, DMoEDecoder
+from dmoe.router import Router
+from dmoe.routing import Routing, Step
+from dmoe.trigger import Trigger
+from qa.backbone import Backbone
+from qa.decoding import _stops
+from qa.method import AnsweringMethod, Prediction, QuestionInput
+
+CONTROLS = (None, "noise")
+
+
+@dataclass(frozen=True)
+class RoutedPrediction(Prediction):
+    """A prediction, and what was routed on the way to it.
+
+    Attributes:
+        details: ``tokens`` decoded; ``triggers`` among them; each token's ``uncertainty``, nats,
+            before anything was routed there; ``routed``, the passages of each trigger by position;
+            and ``routed_gold``, whether a gold passage was among them (null without gold ones).
+    """
+
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class DMoEMethod(AnsweringMethod):
+    """The frozen backbone with experts routed where it is uncertain (DMoE eq. 1 and 4-6).
+
+    The answer's likelihood is that of the same model: its tokens are given instead of chosen, and
+    each may trigger (`Session.score`).
+
+    Args:
+        backbone: The frozen model.
+        source: The experts.
+        router: Makes the router, given the experts.
+        trigger: Decides at which tokens the router is asked.
+        k: Experts at a time.
+        max_query_tokens: A routing query's last so many tokens are kept.
+        rag: Whether the passages also stand in the prompt.
+        max_new_tokens: At most so many tokens are decoded.
+
+    Raises:
+        ValueError: If a setting is out of range.
+        UnsupportedBackboneError: If the final FFN cannot have experts.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        source: ExpertSource,
+        router: Callable[[ExpertSource], Router],
+        trigger: Trigger,
+        k: int = 3,
+        max_query_tokens: int = 128,
+        rag: bool = False,
+        max_new_tokens: int = 32,
+    ) -> None:
+        super().__init__(backbone, rag, max_new_tokens)
+        routing = Routing(source, router(source), trigger, k, max_query_tokens)
+        self.decoder = DMoEDecoder(backbone, routing)
+        self.uses_passages = rag or routing.router.uses_passages  # type: ignore[misc]
+
+    def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
+        """See `AnsweringMethod.answer`; the predictions are `RoutedPrediction`."""
+        if not inputs:
+            return []
+        rows = [self._decoder_input(input) for input in inputs]
+        session = self.decoder.start(rows, self.max_new_tokens)
+        steps: list[list[Step]] = [[] for _ in rows]
+        for step in session.stream(self.max_new_tokens, _stops(self.backbone.tokenizer)):
+            steps[step.row].append(step)
+        nll = session.score([input.question.answers[0] for input in inputs])
+        return [
+            RoutedPrediction(self._text(row), value, _details(row, input))
+            for row, value, input in zip(steps, nll, inputs, strict=True)
+        ]
+
+    def summarize(self, predictions: Sequence[RoutedPrediction]) -> dict[str, float]:
+        """What an evaluation's metrics should say of the routing; see `routing_metrics`."""
+        return routing_metrics([prediction.details for prediction in predictions])
+
+    def _decoder_input(self, input: QuestionInput) -> DecoderInput:
+        given = tuple(passage.id for passage in input.selection.passages)
+        return DecoderInput(self.prompt(input), input.question.question, given)
+
+    def _text(self, steps: Sequence[Step]) -> str:
+        """The first line, as `qa.decoding.greedy_decode` reads it."""
+        ids = [step.token_id for step in steps]
+        text = self.backbone.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.strip().split("\n", 1)[0].strip()
+
+
+def load_dmoe(
+    backbone: Backbone, bank_dir: str | Path, control: str | None = None, **settings: Any
+) -> DMoEMethod:
+    """The method over a bank on disk.
+
+    Args:
+        backbone: The frozen model, the one that the experts were trained for.
+        bank_dir: The bank's folder.
+        control: "noise": noise of the same norm in the place of each expert. None: the experts.
+            (Random experts are ``router=random``, none at all ``trigger=never``.)
+        **settings: See `DMoEMethod`.
+
+    Raises:
+        BankError: If there is no sound bank, or it is of another backbone.
+        ValueError: If the control is unknown, or a setting is out of range.
+    """
+    if control not in CONTROLS:
+        raise ValueError(f"control must be null or noise, got {control!r}; set method.control")
+    bank: ExpertSource = Bank.open(bank_dir, backbone=backbone, read_only=True)
+    return DMoEMethod(backbone, NoiseExperts(bank) if control == "noise" else bank, **settings)
+
+
+def routing_metrics(details: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """How often routing took place, over the `RoutedPrediction.details` of an evaluation.
+
+    Returns:
+        In percent: ``trigger_rate``, of all decoded tokens; ``triggered_questions``, those with a
+        trigger at least; ``routed_gold``, of the questions with gold passages those that one of
+        them was routed for (left out where no question has any).
+    """
+    if not details:
+        return {}
+    tokens, triggers = (sum(row[key] for row in details) for key in ("tokens", "triggers"))
+    metrics = {
+        "trigger_rate": 100 * triggers / tokens,
+        "triggered_questions": 100 * sum(row["triggers"] > 0 for row in details) / len(details),
+    }
+    gold = [row["routed_gold"] for row in details if row["routed_gold"] is not None]
+    return metrics | ({"routed_gold": 100 * sum(gold) / len(gold)} if gold else {})
+
+
+def _details(steps: Sequence[Step], input: QuestionInput) -> dict[str, Any]:
+    routed = {
+        step.position: [hit.passage_id for hit in step.routed] for step in steps if step.triggered
+    }
+    gold = set(input.question.passage_ids)
+    return {
+        "tokens": len(steps),
+        "triggers": len(routed),
+        "uncertainty": [round(step.uncertainty, 4) for step in steps],
+        "routed": [{"position": at, "passage_ids": ids} for at, ids in routed.items()],
+        "routed_gold": any(gold & set(ids) for ids in routed.values()) if gold else None,
+    }

@@ -1,0 +1,97 @@
+"""Training experts by Lightning: a batch is a group of passages, a step their whole training.
+
+Experts depend on nothing but their own passage, so a group is trained to its end (all epochs, over
+states computed once) before the next one begins, and is safe in the bank by the end of its step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch.utils.data import DataLoader
+
+from dmoe.bank import Bank
+from dmoe.expert import ExpertSpec
+from dmoe.final_ffn import FinalFFN
+from dmoe.grouped import GroupedTrainer, Limits
+from dmoe.groups import Group, Groups
+from dmoe.instances import Lesson
+from dmoe.recipe import Recipe
+from dmoe.tally import Tally
+from qa.backbone import Backbone
+
+
+class ExpertModule(LightningModule):
+    """Trains the experts of a stream of lessons, and puts them into a bank (DMoE sec. 3.2.1).
+
+    Resuming is starting again: what is in the bank is left out.
+
+    Args:
+        backbone: The frozen model; no submodule, as nothing of it is trained or saved.
+        bank: Where the experts go.
+        lessons: Makes the stream of lessons.
+        formats: Of the instances; see `dmoe.instances.Lesson.instances`.
+        spec: The experts' settings.
+        recipe: The training's.
+        limits: The memory's.
+
+    Attributes:
+        tally: What was built, of all ranks once the training has ended.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        bank: Bank,
+        lessons: Callable[[], Iterable[Lesson]],
+        formats: Sequence[str],
+        spec: ExpertSpec,
+        recipe: Recipe,
+        limits: Limits,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False  # each expert has an optimiser of its own
+        self.backbone, self.tally = backbone, Tally()
+        self._bank, self._lessons, self._formats = bank, lessons, formats
+        self._spec, self._recipe, self._limits = spec, recipe, limits
+
+    def configure_optimizers(self) -> list[Any]:
+        """None of Lightning's: see `dmoe.grouped_adamw`."""
+        return []
+
+    def train_dataloader(self) -> DataLoader[Group]:
+        """The groups of this rank."""
+        self._groups = Groups(
+            *(self._lessons, self._bank, self.backbone.tokenizer),
+            *(self._formats, self._recipe, self._limits),
+            worker=self.trainer.global_rank,
+            workers=self.trainer.world_size,
+        )
+        return DataLoader(self._groups, batch_size=None)
+
+    def transfer_batch_to_device(self, batch: Group, device: torch.device, _: int) -> Group:
+        """Leave texts and token ids where they are."""
+        return batch
+
+    def on_fit_start(self) -> None:
+        """Bring the backbone to the device."""
+        self.backbone.to(self.device)
+        ffn = FinalFFN(self.backbone)
+        self._grouped = GroupedTrainer(ffn, self._spec, self._recipe, self._limits)
+
+    def training_step(self, batch: Group, batch_idx: int) -> None:
+        """Train a group's experts from the first step to the last, and keep them."""
+        trained = self._grouped.train([passage.id for passage in batch.passages], batch.instances)
+        self.tally.store(self._bank, batch, trained)
+        for name in ("first_loss", "last_loss", "norm"):
+            value = getattr(trained, name).mean()
+            self.log(f"train/{name}", value, batch_size=len(trained.ids), prog_bar=True)
+
+    def on_train_end(self) -> None:
+        """Add up what the ranks have built."""
+        self.tally.skipped, self.tally.without = self._groups.skipped, len(self._groups.without)
+        mine = torch.tensor(self.tally.values(), dtype=torch.float64, device=self.device)
+        self.tally = Tally(*self.trainer.strategy.reduce(mine, reduce_op="sum").tolist())

@@ -1,0 +1,120 @@
+"""Sentences, and what in them must not change: names, numbers, and spans that answer a question.
+
+All of it by the look of the words, as in an encyclopaedia in English: no model, no word lists but
+one of abbreviations.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+# A stop that ends no sentence: after one letter (J. S. Bach, U.S.) or an abbreviation.
+_NO_END = re.compile(
+    r"(?:\b[A-Za-z]|\b(?:Mr|Mrs|Ms|Dr|Prof|St|Mt|Ft|Jr|Sr|Gen|Col|Lt|Capt|Rev|Hon|Gov|Sen|Rep|No|"
+    r"vs|ca|c|cf|etc|approx|Inc|Ltd|Co|Corp|Bros|Univ|Dept|lit|fl|b|d|r))\.$"
+)
+_END = re.compile(r"[.!?][\"'”’)\]]*\s+(?=[\"'“‘(\[]?[A-Z0-9])")
+_WORD = re.compile(r"\w+(?:['’\-.,]\w+)*")
+_MONTH = "January|February|March|April|May|June|July|August|September|October|November|December"
+_DATE = rf"(?:(?:{_MONTH}) \d{{1,2}}, \d{{4}}|\d{{1,2}} (?:{_MONTH}) \d{{4}}|(?:{_MONTH}) \d{{4}})"
+_NAME_WORD = r"[A-Z][\w'’\-]*"
+_NAME = rf"{_NAME_WORD}(?: (?:(?:of|the|de|von|van|and|for|del|la) )?{_NAME_WORD})*"
+_NUMBER = r"\d[\d,.]*\d(?:%| (?:per cent|percent|million|billion|thousand|km|miles|metres|feet))?"
+_SPAN = re.compile(rf"\b(?:{_DATE}|{_NUMBER}|{_NAME})")
+_PHRASE = re.compile(
+    rf"\b(?:in|on|at|during|since|until|near) (?:the )?(?:{_DATE}|\d{{4}}|{_NAME})"
+)
+_MAX_SPAN_WORDS = 6
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a text, in order; together they hold all of its words."""
+    sentences: list[str] = []
+    start = 0
+    for match in _END.finditer(text):
+        if not _NO_END.search(text[start : match.start() + 1]):
+            sentences.append(text[start : match.end()].strip())
+            start = match.end()
+    sentences.append(text[start:].strip())
+    return [sentence for sentence in sentences if sentence]
+
+
+def names_and_numbers(text: str) -> set[str]:
+    """Words with a capital or a digit, in small letters; a sentence's first word needs a digit.
+
+    Capitals begin every sentence, so there they say nothing.
+    """
+    found: set[str] = set()
+    for sentence in split_sentences(text):
+        for index, match in enumerate(_WORD.finditer(sentence)):
+            word = match.group()
+            if any(c.isdigit() for c in word) or (index > 0 and word[0].isupper()):
+                found.add(word.lower())
+    return found
+
+
+def invented(text: str, sources: Iterable[str]) -> set[str]:
+    """Names and numbers in a text that none of its sources has."""
+    return names_and_numbers(text) - {word for source in sources for word in _words(source)}
+
+
+def lost(text: str, source: str) -> set[str]:
+    """Names and numbers of the source that a text has not."""
+    return names_and_numbers(source) - _words(text)
+
+
+def answer_spans(text: str) -> list[tuple[str, str]]:
+    """Dates, numbers and names in a text, each with the sentence that it stands in.
+
+    One of every sentence comes first, then the second of every sentence, and so on: questions about
+    the first few ask about different parts of the passage. A sentence's first name is left to the
+    end: it is mostly what the sentence is about.
+    """
+    by_sentence = [_spans(sentence) for sentence in split_sentences(text)]
+    depth = max(map(len, by_sentence), default=0)
+    found: dict[str, str] = {}
+    for rank in range(depth):
+        for spans in by_sentence:
+            for span, sentence in spans[rank : rank + 1]:
+                found.setdefault(span, sentence)
+    return list(found.items())
+
+
+def question_word(span: str, sentence: str) -> str:
+    """How a question for a span in a sentence may begin; nothing where that cannot be told."""
+    before = sentence.partition(span)[0].lower().split()
+    last = before[-1] if before else ""
+    if re.fullmatch(rf"{_DATE}|1\d\d\d|20\d\d", span):
+        return "When"
+    if span[0].isdigit():
+        return "How many" if span[-1].isdigit() else ""
+    if last in ("in", "at", "near", "to"):
+        return "Where"
+    return "Who" if last == "by" else ""
+
+
+def fronted(sentence: str) -> str:
+    """The last "in 1874" or "in Porto" of a sentence as its beginning, "In 1874,"; or nothing."""
+    found = list(_PHRASE.finditer(sentence))
+    if not found or found[-1].start() == 0:
+        return ""
+    phrase = found[-1].group()
+    return f"{phrase[0].upper()}{phrase[1:]},"
+
+
+def _spans(sentence: str) -> list[tuple[str, str]]:
+    inner: list[str] = []
+    first: list[str] = []
+    for match in _SPAN.finditer(sentence):
+        span = match.group()
+        is_first = match.start() <= 1  # a quotation mark or a bracket may stand before it
+        if is_first and " " not in span and not span[0].isdigit():
+            continue  # most likely no name at all, only a capital
+        if len(span.split()) <= _MAX_SPAN_WORDS:
+            (first if is_first else inner).append(span)
+    return [(span, sentence) for span in dict.fromkeys(inner + first)]
+
+
+def _words(text: str) -> set[str]:
+    return {match.group().lower() for match in _WORD.finditer(text)}

@@ -1,0 +1,69 @@
+"""Many token sequences as one tree, so that what they share at the beginning is computed once.
+
+The instances of a passage begin alike: with the same instructions, or with the passage itself. As a
+tree each shared prefix is one path, and one forward pass reads the whole tree in a single row, each
+token attending to its ancestors only, at the position that is its depth.
+
+Shapes: N trees, T nodes of the largest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class TokenTree:
+    """A tree of tokens; every node comes after its parent."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.parents: list[int] = []
+        self.depths: list[int] = []
+        self._children: dict[tuple[int, int], int] = {}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def add(self, sequence: Sequence[int]) -> list[int]:
+        """Add a sequence; returns the node of each of its tokens."""
+        path: list[int] = []
+        node = -1
+        for depth, token in enumerate(sequence):
+            child = self._children.setdefault((node, token), len(self.ids))
+            if child == len(self.ids):
+                self.ids.append(token)
+                self.parents.append(node)
+                self.depths.append(depth)
+            path.append(child)
+            node = child
+        return path
+
+    def ancestors(self) -> Tensor:
+        """``[T, T]``, bool: whether the node of the column is the row's own or above it."""
+        above = torch.eye(len(self), dtype=torch.bool).numpy()
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                above[node] |= above[parent]
+        return torch.from_numpy(above)
+
+
+def pack_trees(trees: Sequence[TokenTree]) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch of trees, a tree a row, padded on the right.
+
+    Returns:
+        Token ids and positions, both ``[N, T]``, and who attends to whom, bool ``[N, T, T]``.
+        Padding attends to itself alone, so that no softmax is empty.
+    """
+    width = max(len(tree) for tree in trees)
+    input_ids = torch.zeros(len(trees), width, dtype=torch.long)
+    positions = torch.zeros_like(input_ids)
+    attends = torch.eye(width, dtype=torch.bool).repeat(len(trees), 1, 1)
+    for row, tree in enumerate(trees):
+        size = len(tree)
+        input_ids[row, :size] = torch.tensor(tree.ids)
+        positions[row, :size] = torch.tensor(tree.depths)
+        attends[row, :size, :size] = tree.ancestors()
+    return input_ids, positions, attends

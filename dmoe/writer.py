@@ -1,0 +1,217 @@
+"""Who writes augmentations: any frozen backbone, in batches (DMoE sec. 4.3).
+
+Shapes: N requests, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from qa.backbone import Backbone
+
+Messages = tuple[tuple[str, str], ...]
+"""Turns of a conversation: (role, content)."""
+
+
+@dataclass(frozen=True, slots=True)
+class WritingRequest:
+    """One answer that is wanted.
+
+    Attributes:
+        messages: The conversation, the user's turn last.
+        max_new_tokens: At most so many tokens.
+        attempt: 0 is the most likely answer; from 1 on others are drawn.
+        opening: How the answer is to begin, where the writer can be made to.
+    """
+
+    messages: Messages
+    max_new_tokens: int
+    attempt: int
+    opening: str = ""
+
+
+class Writer(Protocol):
+    """Answers requests."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash or name of all that decides the answers: a part of a cache's key."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """How many requests are best given at once."""
+        ...
+
+    def write(self, requests: Sequence[WritingRequest]) -> list[str]:
+        """One answer for each request, its opening included if it was kept to."""
+        ...
+
+
+class BackboneWriter:
+    """A frozen backbone as a writer, with its chat template if it has one.
+
+    First attempts are greedy, later ones sampled, each row from a generator of its own: an answer
+    depends on its request alone, not on the batch. What all requests of a batch begin with (the
+    prompt's examples) is read once for all of them, and kept from batch to batch.
+
+    Args:
+        backbone: The model.
+        batch_size: Requests at once.
+        temperature: Of the attempts after the first.
+        seed: Of the sampling.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    def __init__(
+        self, backbone: Backbone, batch_size: int = 16, temperature: float = 0.7, seed: int = 0
+    ) -> None:
+        if batch_size < 1 or not temperature > 0:
+            raise ValueError(
+                f"batch_size and temperature must be positive, got {batch_size} and {temperature}; "
+                "set augmenter.writer.batch_size and augmenter.writer.temperature"
+            )
+        self.batch_size = batch_size
+        self._backbone = backbone
+        self._temperature = temperature
+        self._seed = seed
+        self._prefix: tuple[list[int], Any] = ([], None)
+
+    @property
+    def fingerprint(self) -> str:
+        """The backbone's, and the sampling's settings."""
+        return f"{self._backbone.fingerprint} {self._temperature} {self._seed}"
+
+    @torch.inference_mode()
+    def write(self, requests: Sequence[WritingRequest]) -> list[str]:
+        """See `Writer.write`.
+
+        Raises:
+            ValueError: If a conversation is longer than the backbone can read.
+        """
+        tokenizer = self._backbone.tokenizer
+        rows = [self._encode(request) for request in requests]
+        width = max(request.max_new_tokens for request in requests)
+        self._check(max(map(len, rows)) + width)
+        shared, cache = self._shared(rows)
+        ids, mask = self._padded(rows, shared)
+        noise = RowNoise([self._generator(r) for r in requests], self._temperature)
+        output = self._backbone.model.generate(
+            ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            generation_config=self._settings(width),
+            logits_processor=LogitsProcessorList([noise] if noise.active else []),
+        )
+        return [
+            request.opening
+            + tokenizer.decode(row[: request.max_new_tokens], skip_special_tokens=True)
+            for request, row in zip(requests, output[:, ids.shape[1] :], strict=True)
+        ]
+
+    def _encode(self, request: WritingRequest) -> list[int]:
+        tokenizer = self._backbone.tokenizer
+        if not tokenizer.chat_template:
+            text = "\n\n".join(content for _, content in request.messages) + "\n\n"
+            return list(tokenizer(text + request.opening)["input_ids"])
+        turns = [{"role": role, "content": content} for role, content in request.messages]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return list(tokenizer(text + request.opening, add_special_tokens=False)["input_ids"])
+
+    def _check(self, longest: int) -> None:
+        config = self._backbone.model.config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None)
+        if limit and longest > limit:
+            raise ValueError(
+                f"a passage with its prompt and {longest} tokens in all exceeds the {limit} "
+                f"positions of {self._backbone.name}; leave it out of the corpus, or choose a "
+                "model that reads more"
+            )
+
+    def _shared(self, rows: Sequence[list[int]]) -> tuple[list[int], Any]:
+        """What all rows begin with, and its KV cache, repeated for every row."""
+        shortest = min(map(len, rows))
+        length = next((i for i in range(shortest) if len({row[i] for row in rows}) > 1), shortest)
+        shared = rows[0][: min(length, shortest - 1)]  # a token of each row must be left to read
+        kept, cache = self._prefix
+        if kept and shared[: len(kept)] == kept:
+            shared = kept  # two passages that begin alike must not make us read it again
+        elif len(rows) > 1 and shared:
+            ids = torch.tensor([shared], device=self._backbone.device)
+            cache = self._backbone.decoder(input_ids=ids, use_cache=True).past_key_values
+            self._prefix = shared, cache
+        else:
+            return [], None
+        repeated = copy.deepcopy(cache)
+        repeated.batch_repeat_interleave(len(rows))
+        return shared, repeated
+
+    def _padded(self, rows: Sequence[list[int]], shared: list[int]) -> tuple[Tensor, Tensor]:
+        """``[N, T]``: the shared beginning, padding, and the rest of each row."""
+        start, longest = len(shared), max(map(len, rows))
+        ids = torch.full((len(rows), longest), self._pad)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            rest = row[start:]
+            ids[i, :start], mask[i, :start] = torch.tensor(shared), 1
+            ids[i, longest - len(rest) :], mask[i, longest - len(rest) :] = torch.tensor(rest), 1
+        return ids.to(self._backbone.device), mask.to(self._backbone.device)
+
+    @property
+    def _pad(self) -> int:
+        tokenizer = self._backbone.tokenizer
+        return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+    def _settings(self, max_new_tokens: int) -> GenerationConfig:
+        """Greedy; where an answer is to be drawn, `RowNoise` does it."""
+        return GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=self._backbone.tokenizer.eos_token_id,
+            pad_token_id=self._pad,
+        )
+
+    def _generator(self, request: WritingRequest) -> torch.Generator | None:
+        if request.attempt == 0:
+            return None
+        key = repr((self._seed, request.messages, request.opening, request.attempt))
+        digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        generator = torch.Generator()
+        return generator.manual_seed(int.from_bytes(digest, "big", signed=True))
+
+
+class RowNoise(LogitsProcessor):
+    """Makes the most likely token a drawn one: ``argmax(logits / temperature + Gumbel noise)``.
+
+    Args:
+        generators: Of each row; None: the row stays as it is.
+        temperature: Of the distribution that is drawn from.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator | None], temperature: float) -> None:
+        self._generators = generators
+        self._temperature = temperature
+
+    @property
+    def active(self) -> bool:
+        """Whether any row is drawn."""
+        return any(generator is not None for generator in self._generators)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores ``[N, V]`` of the next token, with noise where a row is drawn."""
+        scores_NV = scores.clone()
+        for row, generator in zip(scores_NV, self._generators, strict=True):
+            if generator is not None:
+                noise = torch.empty(row.shape).exponential_(generator=generator).log().neg()
+                row.div_(self._temperature).add_(noise.to(row))
+        return scores_NV

@@ -1,0 +1,291 @@
+"""Reading what small models answer: repaired where that is safe, refused where it is not."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dmoe.augmentation_parse import (
+    MalformedAnswerError,
+    check_rewrite,
+    find_pairs,
+    parse_pairs,
+    parse_question,
+    parse_rewrite,
+    parse_sentence,
+)
+from dmoe.augmentation_prompts import PAPER_EXAMPLE, SMALL_QUESTION, SMALL_REWRITE, Prompt
+from dmoe.augmentation_tasks import TASK_SETS, task_set
+from dmoe.sentences import (
+    answer_spans,
+    fronted,
+    invented,
+    lost,
+    names_and_numbers,
+    question_word,
+    split_sentences,
+)
+from retrieval.passage import Passage
+
+PASSAGE = Passage(
+    "p", "Tova Blick", "Tova Blick was born in Lisbon in 1874 and worked as a surgeon by the sea."
+)
+THREE = [("Where?", "Lisbon"), ("When?", "1874"), ("As what?", "a surgeon")]
+
+JSON = """[
+{"question": "Where?", "answer": "Lisbon", "full_answer": "She was born in Lisbon."},
+{"question": "When?", "answer": "1874", "full_answer": "In 1874."},
+{"question": "As what?", "answer": "a surgeon", "full_answer": "As a surgeon."}
+]"""
+LINES = "Q: Where?\nA: Lisbon\nQ: When?\nA: 1874\nQ: As what?\nA: a surgeon"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        JSON,
+        f"Sure! Here is the list:\n```json\n{JSON}\n```\nI hope this helps.",
+        JSON.replace('surgeon."}', 'surgeon.",}').replace("\n]", ",\n]"),  # trailing commas
+        JSON.removesuffix("]"),  # cut off
+        JSON + ',\n{"question": "Why',  # cut off in the next one
+        JSON.replace('"', "'"),  # as Python writes it
+        JSON.replace('"1874",', "1874,"),  # a number
+        JSON.replace("},\n", "}\n"),  # commas forgotten
+        LINES,
+        LINES.replace("Q:", "Question:").replace("A:", "Answer:"),
+        LINES.replace("Q:", "1. Q:").replace("A:", "   A:"),
+        LINES.replace("Q:", "**Question 1:**").replace("A:", "**Answer:**"),
+        LINES.replace("\nQ:", "\n\nQ:") + "\nQ: Why",  # cut off in the next one
+        LINES.replace("Q:", "q1:").replace("A:", "a1:"),
+        LINES.replace("Lisbon", '"Lisbon"'),
+    ],
+)
+def test_three_pairs_are_found(text):
+    assert find_pairs(text) == THREE
+
+
+@pytest.mark.parametrize(
+    "text", ["", "I am sorry.", "Q: Where?", "A: Lisbon", "[]", "{}", '{"question": 3}', "{" * 5000]
+)
+def test_nothing_is_found_where_nothing_is(text):
+    assert find_pairs(text) == []
+
+
+@given(st.text())
+def test_any_answer_can_be_read(text):
+    parse_pairs(text, PASSAGE)
+
+
+def test_pairs_whose_answer_stands_in_the_passage_come_first():
+    text = "Q: W?\nA: Porto\nQ: X?\nA: lisbon\nQ: Y?\nA: Madrid\nQ: Z?\nA: 1874"
+    assert [answer for _, answer in parse_pairs(text, PASSAGE)] == [
+        "lisbon",
+        "1874",
+        "Porto",
+        "Madrid",
+    ]
+
+
+def test_unusable_pairs_are_left_out():
+    long = "word " * 30
+    text = (
+        "Q: Where was she born\nA: Lisbon\n"  # gets its question mark
+        "Q: Where was she born?\nA: Porto\n"  # asked before
+        "Q: Who designed it?\nA: Corvalho\n"  # the prompt's own
+        f"Q: Long?\nA: {long}\n"
+        "Q: Same?\nA: same\n"
+        "Q: Nothing?\nA: ...\n"
+    )
+    pairs = parse_pairs(text, PASSAGE, prompt="For example:\nQ: Who designed it?\nA: Corvalho")
+    assert pairs == [("Where was she born?", "Lisbon")]
+
+
+REWRITE = "A surgeon by the sea, Tova Blick came into the world in Lisbon in 1874."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        REWRITE,
+        f'  "{REWRITE}"\n',
+        f"Here is a rewritten version of the passage:\n\n{REWRITE}",
+        f"Sure, I can do that.\n\nHere's the revised passage: {REWRITE}",
+        f"Rewritten passage: {REWRITE}",
+        f"{REWRITE} {REWRITE}\n{REWRITE}",  # repeats itself
+        f"{REWRITE} Her work in the",  # cut off
+    ],
+)
+def test_a_rewrite_is_read_without_what_is_not_part_of_it(text):
+    assert parse_rewrite(text, PASSAGE) == REWRITE
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"expected \d+ to \d+ words, got 0"),
+        ("Tova Blick.", r"words, got 2"),
+        (" ".join(f"word{i}" for i in range(60)), r"words, got 60"),
+        (
+            "That quick brown fox jumps over lazy dogs which play violins.",
+            r"about the same, got 0%",
+        ),
+        (PASSAGE.text, r"expected another text about the same, got 100%"),
+        (PASSAGE.text.lower().rstrip("."), r"expected another text"),
+    ],
+)
+def test_what_is_no_rewrite_is_refused(text, message):
+    for read in (parse_rewrite, check_rewrite):
+        with pytest.raises(MalformedAnswerError, match=message):
+            read(text, PASSAGE)
+
+
+def test_a_question_is_read():
+    for text in ("Where was Tova Blick born?", "Q: Where was Tova Blick born? Lisbon.\nA: Lisbon"):
+        assert parse_question(text, "Lisbon", PASSAGE) == "Where was Tova Blick born?"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a question, got ''"),
+        ("Lisbon is where.", "expected a question, got 'Lisbon"),
+        ("Where?", r"expected a question, got 'Where\?'"),
+        ("Was Tova Blick born in Lisbon?", "without its answer"),
+        ("Where was Ines Corvalho born in 1999?", "got one about 1999, corvalho, ines"),
+    ],
+)
+def test_what_is_no_question_about_the_passage_is_refused(text, message):
+    with pytest.raises(MalformedAnswerError, match=message):
+        parse_question(text, "Lisbon", PASSAGE)
+
+
+def test_a_sentence_keeps_its_names_and_numbers():
+    assert parse_sentence(f"{REWRITE}\nAnd so on.", PASSAGE.text) == REWRITE
+    for wrong in ("1874", "Lisbon", "Blick"):
+        with pytest.raises(MalformedAnswerError, match=f"a difference in {wrong.lower()}$"):
+            parse_sentence(REWRITE.replace(wrong, "it"), PASSAGE.text)
+    with pytest.raises(MalformedAnswerError, match="a difference in porto"):
+        parse_sentence(REWRITE.replace("sea", "sea of Porto"), PASSAGE.text)
+    with pytest.raises(MalformedAnswerError, match="words, got 1"):
+        parse_sentence("This.", "this is one sentence of some length")
+
+
+def test_sentences_end_where_they_end():
+    text = (
+        'The U.S. Navy met J. S. Bach. Dr. Ruiz of St. Louis paid 3.5 million! "Why?" She left '
+        "at 5 p.m. in May. (It rained.) Then no. End"
+    )
+    assert split_sentences(text) == [
+        "The U.S. Navy met J. S. Bach.",
+        "Dr. Ruiz of St. Louis paid 3.5 million!",
+        '"Why?"',
+        "She left at 5 p.m. in May.",
+        "(It rained.)",
+        "Then no.",
+        "End",
+    ]
+    assert split_sentences(" \n ") == []
+
+
+@given(st.text())
+def test_no_word_is_lost_between_sentences(text):
+    assert " ".join(" ".join(split_sentences(text)).split()) == " ".join(text.split())
+    for span, sentence in answer_spans(text):
+        assert span in sentence
+
+
+def test_names_and_numbers():
+    text = "In 1874 the Arle froze. Nobody from St. Louis saw the 60-story O'Hara tower."
+    expected = {"1874", "arle", "st", "louis", "60-story", "o'hara"}
+    assert names_and_numbers(text) == expected
+    assert lost("The Arle froze in 1874.", text) == expected - {"arle", "1874"}
+    assert invented("Did the Arle freeze in Porto in 1875?", [text]) == {"porto", "1875"}
+
+
+def test_spans_come_from_different_sentences_first():
+    text = (
+        "Tollen Bridge crosses the Arle in Marvick. It was designed by Ines Corvalho and opened on "
+        "12 May 1874. Later 23,410 people came."
+    )
+    assert [span for span, _ in answer_spans(text)] == [
+        "Arle",
+        "Ines Corvalho",
+        "23,410",
+        "Marvick",
+        "12 May 1874",
+        "Tollen Bridge",
+    ]
+    assert answer_spans(text)[1][1].startswith("It was designed")
+    assert answer_spans("It rained. Nobody came.") == []
+
+
+@pytest.mark.parametrize(
+    ("span", "sentence", "word"),
+    [
+        ("1874", "It opened in 1874.", "When"),
+        ("12 May 1874", "It opened on 12 May 1874.", "When"),
+        ("May 12, 1874", "It opened on May 12, 1874.", "When"),
+        ("23,410", "It had 23,410 inhabitants.", "How many"),
+        ("60", "A 60-story tower.", "How many"),
+        ("60 per cent", "It has 60 per cent of them.", ""),
+        ("Porto", "He lived in Porto.", "Where"),
+        ("Ines Corvalho", "Designed by Ines Corvalho.", "Who"),
+        ("Ines Corvalho", "It was Ines Corvalho.", ""),
+        ("Tollen Bridge", "Tollen Bridge crosses it.", ""),
+    ],
+)
+def test_a_question_begins_as_its_answer_tells(span, sentence, word):
+    assert question_word(span, sentence) == word
+
+
+def test_a_sentence_begins_anew_with_its_when_or_where():
+    assert fronted("It was opened in Porto on 12 May 1874.") == "On 12 May 1874,"
+    assert fronted("He moved to Spain and lived in the Old Town of Porto.") == (
+        "In the Old Town of Porto,"
+    )
+    assert fronted("In 1874 it was opened.") == ""  # it begins so already
+    assert fronted("in 1874 it was opened.") == ""
+    assert fronted("It rained.") == ""
+
+
+@pytest.mark.parametrize("name", sorted(TASK_SETS))
+def test_prompts_hold_what_they_ask_about_as_it_is(name):
+    tasks = task_set(name)
+    odd = 'braces {passage} {0} and "quotes" \\n of Lisbon'
+    passage = Passage("p", "{title}", odd)
+    for request in [*tasks.rewrite.ask(passage, 1), *tasks.pairs.ask(passage, 0)]:
+        roles = [role for role, _ in request.messages]
+        assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]
+        assert odd in request.messages[-1][1]
+        assert request.max_new_tokens > 8
+
+
+def test_the_papers_prompts_are_the_papers():
+    tasks = task_set("paper")
+    (rewrite,), (pairs,) = tasks.rewrite.ask(PASSAGE, 0), tasks.pairs.ask(PASSAGE, 0)
+    assert rewrite.messages[0][1].startswith("Rewrite the following passage. While keeping the ent")
+    assert f"format:\n{PAPER_EXAMPLE}\nThis list should have at least" in pairs.messages[0][1]
+    assert find_pairs(PAPER_EXAMPLE) == [("What is the capital of France?", "Paris")]
+    assert parse_pairs(PAPER_EXAMPLE, PASSAGE, PAPER_EXAMPLE) == []
+
+
+def test_the_examples_of_the_small_prompts_pass_their_own_checks():
+    for slots, answer in SMALL_REWRITE.shots:
+        assert parse_sentence(answer, slots["sentence"]) == answer
+    for slots, answer in SMALL_QUESTION.shots:
+        passage = Passage("p", slots["title"], slots["sentence"])
+        assert parse_question(answer, slots["answer"], passage) == answer
+        assert slots["answer"] in dict(answer_spans(slots["sentence"]))
+
+
+def test_a_slot_is_filled_once():
+    prompt = Prompt("{a} and {b}", max_new_tokens=5, tokens_per_word=2.0)
+    request = prompt.request({"a": "{b}", "b": "x"}, words=3, attempt=1)
+    assert request.messages == (("user", "{b} and x"),)
+    assert (request.max_new_tokens, request.attempt) == (11, 1)
+
+
+def test_unknown_prompts_are_an_error():
+    with pytest.raises(ValueError, match=r"one of paper, small, got 'big'; set augmenter\.prompts"):
+        task_set("big")

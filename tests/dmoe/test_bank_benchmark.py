@@ -1,0 +1,48 @@
+"""suite=bank runs, compares what is equal, and says so when it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from tiny import make_backbone
+
+from dmoe import bank_benchmark
+from dmoe.bank_benchmark import bank_suite
+from qa.backbone import Backbone
+
+pytestmark = pytest.mark.usefixtures("no_sync")
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
+    def build(node: Any, **settings: Any) -> Backbone:
+        return make_backbone()
+
+    monkeypatch.setattr(bank_benchmark, "instantiate", build)
+    return OmegaConf.create(
+        {
+            "model": {"backbone": {"name": "tiny"}},
+            "paths": {"output_dir": str(tmp_path)},
+            "bank": {"sizes": [20, 40], "dtype": "float32", "k": 3, "draws": 20, "folders": 5},
+        }
+    )
+
+
+def test_it_runs(config: Any, tmp_path: Any):
+    result, lines = bank_suite(config)
+    assert result["difference"] < 1e-4
+    assert result["milliseconds"].keys() == {"20", "40", "PEFT"}
+    assert result["milliseconds"]["PEFT"]["p50"] > 10 * result["milliseconds"]["40"]["p50"]
+    assert result["bytes_per_expert"]["PEFT"] > result["bytes_per_expert"]["40"]
+    assert result["open_milliseconds"].keys() == {"20", "40"}
+    assert "| bank of 40 | " in "\n".join(lines)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_differs_is_not_compared(config: Any, monkeypatch: pytest.MonkeyPatch):
+    load = bank_benchmark.PeftFolders.load
+    monkeypatch.setattr(bank_benchmark.PeftFolders, "load", lambda self, ids: load(self, ids[:2]))
+    with pytest.raises(ValueError, match="ours and PEFT's sum of adapters differ"):
+        bank_suite(config)

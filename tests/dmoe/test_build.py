@@ -1,0 +1,209 @@
+"""Building a bank by the command: the same experts by every engine, and none twice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from tiny import make_backbone
+
+from dmoe.bank import Bank, BankError
+from dmoe.build import build_experts
+from dmoe.strategy import IndependentRanks, training_strategy
+from dmoe.warmup import warmup
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated:FutureWarning",
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    backbone = make_backbone(max_position_embeddings=2048)
+    backbone.model.save_pretrained(folder)
+    backbone.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def arguments(model, tmp_path):
+    return [
+        f"model.backbone.name={model}",
+        "model.backbone.dtype=float32",
+        "data.train_entities=7",
+        "data.dev_entities=2",
+        "data.distractor_entities=0",
+        "limits.group_size=3",
+        f"bank.dir={tmp_path / 'bank'}",
+    ]
+
+
+@pytest.fixture
+def build(arguments, tmp_path):
+    def run(*overrides):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            given = [*arguments, f"paths.output_dir={tmp_path / 'run'}", "trainer=cpu"]
+            config = compose("build_experts", [*given, *overrides])
+        config.trainer.default_root_dir = str(tmp_path)
+        return build_experts(config)
+
+    return run
+
+
+def test_a_bank_is_built_and_its_experts_know_their_passages(build, tmp_path):
+    metrics = build()
+    assert metrics == json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["experts"] == 7
+    assert metrics["train/last_loss"] < metrics["train/first_loss"]
+    bank = Bank.open(tmp_path / "bank")
+    assert len(bank) == 7
+    assert bank.spec.recipe["epochs"] == 10
+    assert bank.spec.recipe["formats"] == ["qa"]
+    assert bank.spec.recipe["backbone_dtype"] == "float32"
+
+
+def test_what_is_there_is_not_built_again(build, tmp_path):
+    assert build("instances.limit=3")["experts"] == 3
+    first = Bank.open(tmp_path / "bank")
+    before = first.get(list(first))
+    metrics = build()
+    assert (metrics["experts"], metrics["skipped"]) == (4, 3)
+    after = Bank.open(tmp_path / "bank").get(list(first))
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    metrics = build()
+    assert (metrics["experts"], metrics["skipped"]) == (0, 7)
+
+
+def test_paper_and_prag(build, tmp_path):
+    metrics = build("recipe=paper", f"bank.dir={tmp_path / 'paper'}")
+    assert 0 < metrics["expert_norm"] < 0.1  # one epoch at 1e-5
+    prag = build("recipe=prag", f"bank.dir={tmp_path / 'prag'}", "instances.limit=2")
+    assert prag["experts"] == 2
+    assert Bank.open(tmp_path / "prag").spec.recipe["loss"] == "all"
+
+
+def test_augmentations_of_a_corpus(build, tmp_path):
+    passages = [{"id": f"x{i}", "title": "T", "text": f"Text number {i}."} for i in range(3)]
+    lines = [
+        {"passage_id": "x1", "rewrite": "R.", "qa": [{"question": "Which?", "answer": "1"}]},
+        {"passage_id": "x2", "rewrite": "R.", "qa": []},
+    ]
+    for name, rows in (("passages", passages), ("augmentation", lines)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    metrics = build(
+        f"instances.augmentation={tmp_path / 'augmentation.jsonl'}",
+        f"corpus.path={tmp_path / 'passages.jsonl'}",
+        f"paths.cache_dir={tmp_path}",
+    )
+    assert (metrics["experts"], metrics["without"]) == (1, 1)
+    assert list(Bank.open(tmp_path / "bank")) == ["x1"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["engine=slurm"], "engine must be one of lightning, ray, got 'slurm'; set engine=…"),
+        (["instances.limit=0"], "limit must be positive or null, got 0; set instances.limit"),
+        (["instances.formats=[cot]"], "formats must be some of"),
+        (["instances.part=half"], "part must be one of"),
+        (["recipe.epochs=0"], "epochs must be positive"),
+        (["expert.rank=0"], "rank must be positive"),
+        (["trainer.strategy=fsdp"], "trainer.strategy must be auto or ddp, got 'fsdp'"),
+        (["bank.dir=???"], "expected a value for bank.dir"),
+    ],
+)
+def test_settings_are_checked(build, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        build(*overrides)
+
+
+@pytest.mark.parametrize(
+    "other", ["recipe.lr=3e-3", "expert.rank=2", "bank.dtype=float16", "instances.part=odd"]
+)
+def test_another_recipe_needs_another_bank(build, other):
+    build("instances.limit=1")
+    with pytest.raises(BankError, match="the bank does not fit"):
+        build("instances.limit=1", other)
+
+
+def test_a_warm_backbone_is_another_backbone(build, arguments, tmp_path):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose(
+            "train_warmup",
+            [
+                *[a for a in arguments if not a.startswith("bank")],
+                f"paths.output_dir={tmp_path / 'warm'}",
+                "recipe.lr=1e-2",
+                "instances.limit=40",
+            ],
+        )
+    metrics = warmup(config)
+    assert metrics == json.loads((tmp_path / "warm" / "metrics.json").read_text())
+    assert metrics["expert_norm"] > 0.1
+    warm = ["model=smollm2_135m_warm", f"model.backbone.adapter={tmp_path / 'warm' / 'adapter'}"]
+    build()
+    with pytest.raises(BankError, match="the bank does not fit: expected backbone_sha256"):
+        build(*warm)
+    plain = build(f"bank.dir={tmp_path / 'plain'}", "recipe.epochs=1", "recipe.lr=0")
+    after = build(*warm, f"bank.dir={tmp_path / 'other'}", "recipe.epochs=1", "recipe.lr=0")
+    assert after["train/first_loss"] < plain["train/first_loss"] - 0.1
+
+
+def test_warming_up_on_what_is_evaluated_is_an_error(arguments, tmp_path):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        given = [*[a for a in arguments if not a.startswith("bank")], "instances.held_out=train"]
+        config = compose("train_warmup", [*given, f"paths.output_dir={tmp_path / 'warm'}"])
+    with pytest.raises(ValueError, match="must not overlap"):
+        warmup(config)
+
+
+def test_strategies():
+    assert training_strategy("auto", 1) == "auto"
+    assert isinstance(training_strategy("auto", 8), IndependentRanks)
+    assert isinstance(training_strategy("ddp", "auto"), IndependentRanks)
+
+
+def same_experts(one, other):
+    one, other = Bank.open(one), Bank.open(other)
+    assert sorted(one) == sorted(other)
+    ids = sorted(one)
+    for name, tensor in one.get(ids).items():
+        assert (other.get(ids)[name] - tensor).norm() < 1e-4 * tensor.norm()
+
+
+@pytest.mark.slow
+def test_two_processes_build_the_same_experts(build, arguments, tmp_path):
+    build()
+    others = [a for a in arguments if not a.startswith("bank")]
+    for limit in (7, 1):  # with one passage, one of the two has nothing to do
+        bank = tmp_path / f"ddp{limit}"
+        command = [sys.executable, str(ROOT / "scripts" / "build_experts.py"), *others]
+        command += ["trainer=ddp_sim", f"instances.limit={limit}", f"bank.dir={bank}"]
+        subprocess.run(
+            [*command, f"hydra.run.dir={tmp_path / 'run'}"], check=True, capture_output=True
+        )
+        metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+        assert metrics["experts"] == limit
+    same_experts(tmp_path / "bank", tmp_path / "ddp7")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:.*ray:FutureWarning")
+def test_ray_builds_the_same_experts(build, tmp_path):
+    pytest.importorskip("ray")
+    build()
+    assert build("engine=ray", "ray.workers=2", f"bank.dir={tmp_path / 'ray'}")["experts"] == 7
+    same_experts(tmp_path / "bank", tmp_path / "ray")
+
+
+def test_rays_settings_are_checked(build):
+    with pytest.raises(ValueError, match=r"expected ray\.workers >= 1 .*, got 0 and 0"):
+        build("engine=ray", "ray.workers=0")

@@ -1,0 +1,56 @@
+"""suite=experts runs, compares equal experts, and says so when they are not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tiny import make_backbone
+
+from dmoe import benchmark
+from dmoe.benchmark import experts_suite
+from dmoe.peft_loop import PeftLoop
+from qa.bios import generate
+
+
+@pytest.fixture
+def config(monkeypatch):
+    def build(node, **settings):
+        if "data" in node:
+            return generate(
+                train_entities=6, dev_entities=2, distractor_entities=0, train_questions=2
+            )
+        backbone = make_backbone(max_position_embeddings=2048)
+        backbone.model.to(getattr(torch, settings["dtype"]))
+        return backbone
+
+    monkeypatch.setattr(benchmark, "instantiate", build)
+    return OmegaConf.create(
+        {
+            "rounds": 2,
+            "model": {"backbone": {"name": "tiny"}},
+            "data": {"data": "bios"},
+            "experts": {"passages": 4, "peer_passages": 1, "formats": ["qa"], "lr": 1e-2},
+        }
+    )
+
+
+def test_it_runs(config):
+    result, lines = experts_suite(config)
+    assert max(result["differences"].values()) < 1e-3
+    assert result["answers, 10 epochs"]["median"] > 0
+    assert [row["experts"] for row in result["growth"]] == [4, 8, 16]
+    text = "\n".join(lines)
+    assert "| all tokens, 1 epoch |" in text
+    assert "times PEFT's speed" in text
+
+
+def test_what_differs_is_not_compared(config, monkeypatch):
+    train = PeftLoop.train
+
+    def other(self, *args, **kwargs):
+        return {name: tensor * 1.01 for name, tensor in train(self, *args, **kwargs).items()}
+
+    monkeypatch.setattr(PeftLoop, "train", other)
+    with pytest.raises(ValueError, match="ours and PEFT's experts differ"):
+        experts_suite(config)
