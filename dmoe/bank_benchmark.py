@@ -170,18 +170,17 @@ def measure(
     for draw in range(draws + 1):
         for size in banks:
             ids = [f"p{n}" for n in chance.sample(range(size), k)]
-            taken = _timed(lambda size=size, ids=ids: active[size].swap([0], [ids]))
-            seconds[str(size)].append(taken)
+            seconds[str(size)].append(_timed(active[size].swap, [0], [ids]))
         if draw % every == 0:
             ids = chance.sample(folders, k)
-            seconds["PEFT"].append(_timed(lambda ids=ids: peer.load(ids)))
+            seconds["PEFT"].append(_timed(peer.load, ids))
             peer.unload()
     return {name: values[1:] for name, values in seconds.items()}  # the first warms up
 
 
 def opening(path: Path) -> float:
     """Milliseconds to open a bank, the median of several times."""
-    return float(np.median([_timed(lambda: Bank.open(path)) for _ in range(_OPENINGS)])) * 1e3
+    return float(np.median([_timed(Bank.open, path) for _ in range(_OPENINGS)])) * 1e3
 
 
 def used(folder: Path) -> int:
@@ -190,21 +189,24 @@ def used(folder: Path) -> int:
     return sum(getattr(stat, "st_blocks", -(-stat.st_size // 512)) * 512 for stat in files)
 
 
-def _timed(task: Callable[[], object]) -> float:
+def _timed(task: Callable[..., object], *args: Any) -> float:
     start = time.perf_counter()
-    task()
+    task(*args)
     return time.perf_counter() - start
 
 
 def _lines(config: DictConfig, result: dict[str, Any]) -> list[str]:
     settings, times = config.bank, result["milliseconds"]
     theirs = times["PEFT"]
+    setting = (
+        f"Experts of rank {ExpertSpec().rank} for {config.model.backbone.name}, stored in "
+        f"{settings.dtype}; {settings.draws} random draws; files in the page cache. PEFT: "
+        "load_adapter of each, then add_weighted_adapter(cat)."
+    )
     lines = [
         f"# From disk to active: {settings.k} experts of a bank against PEFT's adapters",
         "",
-        f"Experts of rank {ExpertSpec().rank} for {config.model.backbone.name}, stored in "
-        f"{settings.dtype}; {settings.draws} random draws; files in the page cache. PEFT: "
-        "load_adapter of each, then add_weighted_adapter(cat).",
+        setting,
         "",
         f"Equal before measuring: the logits differ by {result['difference']:.0e} at most.",
         "",

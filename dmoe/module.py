@@ -6,12 +6,12 @@ states computed once) before the next one begins, and is safe in the bank by the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from lightning import LightningModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from dmoe.bank import Bank
 from dmoe.expert import ExpertSpec
@@ -22,6 +22,26 @@ from dmoe.instances import Lesson
 from dmoe.recipe import Recipe
 from dmoe.tally import Tally
 from qa.backbone import Backbone
+
+
+class InStep(IterableDataset[Group]):
+    """A rank's groups, and empty ones behind them until every rank has had its last.
+
+    Lightning's loop has the ranks meet at every step: one that had fewer would leave the others
+    waiting for ever.
+
+    Args:
+        groups: Of this rank.
+        any_rank: Whether something is so on one rank at least, asked by all of them.
+    """
+
+    def __init__(self, groups: Iterable[Group], any_rank: Callable[[bool], bool]) -> None:
+        self._groups, self._any_rank = groups, any_rank
+
+    def __iter__(self) -> Iterator[Group]:
+        groups = iter(self._groups)
+        while self._any_rank((group := next(groups, None)) is not None):
+            yield Group([], []) if group is None else group
 
 
 class ExpertModule(LightningModule):
@@ -70,7 +90,12 @@ class ExpertModule(LightningModule):
             worker=self.trainer.global_rank,
             workers=self.trainer.world_size,
         )
-        return DataLoader(self._groups, batch_size=None)
+        return DataLoader(InStep(self._groups, self._any_rank), batch_size=None)
+
+    def _any_rank(self, mine: bool) -> bool:
+        """Whether something is so on one rank at least; all ranks must ask."""
+        flag = torch.tensor(float(mine), device=self.device)
+        return bool(self.trainer.strategy.reduce(flag, reduce_op="max"))
 
     def transfer_batch_to_device(self, batch: Group, device: torch.device, _: int) -> Group:
         """Leave texts and token ids where they are."""
@@ -84,6 +109,8 @@ class ExpertModule(LightningModule):
 
     def training_step(self, batch: Group, batch_idx: int) -> None:
         """Train a group's experts from the first step to the last, and keep them."""
+        if not batch.passages:
+            return
         trained = self._grouped.train([passage.id for passage in batch.passages], batch.instances)
         self.tally.store(self._bank, batch, trained)
         for name in ("first_loss", "last_loss", "norm"):
