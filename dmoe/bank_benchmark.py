@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from retrieval.passage import Passage
 _TOLERANCE = 1e-4  # of the logits' largest difference, relative to their largest value
 _AT_A_TIME = 500  # experts that are added to a bank at a time
 _SUM = "sum"  # how PEFT calls the k adapters together
+_REST = "rest"  # and the one that is active between two measurements
 _OPENINGS = 7
 
 
@@ -46,7 +48,10 @@ class PeftFolders:
 
         self._folders = folders
         first, *_ = folders.values()
-        self.model = PeftModel.from_pretrained(backbone.model, first, adapter_name="unused")
+        with warnings.catch_warnings():
+            # PEFT asks transformers by a name that is going; nothing for us to change.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            self.model = PeftModel.from_pretrained(backbone.model, first, adapter_name=_REST)
         self._loaded: list[str] = []
 
     def load(self, ids: Sequence[str]) -> None:
@@ -60,6 +65,7 @@ class PeftFolders:
 
     def unload(self) -> None:
         """Forget what was loaded; not part of what is measured."""
+        self.model.set_adapter(_REST)
         for name in self._loaded:
             self.model.delete_adapter(name)
         self._loaded = []

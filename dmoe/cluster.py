@@ -71,8 +71,14 @@ def train_on_cluster(
         actor = ray.remote(
             num_cpus=1, num_gpus=gpus_per_worker, max_restarts=-1, max_task_retries=3
         )(_Worker)
+        # One that the cluster has no room for would keep its groups waiting for ever.
+        there = ray.cluster_resources()
+        room = there.get("CPU", 1)
+        if gpus_per_worker:
+            room = min(room, there.get("GPU", 0) / gpus_per_worker)
+        count = max(1, min(workers, int(room)))
         each = [
-            actor.remote(make_backbone, fingerprint, spec, recipe, limits) for _ in range(workers)
+            actor.remote(make_backbone, fingerprint, spec, recipe, limits) for _ in range(count)
         ]
         yield from _train(each, groups)
     finally:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import lightning
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from retrieval.encoding import EncodingJob, log
-from retrieval.passage import Passage
+from retrieval.encoding import EncodingJob
 from retrieval.shard import store_shard
+
+log = logging.getLogger(__name__)
 
 
 class EncodingModule(lightning.LightningModule):
@@ -30,24 +32,13 @@ class EncodingModule(lightning.LightningModule):
         """Make the encoder."""
         self._encoder = self._job.load(str(self.trainer.strategy.root_device))
 
-    def predict_dataloader(self) -> DataLoader[tuple[int, list[Passage]]]:
-        """The shards of this process."""
-        numbers = self._numbers[self.trainer.global_rank :: self.trainer.world_size]
-        return DataLoader(_Shards(self._job, numbers), batch_size=None)
+    def predict_dataloader(self) -> DataLoader[int]:
+        """The numbers of this process's shards."""
+        mine = self._numbers[self.trainer.global_rank :: self.trainer.world_size]
+        return DataLoader(mine, batch_size=None)  # type: ignore[arg-type]
 
-    def predict_step(self, batch: tuple[int, list[Passage]]) -> None:
-        """Encode a shard and store it."""
-        number, passages = batch
-        store_shard(self._folder, number, self._encoder.encode(passages))
+    def predict_step(self, number: int) -> int:
+        """Encode a shard, store it, and return its number."""
+        store_shard(self._folder, number, self._encoder.encode(self._job.passages(number)))
         log.info("encoded shard %d of %d", number + 1, self._job.shards)
-
-
-class _Shards(Dataset[tuple[int, list[Passage]]]):
-    def __init__(self, job: EncodingJob, numbers: Sequence[int]) -> None:
-        self._job, self._numbers = job, numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, place: int) -> tuple[int, list[Passage]]:
-        return self._numbers[place], self._job.passages(self._numbers[place])
+        return number

@@ -138,9 +138,12 @@ class RayEngine:
     def _encode(self, ray: Any, job: EncodingJob, numbers: Sequence[int], folder: Path) -> None:
         from ray.util import ActorPool
 
-        gpus = int(self._device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
+        there = ray.cluster_resources()
+        gpus = int(self._device != "cpu" and there.get("GPU", 0) > 0)
         actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=3)(_Worker)
-        count = min(self._workers, len(numbers))
+        # One that the cluster has no room for would keep its shard waiting for ever.
+        room = int(there["GPU"] if gpus else there.get("CPU", 1))
+        count = max(1, min(self._workers, len(numbers), room))
         pool = ActorPool([actor.remote(job.maker, job.storage) for _ in range(count)])
 
         def start(worker: Any, number: int) -> Any:  # called only once a worker is free

@@ -20,6 +20,7 @@ from dmoe.grouped_adamw import GroupedAdamW
 from dmoe.instances import Encoded
 from dmoe.peft_loop import PeftLoop
 from dmoe.recipe import Recipe, RecipeError
+from dmoe.states import label_states
 from dmoe.warmup import merge_expert
 from qa.backbone import Backbone
 
@@ -147,10 +148,12 @@ def test_the_backbone_is_left_as_it_is(tiny_backbone):
 
 def test_epochs_reuse_the_states(tiny_backbone, monkeypatch):
     computed = []
-    compute = grouped.label_states
-    monkeypatch.setattr(
-        grouped, "label_states", lambda *args: (computed.append(1), compute(*args))[1]
-    )
+
+    def counted(*args):
+        computed.append(1)
+        return label_states(*args)
+
+    monkeypatch.setattr(grouped, "label_states", counted)
     recipe = Recipe(epochs=7)
     GroupedTrainer(FinalFFN(tiny_backbone), ExpertSpec(), recipe).train(IDS, lessons())
     assert computed == [1]

@@ -112,13 +112,14 @@ def test_limits_change_nothing(trunk_tokens, tiny_backbone, monkeypatch):
 
 
 def test_what_is_shared_is_computed_and_kept_once(tiny_backbone, monkeypatch):
-    read = []
+    read: list[int] = []
     residual = Trunk.residual
-    monkeypatch.setattr(
-        Trunk,
-        "residual",
-        lambda self, trees: (read.extend(map(len, trees)), residual(self, trees))[1],
-    )
+
+    def watched(self, trees):
+        read.extend(map(len, trees))
+        return residual(self, trees)
+
+    monkeypatch.setattr(Trunk, "residual", watched)
     prefix = tuple(range(3, 43))
     instances = [[Encoded((*prefix, 100 + i, 200), 1) for i in range(5)]]
     states = check(tiny_backbone, instances)

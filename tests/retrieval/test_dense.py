@@ -497,6 +497,8 @@ def test_the_configuration_makes_settings(retriever, tmp_path):
         if retriever == "dense":  # as the library's own defaults
             plain = DenseSettings("here", ivfpq=IVFPQ(probes=3), encoder=EncoderSettings())
             assert settings == plain
+        wanted = [f"retriever={retriever}", "retriever.index_dir=here", "++engine=lightning"]
+        assert instantiate(compose("build_index", wanted).retriever).engine == "lightning"
         wrong = compose("build_index", [f"retriever={retriever}", "retriever.kind=lsh"])
     wrong.retriever.index_dir = "here"
     with pytest.raises(InstantiationException, match="kind must be one of flat, ivfpq, hnsw, got"):

@@ -27,6 +27,7 @@ PROGRAM = """
 import sys, time
 import faiss, safetensors.numpy
 from retrieval import engines
+from retrieval.corpus import Corpus
 from retrieval.dense import DenseSettings
 from retrieval.passage import Passage
 from retrieval.vector_settings import HNSW
