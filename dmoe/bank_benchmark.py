@@ -148,7 +148,7 @@ def check_equal(final: FinalFFN, bank: Bank, peer: PeftFolders, ids: Sequence[st
         peer.unload()
     scale = float(theirs.abs().max())
     difference, effect = (float((ours - other).abs().max()) / scale for other in (theirs, plain))
-    if difference > _TOLERANCE or effect < 10 * difference:
+    if difference > _TOLERANCE or effect < 10 * _TOLERANCE:
         raise ValueError(
             f"ours and PEFT's sum of adapters differ: by {difference:.1e} of the logits, where the "
             f"experts themselves change {effect:.1e}"

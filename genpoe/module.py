@@ -145,7 +145,8 @@ class GenPoEModule(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Answer nll with the question's own passage, and with another question's."""
-        size = len(batch["rows"])
+        # As a float: Lightning takes the mean of the ranks' counts, and that of integers is cut.
+        size: Any = float(len(batch["rows"]))
         self.log("val/loss", self(batch).mean(), batch_size=size, sync_dist=True, prog_bar=True)
         passages = len(batch["passage_input_ids"])
         if passages > 1:

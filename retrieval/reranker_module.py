@@ -103,8 +103,10 @@ class RerankerModule(LightningModule):
                 sums[f"{prefix}accuracy@1"] += 100.0 * (place == 1)
                 sums[f"{prefix}mrr"] += 1.0 / place
         count = len(batch.sizes)
+        # As a float: Lightning takes the mean of the ranks' counts, and that of integers is cut.
+        weight: Any = float(count)
         for name, value in sums.items():
-            self.log(f"val/{name}", value / count, batch_size=count, sync_dist=True)
+            self.log(f"val/{name}", value / count, batch_size=weight, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW, with a warm-up and a decay over the whole training."""

@@ -239,12 +239,14 @@ class Bank:
                 "the learning rate, or leave it out"
             )
 
+        keys = keys_of(ids)
+
         def check(view: View) -> None:
-            taken = [] if replace else [id for id in ids if id in view]
-            if taken:
+            taken = [] if replace else (view.table.find(keys) != ABSENT).nonzero()[0]
+            if len(taken):
                 raise BankError(
-                    f"{self.path}: passage {shown(taken[0])} (and {len(taken) - 1} more) has an "
-                    "expert already; replace it (replace=True), or leave it out"
+                    f"{self.path}: passage {shown(ids[taken[0]])} (and {len(taken) - 1} more) has "
+                    "an expert already; replace it (replace=True), or leave it out"
                 )
 
         made_of = list(map(passage_sha256, passages))

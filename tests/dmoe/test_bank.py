@@ -126,7 +126,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_bank_is_a_dict(tmp_path_factory: pytest.TempPathFactory, steps: list):
     bank, model = make_bank(tmp_path_factory.mktemp("bank")), dict[str, int]()
     for seed, (step, ids) in enumerate(steps):

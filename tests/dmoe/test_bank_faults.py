@@ -98,7 +98,7 @@ def check_truncations(bank: Bank, count: int) -> None:
 
 
 def test_every_flipped_bit_is_found(bank: Bank):
-    check_flips(bank, 150)
+    check_flips(bank, 100)
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_ten_thousand_flipped_bits_are_found(bank: Bank):
 
 
 def test_every_truncation_is_found(bank: Bank):
-    check_truncations(bank, 60)
+    check_truncations(bank, 40)
 
 
 @pytest.mark.slow

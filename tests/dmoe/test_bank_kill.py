@@ -94,7 +94,7 @@ def check_kills(folder: Path, count: int) -> None:
 
 
 def test_kills(tmp_path: Path):
-    check_kills(tmp_path, 15)
+    check_kills(tmp_path, 10)
 
 
 @pytest.mark.slow

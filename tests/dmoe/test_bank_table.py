@@ -35,7 +35,7 @@ def test_a_table_is_a_dict(few: int, colliding: bool, monkeypatch: pytest.Monkey
     monkeypatch.setattr("dmoe.bank.records.keys_of", find_keys)
 
     @given(shards=SHARDS)
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=30, deadline=None)
     def check(shards: list[tuple[list[str], bool]]) -> None:
         table, model = PlaceTable(), dict[str, tuple[int, int]]()
         for number, (ids, removed) in enumerate(shards):

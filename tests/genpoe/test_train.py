@@ -159,6 +159,7 @@ def command(folder, model, *overrides):
         str(ROOT / "scripts" / "train_hypernet.py"),
         *SMALL,
         f"model.backbone.name={model}",
+        "model.backbone.dtype=float32",  # in bfloat16 rounding depends on the shape of a batch
         f"hydra.run.dir={folder}",
         f"paths.cache_dir={folder}/cache",
         "logger=csv",

@@ -370,7 +370,7 @@ def test_two_processes_train_as_one_does(bert: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[-3000:]
         weights.append(load_file(folder / "reranker" / "model.safetensors"))
         metrics.append(json.loads((folder / "metrics.json").read_text()))
-    # A key's bias changes no attention: its gradient is rounding, which Adam makes steps of lr from.
+    # A key's bias changes no attention: its gradient is rounding, of which Adam makes whole steps.
     one, two = ({k: v for k, v in w.items() if "key.bias" not in k} for w in weights)
     torch.testing.assert_close(one, two, rtol=1e-2, atol=1e-4)
     for name in ("val/loss", "val/mrr", "val/accuracy@1", "steps"):
