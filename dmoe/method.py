@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +20,16 @@ from qa.method import AnsweringMethod, Prediction, QuestionInput
 CONTROLS = (None, "noise")
 
 
-@dataclass(frozen=True)
-class RoutedPrediction(Prediction):
-    """A prediction, and what was routed on the way to it.
-
-    Attributes:
-        details: ``tokens`` decoded; ``triggers`` among them; each token's ``uncertainty``, nats,
-            before anything was routed there; ``routed``, the passages of each trigger by position;
-            and ``routed_gold``, whether a gold passage was among them (null without gold ones).
-    """
-
-    details: dict[str, Any] = field(default_factory=dict)
-
-
 class DMoEMethod(AnsweringMethod):
     """The frozen backbone with experts routed where it is uncertain (DMoE eq. 1 and 4-6).
 
     The answer's likelihood is that of the same model: its tokens are given instead of chosen, and
     each may trigger (`Session.score`).
+
+    Each prediction's details are ``tokens`` decoded; ``triggers`` among them; each token's
+    ``uncertainty``, nats, before anything was routed there; ``routed``, the passages of each
+    trigger by position; and ``routed_gold``, whether a gold passage was among them (null without
+    gold ones).
 
     Args:
         backbone: The frozen model.
@@ -72,7 +63,7 @@ class DMoEMethod(AnsweringMethod):
         self.uses_passages = rag or routing.router.uses_passages  # type: ignore[misc]
 
     def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
-        """See `AnsweringMethod.answer`; the predictions are `RoutedPrediction`."""
+        """See `AnsweringMethod.answer`."""
         if not inputs:
             return []
         rows = [self._decoder_input(input) for input in inputs]
@@ -82,12 +73,12 @@ class DMoEMethod(AnsweringMethod):
             steps[step.row].append(step)
         nll = session.score([input.question.answers[0] for input in inputs])
         return [
-            RoutedPrediction(self._text(row), value, _details(row, input))
+            Prediction(self._text(row), value, _details(row, input))
             for row, value, input in zip(steps, nll, inputs, strict=True)
         ]
 
-    def summarize(self, predictions: Sequence[RoutedPrediction]) -> dict[str, float]:
-        """What an evaluation's metrics should say of the routing; see `routing_metrics`."""
+    def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        """How often routing took place; see `routing_metrics`."""
         return routing_metrics([prediction.details for prediction in predictions])
 
     def _decoder_input(self, input: QuestionInput) -> DecoderInput:
@@ -124,7 +115,7 @@ def load_dmoe(
 
 
 def routing_metrics(details: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """How often routing took place, over the `RoutedPrediction.details` of an evaluation.
+    """How often routing took place, over the details of an evaluation's predictions.
 
     Returns:
         In percent: ``trigger_rate``, of all decoded tokens; ``triggered_questions``, those with a

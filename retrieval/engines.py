@@ -136,22 +136,27 @@ class RayEngine:
                 ray.shutdown()
 
     def _encode(self, ray: Any, job: EncodingJob, numbers: Sequence[int], folder: Path) -> None:
-        from ray.util import ActorPool
-
-        there = ray.cluster_resources()
-        gpus = int(self._device != "cpu" and there.get("GPU", 0) > 0)
+        gpus = int(self._device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
         actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=3)(_Worker)
-        # One that the cluster has no room for would keep its shard waiting for ever.
-        room = int(there["GPU"] if gpus else there.get("CPU", 1))
-        count = max(1, min(self._workers, len(numbers), room))
-        pool = ActorPool([actor.remote(job.maker, job.storage) for _ in range(count)])
-
-        def start(worker: Any, number: int) -> Any:  # called only once a worker is free
-            return worker.encode.remote(number, job.passages(number))
-
-        for number, data in pool.map_unordered(start, list(numbers)):
-            store_shard(folder, number, data)
-            log.info("encoded shard %d of %d", number + 1, job.shards)
+        workers = [
+            actor.remote(job.maker, job.storage) for _ in range(min(self._workers, len(numbers)))
+        ]
+        # A shard is handed to a worker that runs: the cluster may have no room for all of them.
+        busy = {worker.start.remote(): worker for worker in workers}
+        left, stored = list(reversed(numbers)), 0
+        while stored < len(numbers):
+            (done,), _ = ray.wait(list(busy), num_returns=1)
+            worker, result = busy.pop(done), ray.get(done)
+            if left:
+                number = left.pop()
+                busy[worker.encode.remote(number, job.passages(number))] = worker
+            if result is not None:
+                number, data = result
+                store_shard(folder, number, data)
+                stored += 1
+                log.info("encoded shard %d of %d", number + 1, job.shards)
+        for worker in workers:
+            ray.kill(worker)
 
 
 class _Worker:
@@ -159,6 +164,9 @@ class _Worker:
 
     def __init__(self, maker: EncoderMaker, storage: str) -> None:
         self._encoder = ShardEncoder(maker, storage)
+
+    def start(self) -> None:
+        """Return once the process runs."""
 
     def encode(self, number: int, passages: list[Passage]) -> tuple[int, bytes]:
         return number, self._encoder.encode(passages)

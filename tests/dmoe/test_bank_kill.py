@@ -75,10 +75,11 @@ def check_kills(folder: Path, count: int) -> None:
     assert calls > 1000
     chance = random.Random(count)
     states = [Model(), *(model for _, model in steps(Bank.open(folder / "whole")))]
+    killed = 0
     for number in range(count):
         path = make_bank(folder / str(number)).path
         done, finished = in_child(path, chance.randrange(1, calls))
-        assert not finished
+        killed += not finished  # not each needs exactly as many calls as the first one did
         bank = Bank.open(path)
         # What it told is there; the step that it died in is there as a whole or not at all.
         state = next(model for model in states[done : done + 2] if holds(bank, model))
@@ -91,6 +92,7 @@ def check_kills(folder: Path, count: int) -> None:
         assert report.sound
         assert report.unnamed == ()
         assert holds(Bank.open(path), {**state, "z": 30})
+    assert killed >= 0.9 * count
 
 
 def test_kills(tmp_path: Path):

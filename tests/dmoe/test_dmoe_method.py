@@ -129,7 +129,7 @@ def test_the_metrics_of_an_evaluation(tiny_backbone):
     predictions = method.answer(INPUTS)
     tokens, triggers = (sum(p.details[key] for p in predictions) for key in ("tokens", "triggers"))
     assert 0 < triggers < tokens
-    assert method.summarize(predictions)["trigger_rate"] == pytest.approx(100 * triggers / tokens)
+    assert method.measure(predictions)["trigger_rate"] == pytest.approx(100 * triggers / tokens)
 
 
 @pytest.fixture
