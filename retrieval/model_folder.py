@@ -18,6 +18,8 @@ MINILM = "minilm"  # the embedded default
 # (exports to other frameworks, model cards, training logs) decides nothing.
 _SETTINGS = (
     "config.json",
+    "*.safetensors.index.json",  # where weights come in several files
+    "pytorch_model.bin.index.json",
     "config_sentence_transformers.json",
     "modules.json",
     "sentence_*_config.json",

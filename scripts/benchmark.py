@@ -13,6 +13,7 @@ SUITES = {
     "inject": "genpoe.benchmark_inject.inject_suite",
     "retrieval": "qa.retrieval_benchmark.retrieval_suite",
     "experts": "dmoe.benchmark.experts_suite",
+    "bank": "dmoe.bank_benchmark.bank_suite",
 }
 
 

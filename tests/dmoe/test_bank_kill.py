@@ -70,6 +70,8 @@ def in_child(path: Path, kill_at: int | None) -> tuple[int, int]:
 
 
 def check_kills(folder: Path, count: int) -> None:
+    for step, _ in steps(make_bank(folder / "first")):
+        step()  # what is done once in a process is done before the calls are counted
     done, calls = in_child(make_bank(folder / "whole").path, None)
     assert done == 5
     assert calls > 1000
