@@ -24,12 +24,12 @@ class Augmented:
 
     Attributes:
         lesson: The passage with its pairs and its rewrite, whatever of them there is.
-        answers: How many answers of a model it took; 0 where none was asked.
+        attempts: How many answers of a model it took; 0 where none was asked.
         problems: What is missing in the end, and why.
     """
 
     lesson: Lesson
-    answers: int = 0
+    attempts: int = 0
     problems: tuple[str, ...] = ()
 
     def row(self) -> dict[str, Any]:

@@ -98,17 +98,18 @@ SMALL_REWRITE = Prompt(
             "Hagen went to live in Porto once the war was over, and taught at 3 schools there.",
         ),
     ),
-    max_new_tokens=12,
-    tokens_per_word=1.7,
+    max_new_tokens=16,
+    tokens_per_word=2.0,
 )
 
+_QUESTION = "Topic: {title}\nText: {sentence}\nAnswer: {answer}\nWrite the question."
 SMALL_QUESTION = Prompt(
-    "Topic: {title}\nText: {text}\nAnswer: {answer}\nWrite the question.",
+    _QUESTION,
     (
         (
             {
                 "title": "Tollen Bridge",
-                "text": "It was designed by Ines Corvalho and opened in 1874.",
+                "sentence": "It was designed by Ines Corvalho and opened in 1874.",
                 "answer": "Ines Corvalho",
             },
             "Who designed Tollen Bridge?",
@@ -116,7 +117,7 @@ SMALL_QUESTION = Prompt(
         (
             {
                 "title": "Amber ground beetle",
-                "text": "The beetle feeds mainly on snails and lives in Northern Europe.",
+                "sentence": "The beetle feeds mainly on snails and lives in Northern Europe.",
                 "answer": "Northern Europe",
             },
             "Where does the amber ground beetle live?",
@@ -124,7 +125,7 @@ SMALL_QUESTION = Prompt(
         (
             {
                 "title": "Otto Hagen",
-                "text": "After the war he moved to Porto, where he taught until 12 May 1951.",
+                "sentence": "After the war he moved to Porto, where he taught until 12 May 1951.",
                 "answer": "12 May 1951",
             },
             "Until when did Otto Hagen teach in Porto?",
@@ -132,7 +133,7 @@ SMALL_QUESTION = Prompt(
         (
             {
                 "title": "Marvick",
-                "text": "In the census of 2004, Marvick had 23,410 inhabitants.",
+                "sentence": "In the census of 2004, Marvick had 23,410 inhabitants.",
                 "answer": "23,410",
             },
             "How many inhabitants did Marvick have in 2004?",
@@ -140,42 +141,11 @@ SMALL_QUESTION = Prompt(
         (
             {
                 "title": "The Hollow Lantern",
-                "text": 'Her second novel, "The Hollow Lantern", won the Larkin Prize.',
+                "sentence": 'Her second novel, "The Hollow Lantern", won the Larkin Prize.',
                 "answer": "Larkin Prize",
             },
             "Which prize did The Hollow Lantern win?",
         ),
     ),
-    max_new_tokens=30,
-)
-
-SMALL_ANSWER = Prompt(
-    "Topic: {title}\nText: {text}\nQuestion: {question}\nAnswer with words of the text.",
-    (
-        (
-            {
-                "title": "Tollen Bridge",
-                "text": "It was designed by Ines Corvalho and opened in 1874.",
-                "question": "Who designed Tollen Bridge?",
-            },
-            "Ines Corvalho",
-        ),
-        (
-            {
-                "title": "Otto Hagen",
-                "text": "After the war he moved to Porto, where he taught until 12 May 1951.",
-                "question": "Where did Otto Hagen teach after the war?",
-            },
-            "Porto",
-        ),
-        (
-            {
-                "title": "Marvick",
-                "text": "In the census of 2004, Marvick had 23,410 inhabitants.",
-                "question": "How many inhabitants did Marvick have?",
-            },
-            "23,410",
-        ),
-    ),
-    max_new_tokens=16,
+    max_new_tokens=40,
 )

@@ -30,7 +30,7 @@ class QualityReport:
         text = lesson.passage.text
         self._rows.append(
             {
-                "answers": augmented.answers,
+                "attempts": augmented.attempts,
                 "pairs": len(lesson.pairs),
                 "rewrite": lesson.rewrite is not None,
                 "complete": lesson.rewrite is not None and len(lesson.pairs) >= PAIRS,
@@ -44,7 +44,7 @@ class QualityReport:
         """What was counted.
 
         Returns:
-            ``passages``; ``pairs_per_passage`` and ``answers_per_passage``; in percent, of the
+            ``passages``; ``pairs_per_passage`` and ``attempts_per_passage``; in percent, of the
             passages: ``parsed_rewrites``, ``parsed_pairs`` (three or more) and ``complete``; of the
             pairs: ``answers_in_passage``, token-wise; and ``rewrite_overlap``, the token F1 of a
             rewrite with its passage. What nothing was counted for is left out.
@@ -62,7 +62,7 @@ class QualityReport:
         return {
             "passages": len(self._rows),
             "pairs_per_passage": _mean([row["pairs"] for row in self._rows]),
-            "answers_per_passage": _mean([row["answers"] for row in self._rows]),
+            "attempts_per_passage": _mean([row["attempts"] for row in self._rows]),
             **{name: 100 * _mean(values) for name, values in shares.items() if values},
         }
 

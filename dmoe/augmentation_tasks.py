@@ -25,13 +25,11 @@ from dmoe.augmentation_prompts import (
     PAPER_EXAMPLE,
     PAPER_PAIRS,
     PAPER_REWRITE,
-    SMALL_ANSWER,
     SMALL_QUESTION,
     SMALL_REWRITE,
 )
 from dmoe.sentences import answer_spans, fronted, question_word, split_sentences
 from dmoe.writer import WritingRequest
-from qa.metrics import f1_score
 from retrieval.passage import Passage, passage_text
 
 PAIRS = 3  # question-answer pairs a passage (DMoE sec. 4.3)
@@ -64,14 +62,6 @@ class PairsTask(Protocol):
         """The usable pairs, from the answer to each request of the attempt; possibly none."""
         ...
 
-    def doubt(self, passage: Passage, pairs: Sequence[Pair]) -> list[WritingRequest]:
-        """A request for each pair whose answer shows whether it holds; none: all of them do."""
-        return []
-
-    def confirm(self, pairs: Sequence[Pair], answers: Sequence[str]) -> list[Pair]:
-        """The pairs that hold, from the answer to each request of `doubt`."""
-        return list(pairs)
-
 
 class WholeRewrite:
     """The paper's Prompt 1: the passage at once."""
@@ -86,7 +76,7 @@ class WholeRewrite:
         return parse_rewrite(answers[0], passage)
 
 
-class ListOfPairs(PairsTask):
+class ListOfPairs:
     """The paper's Prompt 2: a list of pairs at once."""
 
     def ask(self, passage: Passage, attempt: int) -> list[WritingRequest]:
@@ -127,23 +117,23 @@ class SentenceRewrite:
         return check_rewrite(" ".join(rewritten), passage)
 
 
-class QuestionsForSpans(PairsTask):
+class QuestionsForSpans:
     """A question for each of three dates, numbers or names in the passage: they are the answers.
 
     The question's first word is given, where the answer tells: a small model left to itself asks
-    for what something is, whatever the answer. And it must find the answer to its own question.
+    for what something is, whatever the answer.
     """
 
     def ask(self, passage: Passage, attempt: int) -> list[WritingRequest]:
         """One request a span; every attempt takes other spans, and the most likely question."""
         return [
             SMALL_QUESTION.request(
-                {"title": passage.title or "none", "text": text, "answer": span},
+                {"title": passage.title or "none", "sentence": sentence, "answer": span},
                 words=0,
                 attempt=0,
-                opening=question_word(span, text),
+                opening=question_word(span, sentence),
             )
-            for span, text in self._spans(passage, attempt)
+            for span, sentence in self._spans(passage, attempt)
         ]
 
     def read(self, passage: Passage, attempt: int, answers: Sequence[str]) -> list[Pair]:
@@ -155,24 +145,6 @@ class QuestionsForSpans(PairsTask):
             except MalformedAnswerError:
                 continue  # the next attempt asks about another span
         return list(pairs.items())
-
-    def doubt(self, passage: Passage, pairs: Sequence[Pair]) -> list[WritingRequest]:
-        """The question alone, to be answered from the same text."""
-        texts = dict(answer_spans(passage.text))
-        return [
-            SMALL_ANSWER.request(
-                {"title": passage.title or "none", "text": texts[span], "question": question}, 0, 0
-            )
-            for question, span in pairs
-        ]
-
-    def confirm(self, pairs: Sequence[Pair], answers: Sequence[str]) -> list[Pair]:
-        """Those whose answer was found again, at least half of it."""
-        return [
-            pair
-            for pair, answer in zip(pairs, answers, strict=True)
-            if f1_score(answer, [pair[1]]) >= 0.5
-        ]
 
     def _spans(self, passage: Passage, attempt: int) -> list[tuple[str, str]]:
         return answer_spans(passage.text)[PAIRS * attempt : PAIRS * (attempt + 1)]

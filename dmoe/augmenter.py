@@ -32,12 +32,12 @@ class _Draft:
     passage: Passage
     pairs: list[tuple[str, str]] = field(default_factory=list)
     rewrite: str | None = None
-    answers: int = 0
+    attempts: int = 0
     problems: dict[str, str] = field(default_factory=dict)
 
     def done(self) -> Augmented:
         lesson = Lesson(self.passage, tuple(self.pairs[:PAIRS]), self.rewrite)
-        return Augmented(lesson, self.answers, tuple(self.problems.values()))
+        return Augmented(lesson, self.attempts, tuple(self.problems.values()))
 
 
 class ModelAugmenter:
@@ -99,18 +99,11 @@ class ModelAugmenter:
         """Ask once for the pairs that some drafts lack; those of several attempts are joined."""
         task = self._tasks.pairs
         answers = self._answers([task.ask(draft.passage, attempt) for draft in drafts])
-        found = []
         for draft, texts in zip(drafts, answers, strict=True):
-            draft.answers += len(texts)
+            draft.attempts += len(texts)
             taken = {question for question, _ in draft.pairs}
             pairs = task.read(draft.passage, attempt, texts) if texts else []
-            found.append([pair for pair in pairs if pair[0] not in taken])
-        doubts = [
-            task.doubt(draft.passage, pairs) for draft, pairs in zip(drafts, found, strict=True)
-        ]
-        for draft, pairs, texts in zip(drafts, found, self._answers(doubts), strict=True):
-            draft.answers += len(texts)
-            draft.pairs += task.confirm(pairs, texts)
+            draft.pairs += [pair for pair in pairs if pair[0] not in taken]
             draft.problems.pop("pairs", None)
             if len(draft.pairs) < PAIRS:
                 draft.problems["pairs"] = f"pairs: expected {PAIRS}, got {len(draft.pairs)}"
@@ -120,7 +113,7 @@ class ModelAugmenter:
         task = self._tasks.rewrite
         answers = self._answers([task.ask(draft.passage, attempt) for draft in drafts])
         for draft, texts in zip(drafts, answers, strict=True):
-            draft.answers += len(texts)
+            draft.attempts += len(texts)
             draft.problems.pop("rewrite", None)
             try:
                 draft.rewrite = task.read(draft.passage, texts)

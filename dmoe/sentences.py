@@ -26,7 +26,6 @@ _PHRASE = re.compile(
     rf"\b(?:in|on|at|during|since|until|near) (?:the )?(?:{_DATE}|\d{{4}}|{_NAME})"
 )
 _MAX_SPAN_WORDS = 6
-_WORDS_BEFORE, _WORDS_AFTER = 14, 6  # of a span
 
 
 def split_sentences(text: str) -> list[str]:
@@ -66,30 +65,20 @@ def lost(text: str, source: str) -> set[str]:
 
 
 def answer_spans(text: str) -> list[tuple[str, str]]:
-    """Dates, numbers and names in a text, each with the part of its sentence around it.
+    """Dates, numbers and names in a text, each with the sentence that it stands in.
 
-    Those come first of which `question_word` can tell how to ask for them. Among these, one of
-    every sentence comes first, then the second of every sentence, and so on: questions about the
-    first few ask about different parts of the passage. A name at a sentence's beginning comes last:
-    it is mostly what the sentence is about.
+    One of every sentence comes first, then the second of every sentence, and so on: questions about
+    the first few ask about different parts of the passage. A sentence's first name is left to the
+    end: it is mostly what the sentence is about.
     """
     by_sentence = [_spans(sentence) for sentence in split_sentences(text)]
     depth = max(map(len, by_sentence), default=0)
-    turns = [pair for rank in range(depth) for spans in by_sentence for pair in spans[rank:][:1]]
-    turns.sort(key=lambda pair: not question_word(*pair))  # stable: else in turns as before
     found: dict[str, str] = {}
-    for span, sentence in turns:
-        found.setdefault(span, around(span, sentence))
+    for rank in range(depth):
+        for spans in by_sentence:
+            for span, sentence in spans[rank : rank + 1]:
+                found.setdefault(span, sentence)
     return list(found.items())
-
-
-def around(span: str, sentence: str) -> str:
-    """The words of a sentence around a span: a question about them cannot mean another part."""
-    before, _, after = sentence.partition(span)
-    head, tail = before.split(" "), after.split(" ")
-    left = before if len(head) <= _WORDS_BEFORE else " ".join(["…", *head[-_WORDS_BEFORE:]])
-    right = after if len(tail) <= _WORDS_AFTER else " ".join([*tail[:_WORDS_AFTER], "…"])
-    return f"{left}{span}{right}"
 
 
 def question_word(span: str, sentence: str) -> str:
