@@ -24,12 +24,14 @@ class Augmented:
 
     Attributes:
         lesson: The passage with its pairs and its rewrite, whatever of them there is.
-        attempts: How many answers of a model it took; 0 where none was asked.
+        answers: How many answers of a model it took; 0 where none was asked.
+        doubted: How many of the pairs the model itself did not confirm.
         problems: What is missing in the end, and why.
     """
 
     lesson: Lesson
-    attempts: int = 0
+    answers: int = 0
+    doubted: int = 0
     problems: tuple[str, ...] = ()
 
     def row(self) -> dict[str, Any]:
@@ -67,7 +69,7 @@ class FileAugmenter:
             DataError: If a line is malformed, or names a passage that is not among these.
         """
         for lesson in lessons_from_augmentation(self._path, passages):
-            yield Augmented(lesson, 0, missing(lesson))
+            yield Augmented(lesson, problems=missing(lesson))
 
 
 class QuestionAugmenter:
@@ -102,12 +104,14 @@ class QuestionAugmenter:
             yield Augmented(lesson)
 
 
-def missing(lesson: Lesson) -> tuple[str, ...]:
-    """What a lesson lacks of one rewrite and three pairs."""
-    found = len(lesson.pairs)
-    return (("no rewrite",) if lesson.rewrite is None else ()) + (
-        (f"{found} of {PAIRS} pairs",) if found < PAIRS else ()
-    )
+def missing(lesson: Lesson, why: str = "") -> tuple[str, ...]:
+    """What a lesson lacks of one rewrite and three pairs, and why there is no rewrite."""
+    problems = []
+    if len(lesson.pairs) < PAIRS:
+        problems.append(f"{len(lesson.pairs)} of {PAIRS} pairs")
+    if lesson.rewrite is None:
+        problems.append(f"no rewrite: {why}" if why else "no rewrite")
+    return tuple(problems)
 
 
 def surrogate(lesson: Lesson) -> Passage:

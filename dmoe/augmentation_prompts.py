@@ -98,54 +98,87 @@ SMALL_REWRITE = Prompt(
             "Hagen went to live in Porto once the war was over, and taught at 3 schools there.",
         ),
     ),
-    max_new_tokens=16,
-    tokens_per_word=2.0,
+    max_new_tokens=12,
+    tokens_per_word=1.7,
 )
 
-_QUESTION = "Topic: {title}\nText: {sentence}\nAnswer: {answer}\nWrite the question."
+BLANK = "___"
 SMALL_QUESTION = Prompt(
-    _QUESTION,
+    "Topic: {title}\nText: {text}\nWrite the question that asks for ___.",
     (
         (
             {
                 "title": "Tollen Bridge",
-                "sentence": "It was designed by Ines Corvalho and opened in 1874.",
-                "answer": "Ines Corvalho",
+                "text": "Tollen Bridge was designed by ___ and opened in 1874.",
             },
             "Who designed Tollen Bridge?",
         ),
         (
             {
                 "title": "Amber ground beetle",
-                "sentence": "The beetle feeds mainly on snails and lives in Northern Europe.",
-                "answer": "Northern Europe",
+                "text": "The beetle feeds mainly on snails and lives in ___.",
             },
             "Where does the amber ground beetle live?",
         ),
         (
             {
                 "title": "Otto Hagen",
-                "sentence": "After the war he moved to Porto, where he taught until 12 May 1951.",
-                "answer": "12 May 1951",
+                "text": "After the war he moved to Porto, where he taught until ___.",
             },
-            "Until when did Otto Hagen teach in Porto?",
+            "When did Otto Hagen stop teaching in Porto?",
         ),
         (
             {
                 "title": "Marvick",
-                "sentence": "In the census of 2004, Marvick had 23,410 inhabitants.",
-                "answer": "23,410",
+                "text": "In the census of 2004, Marvick had ___ inhabitants, …",
             },
             "How many inhabitants did Marvick have in 2004?",
         ),
         (
             {
                 "title": "The Hollow Lantern",
-                "sentence": 'Her second novel, "The Hollow Lantern", won the Larkin Prize.',
-                "answer": "Larkin Prize",
+                "text": "Her second novel, The Hollow Lantern, won the ___ in …",
             },
             "Which prize did The Hollow Lantern win?",
         ),
+        (
+            {
+                "title": "Otto Hagen",
+                "text": "… Otto Hagen (born ___ in Marvick) was a Swiss …",
+            },
+            "When was Otto Hagen born?",
+        ),
     ),
-    max_new_tokens=40,
+    max_new_tokens=30,
+)
+
+SMALL_ANSWER = Prompt(
+    "Topic: {title}\nText: {text}\nQuestion: {question}\nAnswer with words of the text.",
+    (
+        (
+            {
+                "title": "Tollen Bridge",
+                "text": "It was designed by Ines Corvalho and opened in 1874.",
+                "question": "Who designed Tollen Bridge?",
+            },
+            "Ines Corvalho",
+        ),
+        (
+            {
+                "title": "Otto Hagen",
+                "text": "After the war he moved to Porto, where he taught until 12 May 1951.",
+                "question": "Where did Otto Hagen teach after the war?",
+            },
+            "Porto",
+        ),
+        (
+            {
+                "title": "Marvick",
+                "text": "In the census of 2004, Marvick had 23,410 inhabitants.",
+                "question": "How many inhabitants did Marvick have?",
+            },
+            "23,410",
+        ),
+    ),
+    max_new_tokens=16,
 )

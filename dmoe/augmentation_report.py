@@ -16,6 +16,7 @@ class QualityReport:
     def __init__(self) -> None:
         self._rows: list[dict[str, float]] = []
         self._in_passage: list[bool] = []
+        self._confirmed: list[bool] = []
         self._overlaps: list[float] = []
 
     def watch(self, augmented: Iterable[Augmented]) -> Iterable[Augmented]:
@@ -30,12 +31,14 @@ class QualityReport:
         text = lesson.passage.text
         self._rows.append(
             {
-                "attempts": augmented.attempts,
+                "answers": augmented.answers,
                 "pairs": len(lesson.pairs),
                 "rewrite": lesson.rewrite is not None,
                 "complete": lesson.rewrite is not None and len(lesson.pairs) >= PAIRS,
             }
         )
+        sure = len(lesson.pairs) - augmented.doubted
+        self._confirmed += [True] * sure + [False] * augmented.doubted
         self._in_passage += [holds_answer(text, [answer]) for _, answer in lesson.pairs]
         if lesson.rewrite is not None:
             self._overlaps.append(f1_score(lesson.rewrite, [text]))
@@ -44,10 +47,11 @@ class QualityReport:
         """What was counted.
 
         Returns:
-            ``passages``; ``pairs_per_passage`` and ``attempts_per_passage``; in percent, of the
+            ``passages``; ``pairs_per_passage`` and ``answers_per_passage``; in percent, of the
             passages: ``parsed_rewrites``, ``parsed_pairs`` (three or more) and ``complete``; of the
-            pairs: ``answers_in_passage``, token-wise; and ``rewrite_overlap``, the token F1 of a
-            rewrite with its passage. What nothing was counted for is left out.
+            pairs: ``answers_in_passage``, token-wise, and ``confirmed``, those not doubted by the
+            model that wrote them; and ``rewrite_overlap``, the token F1 of a rewrite with its
+            passage. What nothing was counted for is left out.
         """
         if not self._rows:
             return {"passages": 0}
@@ -57,12 +61,13 @@ class QualityReport:
             "parsed_pairs": enough,
             "complete": [row["complete"] for row in self._rows],
             "answers_in_passage": self._in_passage,
+            "confirmed": self._confirmed,
             "rewrite_overlap": self._overlaps,
         }
         return {
             "passages": len(self._rows),
             "pairs_per_passage": _mean([row["pairs"] for row in self._rows]),
-            "attempts_per_passage": _mean([row["attempts"] for row in self._rows]),
+            "answers_per_passage": _mean([row["answers"] for row in self._rows]),
             **{name: 100 * _mean(values) for name, values in shares.items() if values},
         }
 

@@ -2,7 +2,7 @@
 
 The paper asks for a whole rewrite and for a list of pairs (appendix C.1). A model of a hundred
 million parameters cannot do that: it loses the names and answers with what the passage does not
-say. It can put one sentence in other words, and ask for a span that is given to it; what it then
+say. It can put one sentence in other words, and ask for what is missing in one; what it then
 says is checked against the passage.
 """
 
@@ -22,14 +22,17 @@ from dmoe.augmentation_parse import (
     parse_sentence,
 )
 from dmoe.augmentation_prompts import (
+    BLANK,
     PAPER_EXAMPLE,
     PAPER_PAIRS,
     PAPER_REWRITE,
+    SMALL_ANSWER,
     SMALL_QUESTION,
     SMALL_REWRITE,
 )
 from dmoe.sentences import answer_spans, fronted, question_word, split_sentences
 from dmoe.writer import WritingRequest
+from retrieval.answers import holds_answer
 from retrieval.passage import Passage, passage_text
 
 PAIRS = 3  # question-answer pairs a passage (DMoE sec. 4.3)
@@ -62,6 +65,14 @@ class PairsTask(Protocol):
         """The usable pairs, from the answer to each request of the attempt; possibly none."""
         ...
 
+    def doubt(self, passage: Passage, pairs: Sequence[Pair]) -> list[WritingRequest]:
+        """A request for each pair whose answer shows whether it holds; none: all of them do."""
+        return []
+
+    def confirm(self, pairs: Sequence[Pair], answers: Sequence[str]) -> list[Pair]:
+        """The pairs that hold, from the answer to each request of `doubt`."""
+        return list(pairs)
+
 
 class WholeRewrite:
     """The paper's Prompt 1: the passage at once."""
@@ -76,7 +87,7 @@ class WholeRewrite:
         return parse_rewrite(answers[0], passage)
 
 
-class ListOfPairs:
+class ListOfPairs(PairsTask):
     """The paper's Prompt 2: a list of pairs at once."""
 
     def ask(self, passage: Passage, attempt: int) -> list[WritingRequest]:
@@ -117,23 +128,24 @@ class SentenceRewrite:
         return check_rewrite(" ".join(rewritten), passage)
 
 
-class QuestionsForSpans:
+class QuestionsForSpans(PairsTask):
     """A question for each of three dates, numbers or names in the passage: they are the answers.
 
-    The question's first word is given, where the answer tells: a small model left to itself asks
-    for what something is, whatever the answer.
+    The model sees a blank in the answer's place, and the question's first word is given where the
+    answer tells: left to itself, a small model asks what something is, whatever the answer. A pair
+    holds if the model finds the answer to its own question.
     """
 
     def ask(self, passage: Passage, attempt: int) -> list[WritingRequest]:
         """One request a span; every attempt takes other spans, and the most likely question."""
         return [
             SMALL_QUESTION.request(
-                {"title": passage.title or "none", "sentence": sentence, "answer": span},
+                {"title": passage.title or "none", "text": text.replace(span, BLANK, 1)},
                 words=0,
                 attempt=0,
-                opening=question_word(span, sentence),
+                opening=question_word(span, text),
             )
-            for span, sentence in self._spans(passage, attempt)
+            for span, text in self._spans(passage, attempt)
         ]
 
     def read(self, passage: Passage, attempt: int, answers: Sequence[str]) -> list[Pair]:
@@ -145,6 +157,21 @@ class QuestionsForSpans:
             except MalformedAnswerError:
                 continue  # the next attempt asks about another span
         return list(pairs.items())
+
+    def doubt(self, passage: Passage, pairs: Sequence[Pair]) -> list[WritingRequest]:
+        """The question alone, to be answered from the same text."""
+        texts = dict(answer_spans(passage.text))
+        return [
+            SMALL_ANSWER.request(
+                {"title": passage.title or "none", "text": texts[span], "question": question}, 0, 0
+            )
+            for question, span in pairs
+        ]
+
+    def confirm(self, pairs: Sequence[Pair], answers: Sequence[str]) -> list[Pair]:
+        """Those whose answer was found again."""
+        zipped = zip(pairs, answers, strict=True)
+        return [pair for pair, answer in zipped if holds_answer(answer, [pair[1]])]
 
     def _spans(self, passage: Passage, attempt: int) -> list[tuple[str, str]]:
         return answer_spans(passage.text)[PAIRS * attempt : PAIRS * (attempt + 1)]

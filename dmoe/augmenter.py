@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from dmoe.augmentation import Augmented
+from dmoe.augmentation import Augmented, missing
 from dmoe.augmentation_parse import MalformedAnswerError
 from dmoe.augmentation_tasks import PAIRS, task_set
 from dmoe.instances import Lesson
@@ -31,13 +31,16 @@ class _Draft:
 
     passage: Passage
     pairs: list[tuple[str, str]] = field(default_factory=list)
+    doubted: list[tuple[str, str]] = field(default_factory=list)
     rewrite: str | None = None
-    attempts: int = 0
-    problems: dict[str, str] = field(default_factory=dict)
+    why: str = ""  # there is no rewrite
+    answers: int = 0
 
     def done(self) -> Augmented:
-        lesson = Lesson(self.passage, tuple(self.pairs[:PAIRS]), self.rewrite)
-        return Augmented(lesson, self.attempts, tuple(self.problems.values()))
+        pairs = (self.pairs + self.doubted)[:PAIRS]
+        lesson = Lesson(self.passage, tuple(pairs), self.rewrite)
+        doubted = max(0, len(pairs) - len(self.pairs))
+        return Augmented(lesson, self.answers, doubted, missing(lesson, self.why))
 
 
 class ModelAugmenter:
@@ -48,7 +51,8 @@ class ModelAugmenter:
         prompts: "paper" or "small"; see `dmoe.augmentation_tasks`.
         cache_dir: Folder of the answers; one file for all writers and prompts.
         max_attempts: How often each prompt is tried; the first answer is the most likely one. What
-            is missing then is reported and left out, and pairs of several attempts are joined.
+            is missing then is reported and left out. Pairs of several attempts are joined; those in
+            doubt fill up what lacks.
         chunk: Passages that are worked on at a time.
 
     Raises:
@@ -98,27 +102,31 @@ class ModelAugmenter:
     def _ask_pairs(self, drafts: Sequence[_Draft], attempt: int) -> None:
         """Ask once for the pairs that some drafts lack; those of several attempts are joined."""
         task = self._tasks.pairs
+        found = []
         answers = self._answers([task.ask(draft.passage, attempt) for draft in drafts])
         for draft, texts in zip(drafts, answers, strict=True):
-            draft.attempts += len(texts)
-            taken = {question for question, _ in draft.pairs}
+            draft.answers += len(texts)
+            taken = {question for question, _ in draft.pairs + draft.doubted}
             pairs = task.read(draft.passage, attempt, texts) if texts else []
-            draft.pairs += [pair for pair in pairs if pair[0] not in taken]
-            draft.problems.pop("pairs", None)
-            if len(draft.pairs) < PAIRS:
-                draft.problems["pairs"] = f"pairs: expected {PAIRS}, got {len(draft.pairs)}"
+            found.append([pair for pair in pairs if pair[0] not in taken])
+        asked = zip(drafts, found, strict=True)
+        answers = self._answers([task.doubt(draft.passage, pairs) for draft, pairs in asked])
+        for draft, pairs, texts in zip(drafts, found, answers, strict=True):
+            draft.answers += len(texts)
+            sure = task.confirm(pairs, texts)
+            draft.pairs += sure
+            draft.doubted += [pair for pair in pairs if pair not in sure]
 
     def _ask_rewrites(self, drafts: Sequence[_Draft], attempt: int) -> None:
         """Ask once for the rewrites that some drafts lack."""
         task = self._tasks.rewrite
         answers = self._answers([task.ask(draft.passage, attempt) for draft in drafts])
         for draft, texts in zip(drafts, answers, strict=True):
-            draft.attempts += len(texts)
-            draft.problems.pop("rewrite", None)
+            draft.answers += len(texts)
             try:
                 draft.rewrite = task.read(draft.passage, texts)
             except MalformedAnswerError as error:
-                draft.problems["rewrite"] = f"rewrite: {error}"
+                draft.why = str(error)
 
     def _answers(self, requests: Sequence[Sequence[WritingRequest]]) -> Iterator[list[str]]:
         """The answers to each draft's requests, from the cache or from the writer."""

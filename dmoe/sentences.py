@@ -11,21 +11,28 @@ from collections.abc import Iterable
 
 # A stop that ends no sentence: after one letter (J. S. Bach, U.S.) or an abbreviation.
 _NO_END = re.compile(
-    r"(?:\b[A-Za-z]|\b(?:Mr|Mrs|Ms|Dr|Prof|St|Mt|Ft|Jr|Sr|Gen|Col|Lt|Capt|Rev|Hon|Gov|Sen|Rep|No|"
+    r"(?:(?<![\w'’])[A-Za-z]|\b(?:Mr|Mrs|Ms|Dr|Prof|St|Mt|Ft|Jr|Sr|Gen|Col|Lt|Capt|Rev|Hon|Gov|Sen|Rep|No|"
     r"vs|ca|c|cf|etc|approx|Inc|Ltd|Co|Corp|Bros|Univ|Dept|lit|fl|b|d|r))\.$"
 )
 _END = re.compile(r"[.!?][\"'”’)\]]*\s+(?=[\"'“‘(\[]?[A-Z0-9])")
 _WORD = re.compile(r"\w+(?:['’\-.,]\w+)*")
 _MONTH = "January|February|March|April|May|June|July|August|September|October|November|December"
 _DATE = rf"(?:(?:{_MONTH}) \d{{1,2}}, \d{{4}}|\d{{1,2}} (?:{_MONTH}) \d{{4}}|(?:{_MONTH}) \d{{4}})"
-_NAME_WORD = r"[A-Z][\w'’\-]*"
+_NAME_WORD = r"(?:(?:[A-Z]\.)+|[A-Z][\w'’\-]*)"
 _NAME = rf"{_NAME_WORD}(?: (?:(?:of|the|de|von|van|and|for|del|la) )?{_NAME_WORD})*"
-_NUMBER = r"\d[\d,.]*\d(?:%| (?:per cent|percent|million|billion|thousand|km|miles|metres|feet))?"
+_UNIT = r"%| (?:per cent|percent|million|billion|thousand|km|miles|metres|feet)"
+_NUMBER = rf"\d[\d,.]*\d(?![\w-])(?:{_UNIT})?"
 _SPAN = re.compile(rf"\b(?:{_DATE}|{_NUMBER}|{_NAME})")
 _PHRASE = re.compile(
     rf"\b(?:in|on|at|during|since|until|near) (?:the )?(?:{_DATE}|\d{{4}}|{_NAME})"
 )
+_LAST_WORDS = re.compile(
+    r"^.*\b(?:of|the|an?|by|in|on|for|as|with|from|to|and|or|is|are|was|were|its|their|his|her) "
+    r"(?P<words>(?:[a-z][\w'’\-]*)(?: [a-z][\w'’\-]*){0,3})\W*$"
+)
+_POSSESSIVE = re.compile(r"['’]s?$")
 _MAX_SPAN_WORDS = 6
+_WORDS_BEFORE, _WORDS_AFTER = 14, 6  # of a span
 
 
 def split_sentences(text: str) -> list[str]:
@@ -50,7 +57,7 @@ def names_and_numbers(text: str) -> set[str]:
         for index, match in enumerate(_WORD.finditer(sentence)):
             word = match.group()
             if any(c.isdigit() for c in word) or (index > 0 and word[0].isupper()):
-                found.add(word.lower())
+                found.add(_bare(word))
     return found
 
 
@@ -65,20 +72,31 @@ def lost(text: str, source: str) -> set[str]:
 
 
 def answer_spans(text: str) -> list[tuple[str, str]]:
-    """Dates, numbers and names in a text, each with the sentence that it stands in.
+    """Dates, numbers, names and last words, each with the part of its sentence around it.
 
-    One of every sentence comes first, then the second of every sentence, and so on: questions about
-    the first few ask about different parts of the passage. A sentence's first name is left to the
-    end: it is mostly what the sentence is about.
+    Those come first of which `question_word` can tell how to ask for them. Among these, one of
+    every sentence comes first, then the second of every sentence, and so on: questions about the
+    first few ask about different parts of the passage. Behind a sentence's dates, numbers and names
+    come the words that it ends with, and then a name that it begins with: that is mostly what it is
+    about.
     """
     by_sentence = [_spans(sentence) for sentence in split_sentences(text)]
     depth = max(map(len, by_sentence), default=0)
+    turns = [pair for rank in range(depth) for spans in by_sentence for pair in spans[rank:][:1]]
+    turns.sort(key=lambda pair: not question_word(*pair))  # stable: else in turns as before
     found: dict[str, str] = {}
-    for rank in range(depth):
-        for spans in by_sentence:
-            for span, sentence in spans[rank : rank + 1]:
-                found.setdefault(span, sentence)
+    for span, sentence in turns:
+        found.setdefault(span, around(span, sentence))
     return list(found.items())
+
+
+def around(span: str, sentence: str) -> str:
+    """The words of a sentence around a span: a question about them cannot mean another part."""
+    before, _, after = sentence.partition(span)
+    head, tail = before.split(" "), after.split(" ")
+    left = before if len(head) <= _WORDS_BEFORE else " ".join(["…", *head[-_WORDS_BEFORE:]])
+    right = after if len(tail) <= _WORDS_AFTER else " ".join([*tail[:_WORDS_AFTER], "…"])
+    return f"{left}{span}{right}"
 
 
 def question_word(span: str, sentence: str) -> str:
@@ -89,7 +107,7 @@ def question_word(span: str, sentence: str) -> str:
         return "When"
     if span[0].isdigit():
         return "How many" if span[-1].isdigit() else ""
-    if last in ("in", "at", "near", "to"):
+    if last in ("in", "at", "near"):
         return "Where"
     return "Who" if last == "by" else ""
 
@@ -107,14 +125,20 @@ def _spans(sentence: str) -> list[tuple[str, str]]:
     inner: list[str] = []
     first: list[str] = []
     for match in _SPAN.finditer(sentence):
-        span = match.group()
+        span = _POSSESSIVE.sub("", match.group())
         is_first = match.start() <= 1  # a quotation mark or a bracket may stand before it
         if is_first and " " not in span and not span[0].isdigit():
             continue  # most likely no name at all, only a capital
         if len(span.split()) <= _MAX_SPAN_WORDS:
             (first if is_first else inner).append(span)
+    if last := _LAST_WORDS.search(sentence):
+        inner += [last["words"]] * (sentence.count(last["words"]) == 1)
     return [(span, sentence) for span in dict.fromkeys(inner + first)]
 
 
 def _words(text: str) -> set[str]:
-    return {match.group().lower() for match in _WORD.finditer(text)}
+    return {_bare(match.group()) for match in _WORD.finditer(text)}
+
+
+def _bare(word: str) -> str:
+    return _POSSESSIVE.sub("", word).lower()

@@ -57,7 +57,7 @@ def test_a_rewrite_and_three_pairs_a_passage(tmp_path):
             ("As what?", "a surgeon"),
         )
         assert each.lesson.rewrite == GOOD_REWRITE
-        assert (each.attempts, each.problems) == (2, ())
+        assert (each.answers, each.doubted, each.problems) == (2, 0, ())
     assert len(writer.asked) == 10
 
 
@@ -104,8 +104,8 @@ def test_malformed_answers_are_tried_again_and_then_reported(tmp_path):
     for each in found:
         assert each.lesson.pairs == ()
         assert each.lesson.rewrite is None
-        assert each.problems[0] == "pairs: expected 3, got 0"
-        assert each.problems[1].startswith("rewrite: expected 7 to 36 words, got 3")
+        assert each.problems[0] == "0 of 3 pairs"
+        assert each.problems[1].startswith("no rewrite: expected 7 to 36 words, got 3")
 
 
 def test_only_what_is_missing_is_tried_again_and_attempts_are_joined(tmp_path):
@@ -119,7 +119,7 @@ def test_only_what_is_missing_is_tried_again_and_attempts_are_joined(tmp_path):
     writer = Scripted(one_at_a_time)
     found = list(make_augmenter(writer, tmp_path, max_attempts=4).augment(PASSAGES))
     assert all(each.lesson.pairs[2] == ("As what?", "a surgeon") for each in found)
-    assert all(each.attempts == 4 and each.problems == () for each in found)
+    assert all(each.answers == 4 and each.problems == () for each in found)
     assert len(writer.asked) == 5 * (3 + 1)
 
 
@@ -129,39 +129,50 @@ def test_a_small_model_is_asked_sentence_by_sentence_and_span_by_span(tmp_path):
         "in 1874. Later 23,410 people came."
     )
     passages = {"p": Passage("p", "Tollen Bridge", text)}
+    asked_for = {  # what stands at the blank, and the question that comes for it
+        "designed by ___": "Who designed Tollen Bridge?",
+        "___ people": "How many people crossed the Rhine?",  # refused: no Rhine in the passage
+        "Arle in ___.": "Where is Tollen Bridge?",
+        "opened in ___.": "When was Tollen Bridge opened?",
+        "the ___ in": "What does Tollen Bridge cross?",
+    }
+    found_again = {"Who designed": "Ines Corvalho", "Where is": "no idea", "When was": "In 1874."}
+    found_again["What does"] = "the Arle"
     said = {
         "number: Tollen Bridge": "In Marvick, Tollen Bridge spans the Arle.",
         "number: Later 23,410": "Later 500 people came to Porto.",  # refused: stays as it was
-        "Answer: Arle": "What does Tollen Bridge cross in Marvick?",
-        "Answer: Ines Corvalho": "Who is Ines Corvalho?",  # refused: another span is asked about
-        "Answer: 23,410": "How many people came later?",
-        "Answer: Marvick": "Where is Tollen Bridge?",
     }
 
     def rule(kind, request):
         asked = request.messages[-1][1]
-        return next((answer for key, answer in said.items() if key in asked), "So it was.")
+        answers = found_again if "Answer with" in asked else said | asked_for
+        return next((answer for key, answer in answers.items() if key in asked), "So it was.")
 
     writer = Scripted(rule)
     (found,) = ModelAugmenter(writer, "small", tmp_path).augment(passages)
     assert found.lesson.rewrite == text.replace(
         "Tollen Bridge crosses the Arle in Marvick.", "In Marvick, Tollen Bridge spans the Arle."
     )
-    assert found.lesson.pairs == (
-        ("What does Tollen Bridge cross in Marvick?", "Arle"),
-        ("How many people came later?", "23,410"),
-        ("Where is Tollen Bridge?", "Marvick"),
+    assert found.lesson.pairs == (  # confirmed ones, in the order they came
+        ("Who designed Tollen Bridge?", "Ines Corvalho"),
+        ("When was Tollen Bridge opened?", "1874"),
+        ("What does Tollen Bridge cross?", "Arle"),
     )
-    assert found.problems == ()
-    assert found.attempts == 3 + 3 + 3
+    assert (found.doubted, found.problems) == (0, ())
+    (found,) = ModelAugmenter(writer, "small", tmp_path, max_attempts=1).augment(passages)
+    assert found.lesson.pairs == (
+        ("Who designed Tollen Bridge?", "Ines Corvalho"),
+        ("Where is Tollen Bridge?", "Marvick"),  # in doubt: it fills up
+    )
+    assert (found.doubted, found.problems) == (1, ("2 of 3 pairs",))
 
 
 def test_a_passage_without_spans_is_reported(tmp_path):
-    passages = {"p": Passage("p", "", "nothing here has a name or a number at all")}
-    writer = Scripted(lambda kind, request: "there is no number and no name at all in this")
+    passages = {"p": Passage("p", "", "nothing here has something that one could ask about")}
+    writer = Scripted(lambda kind, request: "here there is nothing that anyone could ask about")
     (found,) = ModelAugmenter(writer, "small", tmp_path).augment(passages)
-    assert found.problems == ("pairs: expected 3, got 0",)
-    assert len(writer.asked) == found.attempts == 1
+    assert found.problems == ("0 of 3 pairs",)
+    assert len(writer.asked) == found.answers == 1
 
 
 @pytest.mark.parametrize("setting", ["max_attempts", "chunk"])
@@ -179,11 +190,12 @@ def test_the_files_of_a_run(tmp_path):
         {
             "passages": 5,
             "pairs_per_passage": 3.0,
-            "attempts_per_passage": 2.0,
+            "answers_per_passage": 2.0,
             "parsed_rewrites": 100.0,
             "parsed_pairs": 100.0,
             "complete": 100.0,
             "answers_in_passage": 100.0,
+            "confirmed": 100.0,
             "rewrite_overlap": metrics["rewrite_overlap"],
         }
     )
@@ -210,7 +222,7 @@ def test_augmentations_made_before(tmp_path):
     write_jsonl(tmp_path / "made.jsonl", rows)
     found = list(FileAugmenter(tmp_path / "made.jsonl").augment(PASSAGES))
     assert [(each.lesson.passage.id, each.problems) for each in found] == [
-        ("p3", ("no rewrite", "1 of 3 pairs")),
+        ("p3", ("1 of 3 pairs", "no rewrite")),
         ("p0", ()),
     ]
     augment(PASSAGES, FileAugmenter(tmp_path / "made.jsonl"), tmp_path / "run")
@@ -252,16 +264,17 @@ def test_the_report_counts():
     passage = PASSAGES["p0"]
     pairs = (("a?", "Lisbon"), ("b?", "Porto"), ("c?", "by the sea"))
     report.add(Augmented(Lesson(passage, pairs, passage.text), 2))
-    report.add(Augmented(Lesson(passage, pairs[1:2]), 6, ("no rewrite",)))
+    report.add(Augmented(Lesson(passage, pairs[1:2]), 6, 1, ("no rewrite",)))
     assert report.metrics() == pytest.approx(
         {
             "passages": 2,
             "pairs_per_passage": 2.0,
-            "attempts_per_passage": 4.0,
+            "answers_per_passage": 4.0,
             "parsed_rewrites": 50.0,
             "parsed_pairs": 50.0,
             "complete": 50.0,
             "answers_in_passage": 50.0,
+            "confirmed": 75.0,
             "rewrite_overlap": 100.0,
         }
     )

@@ -15,10 +15,18 @@ from dmoe.augmentation_parse import (
     parse_rewrite,
     parse_sentence,
 )
-from dmoe.augmentation_prompts import PAPER_EXAMPLE, SMALL_QUESTION, SMALL_REWRITE, Prompt
+from dmoe.augmentation_prompts import (
+    BLANK,
+    PAPER_EXAMPLE,
+    SMALL_ANSWER,
+    SMALL_QUESTION,
+    SMALL_REWRITE,
+    Prompt,
+)
 from dmoe.augmentation_tasks import TASK_SETS, task_set
 from dmoe.sentences import (
     answer_spans,
+    around,
     fronted,
     invented,
     lost,
@@ -191,8 +199,8 @@ def test_sentences_end_where_they_end():
 @given(st.text())
 def test_no_word_is_lost_between_sentences(text):
     assert " ".join(" ".join(split_sentences(text)).split()) == " ".join(text.split())
-    for span, sentence in answer_spans(text):
-        assert span in sentence
+    for span, around_it in answer_spans(text):
+        assert span in around_it
 
 
 def test_names_and_numbers():
@@ -209,15 +217,31 @@ def test_spans_come_from_different_sentences_first():
         "12 May 1874. Later 23,410 people came."
     )
     assert [span for span, _ in answer_spans(text)] == [
-        "Arle",
-        "Ines Corvalho",
+        "Ines Corvalho",  # how to ask for these can be told
         "23,410",
         "Marvick",
         "12 May 1874",
+        "Arle",
         "Tollen Bridge",
     ]
-    assert answer_spans(text)[1][1].startswith("It was designed")
+    assert answer_spans(text)[0][1].startswith("It was designed by Ines")
     assert answer_spans("It rained. Nobody came.") == []
+
+
+def test_where_there_is_no_name_last_words_are_spans():
+    text = "He found release from all suffering. It is a form of pain relief. It hurts the most."
+    assert [span for span, _ in answer_spans(text)] == ["all suffering", "pain relief", "most"]
+
+
+def test_a_span_is_shown_with_the_words_around_it():
+    sentence = " ".join(f"w{i}" for i in range(30))
+    assert around("w20", sentence) == "… " + " ".join(f"w{i}" for i in range(7, 26)) + " …"
+    assert around("w1", "w0 w1 w2.") == "w0 w1 w2."
+
+
+def test_spans_are_whole():
+    text = "The 60-story tower of the 16th century is Nintendo's. About 23,410 saw the U.S. Navy."
+    assert [span for span, _ in answer_spans(text)] == ["23,410", "Nintendo", "U.S. Navy"]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +251,7 @@ def test_spans_come_from_different_sentences_first():
         ("12 May 1874", "It opened on 12 May 1874.", "When"),
         ("May 12, 1874", "It opened on May 12, 1874.", "When"),
         ("23,410", "It had 23,410 inhabitants.", "How many"),
-        ("60", "A 60-story tower.", "How many"),
+        ("60", "A tower of 60 storeys.", "How many"),
         ("60 per cent", "It has 60 per cent of them.", ""),
         ("Porto", "He lived in Porto.", "Where"),
         ("Ines Corvalho", "Designed by Ines Corvalho.", "Who"),
@@ -257,7 +281,7 @@ def test_prompts_hold_what_they_ask_about_as_it_is(name):
     for request in [*tasks.rewrite.ask(passage, 1), *tasks.pairs.ask(passage, 0)]:
         roles = [role for role, _ in request.messages]
         assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]
-        assert odd in request.messages[-1][1]
+        assert odd.replace("Lisbon", BLANK) in request.messages[-1][1].replace("Lisbon", BLANK)
         assert request.max_new_tokens > 8
 
 
@@ -274,9 +298,12 @@ def test_the_examples_of_the_small_prompts_pass_their_own_checks():
     for slots, answer in SMALL_REWRITE.shots:
         assert parse_sentence(answer, slots["sentence"]) == answer
     for slots, answer in SMALL_QUESTION.shots:
-        passage = Passage("p", slots["title"], slots["sentence"])
-        assert parse_question(answer, slots["answer"], passage) == answer
-        assert slots["answer"] in dict(answer_spans(slots["sentence"]))
+        passage = Passage("p", slots["title"], slots["text"])
+        assert BLANK in slots["text"]
+        assert parse_question(answer, "never said", passage) == answer
+    for slots, answer in SMALL_ANSWER.shots:
+        assert answer in slots["text"]
+        assert answer not in slots["question"]
 
 
 def test_a_slot_is_filled_once():
