@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
@@ -29,8 +28,9 @@ from dmoe.recipe import Recipe
 from dmoe.settings import typed_settings
 from dmoe.strategy import training_strategy
 from dmoe.tally import Tally
-from qa.backbone import Backbone, best_dtype
+from qa.backbone import Backbone
 from qa.cli import check_complete
+from qa.training import training_backbone
 from retrieval.corpus import Corpus
 from retrieval.files import write_json
 from retrieval.passage import Passage
@@ -133,16 +133,6 @@ def open_bank(config: DictConfig, backbone: Backbone, spec: ExpertSpec, recipe: 
     }
     bank_spec = BankSpec(backbone.name, backbone.fingerprint, layout, spec.alpha, made_by)
     return Bank.create(config.bank.dir, bank_spec, exist_ok=True)
-
-
-def training_backbone(config: DictConfig) -> Backbone:
-    """Loaded on the CPU, in the dtype that suits the device that it will be moved to."""
-    dtype = config.model.backbone.dtype
-    on_gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    if dtype == "auto" and on_gpu:
-        dtype = str(best_dtype("cuda")).removeprefix("torch.")
-    backbone: Backbone = instantiate(config.model.backbone, dtype=dtype)
-    return backbone
 
 
 def _by_lightning(config: DictConfig, job: Job) -> tuple[Tally, bool]:

@@ -15,7 +15,7 @@ from dmoe.final_ffn import FinalFFN
 from dmoe.routing import Routing, Step
 from dmoe.session import Session
 from qa.backbone import Backbone
-from qa.decoding import _left_padded
+from qa.decoding import left_padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class DMoEDecoder:
         Raises:
             ValueError: If a prompt is longer than the backbone can read.
         """
-        ids, mask = _left_padded(self.backbone, [row.prompt for row in inputs], max_new_tokens)
+        ids, mask = left_padded(self.backbone, [row.prompt for row in inputs], max_new_tokens)
         queries = [row.prompt if row.task_input is None else row.task_input for row in inputs]
         given = [row.given for row in inputs]
         return Session(self._final, self.routing, ids, mask, queries, given)

@@ -14,7 +14,7 @@ from dmoe.router import Router
 from dmoe.routing import Routing, Step
 from dmoe.trigger import Trigger
 from qa.backbone import Backbone
-from qa.decoding import _stops
+from qa.decoding import stops
 from qa.method import AnsweringMethod, Prediction, QuestionInput
 
 CONTROLS = (None, "noise")
@@ -69,7 +69,7 @@ class DMoEMethod(AnsweringMethod):
         rows = [self._decoder_input(input) for input in inputs]
         session = self.decoder.start(rows, self.max_new_tokens)
         steps: list[list[Step]] = [[] for _ in rows]
-        for step in session.stream(self.max_new_tokens, _stops(self.backbone.tokenizer)):
+        for step in session.stream(self.max_new_tokens, stops(self.backbone.tokenizer)):
             steps[step.row].append(step)
         nll = session.score([input.question.answers[0] for input in inputs])
         return [

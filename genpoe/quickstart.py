@@ -12,7 +12,7 @@ from rich.console import Console
 
 from genpoe.method import GenPoEMethod
 from genpoe.plots import plot_training
-from genpoe.train import train, training_backbone
+from genpoe.train import train
 from qa.backbone import Backbone
 from qa.dataset import QADataset
 from qa.evaluation import evaluate
@@ -20,6 +20,7 @@ from qa.method import AnsweringMethod, BaseMethod, RAGMethod
 from qa.metrics import paired_difference
 from qa.passage_source import NoPassages, make_passage_source
 from qa.report import Setting, results_table
+from qa.training import training_backbone
 from retrieval.files import write_json
 from retrieval.jsonl import read_jsonl
 

@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
@@ -16,8 +15,9 @@ from genpoe.checkpoint import AtomicCheckpointIO, CheckpointError
 from genpoe.datamodule import QADataModule
 from genpoe.module import GenPoEModule
 from genpoe.settings import check_types
-from qa.backbone import Backbone, best_dtype
+from qa.backbone import Backbone
 from qa.dataset import QADataset
+from qa.training import training_backbone
 from retrieval.files import write_json
 
 _LIGHTNING_WORDS = ("last", "best", "hpc")
@@ -84,16 +84,6 @@ def train(
     if trainer.is_global_zero:
         write_json(Path(config.paths.output_dir, "metrics.json"), metrics)
     return metrics
-
-
-def training_backbone(config: DictConfig) -> Backbone:
-    """Loaded on the CPU, in the dtype that suits the device that the Trainer will move it to."""
-    dtype = config.model.backbone.dtype
-    on_gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    if dtype == "auto" and on_gpu:
-        dtype = str(best_dtype("cuda")).removeprefix("torch.")
-    backbone: Backbone = instantiate(config.model.backbone, dtype=dtype)
-    return backbone
 
 
 def _callbacks(config: DictConfig) -> list[Callback]:

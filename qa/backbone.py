@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from retrieval.devices import pick_dtype
+
 EMBEDDED = "smollm2_135m"
 
 # Where the families keep their parts; the first name that exists is taken.
@@ -147,10 +149,7 @@ def _decoder(model: Any) -> Any:
 
 def best_dtype(device: torch.device | str) -> torch.dtype:
     """bfloat16 where the processor multiplies it natively, float32 elsewhere."""
-    if torch.device(device).type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if native else torch.float32
+    return pick_dtype("auto", torch.device(device))
 
 
 def load_backbone(
@@ -176,9 +175,7 @@ def load_backbone(
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype != "auto" and dtype not in dtypes:
-        raise ValueError(f"dtype must be auto or one of {', '.join(dtypes)}, got {dtype!r}")
+    chosen = pick_dtype(dtype, torch.device(device))
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     path = name
     if name == EMBEDDED:
@@ -187,9 +184,7 @@ def load_backbone(
         path, source = str(embedded_backbone()), {"local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtypes.get(dtype) or best_dtype(device), **source
-        )
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=chosen, **source)
     except OSError as error:
         first_line = str(error).splitlines()[0]
         raise ValueError(

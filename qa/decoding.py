@@ -30,7 +30,8 @@ class Decoded:
 
 
 @functools.lru_cache(maxsize=8)
-def _stops(tokenizer: Any) -> tuple[int, ...]:
+def stops(tokenizer: Any) -> tuple[int, ...]:
+    """`stop_token_ids`, looked up once for each tokenizer."""
     return tuple(stop_token_ids(tokenizer))
 
 
@@ -52,7 +53,7 @@ def greedy_decode(backbone: Backbone, prompts: Sequence[str], max_new_tokens: in
     Raises:
         ValueError: If a prompt is longer than the backbone can read.
     """
-    prompt_ids, prompt_mask = _left_padded(backbone, prompts, max_new_tokens)
+    prompt_ids, prompt_mask = left_padded(backbone, prompts, max_new_tokens)
     output = _generate(backbone, prompt_ids, prompt_mask, max_new_tokens)
     new = output.sequences[:, prompt_ids.shape[1] :]
     texts = backbone.tokenizer.batch_decode(new, skip_special_tokens=True)
@@ -103,7 +104,7 @@ def _generate(backbone: Backbone, ids: Tensor, mask: Tensor, max_new_tokens: int
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        eos_token_id=list(_stops(backbone.tokenizer)),
+        eos_token_id=list(stops(backbone.tokenizer)),
         pad_token_id=_pad(backbone.tokenizer),
         return_dict_in_generate=True,
     )
@@ -120,9 +121,14 @@ def _pad(tokenizer: Any) -> int:
     return tokenizer.eos_token_id if pad is None else pad
 
 
-def _left_padded(
+def left_padded(
     backbone: Backbone, prompts: Sequence[str], max_new_tokens: int
 ) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask of prompts, padded on the left, both ``[N, T]``.
+
+    Raises:
+        ValueError: If the longest leaves no room for the new tokens.
+    """
     rows = [encode_prompt(backbone.tokenizer, prompt) for prompt in prompts]
     longest = max(map(len, rows))
     limit = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)

@@ -19,7 +19,7 @@ from retrieval.jsonl import DataError
 from retrieval.lucene import Searcher
 from retrieval.passage import Passage
 from retrieval.passage_hash import SetHash, passage_digest
-from retrieval.retriever import Hit
+from retrieval.retriever import Editable, Hit
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class BM25Settings:
         }
 
 
-class BM25:
+class BM25(Editable):
     """A BM25 index that is open; a `retrieval.retriever.Retriever`.
 
     Python threads may share it. Passages that were removed count in the statistics of terms until
@@ -117,7 +117,7 @@ class BM25:
 
     def _open(self) -> tuple[dict[str, Any], Searcher]:
         given = self._settings
-        return bm25_folder.open_current(Path(given.index_dir), self._wanted, given.k1, given.b)
+        return bm25_folder.open_searcher(Path(given.index_dir), self._wanted, given.k1, given.b)
 
     def __len__(self) -> int:
         return int(self._state["passages"])
@@ -153,29 +153,8 @@ class BM25:
             query = " ".join(query.split(maxsplit=limit)[:limit])
         return query.encode("utf-8", "replace").decode()  # Java takes no half surrogate pairs
 
-    def add(self, passages: Iterable[Passage]) -> None:
-        """Add passages; see `update`."""
-        self.update(add=passages)
-
-    def remove(self, ids: Iterable[str]) -> None:
-        """Remove passages by id; see `update`."""
-        self.update(remove=ids)
-
     def update(self, add: Iterable[Passage] = (), remove: Iterable[str] = ()) -> None:
-        """Remove passages, then add others, in one step: another reader sees both or neither.
-
-        It takes effect here at once, and elsewhere when the index is opened. From then on the index
-        is that of the corpus which holds just these passages; opening it with the old one is an
-        error.
-
-        Args:
-            add: Passages whose ids are not in the index, or stand in ``remove``.
-            remove: Ids of passages that are in the index.
-
-        Raises:
-            DataError: If an id to add is in the index, or one to remove is not; nothing changes.
-            IndexFolderError: If another process changed the index, or is writing it.
-        """
+        """See `Editable.update`."""
         with self._writing:
             edit = _Edit(self._digest, self._wanted["corpus"])
             removed = edit.leave(remove)

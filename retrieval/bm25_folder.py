@@ -18,7 +18,8 @@ from typing import Any
 from retrieval import lucene
 from retrieval.building import new_folder, only_writer
 from retrieval.corpus import Corpus
-from retrieval.manifest import MANIFEST, IndexFolderError, read_manifest, write_manifest
+from retrieval.index_folder import check_built, open_current
+from retrieval.manifest import IndexFolderError, read_manifest, write_manifest
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def build(folder: Path, corpus: Corpus, settings: dict[str, Any], threads: int) 
     Args:
         folder: The index's folder; it appears when the index is whole.
         corpus: The passages.
-        settings: What the manifest records (see `check`).
+        settings: What the manifest records (see `check_settings`).
         threads: Java threads.
 
     Raises:
@@ -40,7 +41,7 @@ def build(folder: Path, corpus: Corpus, settings: dict[str, Any], threads: int) 
     """
     with only_writer(folder, WHAT):
         if folder.exists() and any(folder.iterdir()):
-            _check_built(folder, settings)
+            check_built(folder, WHAT, settings)
             log.info("%s: the %s is there already", folder, WHAT)
             return
         with new_folder(folder) as new:
@@ -50,43 +51,7 @@ def build(folder: Path, corpus: Corpus, settings: dict[str, Any], threads: int) 
             _publish(new, first)
 
 
-def _check_built(folder: Path, settings: dict[str, Any]) -> None:
-    try:
-        manifest = read_manifest(folder, WHAT)
-    except IndexFolderError as error:
-        raise IndexFolderError(
-            f"{folder}: expected a whole {WHAT} or nothing, but {error}; remove the folder, or set "
-            f"another retriever.index_dir"
-        ) from error
-    check(folder, manifest["settings"], settings)
-
-
-def check(folder: Path, recorded: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Check that an index was made of the settings that are wanted.
-
-    Raises:
-        IndexFolderError: Naming those that differ.
-    """
-    differ = [
-        f"{name} {_shown(recorded.get(name))}, not {_shown(value)}"
-        for name, value in wanted.items()
-        if recorded.get(name) != value
-    ]
-    if differ:
-        raise IndexFolderError(
-            f"{folder}: expected the {WHAT} of these settings and this corpus, found one made with "
-            f"{' and '.join(differ)}; set what it was made with, or set another "
-            f"retriever.index_dir and build (scripts/build_index.py)"
-        )
-
-
-def _shown(value: Any) -> str:
-    """A value in a message; of a hash its beginning."""
-    text = str(value)
-    return text if len(text) < 64 else f"{text[:12]}…"
-
-
-def open_current(
+def open_searcher(
     folder: Path, wanted: dict[str, Any], k1: float, b: float
 ) -> tuple[dict[str, Any], lucene.Searcher]:
     """Open the current generation, after verifying its checksums and its settings.
@@ -97,23 +62,12 @@ def open_current(
     Raises:
         IndexFolderError: If there is no whole index, or one of other settings.
     """
-    while True:
-        before = _peek(folder)
-        try:
-            settings = read_manifest(folder, WHAT)["settings"]
-            check(folder, settings, wanted)
-            return settings, lucene.Searcher(_segments(folder, settings), k1, b)
-        except IndexFolderError:
-            if _peek(folder) == before:
-                raise
-            # A writer published another generation meanwhile and removed the files of this one.
-
-
-def _peek(folder: Path) -> bytes:
-    try:
-        return (folder / MANIFEST).read_bytes()
-    except OSError:
-        return b""
+    return open_current(
+        folder,
+        WHAT,
+        wanted,
+        lambda settings: (settings, lucene.Searcher(_segments(folder, settings), k1, b)),
+    )
 
 
 def change(

@@ -19,7 +19,7 @@ from retrieval.encoders import EncoderMaker, EncoderSettings
 from retrieval.encoding import EncodingJob, default_shard_rows
 from retrieval.engines import make_engine
 from retrieval.passage import Passage
-from retrieval.retriever import Hit
+from retrieval.retriever import Editable, Hit
 from retrieval.shard import Rows
 from retrieval.vector_index import faiss_threads, open_index
 from retrieval.vector_settings import HNSW, IVFPQ, KINDS
@@ -122,7 +122,7 @@ class DenseSettings:
         }
 
 
-class Dense:
+class Dense(Editable):
     """A dense index that is open; a `retrieval.retriever.Retriever`.
 
     Python threads may share it.
@@ -196,29 +196,8 @@ class Dense:
                 f"{vectors_QD.shape[1]} from the encoder; set retriever.encoder.question_model"
             )
 
-    def add(self, passages: Iterable[Passage]) -> None:
-        """Add passages; see `update`."""
-        self.update(add=passages)
-
-    def remove(self, ids: Iterable[str]) -> None:
-        """Remove passages by id; see `update`."""
-        self.update(remove=ids)
-
     def update(self, add: Iterable[Passage] = (), remove: Iterable[str] = ()) -> None:
-        """Remove passages, then add others, in one step: another reader sees both or neither.
-
-        It takes effect here at once, and elsewhere when the index is opened. From then on the index
-        is that of the corpus which holds just these passages; opening it with the old one is an
-        error.
-
-        Args:
-            add: Passages whose ids are not in the index, or stand in ``remove``.
-            remove: Ids of passages that are in the index.
-
-        Raises:
-            DataError: If an id to add is in the index, or one to remove is not; nothing changes.
-            IndexFolderError: If another process changed the index, or is writing it.
-        """
+        """See `Editable.update`."""
         passages, gone = list(add), list(remove)
         with self._writing:
             snapshot = self._current[0]

@@ -32,6 +32,7 @@ from retrieval.building import only_writer
 from retrieval.embeddings import Embeddings
 from retrieval.encoding import PLAN, EncodingJob, Engine, encode_corpus
 from retrieval.files import sha256_of
+from retrieval.index_folder import check_built, open_current
 from retrieval.manifest import MANIFEST, IndexFolderError, read_manifest, write_manifest
 from retrieval.shard import Shard
 from retrieval.vector_index import add_rows, new_index
@@ -83,7 +84,7 @@ def build(
     """
     with only_writer(folder, WHAT):
         if folder.exists() and any(folder.iterdir()):
-            _check_built(folder, wanted)
+            check_built(folder, WHAT, wanted)
             log.info("%s: the %s is there already", folder, WHAT)
             return
         part = folder.with_name(f".{folder.name}.encoding")
@@ -107,65 +108,13 @@ def build(
         part.rename(folder)
 
 
-def _check_built(folder: Path, wanted: State) -> None:
-    try:
-        state = read_manifest(folder, WHAT)["settings"]
-    except IndexFolderError as error:
-        raise IndexFolderError(
-            f"{folder}: expected a whole {WHAT} or nothing, but {error}; remove the folder, or set "
-            "another retriever.index_dir"
-        ) from error
-    check(folder, state, wanted)
-
-
-def check(folder: Path, state: State, wanted: State) -> None:
-    """Check that an index was made of the settings and passages that are wanted.
-
-    Raises:
-        IndexFolderError: Naming those that differ.
-    """
-    differ = [
-        f"{name} {_shown(state.get(name))}, not {_shown(value)}"
-        for name, value in wanted.items()
-        if state.get(name) != value
-    ]
-    if differ:
-        raise IndexFolderError(
-            f"{folder}: expected the {WHAT} of these settings and this corpus, found one made with "
-            f"{' and '.join(differ)}; set what it was made with, or set another "
-            "retriever.index_dir and build (scripts/build_index.py)"
-        )
-
-
-def _shown(value: Any) -> str:
-    """A value in a message; of a hash its beginning."""
-    text = str(value)
-    return f"{text[:12]}…" if len(text) == 64 else text
-
-
 def open_snapshot(folder: Path, wanted: State) -> Snapshot:
     """Open the current state, after verifying its checksums and its settings.
 
     Raises:
         IndexFolderError: If there is no whole index, or one of other settings or passages.
     """
-    while True:
-        before = _peek(folder)
-        try:
-            state = read_manifest(folder, WHAT)["settings"]
-            check(folder, state, wanted)
-            return _snapshot(folder, state)
-        except (IndexFolderError, FileNotFoundError):
-            if _peek(folder) == before:
-                raise
-            # A writer published another state meanwhile and removed files of this one.
-
-
-def _peek(folder: Path) -> bytes:
-    try:
-        return (folder / MANIFEST).read_bytes()
-    except OSError:
-        return b""
+    return open_current(folder, WHAT, wanted, lambda state: _snapshot(folder, state))
 
 
 def _snapshot(folder: Path, state: State) -> Snapshot:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from retrieval.passage import Passage
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +37,40 @@ class Retriever(Protocol):
         Fewer where fewer match; none for an empty query, or one without any known term.
         """
         ...
+
+
+class Editable(ABC):
+    """An index that passages can enter and leave without being built anew."""
+
+    def add(self, passages: Iterable[Passage]) -> None:
+        """Add passages; see `update`."""
+        self.update(add=passages)
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """Remove passages by id; see `update`."""
+        self.update(remove=ids)
+
+    @abstractmethod
+    def update(self, add: Iterable[Passage] = (), remove: Iterable[str] = ()) -> None:
+        """Remove passages, then add others, in one step: another reader sees both or neither.
+
+        It takes effect here at once, and elsewhere when the index is opened. From then on the index
+        is that of the corpus which holds just these passages; opening it with the old one is an
+        error.
+
+        Args:
+            add: Passages whose ids are not in the index, or stand in ``remove``.
+            remove: Ids of passages that are in the index.
+
+        Raises:
+            DataError: If an id to add is in the index, or one to remove is not; nothing changes.
+            IndexFolderError: If another process changed the index, or is writing it.
+        """
+
+    @abstractmethod
+    def compact(self) -> None:
+        """Forget removed passages for good.
+
+        Raises:
+            IndexFolderError: If another process changed the index, or is writing it.
+        """

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from retrieval import bm25_folder, lucene
+from retrieval import index_folder, lucene
 from retrieval.bm25 import BM25Settings
 from retrieval.building import only_writer
 from retrieval.corpus import Corpus
@@ -330,7 +330,7 @@ def test_a_reader_that_opens_while_a_writer_publishes(corpus, settings, index, m
             index.compact()  # removes the segments that this manifest names
         return manifest
 
-    monkeypatch.setattr(bm25_folder, "read_manifest", slow)
+    monkeypatch.setattr(index_folder, "read_manifest", slow)
     assert ids(settings.open(corpus).search(["lisbon"], 9)[0]) == ["lisbon"]
 
 
