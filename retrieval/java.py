@@ -6,10 +6,12 @@ Pyserini's jar needs Java 21 or newer. The system's is taken where there is one 
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 
 OLDEST = 21  # class files of Anserini's jar
 HEAP = "GENPOE_JAVA_HEAP"  # environment: the largest heap, such as 4g
+_JVM_SIGNALS = frozenset({"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGUSR2"})  # its own
 DEFAULT_HEAP = "1g"  # bytes; ample for 21 million passages, because building flushes as it goes
 
 _lock = threading.Lock()
@@ -144,7 +147,27 @@ def _boot() -> None:
                 del os.environ["JAVA_HOME"]
             else:
                 os.environ["JAVA_HOME"] = before
+    _keep_signals()
     _hush()
+
+
+def _keep_signals() -> None:
+    """Let nothing in Python reset the signals that the JVM handles.
+
+    Its compiled code runs into SIGSEGV on purpose, wherever a thread has to stop. Python knows
+    nothing of the handler: to put the "default" back that it remembers, as Lightning's trainer does
+    with every signal when it ends, takes it away: the process dies at the next one.
+    """
+    set_handler = signal.signal
+    kept = {s for s in signal.valid_signals() if getattr(s, "name", "") in _JVM_SIGNALS}
+
+    @functools.wraps(set_handler)
+    def set_another(signalnum: int, handler: Any) -> Any:
+        if signalnum in kept and handler == signal.SIG_DFL:
+            return signal.getsignal(signalnum)
+        return set_handler(signalnum, handler)
+
+    signal.signal = set_another
 
 
 def _options() -> list[str]:

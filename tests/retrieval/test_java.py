@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
+import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import lightning
 import pytest
+import torch
 
 from retrieval import java
 from retrieval.java import JavaError, find_jar, find_java, java_class, java_version, start_java
@@ -130,6 +134,39 @@ def test_ctrl_c_still_reaches_python():
         [sys.executable, "-c", INTERRUPTED], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout == "interrupted\n"
+
+
+def test_a_trainer_leaves_the_jvms_signals_alone():
+    """Compiled Java code needs SIGSEGV: what resets it kills the process, now and then."""
+    start_java()
+    before = _handlers()
+    assert before[signal.SIGSEGV] != 0
+    trainer = lightning.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    module = lightning.LightningModule()
+    module.predict_step = lambda batch: batch
+    trainer.predict(module, torch.utils.data.DataLoader([1, 2]))
+    assert _handlers() == before
+
+
+def test_other_handlers_are_set_as_ever():
+    start_java()
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    assert signal.signal(signal.SIGUSR1, before) == signal.SIG_IGN
+    assert signal.getsignal(signal.SIGUSR1) == before
+    with pytest.raises(ValueError, match="out of range"):
+        signal.signal(1000, signal.SIG_DFL)
+
+
+def _handlers():
+    """Addresses of the handlers that the process really has, which Python does not know."""
+    found = {}
+    for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
+        action = (ctypes.c_ulong * 32)()  # struct sigaction begins with the handler
+        assert ctypes.CDLL(None).sigaction(int(number), None, action) == 0
+        found[number] = action[0]
+    return found
 
 
 def _start_in_child(queue):
