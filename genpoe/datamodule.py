@@ -13,10 +13,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from genpoe.checkpoint import CheckpointError
 from genpoe.collate import pad
 from genpoe.examples import Examples
 from genpoe.sampler import GroupedBatchSampler
+from qa.checkpoint import CheckpointError
 from qa.dataset import QADataset, check_disjoint, drop_overlap
 
 _PASSAGES_AT_ONCE = 64  # in `passage_batches`
@@ -82,6 +82,8 @@ class QADataModule(LightningDataModule):
         questions_per_passage: Questions that share one in a step, at most.
         max_passage_tokens: Longer passages are cut.
         max_prompt_tokens: Questions whose prompt and answer together are longer are left out.
+        rag_fraction: Of the training questions, those trained on a second time, with their passage
+            in the prompt.
         train_split: Split to train on.
         val_split: Split for the validation loss; None: no validation.
         train_limit: Train on a seeded sample of so many questions; None: on all.
@@ -100,6 +102,7 @@ class QADataModule(LightningDataModule):
         questions_per_passage: int = 6,
         max_passage_tokens: int = 512,
         max_prompt_tokens: int = 256,
+        rag_fraction: float = 0.0,
         train_split: str = "train",
         val_split: str | None = "dev",
         train_limit: int | None = None,
@@ -115,6 +118,7 @@ class QADataModule(LightningDataModule):
         self.passages_per_batch = passages_per_batch
         self.questions_per_passage = questions_per_passage
         self.max_tokens = (max_passage_tokens, max_prompt_tokens)
+        self.rag_fraction = rag_fraction
         self.train_split, self.val_split = train_split, val_split
         self.train_limit, self.val_limit = train_limit, val_limit
         self.num_workers = num_workers
@@ -247,8 +251,9 @@ class QADataModule(LightningDataModule):
 
     def _prepare(self, split: str, limit: int | None) -> Examples:
         if split not in self._examples:
+            rag = self.rag_fraction if split == self.train_split else 0.0
             self._examples[split] = Examples(
-                self.dataset, split, self.tokenizer, *self.max_tokens, limit, self.seed
+                self.dataset, split, self.tokenizer, *self.max_tokens, limit, self.seed, rag
             )
         return self._examples[split]
 

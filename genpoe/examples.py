@@ -38,8 +38,9 @@ class TokenTable(Sequence[np.ndarray]):
 class Examples(Dataset[dict[str, Any]]):
     """The questions of one split that have a gold passage, each with the first of them.
 
-    The answer is the first alias. Indexing with a `BatchSpec` gives that batch, see `collate`, and
-    beside it ``examples`` ``[N]``, the indices of its questions, and ``split``.
+    The answer is the first alias. The questions of some passages follow a second time, with the
+    passage in the prompt: a group of their own. Indexing with a `BatchSpec` gives that batch, see
+    `collate`, and beside it ``examples`` ``[N]``, the indices of its questions, and ``split``.
 
     Args:
         dataset: Where questions and passages come from.
@@ -48,10 +49,13 @@ class Examples(Dataset[dict[str, Any]]):
         max_passage_tokens: Longer passages are cut.
         max_prompt_tokens: Questions whose prompt and answer together are longer are left out.
         limit: At most so many questions, whole passages of a seeded sample but for the last.
-        seed: Of the sample.
+        seed: Of the samples.
+        rag_fraction: Of the questions, those that also occur with their passage in the prompt;
+            whole passages of a seeded sample but for the last.
 
     Raises:
         DataError: If no question is left.
+        ValueError: If the fraction is not in 0..1.
     """
 
     def __init__(
@@ -63,34 +67,44 @@ class Examples(Dataset[dict[str, Any]]):
         max_prompt_tokens: int,
         limit: int | None = None,
         seed: int = 0,
+        rag_fraction: float = 0.0,
     ) -> None:
+        if not 0 <= rag_fraction <= 1:
+            raise ValueError(
+                f"rag_fraction must be in 0..1, got {rag_fraction}; set batching.rag_fraction"
+            )
         self.split = split
         # Padding is told by the masks; any token can stand there.
         self.pad_token_id: int = tokenizer.pad_token_id or 0
         questions = dataset.split(split)
         with_passage = [question for question in questions if question.passage_ids]
         chosen = sample_by_passage(with_passage, limit, seed)
-        encoded = [
-            (
-                encode_prompt(tokenizer, build_prompt(question.question)),
-                encode_answer(tokenizer, question.answers[0]),
-            )
-            for question in chosen
-        ]
+        with_rag = round(rag_fraction * len(chosen))
+        seen: list[tuple[Question, bool]] = [(question, False) for question in chosen]
+        if with_rag:
+            seen += [(question, True) for question in sample_by_passage(chosen, with_rag, seed + 1)]
+        encoded = []
+        for question, rag in seen:
+            prompt = build_prompt(question.question, dataset.gold(question)[:1] if rag else ())
+            answer = encode_answer(tokenizer, question.answers[0])
+            encoded.append((encode_prompt(tokenizer, prompt), answer))
         fits = [len(prompt) + len(answer) <= max_prompt_tokens for prompt, answer in encoded]
-        kept = [question for question, fit in zip(chosen, fits, strict=True) if fit]
-        _report(split, questions, with_passage, chosen, kept, max_prompt_tokens)
+        kept = [example for example, fit in zip(seen, fits, strict=True) if fit]
+        _report(split, questions, with_passage, seen, kept, max_prompt_tokens)
         self.prompts = TokenTable(p for (p, _), fit in zip(encoded, fits, strict=True) if fit)
         self.answers = TokenTable(a for (_, a), fit in zip(encoded, fits, strict=True) if fit)
-        ids = list(dict.fromkeys(question.passage_ids[0] for question in kept))
-        passages = {passage.id: passage for q in kept for passage in dataset.gold(q)[:1]}
-        self.passages = TokenTable(
-            encode_passage(tokenizer, passages[id], max_passage_tokens) for id in ids
-        )
-        place = {id: index for index, id in enumerate(ids)}
-        self.groups: list[list[int]] = [[] for _ in ids]
-        for index, question in enumerate(kept):
-            self.groups[place[question.passage_ids[0]]].append(index)
+        place: dict[tuple[str, bool], int] = {}
+        self.groups: list[list[int]] = []
+        read: list[list[int]] = []
+        for index, (question, rag) in enumerate(kept):
+            key = (question.passage_ids[0], rag)
+            if key not in place:
+                place[key] = len(self.groups)
+                self.groups.append([])
+                gold = dataset.gold(question)[0]
+                read.append(encode_passage(tokenizer, gold, max_passage_tokens))
+            self.groups[place[key]].append(index)
+        self.passages = TokenTable(read)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -162,18 +176,24 @@ def _report(
     split: str,
     questions: Sequence[Question],
     with_passage: Sequence[Question],
-    chosen: Sequence[Question],
-    kept: Sequence[Question],
+    seen: Sequence[tuple[Question, bool]],
+    kept: Sequence[tuple[Question, bool]],
     max_prompt_tokens: int,
 ) -> None:
     """Say what was left out; refuse if nothing was left."""
-    without, long = len(questions) - len(with_passage), len(chosen) - len(kept)
+    plain, rag = ([q for q, with_rag in kept if with_rag is want] for want in (False, True))
+    chosen = sum(not with_rag for _, with_rag in seen)
+    without, long = len(questions) - len(with_passage), chosen - len(plain)
     counts = (
-        f"{split}: {len(kept)} of {len(questions)} questions ({without} without a gold passage and "
-        f"{long} longer than {max_prompt_tokens} tokens left out"
+        f"{split}: {len(plain)} of {len(questions)} questions ({without} without a gold passage "
+        f"and {long} longer than {max_prompt_tokens} tokens left out"
     )
-    if len(chosen) < len(with_passage):
-        counts += f", a sample of {len(chosen)} of the others"
+    if chosen < len(with_passage):
+        counts += f", a sample of {chosen} of the others"
+    counts += ")"
+    if chosen < len(seen):
+        long = len(seen) - chosen - len(rag)
+        counts += f", {len(rag)} also with the passage in the prompt ({long} too long)"
     if not kept:
-        raise DataError(f"{counts}): nothing to train on; name gold passages in passage_ids")
-    log.info("%s)", counts)
+        raise DataError(f"{counts}: nothing to train on; name gold passages in passage_ids")
+    log.info("%s", counts)

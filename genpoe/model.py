@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from genpoe.checkpoint import AtomicCheckpointIO, load_checkpoint
 from genpoe.collate import pad
 from genpoe.experts import Experts
 from genpoe.hypernet import Hypernet, mean_pool
 from genpoe.injection import ExpertLayer
 from qa.backbone import Backbone, load_backbone
+from qa.checkpoint import AtomicCheckpointIO, load_checkpoint
 from qa.decoding import greedy_decode
 from qa.prompts import build_prompt, encode_passage
 from retrieval.passage import Passage

@@ -17,13 +17,13 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from genpoe.checkpoint import CheckpointError
 from genpoe.experts import Experts
 from genpoe.frozen import FrozenStates, SplitBackbone, frozen_states
 from genpoe.hypernet import Hypernet, mean_pool
 from genpoe.injection import ExpertLayer
 from genpoe.model import check_backbone
 from qa.backbone import Backbone
+from qa.checkpoint import CheckpointError
 from qa.likelihood import IGNORE, answer_nll
 
 _STRUCTURE = ("rank", "layer", "hidden_width", "embedding_scaling", "max_passage_tokens")

@@ -29,6 +29,8 @@ class BatchingSettings:
     passages_per_batch: int = 16
     questions_per_passage: int = 6
     max_passage_tokens: int = 512
+    max_prompt_tokens: int = 256
+    rag_fraction: float = 0.0
     train_split: str = "train"
     val_split: str | None = None
     train_limit: int | None = None

@@ -11,11 +11,11 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from genpoe.checkpoint import AtomicCheckpointIO, CheckpointError
 from genpoe.datamodule import QADataModule
 from genpoe.module import GenPoEModule
 from genpoe.settings import check_types
 from qa.backbone import Backbone
+from qa.checkpoint import AtomicCheckpointIO, CheckpointError
 from qa.dataset import QADataset
 from qa.training import training_backbone
 from retrieval.files import write_json

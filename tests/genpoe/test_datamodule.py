@@ -12,12 +12,12 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from genpoe.checkpoint import AtomicCheckpointIO, CheckpointError
 from genpoe.datamodule import QADataModule
-from genpoe.random_state import RandomState
-from genpoe.saving import ResumableCheckpoint
+from qa.checkpoint import AtomicCheckpointIO, CheckpointError
 from qa.dataset import QADataset, Question
 from qa.prompts import build_prompt, encode_answer, encode_passage, encode_prompt
+from qa.random_state import RandomState
+from qa.saving import ResumableCheckpoint
 from retrieval.jsonl import DataError
 from retrieval.passage import Passage
 
@@ -309,6 +309,31 @@ def test_limits_take_whole_passages_but_for_the_last(tiny_tokenizer: Any) -> Non
     assert again._examples["train"].digest == train.digest != other._examples["train"].digest
     with pytest.raises(ValueError, match=r"must be positive, got 0; set batching\.train_limit"):
         attach(make_datamodule(tiny_tokenizer, train_limit=0))
+
+
+def test_some_questions_come_again_with_their_passage_in_the_prompt(
+    tiny_tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = make_dataset(train=20, dev=4)
+    settings = {"dataset": dataset, "rag_fraction": 0.5, "max_prompt_tokens": 512}
+    with caplog.at_level(logging.INFO, "genpoe"):
+        datamodule = attach(make_datamodule(tiny_tokenizer, **settings))
+    assert "50 of 50 questions" in caplog.text
+    assert "25 also with the passage in the prompt (0 too long)" in caplog.text
+    train, dev = (datamodule._examples[split] for split in ("train", "dev"))
+    assert len(train) == 75
+    assert len(dev) == len(dataset.split("dev"))  # none of validation
+    assert len(train.passages) == len(train.groups) > 20
+    texts = [tiny_tokenizer.decode(prompt) for prompt in train.prompts]
+    for passage, group in zip(train.passages, train.groups, strict=True):
+        inside = [tiny_tokenizer.decode(passage) in texts[index] for index in group]
+        assert inside == [group[0] >= 50] * len(group)
+    assert sum(len(group) for group in train.groups if group[0] >= 50) == 25
+    longest = int(train.lengths[:50].max())
+    tight = attach(make_datamodule(tiny_tokenizer, **{**settings, "max_prompt_tokens": longest}))
+    assert 50 <= len(tight._examples["train"]) < 75  # those that are too long stay as they are
+    with pytest.raises(ValueError, match=r"must be in 0\.\.1, got 2; set batching\.rag_fraction"):
+        attach(make_datamodule(tiny_tokenizer, rag_fraction=2))
 
 
 def test_what_cannot_be_trained_on_is_left_out_and_counted(

@@ -9,13 +9,13 @@ import torch
 from lightning import Trainer, seed_everything
 from tiny import make_backbone
 
-from genpoe.checkpoint import CheckpointError
 from genpoe.datamodule import QADataModule
 from genpoe.experts import Experts
 from genpoe.injection import ExpertLayer
 from genpoe.model import BackboneMismatchError
 from genpoe.module import GenPoEModule
 from qa.bios import generate
+from qa.checkpoint import CheckpointError
 from qa.likelihood import answer_nll
 
 

@@ -16,10 +16,10 @@ from lightning import Callback
 from tiny import make_backbone
 
 from genpoe import train as train_module
-from genpoe.checkpoint import CheckpointError, previous_path
 from genpoe.model import GenPoE
 from genpoe.plots import read_curves
 from genpoe.train import train
+from qa.checkpoint import CheckpointError, previous_path
 
 ROOT = Path(__file__).parents[2]
 SMALL = [

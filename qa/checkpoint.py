@@ -107,13 +107,13 @@ def previous_path(path: Path) -> Path:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a GenPoE checkpoint on the CPU, or the version before it where it is damaged.
+    """Load what was trained beside a frozen backbone, or the version before it where damaged.
 
     Args:
         path: A file that training wrote.
 
     Returns:
-        The checkpoint, with at least ``state_dict``, ``hyper_parameters`` and ``backbone``.
+        The checkpoint, on the CPU: ``state_dict``, ``hyper_parameters``, ``backbone``, and more.
 
     Raises:
         CheckpointError: If it is missing, damaged without a version before it, or of another kind.
@@ -122,8 +122,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     missing = [key for key in _REQUIRED if key not in checkpoint]
     if missing:
         raise CheckpointError(
-            f"{path} is no GenPoE checkpoint: expected the keys {', '.join(_REQUIRED)}, got none "
-            f"named {', '.join(missing)}; give the file that train_hypernet.py wrote as ckpt_path"
+            f"{path} is no checkpoint of this project: expected the keys {', '.join(_REQUIRED)}, "
+            f"got none named {', '.join(missing)}; give as ckpt_path a file that training wrote"
         )
     return checkpoint
 

@@ -15,14 +15,14 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
-from genpoe import checkpoint as module
-from genpoe.checkpoint import (
+from qa import checkpoint as module
+from qa.checkpoint import (
     AtomicCheckpointIO,
     CheckpointError,
     load_checkpoint,
     previous_path,
 )
-from genpoe.random_state import RandomState, get_random_state, set_random_state
+from qa.random_state import RandomState, get_random_state, set_random_state
 
 
 class Killed(BaseException):
@@ -203,7 +203,7 @@ def test_a_folder_is_an_error(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_something_else_is_an_error(path: Path) -> None:
     AtomicCheckpointIO().save_checkpoint({"state_dict": {}}, path)
-    with pytest.raises(CheckpointError, match=r"no GenPoE checkpoint.*hyper_parameters, backbone"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint of this project.*hyper_parameters, backbone"):
         load_checkpoint(path)
     AtomicCheckpointIO().save_checkpoint([1], path)  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="expected a dictionary, got list"):
