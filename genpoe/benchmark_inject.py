@@ -33,6 +33,11 @@ def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     )
     questions = dataset.split("dev")[: config.rounds + 1]
     passages = list(dataset.passages.values())
+    if len(questions) <= config.rounds or len(passages) < config.k:
+        raise ValueError(
+            f"rounds={config.rounds} and k={config.k} need {config.rounds + 1} questions and "
+            f"{config.k} passages, the data has {len(questions)} and {len(passages)}"
+        )
     chosen = [
         random.Random(config.seed + i).sample(passages, config.k) for i in range(len(questions))
     ]

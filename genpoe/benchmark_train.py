@@ -76,6 +76,11 @@ def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         seed=config.seed,
     )
     specs = [spec for spec, _ in zip(sampler, range(config.rounds + 1), strict=False)]
+    if len(specs) <= config.rounds:
+        raise ValueError(
+            f"rounds={config.rounds} need {config.rounds + 1} batches, the data has {len(specs)}; "
+            "set rounds=…, or use more data"
+        )
     grouped = [_to(examples[spec], backbone.device) for spec in specs]
     size = len(grouped[0]["rows"])
     peers = _random_batches(examples, size, len(grouped), config.seed, backbone.device)
@@ -98,6 +103,7 @@ def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         cached = _module(config, backbone, folder)
         cached.hypernet = module.hypernet
         placed = _precompute(cached, grouped, examples, Path(folder))
+        check |= _check_cached(module, cached, grouped[0], placed[0])
         ours, again, theirs = (iter(batches) for batches in (grouped, placed, peers))
         tasks = {
             "ours": lambda: step(module(next(ours)).mean()),
@@ -121,7 +127,9 @@ def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     )
     equal = (
         f"Equal in float32 before measuring: loss {check['ours']:.6f} and {check['obvious']:.6f}, "
-        f"largest difference of a gradient {check['gradient']:.1e} of the largest gradient."
+        f"largest difference of a gradient {check['gradient']:.1e} of the largest gradient. With "
+        f"states cached, in {str(backbone.dtype)[6:]}: loss {check['cached']:.4f} and "
+        f"{check['computed']:.4f}."
     )
     lines = [
         "# Training step: examples per second against the obvious way",
@@ -175,6 +183,17 @@ def _check_equal(module: GenPoEModule, peer: Backbone, batch: Batch) -> dict[str
     if abs(losses[0] - losses[1]) > 1e-4 * losses[1] or worst > 1e-2:
         raise ValueError(f"ours and the obvious way differ: losses {losses}, gradients by {worst}")
     return {"ours": losses[0], "obvious": losses[1], "gradient": worst}
+
+
+@torch.no_grad()
+def _check_cached(
+    module: GenPoEModule, cached: GenPoEModule, batch: Batch, placed: Batch
+) -> dict[str, float]:
+    losses = {"computed": module(batch).mean().item(), "cached": cached(placed).mean().item()}
+    # In the backbone's own dtype, and from states of other batches: rounding differs.
+    if abs(losses["computed"] - losses["cached"]) > 1e-2 * losses["computed"]:
+        raise ValueError(f"with states cached the loss is another: {losses}")
+    return losses
 
 
 def _precompute(

@@ -112,6 +112,10 @@ class QADataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        limits = {"max_passage_tokens": max_passage_tokens, "max_prompt_tokens": max_prompt_tokens}
+        for name, limit in limits.items():
+            if limit < 1:
+                raise ValueError(f"{name} must be positive, got {limit}; set batching.{name}")
         self.drop_overlap = drop_overlap
         self.dataset = dataset
         self.tokenizer = tokenizer

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,8 @@ def frozen_states(
     lengths = [len(sequence) for sequence in sequences]
     shape: tuple[list[int], int, torch.dtype] = (lengths, backbone.d_model, backbone.dtype)
     if not (home / _MANIFEST).is_file():
-        part = folder / f".{home.name}.{os.getpid()}"
+        part = folder / f".{home.name}.{socket.gethostname()}.{os.getpid()}"
+        _remove_abandoned(part)
         part.mkdir(parents=True, exist_ok=True)
         try:
             _check_space(part, sum(lengths) * backbone.d_model * backbone.dtype.itemsize)
@@ -181,6 +183,17 @@ def frozen_states(
     if _digest(states.flat_TD) != expected:
         raise FrozenStatesError(f"the cached states in {home} are damaged; remove that folder")
     return states
+
+
+def _remove_abandoned(part: Path) -> None:
+    """Remove what processes of this machine left unfinished when they were killed."""
+    for other in part.parent.glob(f"{part.stem}.*"):
+        try:
+            os.kill(int(other.suffix[1:]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(other, ignore_errors=True)
+        except (ValueError, PermissionError):
+            pass  # of no process, or alive and another user's
 
 
 def _publish(part: Path, home: Path) -> None:

@@ -34,7 +34,7 @@ class GenPoEMethod(AnsweringMethod):
         max_new_tokens: int = 32,
     ) -> None:
         super().__init__(backbone, rag, max_new_tokens)
-        if ckpt_path is None:
+        if not ckpt_path:
             raise ValueError("method=genpoe needs a trained hypernetwork: give ckpt_path=…")
         self.genpoe = GenPoE.from_checkpoint(ckpt_path, backbone)
 

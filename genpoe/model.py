@@ -22,12 +22,16 @@ from genpoe.experts import Experts
 from genpoe.hypernet import Hypernet, mean_pool
 from genpoe.injection import ExpertLayer
 from qa.backbone import Backbone, load_backbone
-from qa.checkpoint import AtomicCheckpointIO, load_checkpoint
+from qa.checkpoint import AtomicCheckpointIO, CheckpointError, load_checkpoint
 from qa.decoding import greedy_decode
 from qa.prompts import build_prompt, encode_passage
 from retrieval.passage import Passage
 
 _PREFIX = "hypernet."  # of its entries in a checkpoint's state_dict
+_HPARAMS = (
+    *("rank", "hidden_width", "embedding_scaling", "initialization"),
+    *("layer", "max_passage_tokens"),
+)
 
 
 class BackboneMismatchError(ValueError):
@@ -77,26 +81,27 @@ class GenPoE:
             CheckpointError: If the file is missing, damaged or no GenPoE checkpoint.
         """
         checkpoint = load_checkpoint(Path(path))
-        hparams, origin = checkpoint["hyper_parameters"], checkpoint["backbone"]
+        try:
+            hparams = {name: checkpoint["hyper_parameters"][name] for name in _HPARAMS}
+            name, fingerprint = (checkpoint["backbone"][key] for key in ("name", "fingerprint"))
+        except (KeyError, TypeError) as error:
+            raise _not_genpoe(path, f"it lacks {error}") from error
         if backbone is None:
-            backbone = load_backbone(origin["name"], device=device)
-        check_backbone(backbone, origin["name"], origin["fingerprint"])
-        hypernet = Hypernet(
-            backbone.d_model,
-            hparams["rank"],
-            hparams["hidden_width"],
-            hparams["embedding_scaling"],
-            hparams["initialization"],
-        )
-        hypernet.load_state_dict(
-            {
-                name.removeprefix(_PREFIX): tensor
-                for name, tensor in checkpoint["state_dict"].items()
-                if name.startswith(_PREFIX)
-            }
-        )
+            backbone = load_backbone(name, device=device)
+        check_backbone(backbone, name, fingerprint)
+        layer, max_passage_tokens = hparams.pop("layer"), hparams.pop("max_passage_tokens")
+        hypernet = Hypernet(backbone.d_model, **hparams)
+        weights = {
+            name.removeprefix(_PREFIX): tensor
+            for name, tensor in checkpoint["state_dict"].items()
+            if name.startswith(_PREFIX)
+        }
+        try:
+            hypernet.load_state_dict(weights)
+        except RuntimeError as error:
+            raise _not_genpoe(path, " ".join(str(error).split())) from error
         hypernet.to(backbone.device).eval().requires_grad_(False).cast(backbone.dtype)
-        return cls(backbone, hypernet, hparams["layer"], hparams["max_passage_tokens"])
+        return cls(backbone, hypernet, layer, max_passage_tokens)
 
     def save(self, path: str | Path) -> None:
         """Write what `from_checkpoint` reads: the hypernetwork and the backbone's name, no more."""
@@ -198,6 +203,13 @@ class GenPoE:
         ids_PS, mask_PS = pad(ids, 0)  # any token: the mask says what is padding
         device = self.backbone.device
         return mean_pool(self.backbone.embedding(ids_PS.to(device)), mask_PS.to(device))
+
+
+def _not_genpoe(path: str | Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is no checkpoint of a hypernetwork: {why}; give as ckpt_path one that "
+        "scripts/train_hypernet.py wrote"
+    )
 
 
 def _rows(passages: Sequence[Passage] | Sequence[Sequence[Passage]]) -> list[list[Passage]]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
@@ -60,6 +61,7 @@ class GenPoEModule(LightningModule):
             passage is a sum over ``hidden_width`` of them, all moved by Adam alike.
         weight_decay: AdamW's.
         betas: AdamW's.
+        seed: Of the noise.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -81,13 +83,17 @@ class GenPoEModule(LightningModule):
         warmup_steps: int = 0,
         common_lr_scale: float = 1.0,
         weight_decay: float = 0.01,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: Sequence[float] = (0.9, 0.999),
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        if not 0 <= lr_min <= lr:
-            raise ValueError(f"need 0 <= lr_min <= lr, got lr_min={lr_min}, lr={lr}; set optim.lr")
+        if not 0 <= lr_min <= lr or lr == 0:
+            raise ValueError(
+                f"need 0 <= lr_min <= lr and lr > 0, got lr_min={lr_min}, lr={lr}; set optim.lr"
+            )
         betas = (float(betas[0]), float(betas[1]))
-        self.save_hyperparameters(ignore=["backbone", "cache_dir"])
+        self.save_hyperparameters(ignore=["backbone", "cache_dir", "seed"])
+        self._seed = seed
         self.backbone = backbone
         self._cache_dir = cache_dir
         self._split = SplitBackbone(backbone, layer) if cache_dir else None
@@ -137,8 +143,9 @@ class GenPoEModule(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The meta loss (eq. 5) of one batch, every question weighing the same on every rank."""
         # Its own generator: another noise on each rank and step, and the same after a resumption.
-        key = (batch_idx * self.trainer.world_size + self.global_rank) + 2**32 * self.global_step
-        noise = torch.Generator(self.device).manual_seed(key)
+        place = (self._seed, self.global_step, batch_idx, self.global_rank)
+        key = np.random.SeedSequence(place).generate_state(1, np.uint64)[0]
+        noise = torch.Generator(self.device).manual_seed(int(key))
         loss = (self(batch, noise) * batch["loss_weight"]).sum()
         self.log("train/loss", loss, on_step=True, prog_bar=True, sync_dist=True)
         return loss
@@ -245,7 +252,17 @@ class GenPoEModule(LightningModule):
         return compute()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the backbone and its fingerprint beside the hypernetwork."""
+        """Name the backbone and its fingerprint beside the hypernetwork.
+
+        Raises:
+            CheckpointError: If a weight is not finite: the checkpoint before it is worth more.
+        """
+        broken = [n for n, p in self.hypernet.named_parameters() if not p.isfinite().all()]
+        if broken:
+            raise CheckpointError(
+                f"training has diverged: {', '.join(broken)} are no longer finite, and nothing is "
+                "saved over the last checkpoint; lower optim.lr"
+            )
         checkpoint["backbone"] = {
             "name": self.backbone.name,
             "fingerprint": self.backbone.fingerprint,

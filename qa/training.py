@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from hydra.utils import instantiate
+from lightning import Callback
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from qa.backbone import Backbone, best_dtype
@@ -17,3 +22,14 @@ def training_backbone(config: DictConfig) -> Backbone:
         dtype = str(best_dtype("cuda")).removeprefix("torch.")
     backbone: Backbone = instantiate(config.model.backbone, dtype=dtype)
     return backbone
+
+
+def training_callbacks(config: DictConfig) -> list[Callback]:
+    """Those of the configuration; without a logger, none that only writes to one."""
+    callbacks: list[Any] = [instantiate(callback) for callback in config.callbacks.values()]
+    return [c for c in callbacks if config.logger or not isinstance(c, LearningRateMonitor)]
+
+
+def training_loggers(config: DictConfig) -> list[Logger] | bool:
+    """Those of the configuration; False, as the Trainer wants it, if there are none."""
+    return [instantiate(logger) for logger in config.logger.values()] or False

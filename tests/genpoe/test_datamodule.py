@@ -100,7 +100,7 @@ def fit(
     folder: Path,
     tokenizer: Any,
     resume: bool = False,
-    kill: Kill | None = None,
+    kill: Callback | None = None,
     data: dict[str, Any] | None = None,
     save_every: int = 1,
     **settings: Any,
@@ -196,6 +196,39 @@ def test_a_killed_run_goes_on_with_the_batch_after_its_checkpoint(
     rest = fit(tmp_path / "killed", tiny_tokenizer, resume=True, **settings)
     assert killed.seen[:kept] + rest.seen == whole.seen
     assert same_weights(rest, whole)
+
+
+class Stop(Callback):
+    """Ends training after a step, as a time limit does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.global_step >= self.step
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize("stopped_by", ["max_steps", "a callback"])
+def test_a_run_that_stops_within_an_epoch_goes_on_there(
+    tiny_tokenizer: Any, tmp_path: Path, stopped_by: str, accumulated: int
+) -> None:
+    settings = {"save_every": 100, "accumulate_grad_batches": accumulated}
+    whole = fit(tmp_path / "whole", tiny_tokenizer, **settings)
+    if stopped_by == "max_steps":
+        part = fit(tmp_path / "part", tiny_tokenizer, **settings, max_steps=3)
+    else:
+        part = fit(tmp_path / "part", tiny_tokenizer, **settings, kill=Stop(3))
+    assert len(part.seen) == 3 * accumulated < len(whole.seen) / 2
+    rest = fit(tmp_path / "part", tiny_tokenizer, resume=True, **settings)
+    assert part.seen + rest.seen == whole.seen
+    assert same_weights(rest, whole)
+
+
+def test_token_limits_must_be_positive(tiny_tokenizer: Any) -> None:
+    for name in ("max_passage_tokens", "max_prompt_tokens"):
+        with pytest.raises(ValueError, match=rf"{name} must be positive, got 0; set batching\."):
+            make_datamodule(tiny_tokenizer, **{name: 0})
 
 
 def test_the_last_checkpoint_is_the_end_of_training(tiny_tokenizer: Any, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from tiny import make_backbone
 
 from genpoe.hypernet import Hypernet
 from genpoe.model import BackboneMismatchError, GenPoE
+from qa.checkpoint import AtomicCheckpointIO, CheckpointError
 from retrieval.passage import Passage
 
 ONE = Passage("1", "Tova Blick", "Tova Blick was born in Lisbon.")
@@ -87,3 +88,20 @@ def test_checkpoint_round_trip_and_backbone_mismatch(genpoe, tmp_path, tiny_toke
     other = make_backbone(seed=7, tokenizer=tiny_tokenizer)
     with pytest.raises(BackboneMismatchError, match="was trained with the backbone tiny-llama-0"):
         GenPoE.from_checkpoint(path, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"hyper_parameters": {"lr": 1.0}}, "lacks 'rank'"),
+        ({"backbone": "tiny"}, "lacks string indices"),
+        ({"state_dict": {"encoder.weight": torch.zeros(2)}}, "Missing key"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_an_error(genpoe, tmp_path, change, why):
+    path = tmp_path / "last.ckpt"
+    genpoe.save(path)
+    checkpoint = torch.load(path, weights_only=True)
+    AtomicCheckpointIO().save_checkpoint(checkpoint | change, path)
+    with pytest.raises(CheckpointError, match=f"no checkpoint of a hypernetwork: .*{why}.*; give"):
+        GenPoE.from_checkpoint(path, genpoe.backbone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,6 +122,37 @@ def test_validation_metrics_and_schedule(dataset, tiny_tokenizer, tmp_path):
     assert trainer.lr_scheduler_configs[0].scheduler.get_last_lr()[0] < 1e-2
 
 
+def test_the_rate_warms_up_and_falls_along_a_cosine(tiny_backbone):
+    module = make_module(tiny_backbone, lr=1e-2, lr_min=1e-4, warmup_steps=10, common_lr_scale=50.0)
+    module._trainer = SimpleNamespace(precision="32-true", estimated_stepping_batches=100)
+    configured = module.configure_optimizers()
+    optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    assert configured["lr_scheduler"]["interval"] == "step"
+    seen = []
+    for _ in range(101):
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    own = [rate for rate, _ in seen]
+    assert own[0] == pytest.approx(1e-3, rel=1e-3)  # the first of ten steps of warm-up
+    assert own[50] == pytest.approx((1e-2 + 1e-4) / 2)
+    assert own[25] == pytest.approx(1e-4 + (1e-2 - 1e-4) * (2 + 2**0.5) / 4)
+    assert own[100] == pytest.approx(1e-4)
+    assert [common for _, common in seen] == pytest.approx([50 * rate for rate in own])
+
+
+def test_a_rate_of_zero_is_an_error(tiny_backbone):
+    with pytest.raises(ValueError, match="lr > 0, got lr_min=0, lr=0"):
+        make_module(tiny_backbone, lr=0, lr_min=0)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tiny_backbone):
+    module = make_module(tiny_backbone)
+    module.hypernet.linear2.bias.data[0] = float("nan")
+    with pytest.raises(CheckpointError, match=r"linear2\.bias are no longer finite"):
+        module.on_save_checkpoint({})
+
+
 def test_another_backbone_is_refused_when_resuming(tiny_tokenizer):
     one = make_module(make_backbone(tokenizer=tiny_tokenizer))
     other = make_module(make_backbone(seed=3, tokenizer=tiny_tokenizer))
@@ -142,5 +174,5 @@ def test_another_hypernetwork_is_refused_and_another_rate_is_said(tiny_backbone)
 
 
 def test_learning_rates_out_of_order_are_an_error(tiny_backbone):
-    with pytest.raises(ValueError, match=r"0 <= lr_min <= lr, got lr_min=1\.0, lr=0\.1"):
+    with pytest.raises(ValueError, match=r"lr > 0, got lr_min=1\.0, lr=0\.1"):
         make_module(tiny_backbone, lr=0.1, lr_min=1.0)

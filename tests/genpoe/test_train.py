@@ -86,10 +86,27 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("how", ["default", "fdr", "overfit", "profiler"])
+def test_the_debug_presets_run(tmp_path, how):
+    config = config_for(tmp_path, f"debug={how}", "logger=none")
+    assert not config.model.cache_frozen
+    assert train(config, make_backbone())["steps"] >= 1
+
+
+def test_without_a_logger(tmp_path):
+    train(config_for(tmp_path, "logger=none", "trainer.max_epochs=1"), make_backbone())
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_an_empty_ckpt_path_is_an_error(tmp_path):
+    with pytest.raises(CheckpointError, match="ckpt_path must be a file, got ''"):
+        train(config_for(tmp_path, "ckpt_path=''"), make_backbone())
+
+
 def train_and_die(config, step, monkeypatch):
-    make = train_module._callbacks
+    make = train_module.training_callbacks
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "_callbacks", lambda c: [*make(c), KillAt(step)])
+        patch.setattr(train_module, "training_callbacks", lambda c: [*make(c), KillAt(step)])
         with pytest.raises(Killed):
             train(config, make_backbone())
 

@@ -56,6 +56,18 @@ def test_fingerprint_knows_the_weights_but_not_the_dtype(tiny_tokenizer):
     half.model.to(torch.bfloat16)
     assert one.fingerprint != other.fingerprint
     assert one.fingerprint == half.fingerprint
+    turned = make_backbone(seed=0, tokenizer=tiny_tokenizer, rms_norm_eps=1e-3)
+    assert turned.fingerprint != one.fingerprint  # the same weights compute something else
+
+
+def test_the_models_own_ends_stop_too(tiny_tokenizer):
+    backbone = make_backbone(tokenizer=tiny_tokenizer)
+    plain = set(backbone.stop_token_ids)
+    assert tiny_tokenizer.eos_token_id in plain
+    other = make_backbone(tokenizer=tiny_tokenizer)
+    other.model.generation_config.eos_token_id = [0, tiny_tokenizer.eos_token_id]
+    assert 0 not in plain
+    assert set(other.stop_token_ids) == plain | {0}
 
 
 def test_load_from_a_folder_and_its_errors(tmp_path, tiny_backbone):
@@ -68,6 +80,12 @@ def test_load_from_a_folder_and_its_errors(tmp_path, tiny_backbone):
         load_backbone(str(tmp_path / "model"), dtype="int3")
     with pytest.raises(ValueError, match=r"set model\.backbone\.name"):
         load_backbone(str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match="device must be auto, cpu, cuda"):
+        load_backbone(str(tmp_path / "model"), device="gpu")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"cannot load the backbone .*set model\.backbone\.name"):
+        load_backbone(str(tmp_path / "model"))
 
 
 def test_hub_arguments_reach_transformers(monkeypatch, tiny_backbone):

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError
 
-from qa.cli import check_complete, one_line, run
+from qa.cli import as_folder, check_complete, one_line, run
 from retrieval.jsonl import DataError
 
 
@@ -93,6 +94,20 @@ def raise_as_hydra_does() -> None:
             raise DataError("dev.jsonl:3: not JSON") from error
     except DataError as error:
         raise InstantiationException("Error in call to target 'x'") from error
+
+
+def test_a_bug_in_what_is_built_keeps_its_traceback() -> None:
+    with pytest.raises(InstantiationException):
+        run(instantiate, {"_target_": "operator.neg", "_args_": ["no number"]})
+    with pytest.raises(SystemExit):
+        run(instantiate, {"_target_": "math.sqrt", "_args_": [-1]})
+
+
+def test_overrides_are_one_folders_name() -> None:
+    assert as_folder("data.dir=../x/y,k=2") == "data.dir=.._x_y,k=2"
+    long = ",".join(f"key{number}={number}" for number in range(50))
+    assert len(as_folder(long)) < 140
+    assert as_folder(long) != as_folder(f"{long}1")
 
 
 def test_settings_without_a_value_are_named() -> None:
