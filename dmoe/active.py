@@ -1,6 +1,6 @@
-"""The active experts of every row of a batch, in the final FFN (DMoE eq. 6).
+"""The active experts of every row of a batch (DMoE eq. 6).
 
-Each projection of the FFN becomes ``W x + sum_i s B_i A_i x`` over the row's own k experts. The
+Each projection becomes ``W x + sum_i s B_i A_i x`` over the row's own k experts. The
 experts of a row stand side by side along the rank, which is that sum exactly, without products of
 one expert's B with another's A.
 
@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dmoe.final_ffn import FinalFFN
+from dmoe.projections import AdaptedProjections
 
 
 class ExpertSource(Protocol):
@@ -41,19 +41,19 @@ class ExpertSource(Protocol):
 
 
 class ActiveExperts:
-    """Which experts act in which row, and their effect on the FFN while attached.
+    """Which experts act in which row, and their effect on the backbone while attached.
 
     The weights of the backbone are never touched: while detached it is bit-identical.
 
     Args:
-        final: The final FFN, whose projections get the experts.
+        places: The projections that get the experts, such as those of the final FFN.
         source: The experts.
         rows: B, the rows of the batch.
         k: K, at most so many experts a row.
     """
 
-    def __init__(self, final: FinalFFN, source: ExpertSource, rows: int, k: int) -> None:
-        self._final = final
+    def __init__(self, places: AdaptedProjections, source: ExpertSource, rows: int, k: int) -> None:
+        self._places = places
         self._source = source
         self._k = k
         self._ids: list[tuple[str, ...]] = [()] * rows
@@ -95,7 +95,7 @@ class ActiveExperts:
 
     def _fill(self, rows: Sequence[int], slots: Sequence[Sequence[int]], names: list[str]) -> None:
         """Write the experts of ``names`` into the rows, ``slots`` saying which go where."""
-        device = self._final.backbone.device
+        device = self._places.backbone.device
         blank = len(names)  # index of an expert of zeros, for rows with fewer than K
         filled = [[*row, *[blank] * (self._k - len(row))] for row in slots]
         index_bK, target_b = (torch.tensor(i, device=device) for i in (filled, list(rows)))
@@ -111,11 +111,11 @@ class ActiveExperts:
     def _buffer(self, key: str, like: Tensor) -> Tensor:
         """All rows' merged factors of one name; zeros at first."""
         if key not in self._merged:
-            name = key.partition(".")[0]
-            if name not in self._final.projections:
+            name = key.rpartition(".")[0]
+            if name not in self._places.projections:
                 raise ValueError(
                     f"an expert adapts the projection {name!r}, but this backbone's final FFN has "
-                    f"{', '.join(self._final.projections)}; the bank is of another backbone"
+                    f"{', '.join(self._places.projections)}; the bank is of another backbone"
                 )
             self._merged[key] = like.new_zeros(len(self._ids), *like.shape[1:])
         return self._merged[key]
@@ -141,5 +141,5 @@ class ActiveExperts:
             term_bTO = x_bTI.to(down.dtype) @ down.mT @ up.mT
             return term_bTO if x.ndim == 3 else term_bTO[:, 0]
 
-        with self._final.adding(term, {key.partition(".")[0] for key in merged}):
+        with self._places.adding(term, {key.rpartition(".")[0] for key in merged}):
             yield

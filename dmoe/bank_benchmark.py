@@ -84,7 +84,7 @@ def bank_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="banks-", dir=output) as folder:
         banks = {
-            size: fill_bank(Path(folder, str(size)), final, spec, size, settings.dtype)
+            size: fill_bank(Path(folder, str(size)), final, spec, made_up(size), settings.dtype)
             for size in settings.sizes
         }
         small = next(iter(banks.values()))
@@ -105,16 +105,23 @@ def bank_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     return result, _lines(config, result)
 
 
-def fill_bank(path: Path, final: FinalFFN, spec: ExpertSpec, size: int, dtype: str) -> Bank:
+def made_up(count: int) -> list[Passage]:
+    """Passages that say nothing."""
+    return [Passage(f"p{n}", "", str(n)) for n in range(count)]
+
+
+def fill_bank(
+    path: Path, final: FinalFFN, spec: ExpertSpec, passages: Sequence[Passage], dtype: str
+) -> Bank:
     """A bank of random experts, small enough to be LoRA's and large enough to be seen."""
     layout = ExpertLayout(spec.shapes(final.sizes), dtype)
     backbone = final.backbone
     bank = Bank.create(path, BankSpec(backbone.name, backbone.fingerprint, layout, spec.alpha))
-    generator = torch.Generator().manual_seed(size)
-    for start in range(0, size, _AT_A_TIME):
-        passages = [Passage(f"p{n}", "", str(n)) for n in range(size)[start : start + _AT_A_TIME]]
-        rows = torch.randn(len(passages), layout.numel, generator=generator) * 0.02
-        bank.add(passages, layout.split(rows))
+    generator = torch.Generator().manual_seed(len(passages))
+    for start in range(0, len(passages), _AT_A_TIME):
+        some = passages[start : start + _AT_A_TIME]
+        rows = torch.randn(len(some), layout.numel, generator=generator) * 0.02
+        bank.add(some, layout.split(rows))
     return bank
 
 

@@ -30,7 +30,7 @@ from dmoe.strategy import training_strategy
 from dmoe.tally import Tally
 from qa.backbone import Backbone
 from qa.cli import check_complete
-from qa.training import training_backbone
+from qa.training import training_backbone, training_loggers
 from retrieval.corpus import Corpus
 from retrieval.files import write_json
 from retrieval.passage import Passage
@@ -54,11 +54,15 @@ class Job:
     limits: Limits
 
 
-def build_experts(config: DictConfig) -> dict[str, float]:
+def build_experts(
+    config: DictConfig, lessons: Lessons | None = None, backbone: Backbone | None = None
+) -> dict[str, float]:
     """Train the experts that are not in the bank yet, and write ``metrics.json``.
 
     Args:
         config: Composed from ``conf/build_experts.yaml``.
+        lessons: What makes the stream of lessons; None: the one that the configuration names.
+        backbone: The model; None: likewise.
 
     Returns:
         How many experts were built, skipped and left out, their mean losses in the first and the
@@ -75,8 +79,9 @@ def build_experts(config: DictConfig) -> dict[str, float]:
         )
     start = time.perf_counter()
     spec, recipe, limits = typed_settings(config)
-    lessons = open_lessons(config)  # before the model: what is wrong with the data shows at once
-    backbone = training_backbone(config)
+    # Before the model: what is wrong with the data shows at once.
+    lessons = lessons or open_lessons(config)
+    backbone = backbone or training_backbone(config)
     bank = open_bank(config, backbone, spec, recipe)
     formats = list(config.instances.formats)
     job = Job(backbone, bank, lessons, formats, spec, recipe, limits)
@@ -91,8 +96,12 @@ def build_experts(config: DictConfig) -> dict[str, float]:
     return metrics
 
 
-def open_lessons(config: DictConfig) -> Lessons:
+def open_lessons(config: DictConfig, passages: Mapping[str, Passage] | None = None) -> Lessons:
     """What makes the stream of lessons of a configuration.
+
+    Args:
+        config: Composed from ``conf/build_experts.yaml``.
+        passages: Of the augmentations; None: those that the configuration names.
 
     Raises:
         ValueError: If the data or a setting is at fault.
@@ -104,7 +113,7 @@ def open_lessons(config: DictConfig) -> Lessons:
     if chosen.augmentation is None:
         found = lessons_from_questions(instantiate(config.data), chosen.split, chosen.part)
         return lambda: islice(found, limit)
-    passages = _passages(config)
+    passages = _passages(config) if passages is None else passages
     return lambda: islice(lessons_from_augmentation(chosen.augmentation, passages), limit)
 
 
@@ -141,7 +150,7 @@ def _by_lightning(config: DictConfig, job: Job) -> tuple[Tally, bool]:
     trainer: Trainer = instantiate(
         config.trainer,
         strategy=training_strategy(config.trainer.strategy, config.trainer.devices),
-        logger=[instantiate(logger) for logger in config.logger.values()] or False,
+        logger=training_loggers(config),
     )
     with warnings.catch_warnings():
         # Workers would only copy what is in memory already.

@@ -12,23 +12,18 @@ Shapes: A tokens (of any rows), D d_model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dmoe.projections import projections
+from dmoe.projections import AdaptedProjections, projections
 from qa.backbone import Backbone, UnsupportedBackboneError
-
-Extra = Callable[[str, Tensor], Tensor]
-"""What an expert adds to a projection's output, of the projection's name and its input."""
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
-class FinalFFN:
+class FinalFFN(AdaptedProjections):
     """The final FFN with what surrounds it, so that it runs on residual streams alone.
 
     Args:
@@ -52,25 +47,6 @@ class FinalFFN:
         self.ffn = backbone.ffn(backbone.num_layers - 1)
         self.projections: dict[str, nn.Linear] = projections(self.ffn)
         self.pre, self.post = self._probe()
-
-    @property
-    def sizes(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of each projection."""
-        return {name: (p.in_features, p.out_features) for name, p in self.projections.items()}
-
-    @contextmanager
-    def adding(self, extra: Extra, targets: Iterable[str]) -> Iterator[None]:
-        """Add to the outputs of some projections inside the block; no weight is touched."""
-
-        def hook(name: str) -> Any:
-            return lambda _, args, out: (out + extra(name, args[0])).to(out.dtype)
-
-        handles = [self.projections[name].register_forward_hook(hook(name)) for name in targets]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def hidden(self, residual_AD: Tensor) -> Tensor:
         """Final hidden states ``[A, D]``, after the last norm, of residual streams ``[A, D]``."""

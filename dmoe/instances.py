@@ -134,6 +134,38 @@ def lessons_from_augmentation(
     Raises:
         DataError: If a line is malformed, names an unknown passage, or one named before.
     """
+    for where, augmentation in read_augmentations(path):
+        id = augmentation.passage_id
+        if id not in passages:
+            raise DataError(
+                f"{where}: 'passage_id' names {id!r}, which is not in the corpus; give the corpus "
+                "that was augmented"
+            )
+        yield augmentation.lesson(passages[id])
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """What a file of augmentations says of one passage; see `Lesson`."""
+
+    passage_id: str
+    pairs: tuple[tuple[str, str], ...]
+    rewrite: str | None
+
+    def lesson(self, passage: Passage) -> Lesson:
+        """The lesson, given the passage itself."""
+        return Lesson(passage, self.pairs, self.rewrite)
+
+
+def read_augmentations(path: str | Path) -> Iterator[tuple[str, Augmentation]]:
+    """The lines of a file of augmentations, each behind its place, ``file:number``.
+
+    Args:
+        path: See `lessons_from_augmentation`.
+
+    Raises:
+        DataError: If a line is malformed, or names a passage that was named before.
+    """
     seen: dict[str, int] = {}
     for number, row in read_jsonl(path):
         where = f"{path}:{number}"
@@ -141,16 +173,11 @@ def lessons_from_augmentation(
         if id in seen:
             raise DataError(f"{where}: passage {id!r} is augmented in line {seen[id]} already")
         seen[id] = number
-        if id not in passages:
-            raise DataError(
-                f"{where}: 'passage_id' names {id!r}, which is not in the corpus; give the corpus "
-                "that was augmented"
-            )
         rewrite = row.get("rewrite")
         if rewrite is not None and not isinstance(rewrite, str):
             raise DataError(f"{where}: 'rewrite' must be a text or null, got {describe(rewrite)}")
         pairs = tuple(_pairs(row, where))
-        yield Lesson(passages[id], pairs, rewrite if rewrite and rewrite.strip() else None)
+        yield where, Augmentation(id, pairs, rewrite if rewrite and rewrite.strip() else None)
 
 
 def _pairs(row: Mapping[str, Any], where: str) -> Iterator[tuple[str, str]]:

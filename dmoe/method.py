@@ -8,13 +8,13 @@ from typing import Any
 
 from dmoe.active import ExpertSource
 from dmoe.bank import Bank
-from dmoe.controls import NoiseExperts
+from dmoe.controls import NoiseExperts, SomeExperts
 from dmoe.decoder import DecoderInput, DMoEDecoder
 from dmoe.router import Router
 from dmoe.routing import Routing, Step
 from dmoe.trigger import Trigger
 from qa.backbone import Backbone
-from qa.decoding import stops
+from qa.decoding import first_line
 from qa.method import AnsweringMethod, Prediction, QuestionInput
 
 CONTROLS = (None, "noise")
@@ -69,7 +69,7 @@ class DMoEMethod(AnsweringMethod):
         rows = [self._decoder_input(input) for input in inputs]
         session = self.decoder.start(rows, self.max_new_tokens)
         steps: list[list[Step]] = [[] for _ in rows]
-        for step in session.stream(self.max_new_tokens, stops(self.backbone.tokenizer)):
+        for step in session.stream(self.max_new_tokens, self.backbone.stop_token_ids):
             steps[step.row].append(step)
         nll = session.score([input.question.answers[0] for input in inputs])
         return [
@@ -88,12 +88,16 @@ class DMoEMethod(AnsweringMethod):
     def _text(self, steps: Sequence[Step]) -> str:
         """The first line, as `qa.decoding.greedy_decode` reads it."""
         ids = [step.token_id for step in steps]
-        text = self.backbone.tokenizer.decode(ids, skip_special_tokens=True)
-        return text.strip().split("\n", 1)[0].strip()
+        return first_line(self.backbone.tokenizer.decode(ids, skip_special_tokens=True))
 
 
 def load_dmoe(
-    backbone: Backbone, bank_dir: str | Path, control: str | None = None, **settings: Any
+    backbone: Backbone,
+    bank_dir: str | Path,
+    control: str | None = None,
+    fraction: float = 1.0,
+    seed: int = 0,
+    **settings: Any,
 ) -> DMoEMethod:
     """The method over a bank on disk.
 
@@ -102,6 +106,8 @@ def load_dmoe(
         bank_dir: The bank's folder.
         control: "noise": noise of the same norm in the place of each expert. None: the experts.
             (Random experts are ``router=random``, none at all ``trigger=never``.)
+        fraction: Share of the experts that there are, drawn at random (DMoE Table 9).
+        seed: Of the draw, and of the noise.
         **settings: See `DMoEMethod`.
 
     Raises:
@@ -110,27 +116,40 @@ def load_dmoe(
     """
     if control not in CONTROLS:
         raise ValueError(f"control must be null or noise, got {control!r}; set method.control")
-    bank: ExpertSource = Bank.open(bank_dir, backbone=backbone, read_only=True)
-    return DMoEMethod(backbone, NoiseExperts(bank) if control == "noise" else bank, **settings)
+    source: ExpertSource = Bank.open(bank_dir, backbone=backbone, read_only=True)
+    if fraction != 1:
+        source = SomeExperts(source, fraction, seed)
+    if control == "noise":
+        source = NoiseExperts(source, seed)
+    return DMoEMethod(backbone, source, **settings)
 
 
 def routing_metrics(details: Sequence[dict[str, Any]]) -> dict[str, float]:
     """How often routing took place, over the details of an evaluation's predictions.
 
     Returns:
-        In percent: ``trigger_rate``, of all decoded tokens; ``triggered_questions``, those with a
-        trigger at least; ``routed_gold``, of the questions with gold passages those that one of
-        them was routed for (left out where no question has any).
+        In percent: those of `trigger_metrics`, and ``routed_gold``, of the questions with gold
+        passages those that one of them was routed for (left out where no question has any).
+    """
+    gold = [row["routed_gold"] for row in details if row["routed_gold"] is not None]
+    found = {"routed_gold": 100 * sum(gold) / len(gold)} if gold else {}
+    return trigger_metrics(details) | found
+
+
+def trigger_metrics(details: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """How often something triggered, over the details of an evaluation's predictions.
+
+    Returns:
+        In percent: ``trigger_rate``, triggers of all decoded tokens; ``triggered_questions``, those
+        with a trigger at least. Nothing without predictions.
     """
     if not details:
         return {}
     tokens, triggers = (sum(row[key] for row in details) for key in ("tokens", "triggers"))
-    metrics = {
+    return {
         "trigger_rate": 100 * triggers / tokens,
         "triggered_questions": 100 * sum(row["triggers"] > 0 for row in details) / len(details),
     }
-    gold = [row["routed_gold"] for row in details if row["routed_gold"] is not None]
-    return metrics | ({"routed_gold": 100 * sum(gold) / len(gold)} if gold else {})
 
 
 def _details(steps: Sequence[Step], input: QuestionInput) -> dict[str, Any]:

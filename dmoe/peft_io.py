@@ -10,7 +10,8 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +58,30 @@ def export_adapter(
         ExpertError: If the expert does not fit.
     """
     check_expert(expert, spec, ffn.sizes)
-    folder = Path(folder)
-    if folder.exists():
-        raise AdapterError(f"{folder} exists; remove it, or choose another folder")
     names = _module_names(ffn)
     tensors = {
         _key(names, name): tensor.detach().cpu().contiguous() for name, tensor in expert.items()
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with new_folder(folder) as part:
         save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
         config = json.dumps(_config(spec, ffn, names), indent=2, sort_keys=True)
         (part / CONFIG).write_text(config + "\n", encoding="utf-8")
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """A folder that is filled under another name inside the block, and renamed at its end.
+
+    Raises:
+        AdapterError: If it exists already.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise AdapterError(f"{folder} exists; remove it, or choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield part
         part.chmod(0o755)  # mkdtemp's folders are for their maker alone
         part.rename(folder)
     finally:

@@ -14,6 +14,7 @@ import torch
 
 from dmoe.expert import Expert, ExpertSpec, initial_expert
 from dmoe.final_ffn import FinalFFN
+from dmoe.instance_batch import pad_instances
 from dmoe.instances import Encoded
 from dmoe.recipe import Recipe
 from qa.backbone import Backbone
@@ -86,20 +87,8 @@ class PeftLoop:
         )
         for _ in range(recipe.epochs):
             for first in range(0, len(instances), recipe.batch_size):
-                batch = self._batch(instances[first : first + recipe.batch_size])
+                batch = pad_instances(instances[first : first + recipe.batch_size], self._device)
                 optimizer.zero_grad()
                 self._model(**batch).loss.backward()
                 optimizer.step()
         return {name: p.detach().cpu().clone() for name, p in self._parameters.items()}
-
-    def _batch(self, instances: Sequence[Encoded]) -> dict[str, Any]:
-        width = max(len(instance.ids) for instance in instances)
-        ids = torch.zeros(len(instances), width, dtype=torch.long)
-        mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-        for row, instance in enumerate(instances):
-            size, first = len(instance.ids), instance.first_label
-            ids[row, :size] = torch.tensor(instance.ids)
-            mask[row, :size] = 1
-            labels[row, first:size] = ids[row, first:size]
-        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-        return {name: tensor.to(self._device) for name, tensor in batch.items()}

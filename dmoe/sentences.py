@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 
 # A stop that ends no sentence: after one letter (J. S. Bach, U.S.) or an abbreviation.
 _NO_END = re.compile(
@@ -37,14 +38,18 @@ _WORDS_BEFORE, _WORDS_AFTER = 14, 6  # of a span
 
 def split_sentences(text: str) -> list[str]:
     """The sentences of a text, in order; together they hold all of its words."""
-    sentences: list[str] = []
-    start = 0
-    for match in _END.finditer(text):
-        if not _NO_END.search(text[start : match.start() + 1]):
-            sentences.append(text[start : match.end()].strip())
-            start = match.end()
-    sentences.append(text[start:].strip())
+    bounds = [*sentence_starts(text), len(text)]
+    sentences = [text[start:end].strip() for start, end in pairwise(bounds)]
     return [sentence for sentence in sentences if sentence]
+
+
+def sentence_starts(text: str) -> list[int]:
+    """Where the sentences of a text begin, in characters; the first one at 0."""
+    starts = [0]
+    for match in _END.finditer(text):
+        if not _NO_END.search(text[starts[-1] : match.start() + 1]):
+            starts.append(match.end())
+    return starts
 
 
 def names_and_numbers(text: str) -> set[str]:

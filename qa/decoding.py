@@ -5,7 +5,6 @@ Shapes: N prompts, T prompt tokens, A answer tokens, V vocabulary.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,26 +12,36 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from qa.backbone import Backbone
-from qa.prompts import encode_answer, encode_prompt, stop_token_ids
+from qa.prompts import encode_answer, encode_prompt
 
 
 @dataclass
 class Decoded:
-    """What `greedy_decode` leaves: the texts, and the cache from which answers can be scored."""
+    """What `greedy_decode` leaves: the texts, and the cache from which answers can be scored.
+
+    Without a cache, answers are scored all the same, and the prompts read for it.
+    """
 
     texts: list[str]
     prompt_ids: Tensor
     prompt_mask: Tensor
-    cache: Any
+    cache: Any = None
 
 
-@functools.lru_cache(maxsize=8)
-def stops(tokenizer: Any) -> tuple[int, ...]:
-    """`stop_token_ids`, looked up once for each tokenizer."""
-    return tuple(stop_token_ids(tokenizer))
+@dataclass(frozen=True)
+class Continuation:
+    """What `greedy_continue` decodes in one row.
+
+    Attributes:
+        ids: The tokens, the stop token included where there is one.
+        probabilities: Of each of them, when it was chosen.
+    """
+
+    ids: list[int]
+    probabilities: list[float]
 
 
 @torch.inference_mode()
@@ -57,8 +66,54 @@ def greedy_decode(backbone: Backbone, prompts: Sequence[str], max_new_tokens: in
     output = _generate(backbone, prompt_ids, prompt_mask, max_new_tokens)
     new = output.sequences[:, prompt_ids.shape[1] :]
     texts = backbone.tokenizer.batch_decode(new, skip_special_tokens=True)
-    texts = [text.strip().split("\n", 1)[0].strip() for text in texts]
-    return Decoded(texts, prompt_ids, prompt_mask, output.past_key_values)
+    return Decoded([*map(first_line, texts)], prompt_ids, prompt_mask, output.past_key_values)
+
+
+@torch.inference_mode()
+def greedy_continue(
+    backbone: Backbone, rows: Sequence[Sequence[int]], max_new_tokens: int
+) -> list[Continuation]:
+    """Continue token ids greedily as `greedy_decode` does, with the probability of each token.
+
+    Args:
+        backbone: The frozen model.
+        rows: N rows of token ids, of any lengths; padding changes nothing.
+        max_new_tokens: At most so many tokens.
+
+    Returns:
+        N continuations.
+    """
+    ids, mask = pad_left(backbone, rows)
+    chosen = _ChosenProbability()
+    output = _generate(backbone, ids, mask, max_new_tokens, [chosen])
+    new = output.sequences[:, ids.shape[1] :].tolist()
+    probabilities = torch.stack(chosen.steps, 1).tolist()
+    ends = [_end(row, backbone.stop_token_ids) for row in new]
+    return [
+        Continuation(row[:end], values[:end])
+        for row, values, end in zip(new, probabilities, ends, strict=True)
+    ]
+
+
+class _ChosenProbability(LogitsProcessor):
+    """Notes the probability of the most likely token, which is the one that greedy takes."""
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores_NV: Tensor) -> Tensor:
+        self.steps.append(scores_NV.float().softmax(-1).amax(-1))
+        return scores_NV
+
+
+def _end(ids: list[int], stop_ids: Sequence[int]) -> int:
+    """How many tokens a row has up to its stop token, that one included."""
+    return next((n for n, id in enumerate(ids, 1) if id in stop_ids), len(ids))
+
+
+def first_line(text: str) -> str:
+    """The answer in a decoded text: its first line that is not blank, stripped."""
+    return text.strip().split("\n", 1)[0].strip()
 
 
 @torch.inference_mode()
@@ -83,8 +138,9 @@ def score_answers(backbone: Backbone, decoded: Decoded, answers: Sequence[str]) 
         mask[i, : len(row)] = 1
     labels, mask = labels.to(device), mask.to(device)
     start, cache = prompt_ids.shape[1] - 1, decoded.cache  # its last token predicts the first label
-    if any(getattr(layer, "is_sliding", False) for layer in cache.layers):
-        start, cache = 0, None  # a sliding window has forgotten the beginning: read it again
+    layers = cache.layers if cache is not None else ()
+    if not layers or any(getattr(layer, "is_sliding", False) for layer in layers):
+        start, cache = 0, None  # nothing read yet, or a sliding window has forgotten it
     else:
         cache.crop(start - cache.get_seq_length())
     attention_mask = torch.cat([decoded.prompt_mask, mask[:, :-1]], 1)
@@ -99,19 +155,30 @@ def score_answers(backbone: Backbone, decoded: Decoded, answers: Sequence[str]) 
     return (nll_NA * mask).sum(1) / mask.sum(1)
 
 
-def _generate(backbone: Backbone, ids: Tensor, mask: Tensor, max_new_tokens: int) -> Any:
+def _generate(
+    backbone: Backbone,
+    ids: Tensor,
+    mask: Tensor,
+    max_new_tokens: int,
+    processors: Sequence[LogitsProcessor] = (),
+) -> Any:
     """Greedy, whatever the checkpoint's own defaults say (some penalise repeating the prompt)."""
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        eos_token_id=list(stops(backbone.tokenizer)),
+        eos_token_id=list(backbone.stop_token_ids),
         pad_token_id=_pad(backbone.tokenizer),
         return_dict_in_generate=True,
     )
     own = backbone.model.generation_config
     backbone.model.generation_config = GenerationConfig()  # else its values fill what we leave out
     try:
-        return backbone.model.generate(ids, attention_mask=mask, generation_config=settings)
+        return backbone.model.generate(
+            ids,
+            attention_mask=mask,
+            generation_config=settings,
+            logits_processor=LogitsProcessorList(processors),
+        )
     finally:
         backbone.model.generation_config = own
 
@@ -130,13 +197,27 @@ def left_padded(
         ValueError: If the longest leaves no room for the new tokens.
     """
     rows = [encode_prompt(backbone.tokenizer, prompt) for prompt in prompts]
-    longest = max(map(len, rows))
+    check_room(backbone, max(map(len, rows)), max_new_tokens)
+    return pad_left(backbone, rows)
+
+
+def check_room(backbone: Backbone, prompt_tokens: int, max_new_tokens: int) -> None:
+    """Check that a prompt leaves room for new tokens.
+
+    Raises:
+        ValueError: If it does not.
+    """
     limit = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)
-    if limit and longest + max_new_tokens > limit:
+    if limit and prompt_tokens + max_new_tokens > limit:
         raise ValueError(
-            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the "
+            f"a prompt of {prompt_tokens} tokens and {max_new_tokens} new ones exceed the "
             f"{limit} positions of {backbone.name}; use fewer passages (k=…) or shorter ones"
         )
+
+
+def pad_left(backbone: Backbone, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask ``[N, T]`` of rows of token ids, on the backbone's device."""
+    longest = max(map(len, rows))
     input_ids = torch.full((len(rows), longest), _pad(backbone.tokenizer))
     mask = torch.zeros_like(input_ids)
     for i, row in enumerate(rows):

@@ -9,7 +9,9 @@ from typing import cast
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from qa.backbone import Backbone
 from qa.cli import check_complete
+from qa.dataset import QADataset
 from qa.evaluation import evaluate
 from qa.open_pipeline import open_pipeline
 from qa.passage_source import RETRIEVED_KINDS, NoPassages, make_passage_source
@@ -33,11 +35,15 @@ class Settings:
     seed: int
 
 
-def evaluate_command(config: DictConfig) -> dict[str, float]:
+def evaluate_command(
+    config: DictConfig, dataset: QADataset | None = None, backbone: Backbone | None = None
+) -> dict[str, float]:
     """Evaluate one method on one split.
 
     Args:
         config: Composed from ``conf/evaluate.yaml``.
+        dataset: The data; None: those that the configuration names.
+        backbone: The model; None: likewise.
 
     Returns:
         The metrics, as in the ``metrics.json`` of the run folder; see `qa.evaluation.evaluate`.
@@ -49,11 +55,13 @@ def evaluate_command(config: DictConfig) -> dict[str, float]:
     check_complete(config)
     settings = _settings(config)
     # The data first: what is wrong with it shows before a large model is loaded.
-    dataset = instantiate(config.data)
+    dataset = dataset or instantiate(config.data)
     questions = dataset.split(settings.split)
     pipeline = open_pipeline(config) if settings.passages in RETRIEVED_KINDS else None
     source = make_passage_source(settings.passages, dataset, settings.seed, pipeline)
-    method = instantiate(config.method, backbone=instantiate(config.model.backbone))
+    parts = {"source": source} if "source" in config.method else {}  # it retrieves on its own
+    backbone = backbone or instantiate(config.model.backbone)
+    method = instantiate(config.method, backbone=backbone, **parts)
     metrics = evaluate(
         method,
         questions,

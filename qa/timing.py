@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import platform
+import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from tqdm import tqdm
 
 from retrieval.files import write_json
+
+T = TypeVar("T")
 
 
 def interleaved(tasks: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
@@ -33,6 +37,34 @@ def interleaved(tasks: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str
             if counted:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def in_turns(
+    ways: Mapping[str, Iterator[Any]],
+) -> tuple[dict[str, list[Any]], dict[str, list[float]]]:
+    """What iterators of equal length yield, and the seconds of each item; in random turns."""
+    found: dict[str, list[Any]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    names, chance = list(ways), random.Random(0)
+    while True:
+        chance.shuffle(names)  # nobody always comes behind one that empties the processor's caches
+        for name in names:
+            items, times = laps(islice(ways[name], 1))
+            found[name] += items
+            seconds[name] += times
+            if not items:
+                return found, seconds
+
+
+def laps(items: Iterator[T]) -> tuple[list[T], list[float]]:
+    """What an iterator yields, and the seconds that each took."""
+    found, seconds, start = [], [], time.perf_counter()
+    for item in items:
+        end = time.perf_counter()
+        found.append(item)
+        seconds.append(end - start)
+        start = time.perf_counter()
+    return found, seconds
 
 
 def ratio(over: list[float], under: list[float]) -> dict[str, float]:

@@ -14,6 +14,7 @@ SUITES = {
     "retrieval": "qa.retrieval_benchmark.retrieval_suite",
     "experts": "dmoe.benchmark.experts_suite",
     "bank": "dmoe.bank_benchmark.bank_suite",
+    "decode": "dmoe.decode_benchmark.decode_suite",
 }
 
 

@@ -77,7 +77,7 @@ def test_named_data_sets_load_from_a_folder(
 def test_every_method_composes(name: str) -> None:
     config = compose_evaluate(f"method={name}", "ckpt_path=x.ckpt", "max_new_tokens=7")
     assert config.method.max_new_tokens == 7
-    assert config.method.rag is config.rag is (name == "rag")
+    assert config.method.rag is config.rag is (name in ("rag", "flare"))
     assert config.method.get("ckpt_path", "x.ckpt") == "x.ckpt"
 
 
