@@ -1,4 +1,4 @@
-"""The control of an expert's content: noise of the same size in its place.
+"""What stands in for a bank: noise of the same size in each expert's place, or a part of them.
 
 Shapes: N experts, R rank.
 """
@@ -52,9 +52,50 @@ class NoiseExperts:
         return noise
 
     def _noise(self, id: str, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        digest = blake2b(f"{self._seed} {id}".encode(), digest_size=8).digest()
+        digest = _digest(f"{self._seed} {id}")
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
         return {key: torch.randn(like[key].shape[1:], generator=generator) for key in sorted(like)}
+
+
+class SomeExperts:
+    """A part of a bank, drawn at random (DMoE Table 9): the others are as if they were not there.
+
+    A smaller part is in every larger one of the same seed.
+
+    Args:
+        source: All experts.
+        fraction: Share of them that there are, rounded to whole experts.
+        seed: Other seeds, other experts.
+
+    Raises:
+        ValueError: If the fraction is not in 0..1.
+    """
+
+    def __init__(self, source: ExpertSource, fraction: float, seed: int = 0) -> None:
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"fraction must be in 0..1, got {fraction}; set method.fraction")
+        self._source = source
+        ids = sorted(source, key=lambda id: _digest(f"{seed} {id}"))
+        self._ids = frozenset(ids[: round(fraction * len(ids))])
+
+    @property
+    def scaling(self) -> float:
+        """That of the source."""
+        return self._source.scaling
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._ids
+
+    def __iter__(self) -> Iterator[str]:
+        return (id for id in self._source if id in self._ids)
+
+    def get(self, ids: Sequence[str]) -> Mapping[str, Tensor]:
+        """See `ExpertSource.get`."""
+        return self._source.get(ids)
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def _norm(a_NRI: Tensor, b_NOR: Tensor) -> Tensor:

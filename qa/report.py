@@ -96,6 +96,18 @@ def summary(metrics: Mapping[str, float]) -> str:
     return f"{', '.join(scores)} over {metrics['n']:.0f} questions"
 
 
+def with_interval(metrics: Mapping[str, float], name: str, digits: int) -> str:
+    """A metric as a table shows it: with its interval where it has one; – where it is missing."""
+    if name not in metrics:
+        return "–"
+    value = f"{metrics[name]:.{digits}f}"
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    if low is None or high is None:
+        return value
+    between = "–" if low >= 0 else " … "
+    return f"{value} ({low:.{digits}f}{between}{high:.{digits}f})"
+
+
 def _order(setting: Setting) -> tuple[int, str, bool, int]:
     known = setting.method in _METHODS
     first = _METHODS.index(setting.method) if known else len(_METHODS)
@@ -103,12 +115,4 @@ def _order(setting: Setting) -> tuple[int, str, bool, int]:
 
 
 def _cell(metrics: Mapping[str, float], key: str, name: str) -> str:
-    full = f"{key}/{name}" if key else name
-    if full not in metrics:
-        return "–"
-    digits = _COLUMNS[name][1]
-    value = f"{metrics[full]:.{digits}f}"
-    low, high = metrics.get(f"{full}_low"), metrics.get(f"{full}_high")
-    if low is None or high is None:
-        return value
-    return f"{value} ({low:.{digits}f}–{high:.{digits}f})"
+    return with_interval(metrics, f"{key}/{name}" if key else name, _COLUMNS[name][1])

@@ -56,6 +56,7 @@ def test_every_option_of_training_composes(group, option):
 
 
 ROOTS = {
+    "ablation": ("ablation=k", "augmenter=file"),
     "augment": (),
     "benchmark": ("suite=train",),
     "build_experts": ("bank.dir=bank",),
@@ -66,6 +67,7 @@ ROOTS = {
     "quickstart": (),
     "train_hypernet": (),
     "train_reranker": (),
+    "train_sft_lora": (),
     "train_warmup": (),
 }
 
@@ -84,6 +86,7 @@ def test_roots_compose(root):
         ("train_reranker", "cross_encoder"),
         ("build_experts", "recipe"),
         ("augment", "augmenter"),
+        ("ablation", "ablation"),
     ],
 )
 def test_every_option_of_a_group_composes(root, group):

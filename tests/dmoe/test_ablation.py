@@ -1,0 +1,297 @@
+"""Ablations: cells composed, banks shared, an interrupted one gone on with, and what is written."""
+
+from __future__ import annotations
+
+import csv
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from dmoe_doubles import MemoryExperts
+from fakes import WordRetriever
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from tiny import make_backbone
+
+import dmoe.ablation
+from dmoe.ablation import RESULTS, Cell, _set_rate, ablate, read_cells
+from dmoe.ablation_report import Row, table
+from dmoe.bank import Bank
+from dmoe.controls import SomeExperts
+from qa.evaluate_command import evaluate_command
+from retrieval.jsonl import read_jsonl, write_jsonl
+
+CONF = Path(__file__).parents[2] / "conf"
+ABLATIONS = sorted(path.stem for path in (CONF / "ablation").glob("*.yaml"))
+
+# A 2 x 2: two banks, each evaluated twice.
+AXES = {
+    "epochs": {1: ["recipe.epochs=1"], 3: ["recipe.epochs=3"]},
+    "k": {1: ["k=1"], 2: ["k=2"]},
+}
+ONE = {"k": {1: ["k=1"]}}
+
+
+@pytest.fixture(autouse=True)
+def hydra():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    backbone = make_backbone(max_position_embeddings=2048)
+    backbone.model.save_pretrained(folder)
+    backbone.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run(model, tmp_path, no_sync, monkeypatch):
+    """Runs an ablation of given axes; ``run.made`` says what was built and evaluated."""
+    made = []
+
+    def spy(name):
+        wrapped = getattr(dmoe.ablation, name)
+
+        def call(*args):
+            made.append(name)
+            return wrapped(*args)
+
+        monkeypatch.setattr(dmoe.ablation, name, call)
+
+    for name in ("augment", "build_experts", "evaluate_command"):
+        spy(name)
+
+    def ablation(*overrides, axes=AXES, name="controls"):
+        made.clear()
+        given = [
+            *(f"ablation={name}", "augmenter=questions"),
+            *(f"model.backbone.name={model}", "model.backbone.dtype=float32"),
+            *("data.train_entities=1", "data.dev_entities=3", "data.distractor_entities=0"),
+            *("trainer=cpu", f"trainer.default_root_dir={tmp_path}"),
+            *("router=random", "trigger=always", "max_new_tokens=3", "limit=4"),
+            *(f"paths.output_dir={tmp_path / 'run'}", f"paths.cache_dir={tmp_path / 'cache'}"),
+            *overrides,
+        ]
+        if "augmenter=file" not in overrides:
+            given.insert(2, "augmenter.split=dev")
+        config = compose("ablation", given)
+        if axes is not None:
+            config.ablation.axes = axes
+        return ablate(config, given)
+
+    ablation.made, ablation.folder = made, tmp_path / "run"
+    return ablation
+
+
+def counts(run):
+    return [run.made.count(name) for name in ("augment", "build_experts", "evaluate_command")]
+
+
+PAPERS = {  # a cell with the paper's settings, and what they are
+    "bank_fraction": ({"bank": "100"}, {"method.fraction": 1}),
+    "k": ({"k": "3"}, {"k": 3}),
+    "rank_alpha": ({"rank": "4", "alpha": "16"}, {"expert.rank": 4, "expert.alpha": 16}),
+    "recipe": ({"lr": "1e-05", "epochs": "1"}, {"recipe.lr": 1e-5, "recipe.epochs": 1}),
+    "threshold": ({"threshold": "2"}, {"trigger.threshold": 2}),
+    "warmup": ({"backbone": "warm"}, {"model.backbone.adapter": "some folder/adapter"}),
+}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_cell_of_every_ablation_composes(name):
+    given = [f"ablation={name}", "augmenter=questions", "paths.output_dir=out"]
+    if name == "warmup":
+        given.append("ablation.adapter=some folder/adapter")
+    cells = list(read_cells(compose("ablation", given), given))
+    assert len({cell.key for cell in cells}) == len(cells) > 1
+    if name in PAPERS:
+        labels, settings = PAPERS[name]
+        (config,) = [cell.config for cell in cells if cell.labels == labels]
+        assert {key: OmegaConf.select(config, key) for key in settings} == settings
+
+
+def test_two_by_two(run):
+    metrics = run()
+    assert counts(run) == [1, 2, 4]
+    assert metrics == json.loads((run.folder / "metrics.json").read_text())
+    rows = [row for _, row in read_jsonl(run.folder / RESULTS)]
+    assert len(rows) == 4
+    assert {"em", "f1_low", "nll_high", "trigger_rate", "routed_gold", "expert_norm"} <= (
+        rows[0]["metrics"].keys()
+    )
+    assert metrics["1/1/n"] == 4
+    assert metrics["1/1/expert_norm"] == metrics["1/2/expert_norm"] < metrics["3/1/expert_norm"]
+    assert "1/1/nll_difference" not in metrics
+    assert metrics["3/2/nll_difference"] == pytest.approx(metrics["3/2/nll"] - metrics["1/1/nll"])
+    with (run.folder / "results.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["epochs"], line["k"]) for line in lines] == [
+        *(("1", "1"), ("1", "2"), ("3", "1"), ("3", "2")),
+    ]
+    assert float(lines[3]["nll"]) == metrics["3/2/nll"]
+    shown = (run.folder / "table.md").read_text().splitlines()
+    assert len(shown) == 6
+    assert shown[0].startswith("| epochs | k | EM | F1 | nll |")
+    assert (run.folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    banks = [Bank.open(folder / "bank") for folder in (run.folder / "banks").iterdir()]
+    assert sorted(bank.spec.recipe["epochs"] for bank in banks) == [1, 3]
+    assert all(len(bank) == 3 for bank in banks)
+
+
+def test_an_interrupted_one_goes_on(run, monkeypatch):
+    def fail_at_the_third(*args):
+        if run.made.count("evaluate_command") == 2:
+            raise KeyboardInterrupt
+        return evaluate(*args)
+
+    evaluate = dmoe.ablation.evaluate_command
+    with monkeypatch.context() as patch:
+        patch.setattr(dmoe.ablation, "evaluate_command", fail_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert counts(run) == [1, 2, 2]
+    before = (run.folder / RESULTS).read_text()
+    elsewhere = [f"paths.output_dir={run.folder / 'other'}", f"resume={run.folder}"]
+    assert run(*elsewhere).keys() >= {"1/1/nll", "3/2/nll"}
+    assert counts(run) == [0, 0, 2]
+    assert (run.folder / RESULTS).read_text().startswith(before)
+    assert not (run.folder / "other").exists()
+    run("limit=3", axes={"epochs": AXES["epochs"]})  # other questions, the same banks
+    assert counts(run) == [0, 0, 2]
+
+
+def test_a_bank_and_an_index_that_are_named_are_used(run, tmp_path, monkeypatch):
+    first = run(axes=ONE)
+    (bank,) = (run.folder / "banks").glob("*/bank")
+    monkeypatch.setattr(
+        "retrieval.bm25.BM25Settings.open", lambda self, corpus: WordRetriever(corpus)
+    )
+    corpus = tmp_path / "surrogates.jsonl"
+    write_jsonl(corpus, [{"id": "x", "title": "", "text": "Someone was born in Lisbon."}])
+    named = ["router.retriever.index_dir=index", f"router.corpus.path={corpus}"]
+    metrics = run(f"bank.dir={bank}", "router=bm25", *named, axes=ONE)
+    assert metrics["1/expert_norm"] == first["1/expert_norm"]
+    assert metrics["1/routed_gold"] == 0
+    assert len(Bank.open(bank)) == 3
+    with pytest.raises(ValueError, match="the bank does not fit"):
+        run(f"bank.dir={bank}", axes={"lr": {1: ["recipe.lr=1"]}})
+
+
+def test_an_index_of_the_surrogates_is_built_once(run, monkeypatch):
+    built = []
+
+    def build(self, corpus):
+        Path(self.index_dir).mkdir(parents=True)
+        built.append(sorted(corpus))
+
+    monkeypatch.setattr("retrieval.bm25.BM25Settings.build", build)
+    monkeypatch.setattr(
+        "retrieval.bm25.BM25Settings.open", lambda self, corpus: WordRetriever(corpus)
+    )
+    metrics = run("router=bm25", axes={"k": AXES["k"]})
+    assert len(built) == 1
+    assert len(built[0]) == 4  # all passages of the data
+    assert metrics["2/routed_gold"] > 0
+
+
+def test_random_triggers_fire_at_the_rate_of_uncertainty(run, monkeypatch):
+    axes = {
+        "trigger": {
+            "uncertainty": ["trigger=uncertainty"],
+            "random": ["trigger=random"],
+        },
+        "router": {"random": ["router=random"], "oracle": ["router=oracle"]},
+    }
+    rates = {}
+
+    def note(config, *others):
+        rates[config.trigger.get("rate"), config.router._target_] = None
+        metrics = evaluate_command(config, *others)
+        return metrics | {"trigger_rate": 40.0 if "Oracle" in config.router._target_ else 20.0}
+
+    monkeypatch.setattr(dmoe.ablation, "evaluate_command", note)
+    run(axes=axes)
+    assert list(rates)[2:] == [(0.2, "dmoe.router.RandomRouter"), (0.4, "dmoe.router.OracleRouter")]
+
+
+def test_a_rate_that_is_given_stays():
+    cell = Cell({"trigger": "random"}, OmegaConf.create({"trigger": {"rate": 0.5}}))
+    _set_rate(cell, [Row({"trigger": "uncertainty"}, {"trigger_rate": 10.0}, Path())])
+    assert cell.config.trigger.rate == 0.5
+
+
+def test_the_controls(run):
+    metrics = run(axes=None)
+    assert counts(run) == [1, 1, 3]  # here all routers are random: two cells are one
+    assert metrics["none/trigger_rate"] == 0
+    assert metrics["routed/trigger_rate"] == metrics["noise/trigger_rate"] == 100
+    assert metrics["noise/nll"] != metrics["routed/nll"]
+    assert metrics["random/nll"] == metrics["routed/nll"]
+
+
+def test_a_part_of_the_bank(run):
+    metrics = run("router=oracle", name="bank_fraction", axes=None)
+    assert counts(run) == [1, 1, 5]
+    routed = [metrics[f"{part}/routed_gold"] for part in (0, 25, 50, 75, 100)]
+    assert routed == sorted(routed)
+    assert (routed[0], routed[-1]) == (0, 100)
+
+
+def test_parts_of_a_bank_lie_in_one_another(tiny_backbone):
+    source = MemoryExperts(tiny_backbone)
+    parts = [SomeExperts(source, fraction) for fraction in (0, 0.25, 0.5, 1)]
+    assert [len(list(part)) for part in parts] == [0, 3, 6, 12]
+    for smaller, larger in pairwise(parts):
+        assert set(smaller) < set(larger)
+        assert all(id in larger for id in smaller)
+    assert "p0" not in parts[0]
+    assert list(parts[2]) != list(SomeExperts(source, 0.5, seed=1))
+    assert parts[1].scaling == source.scaling
+    ids = list(parts[1])
+    assert torch.equal(parts[1].get(ids)["up.lora_A"], source.get(ids)["up.lora_A"])
+    with pytest.raises(ValueError, match=r"fraction must be in 0\.\.1, got 25; set method"):
+        SomeExperts(source, 25)
+
+
+def test_a_table_shows_what_there_is():
+    rows = [
+        Row({"k": "1"}, {"em": 10.0, "em_low": 5.0, "em_high": 15.0}, Path()),
+        Row({"k": "2"}, {"em": 20.0, "acc": 50.0}, Path()),
+    ]
+    assert table(rows).splitlines() == [
+        "| k | EM | Acc |",
+        "| --- | ---: | ---: |",
+        "| 1 | 10.0 (5.0–15.0) | – |",
+        "| 2 | 20.0 | 50.0 |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "axes", "message"),
+    [
+        ([], {"k": {1: ["kk=1"]}}, r"cell \{'k': '1'\}: Could not override 'kk'"),
+        ([], {"k": {1: ["recipe=none"]}}, r"cell .*Could not find 'recipe/none'"),
+        ([], {"rank": {0: ["expert.rank=0"]}}, "cell .*rank must be positive"),
+        ([], {"data": {0: ["data.seed=1"]}}, "all cells must share data, corpus, augmenter"),
+        ([], {"trigger": {0: ["trigger=random"]}}, r"a value for trigger\.rate"),
+        (["trainer.devices=2"], ONE, "one device, got trainer.devices=2"),
+        (["resume=nowhere"], ONE, "resume must be the run folder of an ablation, got nowhere"),
+        (["split=train"], ONE, "augmentations of the 1 passages that split=train asks"),
+        (["augmenter=file"], ONE, r"a value for augmenter\.path"),
+        (["augmenter=file", "augmenter.path=x"], ONE, "x: expected a JSON-lines file"),
+    ],
+)
+def test_errors(run, overrides, axes, message):
+    with pytest.raises(ValueError, match=message):
+        run(*overrides, axes=axes)
+    assert "evaluate_command" not in run.made or "rate" in message
+
+
+def test_the_warm_up_needs_its_adapter(run):
+    with pytest.raises(ValueError, match=r"ablation\.adapter"):
+        run(axes=None, name="warmup")
