@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +18,7 @@ from dmoe.peft_loop import PeftLoop
 from dmoe.recipe import LOSSES, Recipe
 from qa.backbone import Backbone
 from qa.timing import interleaved, ratio
+from retrieval.devices import peak_rss
 
 _TOLERANCE = 1e-3  # of the relative difference of an expert trained both ways, by norm
 _EPOCHS = (1, 10)
@@ -150,14 +149,9 @@ def growth(train: Callable[[], Any], size: int) -> list[dict[str, float]]:
             train()
         count = groups * size
         seconds = (time.perf_counter() - start) / count
-        rows.append({"experts": count, "seconds_per_expert": seconds, "peak_mib": peak_mib()})
+        peak = peak_rss() / 2**20
+        rows.append({"experts": count, "seconds_per_expert": seconds, "peak_mib": peak})
     return rows
-
-
-def peak_mib() -> float:
-    """The most memory that this process has had so far, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _lines(config: DictConfig, contest: Contest, result: dict[str, Any]) -> list[str]:

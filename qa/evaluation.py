@@ -10,15 +10,17 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from qa.containment import is_yes_no
 from qa.dataset import Question
 from qa.method import AnsweringMethod, Prediction, QuestionInput
-from qa.metrics import bootstrap_interval, exact_match, f1_score
+from qa.metrics import bootstrap_interval, exact_match, f1_score, yes_no_accuracy
 from qa.passage_source import PassageSource
+from retrieval.devices import peak_memory
 from retrieval.files import write_json
 from retrieval.jsonl import write_jsonl
 
 # Scores of a question, and what one unit of each is worth in metrics.json.
-_SCALE = {"em": 100.0, "f1": 100.0, "nll": 1.0}
+_SCALE = {"em": 100.0, "f1": 100.0, "acc": 100.0, "nll": 1.0}
 
 
 def evaluate(
@@ -47,9 +49,11 @@ def evaluate(
     Returns:
         The metrics as written: ``em`` and ``f1`` in percent, ``nll`` in nats an answer token (the
         mean over questions of each question's mean over the tokens of its first answer, so that
-        long answers weigh no more than short ones), the ends ``<name>_low`` and ``<name>_high`` of
-        their 95 % bootstrap intervals over questions, ``n``, and ``seconds_per_question``
-        (answering and scoring, without loading and retrieval); and what the source says of its
+        long answers weigh no more than short ones), ``acc`` in percent where all questions want yes
+        or no (`qa.metrics.yes_no_accuracy`), the ends ``<name>_low`` and ``<name>_high`` of
+        their 95 % bootstrap intervals over questions, ``n``, ``seconds_per_question`` (answering
+        and scoring, without loading and retrieval) and ``peak_memory`` of this process, bytes; and
+        what the source says of its
         passages (`PassageSource.audit`) and the method of its predictions
         (`AnsweringMethod.measure`).
 
@@ -71,6 +75,7 @@ def evaluate(
         **summarize(rows, seed),
         "n": len(rows),
         "seconds_per_question": seconds,
+        "peak_memory": float(peak_memory()),
         **audit,
         **method.measure(predictions),
     }
@@ -121,6 +126,8 @@ def summarize(rows: Sequence[dict[str, object]], seed: int = 0) -> dict[str, flo
     """Means of the scores of ``predictions.jsonl``, with their 95 % bootstrap intervals."""
     metrics: dict[str, float] = {}
     for name, scale in _SCALE.items():
+        if not all(name in row for row in rows):
+            continue  # accuracy, where questions want more than yes or no
         values = scale * np.array([row[name] for row in rows], dtype=np.float64)
         low, high = bootstrap_interval(values, seed)
         metrics |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
@@ -129,15 +136,17 @@ def summarize(rows: Sequence[dict[str, object]], seed: int = 0) -> dict[str, flo
 
 def _row(input: QuestionInput, prediction: Prediction) -> dict[str, object]:
     question, selection = input.question, input.selection
+    answers = list(question.answers)
     return {
         "id": question.id,
         "question": question.question,
-        "answers": list(question.answers),
+        "answers": answers,
         "prediction": prediction.text,
         "passage_ids": [passage.id for passage in selection.passages],
         "weights": list(selection.weights),
-        "em": exact_match(prediction.text, question.answers),
-        "f1": f1_score(prediction.text, question.answers),
+        "em": exact_match(prediction.text, answers),
+        "f1": f1_score(prediction.text, answers),
+        **({"acc": yes_no_accuracy(prediction.text, answers)} if is_yes_no(question) else {}),
         "nll": prediction.nll,
         **prediction.details,
     }

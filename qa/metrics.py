@@ -48,6 +48,12 @@ def f1_score(prediction: str, answers: Sequence[str]) -> float:
     return _best(_f1, prediction, answers)
 
 
+def yes_no_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """1.0 if the prediction begins with the yes or no that is right, whatever follows it."""
+    words = normalize_answer(prediction).split()
+    return float(bool(words) and words[0] in {normalize_answer(answer) for answer in answers})
+
+
 def bootstrap_interval(
     values: ArrayLike, seed: int = 0, resamples: int = 2000, level: float = 0.95
 ) -> tuple[float, float]:

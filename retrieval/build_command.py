@@ -8,14 +8,13 @@ those of its parts.
 from __future__ import annotations
 
 import logging
-import resource
-import sys
 import time
 from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from retrieval.devices import peak_rss
 from retrieval.files import write_json
 
 log = logging.getLogger(__name__)
@@ -56,9 +55,3 @@ def build_index_command(config: DictConfig) -> dict[str, float]:
         config.paths.output_dir,
     )
     return metrics
-
-
-def peak_rss() -> int:
-    """The largest resident memory of this process so far, in bytes, Java's with it."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

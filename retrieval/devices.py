@@ -1,6 +1,9 @@
-"""Where a model runs, and in which number format."""
+"""Where a model runs, in which number format, and how much memory that takes."""
 
 from __future__ import annotations
+
+import resource
+import sys
 
 import torch
 
@@ -19,6 +22,19 @@ def pick_device(name: str) -> torch.device:
         return torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"device must be auto, cpu, cuda, cuda:1, …, got {name!r}") from error
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had so far, bytes: the GPU's if there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return peak_rss()
+
+
+def peak_rss() -> int:
+    """The largest resident memory of this process so far, bytes, Java's with it."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,26 @@ from qa.metrics import bootstrap_interval
 from qa.passage_source import GoldPassages, ShuffledPassages
 from retrieval.files import write_json
 from retrieval.jsonl import DataError, read_jsonl
+
+
+class Agreeing(RAGMethod):
+    """Answers "Yes, …" to everything."""
+
+    def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
+        return [Prediction("Yes, and more.", 1.0) for _ in inputs]
+
+
+def test_accuracy_where_all_questions_want_yes_or_no(
+    tiny_backbone: Backbone, people: QADataset, tmp_path: Path
+) -> None:
+    first, *others = people.split("dev")
+    asked = [replace(first, answers=(answer,)) for answer in ("yes", "no", "No", "yes")]
+    method, source = Agreeing(tiny_backbone), GoldPassages(people)
+    metrics = evaluate(method, asked, source, tmp_path / "all")
+    assert metrics["acc"] == 50
+    assert metrics["acc_low"] < 50 < metrics["acc_high"]
+    assert metrics["em"] == 0
+    assert "acc" not in evaluate(method, [*asked, *others], source, tmp_path / "some")
 
 
 class Scripted(RAGMethod):
@@ -66,7 +87,8 @@ def test_metrics_and_predictions_are_written(
     assert metrics["nll_low"] < metrics["nll"] < metrics["nll_high"]
     assert metrics["n"] == 8
     assert metrics["seconds_per_question"] > 0
-    assert set(metrics) == {"n", "seconds_per_question"} | {
+    assert metrics["peak_memory"] > 1e7
+    assert set(metrics) == {"n", "seconds_per_question", "peak_memory"} | {
         f"{name}{end}" for name in ("em", "f1", "nll") for end in ("", "_low", "_high")
     }
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [

@@ -18,6 +18,7 @@ from qa.metrics import (
     f1_score,
     normalize_answer,
     paired_difference,
+    yes_no_accuracy,
 )
 
 GOLDEN_NORMALIZED = {
@@ -184,3 +185,11 @@ def test_running_metrics_add_up_over_ranks() -> None:
 def test_running_metrics_refuse_unequal_batches() -> None:
     with pytest.raises(ValueError, match="got 1 predictions and 0 lists"):
         QAMetrics().update(["x"], [])
+
+
+def test_yes_and_no_are_read_at_the_beginning() -> None:
+    assert yes_no_accuracy("Yes, it would.", ["yes"]) == 1
+    assert yes_no_accuracy("No", ["yes"]) == 0
+    assert yes_no_accuracy("the yes", ["yes"]) == 1
+    assert yes_no_accuracy("It is yes.", ["yes"]) == 0
+    assert yes_no_accuracy("", ["no"]) == 0
