@@ -7,7 +7,10 @@ answer, and where none is known nothing can be said.
 
 from __future__ import annotations
 
+import functools
+
 from qa.dataset import Question
+from qa.metrics import normalize_answer
 from retrieval.answers import answer_tokens, holds_answer
 from retrieval.passage import Passage, passage_text
 
@@ -27,10 +30,22 @@ def can_be_judged(question: Question) -> bool:
 def answers_question(question: Question, passage: Passage) -> bool:
     """Whether a passage, its title included, holds an answer: any alias, token-wise, normalised.
 
+    Normalised as top-K accuracy has it or as exact match has it, which leaves out punctuation and
+    articles: a passage with "US Navy" holds "U.S. Navy", since answering so would be right.
+
     Args:
         question: One that `can_be_judged`.
         passage: The passage, as a model reads it.
     """
     if is_yes_no(question):
         return passage.id in question.passage_ids
-    return holds_answer(passage_text(passage), question.answers)
+    text = passage_text(passage)
+    if holds_answer(text, question.answers):
+        return True
+    words = _normalized(text)
+    return any(f" {alias} " in words for alias in map(normalize_answer, question.answers) if alias)
+
+
+@functools.lru_cache(maxsize=16_384)  # passages recur for related questions
+def _normalized(text: str) -> str:
+    return f" {normalize_answer(text)} "

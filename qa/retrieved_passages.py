@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from qa.containment import answers_question, can_be_judged, is_yes_no
 from qa.dataset import Question
+from qa.metrics import normalize_answer
 from qa.passage_source import PassageSource, Selection
 from retrieval.answers import answer_tokens
 from retrieval.jsonl import DataError
@@ -128,11 +129,15 @@ def check_oracle_negatives(questions: Sequence[Question], selections: Sequence[S
 
 
 def _answer_in(text: str, answers: Sequence[str]) -> str | None:
-    """Names an answer whose tokens follow one another in a text, by comparing lists of them."""
-    tokens = answer_tokens(text)
-    for answer in answers:
-        wanted = answer_tokens(answer)
-        starts = range(len(tokens) - len(wanted) + 1) if wanted else ()
-        if any(tokens[start : start + len(wanted)] == wanted for start in starts):
-            return f"holds the answer {answer!r}"
+    """Names an answer whose tokens follow one another in a text, by comparing lists of them.
+
+    Tokens are those of top-K accuracy, and those of exact match.
+    """
+    for split in (answer_tokens, lambda part: normalize_answer(part).split()):
+        tokens = split(text)
+        for answer in answers:
+            wanted = split(answer)
+            starts = range(len(tokens) - len(wanted) + 1) if wanted else ()
+            if any(tokens[start : start + len(wanted)] == wanted for start in starts):
+                return f"holds the answer {answer!r}"
     return None

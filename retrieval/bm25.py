@@ -112,12 +112,13 @@ class BM25(Editable):
         # What changed since: the digest of each passage that came, None for one that went.
         self._changes: dict[str, bytes | None] = {}
         self._writing = threading.Lock()
-        self._state, searcher = self._open()
+        self._swapping = threading.Lock()  # the searcher and what the fingerprint says of it
+        self._state, searcher = self._open(self._wanted)
         self._searcher = Current(searcher)
 
-    def _open(self) -> tuple[dict[str, Any], Searcher]:
+    def _open(self, wanted: dict[str, Any]) -> tuple[dict[str, Any], Searcher]:
         given = self._settings
-        return bm25_folder.open_searcher(Path(given.index_dir), self._wanted, given.k1, given.b)
+        return bm25_folder.open_searcher(Path(given.index_dir), wanted, given.k1, given.b)
 
     def __len__(self) -> int:
         return int(self._state["passages"])
@@ -125,10 +126,12 @@ class BM25(Editable):
     @property
     def fingerprint(self) -> str:
         """Hash of the passages and settings that decide the hits."""
+        with self._swapping:
+            wanted, state = self._wanted, self._state
         decisive = {
-            **self._wanted,
+            **wanted,
             "max_query_tokens": self._settings.max_query_tokens,
-            "stale": self._state["stale"],  # removed passages still count
+            "stale": state["stale"],  # removed passages still count
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
@@ -188,9 +191,11 @@ class BM25(Editable):
 
     def _change(self, apply: Callable[[Path], dict[str, Any]]) -> None:
         folder = Path(self._settings.index_dir)
-        self._wanted["corpus"] = bm25_folder.change(folder, self._state, apply)["corpus"]
-        self._state, searcher = self._open()
-        self._searcher.replace(searcher)
+        wanted = self._wanted | {"corpus": bm25_folder.change(folder, self._state, apply)["corpus"]}
+        state, searcher = self._open(wanted)
+        with self._swapping:
+            self._searcher.replace(searcher)
+            self._wanted, self._state = wanted, state
 
     def _digest(self, id: str) -> bytes | None:
         """The digest of a passage in the index, None if it is not there."""

@@ -37,7 +37,8 @@ class CachedRetriever:
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """What the retriever finds, or once found."""
-        keys = {query: cache_key(self.fingerprint, k, query) for query in queries}
+        fingerprint = self.fingerprint
+        keys = {query: cache_key(fingerprint, k, query) for query in queries}
         cached = self.log.read(keys.values())
         found = {
             query: [Hit(id, score) for id, score in cached[key][-1]]
@@ -47,10 +48,13 @@ class CachedRetriever:
         missing = [query for query in keys if query not in found]
         if missing:
             found |= zip(missing, self.retriever.search(missing, k), strict=True)
-            self.log.append(
-                (keys[query], [[hit.passage_id, hit.score] for hit in found[query]])
-                for query in missing
-            )
+            if (
+                self.fingerprint == fingerprint
+            ):  # else an edit came between: of which index are they?
+                self.log.append(
+                    (keys[query], [[hit.passage_id, hit.score] for hit in found[query]])
+                    for query in missing
+                )
         return [found[query] for query in queries]
 
 

@@ -14,14 +14,17 @@ def pick_device(name: str) -> torch.device:
     """The device that a configuration names; "auto": a GPU if there is one, else the processor.
 
     Raises:
-        ValueError: If PyTorch knows no such device.
+        ValueError: If PyTorch knows no such device, or there is no GPU.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"device must be auto, cpu, cuda, cuda:1, …, got {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"there is no GPU here, got the device {name!r}; use cpu or auto")
+    return device
 
 
 def peak_memory() -> int:

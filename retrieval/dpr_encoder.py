@@ -71,7 +71,7 @@ class DPREncoder(PretrainedEncoder):
         if report["missing_keys"]:  # transformers would leave them random and only warn
             raise ValueError(
                 f"{folder}: expected the weights of a {kind.__name__}, but "
-                f"{len(report['missing_keys'])} are missing; set encoder.{key}"
+                f"{len(report['missing_keys'])} are missing; set retriever.encoder.{key}"
             )
         return model.to(self._device).eval(), tokenizer
 

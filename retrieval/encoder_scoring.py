@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from retrieval.cross_encoder import CrossEncoder, TokenizedPair, pad_rows
+from retrieval.encoders import check_limit
 
 
 class EncoderCrossEncoder(CrossEncoder):
@@ -48,6 +49,10 @@ class EncoderCrossEncoder(CrossEncoder):
                 f"a reranker has one output, this model has {model.config.num_labels}; load it "
                 "with num_labels=1"
             )
+        positions = getattr(model.config, "max_position_embeddings", None)
+        if positions and "roberta" in model.config.model_type:
+            positions -= model.config.pad_token_id + 1  # whose positions begin behind the padding's
+        check_limit(max_tokens, positions, "max_tokens", "cross_encoder")
         if interaction < 0:
             raise ValueError(f"interaction must be 0 or positive, got {interaction}")
         self.interaction = interaction

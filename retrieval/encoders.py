@@ -102,18 +102,23 @@ class EncoderSettings:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(
-                f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}; set encoder.kind"
+                f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}; "
+                "set retriever.encoder.kind"
             )
         if self.kind == "dpr" and self.question_model is None:
-            raise ValueError("a DPR encoder has a model for questions; set encoder.question_model")
+            raise ValueError(
+                "a DPR encoder has a model for questions; set retriever.encoder.question_model"
+            )
         for name in ("max_passage_tokens", "max_question_tokens", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(
-                    f"{name} must be positive, got {getattr(self, name)}; set encoder.{name}"
+                    f"{name} must be positive, got {getattr(self, name)}; "
+                    f"set retriever.encoder.{name}"
                 )
         if self.dtype not in _DTYPES:
             raise ValueError(
-                f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}; set encoder.dtype"
+                f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}; "
+                "set retriever.encoder.dtype"
             )
 
     def load(self, device: str | None = None) -> Encoder:
@@ -150,7 +155,9 @@ class EncoderSettings:
         ).hexdigest()
 
 
-def check_limit(limit: int, positions: int | None, name: str) -> None:
+def check_limit(
+    limit: int, positions: int | None, name: str, key: str = "retriever.encoder"
+) -> None:
     """Check that a model has a position for every token that it may get.
 
     Raises:
@@ -159,5 +166,5 @@ def check_limit(limit: int, positions: int | None, name: str) -> None:
     if positions is not None and limit > positions:
         raise ValueError(
             f"{name} must be at most {positions}, the positions that the model has, got {limit}; "
-            f"set encoder.{name}"
+            f"set {key}.{name}"
         )

@@ -146,7 +146,7 @@ def _plan(job: EncodingJob) -> dict[str, Any]:
 
 def _begin(folder: Path, plan: dict[str, Any]) -> None:
     path = folder / PLAN
-    if not path.exists():
+    if not path.exists() or not find_shards(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_json(path, plan)

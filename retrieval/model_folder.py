@@ -102,7 +102,7 @@ def loading(folder: Path, what: str, key: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ValueError(
-            f"{folder}: cannot be loaded as a {what}: {error}; set encoder.{key}"
+            f"{folder}: cannot be loaded as a {what}: {error}; set retriever.encoder.{key}"
         ) from error
 
 

@@ -77,18 +77,29 @@ class FaissIndex:
         parameters: Of its searches.
         exact: See `VectorIndex`.
         most: See `VectorIndex`.
+        depth: Of a graph: candidates that a search keeps, at least.
     """
 
     def __init__(
-        self, index: Any, parameters: Any = None, exact: bool = False, most: int | None = None
+        self,
+        index: Any,
+        parameters: Any = None,
+        exact: bool = False,
+        most: int | None = None,
+        depth: int | None = None,
     ) -> None:
         self._index, self._parameters, self.exact, self.most = index, parameters, exact, most
+        self._depth = depth
 
     def candidates(self, queries_QD: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """See `VectorIndex`."""
-        if hasattr(self._parameters, "efSearch"):  # it finds no more than it walks through
-            self._parameters.efSearch = max(self._parameters.efSearch, count)
-        scores, rows = self._index.search(queries_QD, count, params=self._parameters)
+        parameters = self._parameters
+        if self._depth is not None:  # a graph finds no more than it walks through
+            import faiss
+
+            parameters = faiss.SearchParametersHNSW()  # type: ignore[attr-defined]
+            parameters.efSearch = max(self._depth, count)
+        scores, rows = self._index.search(queries_QD, count, params=parameters)
         return scores, rows
 
 
@@ -193,9 +204,7 @@ def open_index(
         return FaissIndex(index, exact=True, most=_GPU_MOST)
     index = faiss.read_index(str(path))
     if isinstance(settings, HNSW):
-        parameters = faiss.SearchParametersHNSW()  # type: ignore[attr-defined]
-        parameters.efSearch = settings.search_depth
-        return FaissIndex(index, parameters)
+        return FaissIndex(index, depth=settings.search_depth)
     if settings is not None:
         parameters = faiss.SearchParametersIVF()
         parameters.nprobe = settings.probes

@@ -37,6 +37,20 @@ def test_other_answers_are_looked_for_in_title_and_text() -> None:
     assert not answers_question(ask("nowhere", gold=("p1",)), PASSAGE)
 
 
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("U.S. Navy", "He joined the US Navy."),
+        ("1,000", "With 1000 men."),
+        ("The Beatles", "Beatles for sale."),
+        ("rock-n-roll", "It was rocknroll."),
+    ],
+)
+def test_what_exact_match_would_count_as_right_is_held(answer: str, text: str) -> None:
+    assert answers_question(ask(answer), Passage("p", "", text))
+    assert not answers_question(ask("a", "the"), Passage("p", "", "Theory."))
+
+
 def test_yes_and_no_are_held_by_gold_passages() -> None:
     assert not answers_question(ask("no", gold=("p2",)), PASSAGE)
     assert answers_question(ask("no", gold=("p2", "p1")), PASSAGE)

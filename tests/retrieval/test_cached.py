@@ -50,6 +50,24 @@ def test_another_k_or_retriever_is_asked_itself(tmp_path):
         assert len(retriever.asked) == 1
 
 
+class Edited(WordRetriever):
+    """Changes while it searches, as an index does that somebody edits."""
+
+    def search(self, queries, k):
+        hits = super().search(queries, k)
+        self.fingerprint = "edited"
+        return hits
+
+
+def test_hits_of_an_index_that_changed_meanwhile_are_not_kept(tmp_path):
+    expected = WordRetriever(CORPUS).search(QUERIES, 2)
+    assert CachedRetriever(Edited(CORPUS), tmp_path).search(QUERIES, 2) == expected
+    for fingerprint in ("words", "edited"):
+        retriever = WordRetriever(CORPUS, fingerprint)
+        CachedRetriever(retriever, tmp_path).search(QUERIES, 2)
+        assert len(retriever.asked) == 1
+
+
 def test_scores_are_those_of_the_reranker_and_asked_for_once(tmp_path):
     first, second = FakeReranker(), FakeReranker()
     asked = pairs("q a", "r a", "q b", "q a")

@@ -26,7 +26,7 @@ from retrieval.jsonl import DataError
 from retrieval.manifest import IndexFolderError
 from retrieval.passage import Passage
 from retrieval.shard import Rows, repacked, store_shard
-from retrieval.vector_index import FlatIndex
+from retrieval.vector_index import FaissIndex, FlatIndex
 from retrieval.vector_settings import HNSW, IVFPQ
 from tests.tiny_encoders import WordEncoderSettings, make_corpus, make_passages
 
@@ -145,6 +145,18 @@ def test_an_empty_query_has_no_hits(of_each_kind, corpus, query):
 def test_k_must_be_positive(index):
     with pytest.raises(ValueError, match="k must be positive, got 0"):
         index.search(QUERIES, 0)
+
+
+def test_a_deep_search_changes_no_later_one():
+    vectors = np.random.default_rng(0).standard_normal((600, 16)).astype(np.float32)
+    graph = faiss.IndexHNSWFlat(16, 4, faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efConstruction = 8
+    graph.add(vectors)
+    index = FaissIndex(graph, depth=1)
+    before = index.candidates(vectors[:20], 5)[1]
+    deep = index.candidates(vectors[:20], 400)[1]
+    assert (deep[:, :5] != before).any()  # deeper finds others
+    assert (index.candidates(vectors[:20], 5)[1] == before).all()
 
 
 @pytest.mark.parametrize("kind", ["ivfpq", "hnsw"])

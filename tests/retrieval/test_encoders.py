@@ -170,11 +170,17 @@ def test_the_embedded_model_finds_what_is_meant():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "colbert"}, "kind must be one of sentence, dpr, got 'colbert'; set encoder.kind"),
-        ({"kind": "dpr"}, "a DPR encoder has a model for questions; set encoder.question_model"),
-        ({"batch_size": 0}, "batch_size must be positive, got 0; set encoder.batch_size"),
+        (
+            {"kind": "colbert"},
+            "kind must be one of sentence, dpr, got 'colbert'",
+        ),
+        (
+            {"kind": "dpr"},
+            "a DPR encoder has a model for questions; set retriever.encoder.question_model",
+        ),
+        ({"batch_size": 0}, "batch_size must be positive, got 0; set retriever.encoder.batch_size"),
         ({"max_question_tokens": -1}, "max_question_tokens must be positive, got -1"),
-        ({"dtype": "int8"}, "dtype must be one of auto, float32, .*, got 'int8'; set encoder"),
+        ({"dtype": "int8"}, "dtype must be one of auto, float32, .*, got 'int8'"),
     ],
 )
 def test_impossible_settings(change, message):
@@ -191,7 +197,7 @@ def test_more_tokens_than_positions(settings):
     long = replace(settings, max_passage_tokens=65, max_question_tokens=65).load()
     with pytest.raises(ValueError, match="max_passage_tokens must be at most 64, the positions"):
         long.encode_passages(PASSAGES)
-    with pytest.raises(ValueError, match=r"got 65; set encoder\.max_question_tokens"):
+    with pytest.raises(ValueError, match=r"got 65; set retriever\.encoder\.max_question_tokens"):
         long.encode_questions(QUESTIONS)
 
 
@@ -199,7 +205,7 @@ def test_a_folder_of_another_kind(tmp_path, settings):
     write_json(tmp_path / "config.json", {"model_type": "bert"})
     (tmp_path / "model.safetensors").write_bytes(b"")
     models = {"passage_model": str(tmp_path), "question_model": str(tmp_path)}
-    with pytest.raises(ValueError, match=r"cannot be loaded as a .*; set encoder"):
+    with pytest.raises(ValueError, match=r"cannot be loaded as a .*; set retriever\.encoder"):
         replace(settings, **models).load().encode_passages(PASSAGES)
 
 

@@ -16,6 +16,7 @@ from retrieval.manifest import IndexFolderError
 from retrieval.passage import Passage
 from tests.retrieval.faults import flipped, killed
 
+FLIPS = int(os.environ.get("FAULT_FLIPS", "500"))
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "3"))  # kills in each test; 100 takes minutes
 
 # Each says that it begins once the JVM runs: what comes before writes nothing.
@@ -126,7 +127,7 @@ def test_every_flipped_bit_is_found_before_a_result_is_served(tmp_path):
     files = [p for p in (tmp_path / "index").rglob("*") if p.is_file() and p.stat().st_size]
     assert len(files) > 10
     random = Random(4)
-    for number in range(500):
+    for number in range(FLIPS):
         with flipped(files[number % len(files)], random) as which:
             try:
                 settings.open(corpus)
