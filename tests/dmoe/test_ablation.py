@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +37,18 @@ AXES = {
 ONE = {"k": {1: ["k=1"]}}
 
 
+@dataclass
+class Run:
+    """Runs ablations in one folder; ``made`` says what the last one built and evaluated."""
+
+    ablate: Callable[..., dict[str, float]]
+    made: list[str]
+    folder: Path
+
+    def __call__(self, *overrides: str, **given: Any) -> dict[str, float]:
+        return self.ablate(*overrides, **given)
+
+
 @pytest.fixture(autouse=True)
 def hydra():
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -51,7 +66,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def run(model, tmp_path, no_sync, monkeypatch):
-    """Runs an ablation of given axes; ``run.made`` says what was built and evaluated."""
+    """See `Run`."""
     made = []
 
     def spy(name):
@@ -84,15 +99,16 @@ def run(model, tmp_path, no_sync, monkeypatch):
             config.ablation.axes = axes
         return ablate(config, given)
 
-    ablation.made, ablation.folder = made, tmp_path / "run"
-    return ablation
+    return Run(ablation, made, tmp_path / "run")
 
 
 def counts(run):
     return [run.made.count(name) for name in ("augment", "build_experts", "evaluate_command")]
 
 
-PAPERS = {  # a cell with the paper's settings, and what they are
+PAPERS: dict[
+    str, tuple[dict[str, str], dict[str, Any]]
+] = {  # a cell with the paper's settings, and what they are
     "bank_fraction": ({"bank": "100"}, {"method.fraction": 1}),
     "k": ({"k": "3"}, {"k": 3}),
     "rank_alpha": ({"rank": "4", "alpha": "16"}, {"expert.rank": 4, "expert.alpha": 16}),
@@ -149,7 +165,7 @@ def test_an_interrupted_one_goes_on(run, monkeypatch):
             raise KeyboardInterrupt
         return evaluate(*args)
 
-    evaluate = dmoe.ablation.evaluate_command
+    evaluate = vars(dmoe.ablation)["evaluate_command"]
     with monkeypatch.context() as patch:
         patch.setattr(dmoe.ablation, "evaluate_command", fail_at_the_third)
         with pytest.raises(KeyboardInterrupt):
@@ -207,7 +223,7 @@ def test_random_triggers_fire_at_the_rate_of_uncertainty(run, monkeypatch):
         },
         "router": {"random": ["router=random"], "oracle": ["router=oracle"]},
     }
-    rates = {}
+    rates: dict[Any, Any] = {}
 
     def note(config, *others):
         rates[config.trigger.get("rate"), config.router._target_] = None

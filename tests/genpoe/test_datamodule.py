@@ -213,7 +213,7 @@ class Stop(Callback):
 def test_a_run_that_stops_within_an_epoch_goes_on_there(
     tiny_tokenizer: Any, tmp_path: Path, stopped_by: str, accumulated: int
 ) -> None:
-    settings = {"save_every": 100, "accumulate_grad_batches": accumulated}
+    settings: dict[str, Any] = {"save_every": 100, "accumulate_grad_batches": accumulated}
     whole = fit(tmp_path / "whole", tiny_tokenizer, **settings)
     if stopped_by == "max_steps":
         part = fit(tmp_path / "part", tiny_tokenizer, **settings, max_steps=3)

@@ -20,6 +20,7 @@ from genpoe.model import GenPoE
 from genpoe.plots import read_curves
 from genpoe.train import train
 from qa.checkpoint import CheckpointError, previous_path
+from qa.training import training_callbacks
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -104,7 +105,7 @@ def test_an_empty_ckpt_path_is_an_error(tmp_path):
 
 
 def train_and_die(config, step, monkeypatch):
-    make = train_module.training_callbacks
+    make = training_callbacks
     with monkeypatch.context() as patch:
         patch.setattr(train_module, "training_callbacks", lambda c: [*make(c), KillAt(step)])
         with pytest.raises(Killed):

@@ -90,7 +90,7 @@ def test_shuffled_shares_no_passage_or_says_that_it_must(
 def test_shuffled_never_gives_the_same_text_under_another_id() -> None:
     dataset = make_dataset((0,), (1,), (2,))
     twins = {"p0": Passage("p0", "", "One  text."), "p1": Passage("p1", "", "One text.")}
-    dataset = QADataset("made", dataset.passages | twins, dataset.splits)
+    dataset = QADataset("made", {**dataset.passages, **twins}, dataset.splits)
     for seed in range(10):
         shuffled = ids(ShuffledPassages(dataset, seed).select(dataset.split("dev"), 1))
         assert shuffled[:2] == [("p2",), ("p2",)]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import lightning
 import pytest
@@ -136,6 +137,11 @@ def test_ctrl_c_still_reaches_python():
     assert done.stdout == "interrupted\n"
 
 
+class Echo(lightning.LightningModule):
+    def predict_step(self, batch: Any) -> Any:
+        return batch
+
+
 def test_a_trainer_leaves_the_jvms_signals_alone():
     """Compiled Java code needs SIGSEGV: what resets it kills the process, now and then."""
     start_java()
@@ -144,9 +150,7 @@ def test_a_trainer_leaves_the_jvms_signals_alone():
     trainer = lightning.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
     )
-    module = lightning.LightningModule()
-    module.predict_step = lambda batch: batch
-    trainer.predict(module, torch.utils.data.DataLoader([1, 2]))
+    trainer.predict(Echo(), [[torch.ones(1)], [torch.ones(1)]])
     assert _handlers() == before
 
 
