@@ -17,6 +17,7 @@ from dmoe.grouped import GroupedTrainer, Limits, TrainedGroup
 from dmoe.groups import Group
 from dmoe.recipe import Recipe
 from qa.backbone import Backbone
+from retrieval.signals import signals_kept
 
 
 def train_on_cluster(
@@ -66,7 +67,8 @@ def train_on_cluster(
     started = not ray.is_initialized()
     if started:
         here: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
-        ray.init(log_to_driver=False, **({"address": address} if address else here))
+        with signals_kept():
+            ray.init(log_to_driver=False, **({"address": address} if address else here))
     try:
         actor = ray.remote(
             num_cpus=1, num_gpus=gpus_per_worker, max_restarts=-1, max_task_retries=3
@@ -83,7 +85,8 @@ def train_on_cluster(
         yield from _train(each, groups)
     finally:
         if started:
-            ray.shutdown()
+            with signals_kept():
+                ray.shutdown()
 
 
 def _train(workers: list[Any], groups: Iterable[Group]) -> Iterator[tuple[Group, TrainedGroup]]:

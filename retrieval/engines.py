@@ -17,6 +17,7 @@ from retrieval.encoders import EncoderMaker
 from retrieval.encoding import EncodingJob, Engine, ShardEncoder
 from retrieval.passage import Passage
 from retrieval.shard import store_shard
+from retrieval.signals import signals_kept
 
 log = logging.getLogger(__name__)
 
@@ -128,12 +129,14 @@ class RayEngine:
         if started:
             here: dict[str, Any] = {"num_cpus": self._workers, "include_dashboard": False}
             cluster = {"address": self._address} if self._address else here
-            ray.init(log_to_driver=False, **cluster)
+            with signals_kept():
+                ray.init(log_to_driver=False, **cluster)
         try:
             self._encode(ray, job, numbers, folder)
         finally:
             if started:
-                ray.shutdown()
+                with signals_kept():
+                    ray.shutdown()
 
     def _encode(self, ray: Any, job: EncodingJob, numbers: Sequence[int], folder: Path) -> None:
         gpus = int(self._device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)

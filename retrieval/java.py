@@ -17,9 +17,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from retrieval.signals import OF_THE_JVM
+
 OLDEST = 21  # class files of Anserini's jar
 HEAP = "GENPOE_JAVA_HEAP"  # environment: the largest heap, such as 4g
-_JVM_SIGNALS = frozenset({"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGUSR2"})  # its own
 DEFAULT_HEAP = "1g"  # bytes; ample for 21 million passages, because building flushes as it goes
 
 _lock = threading.Lock()
@@ -152,18 +153,16 @@ def _boot() -> None:
 
 
 def _keep_signals() -> None:
-    """Let nothing in Python reset the signals that the JVM handles.
+    """Let nothing in Python reset the JVM's signals (see `retrieval.signals`).
 
-    Its compiled code runs into SIGSEGV on purpose, wherever a thread has to stop. Python knows
-    nothing of the handler: to put the "default" back that it remembers, as Lightning's trainer does
-    with every signal when it ends, takes it away: the process dies at the next one.
+    Python knows nothing of its handlers: to put the "default" back that it remembers, as
+    Lightning's trainer does with every signal when it ends, takes them away.
     """
     set_handler = signal.signal
-    kept = {s for s in signal.valid_signals() if getattr(s, "name", "") in _JVM_SIGNALS}
 
     @functools.wraps(set_handler)
     def set_another(signalnum: int, handler: Any) -> Any:
-        if signalnum in kept and handler == signal.SIG_DFL:
+        if signalnum in OF_THE_JVM and handler == signal.SIG_DFL:
             return signal.getsignal(signalnum)
         return set_handler(signalnum, handler)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -57,3 +59,13 @@ def killed(program: str, arguments: list[str], after: float, lines: int = 1) -> 
         finally:
             process.kill()
         return [line.strip() for line in said + process.stdout.readlines()]
+
+
+def handlers() -> dict[signal.Signals, int]:
+    """Addresses of the handlers that the process really has, which Python does not know."""
+    found = {}
+    for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
+        action = (ctypes.c_ulong * 32)()  # struct sigaction begins with the handler
+        assert ctypes.CDLL(None).sigaction(int(number), None, action) == 0
+        found[number] = action[0]
+    return found

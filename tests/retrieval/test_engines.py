@@ -9,6 +9,9 @@ import pytest
 from retrieval.encoders import EncoderSettings
 from retrieval.encoding import EncodingJob, encode_corpus
 from retrieval.engines import LightningEngine, PlainEngine, RayEngine, make_engine
+from retrieval.java import start_java
+from retrieval.signals import signals_kept
+from tests.retrieval.faults import handlers
 from tests.tiny_encoders import make_corpus, make_dpr_folder, make_passages, make_sentence_folder
 
 pytestmark = [
@@ -77,7 +80,10 @@ def test_lightning_on_two_processes(job, expected, tmp_path):
 @pytest.mark.slow
 def test_ray_with_two_workers(job, expected, tmp_path):
     ray = pytest.importorskip("ray")
+    start_java()
+    before = handlers()
     encode_corpus(job, RayEngine(2, "cpu"), tmp_path / "ray")
+    assert handlers() == before != {}
     assert files(tmp_path / "ray") == expected
     assert not ray.is_initialized()
 
@@ -86,12 +92,14 @@ def test_ray_with_two_workers(job, expected, tmp_path):
 def test_a_ray_that_runs_already_is_used_and_left_running(dpr_job, tmp_path):
     ray = pytest.importorskip("ray")
     encode_corpus(dpr_job, PlainEngine(), tmp_path / "plain")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    with signals_kept():
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         encode_corpus(dpr_job, RayEngine(3, "cpu"), tmp_path / "ray")
         assert ray.is_initialized()
     finally:
-        ray.shutdown()
+        with signals_kept():
+            ray.shutdown()
     assert files(tmp_path / "ray") == files(tmp_path / "plain")
 
 

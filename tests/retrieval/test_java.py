@@ -15,6 +15,8 @@ import torch
 
 from retrieval import java
 from retrieval.java import JavaError, find_jar, find_java, java_class, java_version, start_java
+from retrieval.signals import signals_kept
+from tests.retrieval.faults import handlers
 
 pytestmark = [
     # fork from a process with threads: what the test is about
@@ -145,13 +147,23 @@ class Echo(lightning.LightningModule):
 def test_a_trainer_leaves_the_jvms_signals_alone():
     """Compiled Java code needs SIGSEGV: what resets it kills the process, now and then."""
     start_java()
-    before = _handlers()
+    before = handlers()
     assert before[signal.SIGSEGV] != 0
     trainer = lightning.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
     )
-    trainer.predict(Echo(), [[torch.ones(1)], [torch.ones(1)]])
-    assert _handlers() == before
+    data = torch.utils.data.TensorDataset(torch.ones(2, 1))
+    trainer.predict(Echo(), torch.utils.data.DataLoader(data))
+    assert handlers() == before
+
+
+def test_handlers_come_back_that_c_code_has_reset():
+    start_java()
+    before = handlers()
+    with signals_kept():
+        ctypes.CDLL(None).signal(int(signal.SIGBUS), None)
+        assert handlers() != before
+    assert handlers() == before
 
 
 def test_other_handlers_are_set_as_ever():
@@ -161,16 +173,6 @@ def test_other_handlers_are_set_as_ever():
     assert signal.getsignal(signal.SIGUSR1) == before
     with pytest.raises(ValueError, match="out of range"):
         signal.signal(1000, signal.SIG_DFL)
-
-
-def _handlers():
-    """Addresses of the handlers that the process really has, which Python does not know."""
-    found = {}
-    for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
-        action = (ctypes.c_ulong * 32)()  # struct sigaction begins with the handler
-        assert ctypes.CDLL(None).sigaction(int(number), None, action) == 0
-        found[number] = action[0]
-    return found
 
 
 def _start_in_child(queue):
