@@ -53,7 +53,8 @@ def versions() -> dict[str, Version]:
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run make in the project; not as a part of the make that may have started the tests."""
-    env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    ours = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "ARGS")  # of the make that runs these tests
+    env = {k: v for k, v in os.environ.items() if k not in ours}
     return subprocess.run(
         ["make", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False
     )
