@@ -17,7 +17,7 @@ from dmoe.grouped import GroupedTrainer, Limits, TrainedGroup
 from dmoe.groups import Group
 from dmoe.recipe import Recipe
 from qa.backbone import Backbone
-from retrieval.signals import signals_kept
+from retrieval.ray_cluster import ray_cluster
 
 
 def train_on_cluster(
@@ -57,19 +57,7 @@ def train_on_cluster(
             f"expected ray.workers >= 1 and ray.gpus_per_worker >= 0, got {workers} and "
             f"{gpus_per_worker}"
         )
-    try:
-        import ray
-    except ImportError as error:
-        raise ValueError(
-            "engine=ray needs the package ray; install it with `pip install -e '.[ray]'`, or set "
-            "engine=lightning"
-        ) from error
-    started = not ray.is_initialized()
-    if started:
-        here: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
-        with signals_kept():
-            ray.init(log_to_driver=False, **({"address": address} if address else here))
-    try:
+    with ray_cluster(workers, address, otherwise="lightning") as ray:
         actor = ray.remote(
             num_cpus=1, num_gpus=gpus_per_worker, max_restarts=-1, max_task_retries=3
         )(_Worker)
@@ -83,10 +71,6 @@ def train_on_cluster(
             actor.remote(make_backbone, fingerprint, spec, recipe, limits) for _ in range(count)
         ]
         yield from _train(each, groups)
-    finally:
-        if started:
-            with signals_kept():
-                ray.shutdown()
 
 
 def _train(workers: list[Any], groups: Iterable[Group]) -> Iterator[tuple[Group, TrainedGroup]]:

@@ -53,9 +53,8 @@ def evaluate(
         or no (`qa.metrics.yes_no_accuracy`), the ends ``<name>_low`` and ``<name>_high`` of
         their 95 % bootstrap intervals over questions, ``n``, ``seconds_per_question`` (answering
         and scoring, without loading and retrieval) and ``peak_memory`` of this process, bytes; and
-        what the source says of its
-        passages (`PassageSource.audit`) and the method of its predictions
-        (`AnsweringMethod.measure`).
+        what the source says of its passages (`PassageSource.audit`) and the method of its
+        predictions (`AnsweringMethod.measure`).
 
     Raises:
         ValueError: If there is no question, a setting is out of range, or the source selected

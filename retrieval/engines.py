@@ -16,8 +16,8 @@ from typing import Any
 from retrieval.encoders import EncoderMaker
 from retrieval.encoding import EncodingJob, Engine, ShardEncoder
 from retrieval.passage import Passage
+from retrieval.ray_cluster import ray_cluster
 from retrieval.shard import store_shard
-from retrieval.signals import signals_kept
 
 log = logging.getLogger(__name__)
 
@@ -118,25 +118,8 @@ class RayEngine:
 
     def encode(self, job: EncodingJob, numbers: Sequence[int], folder: Path) -> None:
         """See `retrieval.encoding.Engine`."""
-        try:
-            import ray
-        except ImportError as error:
-            raise ValueError(
-                "engine=ray needs the package ray; install it with `pip install -e '.[ray]'`, or "
-                "set engine=plain"
-            ) from error
-        started = not ray.is_initialized()
-        if started:
-            here: dict[str, Any] = {"num_cpus": self._workers, "include_dashboard": False}
-            cluster = {"address": self._address} if self._address else here
-            with signals_kept():
-                ray.init(log_to_driver=False, **cluster)
-        try:
+        with ray_cluster(self._workers, self._address, otherwise="plain") as ray:
             self._encode(ray, job, numbers, folder)
-        finally:
-            if started:
-                with signals_kept():
-                    ray.shutdown()
 
     def _encode(self, ray: Any, job: EncodingJob, numbers: Sequence[int], folder: Path) -> None:
         gpus = int(self._device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)

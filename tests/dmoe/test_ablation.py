@@ -16,7 +16,6 @@ from dmoe_doubles import MemoryExperts
 from fakes import WordRetriever
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from tiny import make_backbone
 
 import dmoe.ablation
 from dmoe.ablation import RESULTS, Cell, _set_rate, ablate, read_cells
@@ -53,15 +52,6 @@ class Run:
 def hydra():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    backbone = make_backbone(max_position_embeddings=2048)
-    backbone.model.save_pretrained(folder)
-    backbone.tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
