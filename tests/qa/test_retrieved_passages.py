@@ -115,7 +115,7 @@ def test_oracle_negatives_of_any_corpus(contents: list[str], answers: list[str],
     source = OracleNegatives(Pipeline(corpus, WordRetriever(corpus)))
     (selection,) = source.select([question], k)
     source.audit([question], [selection], k)
-    if answers not in (["no"],):
+    if set(answers) != {"no"}:  # then the gold passages count, not the words
         best = [p for p in corpus.values() if not holds(f"{p.title}\n{p.text}", answers)]
         assert list(selection.passages) == best[:k]
 
