@@ -20,6 +20,7 @@ from dmoe.residual import Residual, keep_residual
 from dmoe.router import RoutingRequest
 from dmoe.routing import Routing, Step
 from dmoe.trigger import token_uncertainty
+from qa.kv_cache import make_cache
 from qa.prompts import encode_answer
 from retrieval.retriever import Hit
 
@@ -86,7 +87,7 @@ class Session:
             The tokens of all unfinished rows, position by position.
         """
         self._forget()
-        self.cache = None
+        self.cache = make_cache(self._backbone.model)
         ids_BN, mask = self._prompt
         running = list(range(len(self._task_inputs)))
         for position in range(max_new_tokens):
@@ -195,7 +196,7 @@ class Session:
         return self._read(ids, mask, positions=labels_BA.shape[1])
 
     def _logits(self, hidden_BD: Tensor) -> Tensor:
-        return self._backbone.logits(hidden_BD.contiguous())  # else slow in bfloat16 on a CPU
+        return self._backbone.logits(hidden_BD)
 
     def _step(self, row: int, position: int, settled: _Settled, active: tuple[str, ...]) -> Step:
         token_id = self._new[row][-1]

@@ -13,9 +13,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from qa.backbone import Backbone
+from qa.kv_cache import make_cache
+
+_CROWDED = 0.875  # of a batch's rows: when no more are left, the others are dropped
 
 Messages = tuple[tuple[str, str], ...]
 """Turns of a conversation: (role, content)."""
@@ -105,19 +107,47 @@ class BackboneWriter:
         self._check(max(map(len, rows)) + width)
         shared, cache = self._shared(rows)
         ids, mask = self._padded(rows, shared)
-        noise = RowNoise([self._generator(r) for r in requests], self._temperature)
-        output = self._backbone.model.generate(
-            ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            generation_config=self._settings(width),
-            logits_processor=LogitsProcessorList([noise] if noise.active else []),
-        )
+        new = self._continue(ids, mask, cache, requests)
         return [
-            request.opening
-            + tokenizer.decode(row[: request.max_new_tokens], skip_special_tokens=True)
-            for request, row in zip(requests, output[:, ids.shape[1] :], strict=True)
+            request.opening + tokenizer.decode(row, skip_special_tokens=True)
+            for request, row in zip(requests, new, strict=True)
         ]
+
+    def _continue(
+        self, ids_NT: Tensor, mask_NT: Tensor, cache: Any, requests: Sequence[WritingRequest]
+    ) -> list[list[int]]:
+        """The new tokens of each row; rows that have ended leave the batch."""
+        stop_ids, decoder = self._backbone.stop_token_ids, self._backbone.decoder
+        generators = [self._generator(request) for request in requests]
+        new: list[list[int]] = [[] for _ in requests]
+        rows = list(range(len(requests)))
+        start = cache.get_seq_length()
+        ids_NT = ids_NT[:, start:]
+        while rows:
+            output = decoder(
+                input_ids=ids_NT,
+                attention_mask=mask_NT,
+                position_ids=(mask_NT.cumsum(1) - 1).clamp(min=0)[:, start:],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            logits_NV = self._backbone.logits(output.last_hidden_state[:, -1]).float()
+            add_noise(logits_NV, [generators[row] for row in rows], self._temperature)
+            ids_NT = logits_NV.argmax(-1, keepdim=True)
+            mask_NT = torch.cat([mask_NT, mask_NT.new_ones(len(rows), 1)], 1)
+            start = mask_NT.shape[1] - 1
+            for row, (id,) in zip(rows, ids_NT.tolist(), strict=True):
+                if not _ended(new[row], requests[row], stop_ids):
+                    new[row].append(id)
+            going = [
+                i for i, row in enumerate(rows) if not _ended(new[row], requests[row], stop_ids)
+            ]
+            if len(going) <= _CROWDED * len(rows):
+                rows = [rows[i] for i in going]
+                index = torch.tensor(going, dtype=torch.long, device=ids_NT.device)
+                ids_NT, mask_NT = ids_NT[index], mask_NT[index]
+                cache.batch_select_indices(index)
+        return new
 
     def _encode(self, request: WritingRequest) -> list[int]:
         tokenizer = self._backbone.tokenizer
@@ -148,10 +178,11 @@ class BackboneWriter:
             shared = kept  # two passages that begin alike must not make us read it again
         elif len(rows) > 1 and shared:
             ids = torch.tensor([shared], device=self._backbone.device)
-            cache = self._backbone.decoder(input_ids=ids, use_cache=True).past_key_values
+            cache = make_cache(self._backbone.model)
+            self._backbone.decoder(input_ids=ids, past_key_values=cache, use_cache=True)
             self._prefix = shared, cache
         else:
-            return [], None
+            return [], make_cache(self._backbone.model)
         repeated = copy.deepcopy(cache)
         repeated.batch_repeat_interleave(len(rows))
         return shared, repeated
@@ -172,15 +203,6 @@ class BackboneWriter:
         tokenizer = self._backbone.tokenizer
         return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
-    def _settings(self, max_new_tokens: int) -> GenerationConfig:
-        """Greedy; where an answer is to be drawn, `RowNoise` does it."""
-        return GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            eos_token_id=self._backbone.tokenizer.eos_token_id,
-            pad_token_id=self._pad,
-        )
-
     def _generator(self, request: WritingRequest) -> torch.Generator | None:
         if request.attempt == 0:
             return None
@@ -190,28 +212,21 @@ class BackboneWriter:
         return generator.manual_seed(int.from_bytes(digest, "big", signed=True))
 
 
-class RowNoise(LogitsProcessor):
-    """Makes the most likely token a drawn one: ``argmax(logits / temperature + Gumbel noise)``.
+def _ended(new: Sequence[int], request: WritingRequest, stop_ids: Sequence[int]) -> bool:
+    return len(new) >= request.max_new_tokens or bool(new and new[-1] in stop_ids)
+
+
+def add_noise(
+    logits_NV: Tensor, generators: Sequence[torch.Generator | None], temperature: float
+) -> None:
+    """Make the most likely token a drawn one: ``argmax(logits / temperature + Gumbel noise)``.
 
     Args:
+        logits_NV: Of the next token; changed in place.
         generators: Of each row; None: the row stays as it is.
         temperature: Of the distribution that is drawn from.
     """
-
-    def __init__(self, generators: Sequence[torch.Generator | None], temperature: float) -> None:
-        self._generators = generators
-        self._temperature = temperature
-
-    @property
-    def active(self) -> bool:
-        """Whether any row is drawn."""
-        return any(generator is not None for generator in self._generators)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores ``[N, V]`` of the next token, with noise where a row is drawn."""
-        scores_NV = scores.clone()
-        for row, generator in zip(scores_NV, self._generators, strict=True):
-            if generator is not None:
-                noise = torch.empty(row.shape).exponential_(generator=generator).log().neg()
-                row.div_(self._temperature).add_(noise.to(row))
-        return scores_NV
+    for row, generator in zip(logits_NV, generators, strict=True):
+        if generator is not None:
+            noise = torch.empty(row.shape).exponential_(generator=generator).log().neg()
+            row.div_(temperature).add_(noise.to(row))

@@ -64,6 +64,7 @@ class Backbone:
         self.head: Any = self._need(
             model.get_output_embeddings(), "a language-model head", "get_output_embeddings()"
         )
+        self.head.register_forward_pre_hook(_contiguous)
         self.layers: Any = self._need(
             _first(self.decoder, _LAYERS), "decoder layers", " or ".join(_LAYERS)
         )
@@ -159,6 +160,11 @@ class Backbone:
             sample = flat[:: (flat.numel() // 1024) | 1].to(torch.bfloat16).cpu()
             digest.update(sample.view(torch.int16).numpy().tobytes())
         return digest.hexdigest()
+
+
+def _contiguous(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The head's input in one piece: a slice of it makes torch copy the head's weights per row."""
+    return inputs[0].contiguous(), *inputs[1:]
 
 
 def _first(module: nn.Module, names: tuple[str, ...]) -> Any:

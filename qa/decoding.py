@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from qa.backbone import Backbone
+from qa.kv_cache import make_cache
 from qa.prompts import encode_answer, encode_prompt
 
 
@@ -176,6 +177,7 @@ def _generate(
         return backbone.model.generate(
             ids,
             attention_mask=mask,
+            past_key_values=make_cache(backbone.model),
             generation_config=settings,
             logits_processor=LogitsProcessorList(processors),
         )

@@ -11,7 +11,7 @@ import torch
 from tiny import make_backbone, make_tokenizer
 
 from dmoe.endpoint import EndpointError, EndpointWriter
-from dmoe.writer import BackboneWriter, RowNoise, WritingRequest
+from dmoe.writer import BackboneWriter, WritingRequest, add_noise
 
 SHARED = "The quick brown fox jumps over the lazy dog. "
 CHAT = (
@@ -84,7 +84,9 @@ def test_draws_depend_on_request_and_seed_alone(chat_backbone):
 def test_draws_follow_the_distribution():
     logits, rows = torch.tensor([2.0, 1.0, 0.0, -1.0]), 4000
     generators = [torch.Generator().manual_seed(seed) for seed in range(rows)]
-    drawn = RowNoise(generators, 0.5)(torch.empty(0), logits.expand(rows, 4)).argmax(-1)
+    noisy = logits.repeat(rows, 1)
+    add_noise(noisy, generators, 0.5)
+    drawn = noisy.argmax(-1)
     expected = (logits / 0.5).softmax(-1)
     torch.testing.assert_close(drawn.bincount(minlength=4) / rows, expected, atol=0.025, rtol=0)
 

@@ -1,0 +1,52 @@
+"""A KV cache with room to grow: a new token's keys and values are written, not all copied again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+_ROOM = 64  # positions behind those that are needed
+
+
+class _RoomyLayer(DynamicLayer):
+    """Keys and values ``[N, H, T, D]`` are views of buffers with room behind their last position."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """See `DynamicLayer.update`."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._buffers = [self.keys, self.values]
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        kept = [self.keys, self.values]
+        for i, (old, new) in enumerate(zip(kept, (key_states, value_states), strict=True)):
+            if not start or end > self._buffers[i].shape[-2] or not _is_in(old, self._buffers[i]):
+                self._buffers[i] = new.new_empty(*new.shape[:-2], end + _ROOM, new.shape[-1])
+                if start:
+                    self._buffers[i][..., :start, :] = old
+            self._buffers[i][..., start:end, :] = new
+        self.keys, self.values = (buffer[..., :end, :] for buffer in self._buffers)
+        return self.keys, self.values
+
+
+def _is_in(states: Tensor, buffer: Tensor) -> bool:
+    """Whether states are a view of a buffer; not so where rows were chosen or repeated."""
+    same_rows = states.shape[0] == buffer.shape[0]
+    return same_rows and states.data_ptr() == buffer.data_ptr()
+
+
+def make_cache(model: Any) -> DynamicCache:
+    """An empty cache for a Hugging Face model; layers with a sliding window are as they always are.
+
+    Cutting it back (``crop``) and then going on overwrites what was cut off.
+    """
+    cache = DynamicCache(config=model.config)
+    cache.layers = [
+        _RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
+    return cache
