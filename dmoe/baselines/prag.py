@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from dmoe.active import ActiveExperts
-from dmoe.baselines.all_ffns import AllFFNs
+from dmoe.baselines.layer_ffns import LayerFFNs
 from dmoe.baselines.prag_adapters import PassageAdapters
 from dmoe.expert import Expert, ExpertSpec, stack_experts
 from dmoe.recipe import Recipe
@@ -32,22 +32,19 @@ class PRAGMethod(AnsweringMethod):
     """The backbone with the adapters of each question's passages, all weighing the same.
 
     Args:
-        ffns: Of the frozen backbone.
-        adapters: The passages' adapters.
+        adapters: The passages' adapters, of the frozen backbone.
         rag: Whether the passages also stand in the prompt (PRAG-Combine).
         max_new_tokens: At most so many tokens are decoded.
     """
 
     def __init__(
         self,
-        ffns: AllFFNs,
         adapters: PassageAdapters,
         rag: bool = False,
         max_new_tokens: int = 32,
     ) -> None:
-        super().__init__(ffns.backbone, rag, max_new_tokens)
+        super().__init__(adapters.ffns.backbone, rag, max_new_tokens)
         self.adapters = adapters
-        self._ffns = ffns
 
     @contextmanager
     def injected(self, inputs: Sequence[QuestionInput]) -> Iterator[None]:
@@ -57,7 +54,9 @@ class PRAGMethod(AnsweringMethod):
         # A passage that is named twice has one adapter.
         ids = [dict.fromkeys(p.id for p in each if p.id in adapters) for each in passages]
         source = _Loaded(adapters, self.adapters.scaling)
-        active = ActiveExperts(self._ffns, source, len(inputs), max(map(len, ids), default=0))
+        active = ActiveExperts(
+            self.adapters.ffns, source, len(inputs), max(map(len, ids), default=0)
+        )
         active.swap(range(len(inputs)), ids)
         with active.attached():
             yield
@@ -97,15 +96,33 @@ class _Loaded:
 
 
 def load_prag(
+    backbone: Backbone, rag: bool = False, max_new_tokens: int = 32, **adapters: Any
+) -> PRAGMethod:
+    """The method, from plain settings.
+
+    Args:
+        backbone: The frozen model.
+        rag: See `PRAGMethod`.
+        max_new_tokens: The same.
+        **adapters: See `open_adapters`.
+
+    Raises:
+        ValueError: If a setting is out of range, or the augmentations are malformed.
+        UnsupportedBackboneError: If a layer's FFN has no linear maps that we know.
+    """
+    return PRAGMethod(open_adapters(backbone, **adapters), rag, max_new_tokens)
+
+
+def open_adapters(
     backbone: Backbone,
     augmentation: str | Path,
     formats: Sequence[str],
     expert: Mapping[str, Any],
     recipe: Mapping[str, Any],
     cache_dir: str | Path,
-    **settings: Any,
-) -> PRAGMethod:
-    """The method, from plain settings.
+    placement: float = 1.0,
+) -> PassageAdapters:
+    """The adapters of all passages, from plain settings.
 
     Args:
         backbone: The frozen model.
@@ -114,13 +131,12 @@ def load_prag(
         expert: Settings of `ExpertSpec`.
         recipe: Settings of `Recipe`.
         cache_dir: See `PassageAdapters`.
-        **settings: See `PRAGMethod`.
+        placement: Share of the layers, the final ones; see `LayerFFNs`.
 
     Raises:
         ValueError: If a setting is out of range, or the augmentations are malformed.
         UnsupportedBackboneError: If a layer's FFN has no linear maps that we know.
     """
-    ffns = AllFFNs(backbone)
+    ffns = LayerFFNs(backbone, placement)
     spec, how = ExpertSpec(**expert), Recipe(**recipe)
-    adapters = PassageAdapters(ffns, augmentation, formats, spec, how, cache_dir)
-    return PRAGMethod(ffns, adapters, **settings)
+    return PassageAdapters(ffns, augmentation, formats, spec, how, cache_dir)

@@ -16,7 +16,7 @@ from pathlib import Path
 from dmoe.bank.errors import shown
 from dmoe.bank.records import passage_sha256
 from dmoe.baselines.adapter_file import DamagedAdapterError, read_adapter, write_adapter
-from dmoe.baselines.all_ffns import AllFFNs
+from dmoe.baselines.layer_ffns import LayerFFNs
 from dmoe.baselines.prag_training import train_adapter
 from dmoe.expert import Expert, ExpertSpec
 from dmoe.instances import Encoded, check_formats, encode_all, read_augmentations
@@ -31,14 +31,15 @@ class NoAugmentationError(ValueError):
 
 
 class PassageAdapters:
-    """One adapter a passage, on the FFNs of all layers.
+    """One adapter a passage, on the FFNs of some layers.
 
     A file's name is the hash of all that decides what is in it: the passage, its instances token by
-    token, the settings, the recipe, and the backbone with its dtype. So nothing that was made
-    otherwise is ever used, and a passage's id, which may be any text, is no part of a path.
+    token, the layers, the settings, the recipe, and the backbone with its dtype. So nothing that
+    was made otherwise is ever used, and a passage's id, which may be any text, is no part of a
+    path.
 
     Args:
-        ffns: Of the frozen backbone.
+        ffns: Of the frozen backbone, in the layers that have adapters.
         augmentation: JSON lines that ``scripts/augment.py`` wrote; see
             `dmoe.instances.lessons_from_augmentation`.
         formats: Of the instances; see `dmoe.instances.Lesson.instances`.
@@ -47,6 +48,7 @@ class PassageAdapters:
         cache_dir: Folder of the adapters; made when missing.
 
     Attributes:
+        ffns: The same.
         trained: How many adapters were trained.
         read: How many were read, those of one passage again each time.
         without: Ids of the passages whose augmentation gives no instances: they have no adapter.
@@ -60,7 +62,7 @@ class PassageAdapters:
 
     def __init__(
         self,
-        ffns: AllFFNs,
+        ffns: LayerFFNs,
         augmentation: str | Path,
         formats: Sequence[str],
         spec: ExpertSpec,
@@ -69,7 +71,7 @@ class PassageAdapters:
     ) -> None:
         check_formats(formats)
         ffns.initial(spec, recipe.seed)  # raises where an FFN lacks a target
-        self._ffns, self._formats, self._spec, self._recipe = ffns, list(formats), spec, recipe
+        self.ffns, self._formats, self._spec, self._recipe = ffns, list(formats), spec, recipe
         self._source, self._folder = augmentation, Path(cache_dir).expanduser()
         self._augmentations = {one.passage_id: one for _, one in read_augmentations(augmentation)}
         self.trained, self.read, self.seconds = 0, 0, 0.0
@@ -107,7 +109,7 @@ class PassageAdapters:
             self.read += 1
             return adapter
         start = time.perf_counter()
-        adapter = train_adapter(self._ffns, instances, self._spec, self._recipe)
+        adapter = train_adapter(self.ffns, instances, self._spec, self._recipe)
         write_adapter(path, adapter)
         self.trained += 1
         self.seconds += time.perf_counter() - start
@@ -122,7 +124,7 @@ class PassageAdapters:
                 "give all augmentations as instances.augmentation"
             )
         instances = encode_all(
-            self._ffns.backbone.tokenizer,
+            self.ffns.backbone.tokenizer,
             augmentation.lesson(passage).instances(self._formats),
             self._recipe.loss,
             self._recipe.max_tokens,
@@ -137,10 +139,11 @@ class PassageAdapters:
         return instances
 
     def _path(self, passage: Passage, instances: Sequence[Encoded]) -> Path:
-        backbone = self._ffns.backbone
+        backbone = self.ffns.backbone
         decides = {
             "passage": passage_sha256(passage).hex(),
             "instances": [[instance.ids, instance.first_label] for instance in instances],
+            "layers": self.ffns.layers,
             "adapter": self._spec.as_dict(),
             "recipe": self._recipe.as_dict(),
             "backbone": [backbone.fingerprint, str(backbone.dtype)],

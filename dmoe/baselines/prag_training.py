@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dmoe.baselines.all_ffns import AllFFNs
+from dmoe.baselines.layer_ffns import LayerFFNs
 from dmoe.expert import Expert, ExpertError, ExpertSpec
 from dmoe.instance_batch import label_loss, pad_instances
 from dmoe.instances import Encoded
@@ -20,15 +20,15 @@ from dmoe.recipe import Recipe
 @torch.inference_mode(False)  # the first use of an adapter is in the middle of an answer
 @torch.enable_grad()
 def train_adapter(
-    ffns: AllFFNs, instances: Sequence[Encoded], spec: ExpertSpec, recipe: Recipe
+    ffns: LayerFFNs, instances: Sequence[Encoded], spec: ExpertSpec, recipe: Recipe
 ) -> Expert:
-    """Train an adapter on the FFNs of all layers, in float32, by AdamW.
+    """Train an adapter on the FFNs of some layers, in float32, by AdamW.
 
-    What is adapted lies in every layer, so that nothing can be computed once, as it can for the
+    What is adapted may lie in any layer, so that nothing can be computed once, as it can for the
     experts of the final FFN (`dmoe.grouped`).
 
     Args:
-        ffns: Of the frozen backbone, whose weights are left as they are.
+        ffns: Where the adapter is; of the frozen backbone, whose weights are left as they are.
         instances: Of the passage; at least one.
         spec: Rank, alpha and the projections of each FFN.
         recipe: The training's settings.

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from tiny import make_backbone
 
 from dmoe.baselines.adapter_file import DamagedAdapterError, read_adapter, write_adapter
-from dmoe.baselines.all_ffns import AllFFNs
+from dmoe.baselines.layer_ffns import LayerFFNs
 from dmoe.baselines.prag import PRAGMethod, load_prag
 from dmoe.baselines.prag_adapters import NoAugmentationError
 from dmoe.baselines.prag_training import train_adapter
@@ -84,11 +84,11 @@ def make(tiny_backbone, augmentation, tmp_path, no_sync):
     def method(backbone=tiny_backbone, expert=None, recipe=None, formats=("qa",), **settings):
         return load_prag(
             backbone,
-            augmentation,
-            formats,
-            expert or {},
-            {"lr": 1e-2, "epochs": 6, **(recipe or {})},
-            tmp_path / "cache",
+            augmentation=augmentation,
+            formats=formats,
+            expert=expert or {},
+            recipe={"lr": 1e-2, "epochs": 6, **(recipe or {})},
+            cache_dir=tmp_path / "cache",
             **settings,
         )
 
@@ -99,13 +99,15 @@ def files(tmp_path):
     return sorted((tmp_path / "cache").rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
-def test_training_equals_peft(family, tiny_tokenizer):
+@pytest.mark.parametrize(
+    ("family", "placement"), [("llama", 1), ("gemma2", 1), ("gpt_neox", 1), ("llama", 0)]
+)
+def test_training_equals_peft(family, placement, tiny_tokenizer):
     from peft import LoraConfig, get_peft_model
 
     backbone = make_backbone(family, tokenizer=tiny_tokenizer)
-    ffns = AllFFNs(backbone)
-    targets = [t for t in ("gate", "up", "down") if f"0.{t}" in ffns.projections]
+    ffns = LayerFFNs(backbone, placement)
+    targets = [t for t in ("gate", "up", "down") if f"1.{t}" in ffns.projections]
     spec = ExpertSpec(2, 6.0, targets)
     names = {id(module): name for name, module in backbone.model.named_modules()}
     places = {target: names[id(module)] for target, module in ffns.projections.items()}
@@ -156,7 +158,7 @@ def test_several_adapters_are_the_sum_of_their_outputs(make, tiny_backbone):
     adapters = method.adapters.load(PASSAGES[1:3])
     merged = Backbone(copy.deepcopy(tiny_backbone.model), None, "merged")
     with torch.no_grad():
-        for name, projection in AllFFNs(merged).projections.items():
+        for name, projection in LayerFFNs(merged).projections.items():
             for adapter in adapters.values():
                 a, b = adapter[f"{name}.lora_A"], adapter[f"{name}.lora_B"]
                 projection.weight += SPEC.scaling * b @ a
@@ -235,6 +237,7 @@ def test_whatever_decides_an_adapter_is_in_its_key(make, tiny_tokenizer, tiny_ba
         make(recipe={"lr": 2e-2}),
         make(recipe={"seed": 1}),
         make(formats=["qa", "qa_with_rewrite"]),
+        make(placement=0),
     ]
     for count, method in enumerate([make(), *others], 1):
         method.adapters.load(PASSAGES[:1])
@@ -319,12 +322,12 @@ def test_settings_are_checked(make, tiny_tokenizer):
 
 def test_what_diverges_is_an_error(tiny_backbone):
     with pytest.raises(ExpertError, match=r"diverged; lower recipe\.lr"):
-        train_adapter(AllFFNs(tiny_backbone), instances(), SPEC, Recipe(lr=1e25, epochs=3))
+        train_adapter(LayerFFNs(tiny_backbone), instances(), SPEC, Recipe(lr=1e25, epochs=3))
 
 
 def test_the_loss_is_of_all_labels_together(tiny_backbone):
-    adapter = train_adapter(AllFFNs(tiny_backbone), instances(), SPEC, RECIPE)
-    ffns = AllFFNs(tiny_backbone)
+    adapter = train_adapter(LayerFFNs(tiny_backbone), instances(), SPEC, RECIPE)
+    ffns = LayerFFNs(tiny_backbone)
     batch = pad_instances(instances())
     before = label_loss(tiny_backbone, batch)
 
