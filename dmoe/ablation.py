@@ -4,15 +4,13 @@ An ablation (``conf/ablation/``) has axes, each a mapping from labels to lists o
 cells are all choices of one label an axis. Whatever a cell needs (augmentations, a bank, an index,
 its own evaluation) is named by a hash of the settings that decide it, lies below the run folder,
 and is made where it is not there yet: cells share what they have in common, and an ablation that
-was interrupted goes on. (Files that settings name are taken to be what they were.)
+was interrupted goes on. Cells that cannot differ are evaluated once (`Cell.key`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -23,6 +21,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from dmoe.ablation_key import digest
 from dmoe.ablation_report import Row, write_report
 from dmoe.augment_command import AUGMENTATIONS, SURROGATES, augment
 from dmoe.bank import Bank
@@ -63,9 +62,14 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """Hash of all settings that may decide the result."""
-        keys = {str(key) for key in self.config}
-        return _digest(self.config, keys - {"ablation", "paths", "resume"})
+        """Hash of all settings that may decide the result; the same for cells that share it.
+
+        Where the trigger never fires no router is asked, and its settings decide nothing.
+        """
+        ignored = {"ablation", "paths", "resume"}
+        if OmegaConf.select(self.config, "trigger.active") is False:
+            ignored.add("router")
+        return digest(self.config, {str(key) for key in self.config} - ignored)
 
 
 def ablate(config: DictConfig, overrides: Sequence[str]) -> dict[str, float]:
@@ -127,7 +131,7 @@ def read_cells(config: DictConfig, overrides: Sequence[str]) -> Iterator[Cell]:
             typed_settings(composed)
         except (HydraException, ValueError) as error:
             raise ValueError(f"cell {labels}: {one_line(error)}") from error
-        if _digest(composed, _SHARED) != _digest(config, _SHARED):
+        if digest(composed, _SHARED) != digest(config, _SHARED):
             raise ValueError(
                 f"cell {labels}: all cells must share {', '.join(_SHARED)}; run an ablation of each"
             )
@@ -171,8 +175,13 @@ class Workshop:
             )
 
     def evaluate(self, cell: Cell) -> dict[str, float]:
-        """Evaluate a cell, with all that it needs made before."""
-        built = self._folder / "banks" / _digest(cell.config, _BUILT)
+        """Evaluate a cell, with all that it needs made before.
+
+        Returns:
+            Those of `evaluate_command`, and the ``expert_norm`` of its bank. Methods that train
+            while they answer have none; their ``seconds_per_question`` is less that training.
+        """
+        built = self._folder / "banks" / digest(cell.config, _BUILT)
         config = cell.config.copy()
         config.paths.output_dir = str(self._folder / "cells" / cell.key)
         config.instances.augmentation = str(self._folder / config.instances.augmentation)
@@ -181,17 +190,24 @@ class Workshop:
         if "retriever" in config.router:
             self._index(config.router)
         backbone = self._backbone(config)
+        if "bank_dir" not in config.method:
+            return _without_training(evaluate_command(config, self._dataset, backbone))
+        norm = self._build(config, built, backbone)
+        return evaluate_command(config, self._dataset, backbone) | norm
+
+    def _build(self, config: DictConfig, built: Path, backbone: Backbone) -> dict[str, float]:
+        """Build the bank of a cell, unless it is there; returns its `_expert_norm`."""
         if built not in self._norms:
             if not (built / METRICS).exists():
                 building = config.copy()
                 building.paths.output_dir = str(built)
                 build_experts(building, open_lessons(building, self._passages), backbone)
             self._norms[built] = _expert_norm(Bank.open(config.bank.dir, backbone))
-        return evaluate_command(config, self._dataset, backbone) | self._norms[built]
+        return self._norms[built]
 
     def _index(self, router: DictConfig) -> None:
         """Build the index of a router over the surrogates, unless one is named."""
-        index = self._augmented / "index" / _digest(router, router)
+        index = self._augmented / "index" / digest(router, router)
         if OmegaConf.is_missing(router.corpus, "path"):
             router.corpus.path = str(self._augmented / SURROGATES)
         if OmegaConf.is_missing(router.retriever, "index_dir"):
@@ -200,15 +216,21 @@ class Workshop:
                 instantiate(router.retriever).build(instantiate(router.corpus))
 
     def _backbone(self, config: DictConfig) -> Backbone:
-        key = _digest(config, ["model"])
+        key = digest(config, ["model"])
         if key not in self._backbones:
             self._backbones[key] = instantiate(config.model.backbone)
         return self._backbones[key]
 
 
+def _without_training(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics with the seconds of answering alone, as for a bank that was there before."""
+    training = metrics.get("training_seconds", 0.0) / metrics["n"]
+    return metrics | {"seconds_per_question": metrics["seconds_per_question"] - training}
+
+
 def _set_rate(cell: Cell, rows: Sequence[Row]) -> None:
     """Let a random trigger without a rate fire as often as uncertainty did, all else equal."""
-    if not OmegaConf.is_missing(cell.config.trigger, "rate"):
+    if "trigger" not in cell.config or not OmegaConf.is_missing(cell.config.trigger, "rate"):
         return
     for row in rows:
         if row.labels == cell.labels | {"trigger": "uncertainty"}:
@@ -225,13 +247,7 @@ def _expert_norm(bank: Bank) -> dict[str, float]:
 
 def _augmentations(config: DictConfig) -> Path:
     """Where the augmentations of an ablation are, from its run folder."""
-    return Path("augmentations", _digest(config, _AUGMENTED), AUGMENTATIONS)
-
-
-def _digest(config: DictConfig, keys: Iterable[str]) -> str:
-    """Hash of some settings, as written: the run folder and caches that they refer to may move."""
-    chosen = OmegaConf.to_container(OmegaConf.masked_copy(config, list(keys)), resolve=False)
-    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+    return Path("augmentations", digest(config, _AUGMENTED), AUGMENTATIONS)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -78,12 +78,14 @@ def run(model, tmp_path, no_sync, monkeypatch):
             *(f"model.backbone.name={model}", "model.backbone.dtype=float32"),
             *("data.train_entities=1", "data.dev_entities=3", "data.distractor_entities=0"),
             *("trainer=cpu", f"trainer.default_root_dir={tmp_path}"),
-            *("router=random", "trigger=always", "max_new_tokens=3", "limit=4"),
+            *("router=random", "max_new_tokens=3", "limit=4"),
             *(f"paths.output_dir={tmp_path / 'run'}", f"paths.cache_dir={tmp_path / 'cache'}"),
             *overrides,
         ]
         if "augmenter=file" not in overrides:
             given.insert(2, "augmenter.split=dev")
+        if name != "placement":
+            given.insert(2, "trigger=always")
         config = compose("ablation", given)
         if axes is not None:
             config.ablation.axes = axes
@@ -101,6 +103,7 @@ PAPERS: dict[
 ] = {  # a cell with the paper's settings, and what they are
     "bank_fraction": ({"bank": "100"}, {"method.fraction": 1}),
     "k": ({"k": "3"}, {"k": 3}),
+    "placement": ({"placement": "0"}, {"method.placement": 0}),
     "rank_alpha": ({"rank": "4", "alpha": "16"}, {"expert.rank": 4, "expert.alpha": 16}),
     "recipe": ({"lr": "1e-05", "epochs": "1"}, {"recipe.lr": 1e-5, "recipe.epochs": 1}),
     "threshold": ({"threshold": "2"}, {"trigger.threshold": 2}),
@@ -114,7 +117,8 @@ def test_every_cell_of_every_ablation_composes(name):
     if name == "warmup":
         given.append("ablation.adapter=some folder/adapter")
     cells = list(read_cells(compose("ablation", given), given))
-    assert len({cell.key for cell in cells}) == len(cells) > 1
+    shared = 3 if name == "trigger_router" else 0  # four routers that are never asked
+    assert len({cell.key for cell in cells}) + shared == len(cells) > 1
     if name in PAPERS:
         labels, settings = PAPERS[name]
         (config,) = [cell.config for cell in cells if cell.labels == labels]
@@ -223,6 +227,51 @@ def test_random_triggers_fire_at_the_rate_of_uncertainty(run, monkeypatch):
     monkeypatch.setattr(dmoe.ablation, "evaluate_command", note)
     run(axes=axes)
     assert list(rates)[2:] == [(0.2, "dmoe.router.RandomRouter"), (0.4, "dmoe.router.OracleRouter")]
+
+
+def test_what_never_triggers_is_evaluated_once(run):
+    metrics = run(
+        axes={
+            "trigger": {"always": [], "never": ["trigger=never"]},
+            "router": {"random": [], "oracle": ["router=oracle"]},
+        }
+    )
+    assert counts(run) == [1, 1, 3]
+    assert metrics["never/random/nll"] == metrics["never/oracle/nll"]
+    assert metrics["always/random/nll"] != metrics["always/oracle/nll"]
+    assert len((run.folder / "table.md").read_text().splitlines()) == 6
+
+
+def test_experts_in_more_layers(run):
+    last = ["method=placed", "method.placement=0"]
+    axes = {"placement": {0: last, 100: [*last, "method.placement=1"]}}
+    metrics = run("router=oracle", name="placement", axes=axes)
+    assert counts(run) == [1, 0, 2]
+    assert metrics["0/nll"] != metrics["100/nll"]
+    assert metrics["0/routed_gold"] == metrics["100/routed_gold"] == 100
+    assert metrics["0/adapters_trained"] == metrics["100/adapters_trained"] > 0
+    assert metrics["0/seconds_per_question"] > 0
+    header = (run.folder / "table.md").read_text().splitlines()[0]
+    assert "EM | F1 | nll" in header
+    assert header.endswith("s/question |")
+
+
+def test_an_edited_file_makes_another_bank(run, tmp_path):
+    """Under the same name, and after the ablation was done."""
+    first = run(axes=ONE)
+    lines = next(run.folder.glob("augmentations/*/augmentations.jsonl")).read_text()
+    file = tmp_path / "given.jsonl"
+    file.write_text(lines)
+    given = ["augmenter=file", f"augmenter.path={file}"]
+    again = run(*given, axes=ONE)
+    assert counts(run) == [1, 1, 1]
+    assert again["1/nll"] == first["1/nll"]
+    run(*given, axes=ONE)
+    assert counts(run) == [0, 0, 0]
+    file.write_text(lines.replace("?", "!"))
+    edited = run(*given, axes=ONE)
+    assert counts(run) == [1, 1, 1]
+    assert edited["1/expert_norm"] != again["1/expert_norm"]
 
 
 def test_a_rate_that_is_given_stays():
