@@ -27,6 +27,6 @@ def open_pipeline(config: DictConfig) -> Pipeline | None:
         raise ValueError("a retriever needs the passages of its index; give corpus.path=FILE")
     settings = instantiate(config.pipeline)
     index_settings = instantiate(config.retriever)
-    corpus = instantiate(config.corpus)
     reranker = instantiate(config.reranker) if config.get("reranker") is not None else None
+    corpus = instantiate(config.corpus)  # last: the first time it takes the longest
     return Pipeline(corpus, index_settings.open(corpus), reranker, settings)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import cast
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -14,18 +15,27 @@ from qa.evaluation import sample
 from qa.open_pipeline import open_pipeline
 from qa.retrieval_evaluation import evaluate_retrieval
 from qa.retrieval_report import retrieval_table
+from retrieval.settings import check_seed, check_types
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Settings:
-    """The types of the settings at the top of ``conf/evaluate_retrieval.yaml``; see there."""
+    """The settings at the top of ``conf/evaluate_retrieval.yaml``; see there.
+
+    Raises:
+        ValueError: If one is mistyped, or the seed out of range.
+    """
 
     split: str
-    ks: list[int]
+    ks: Sequence[int]
     limit: int | None
     seed: int
+
+    def __post_init__(self) -> None:
+        check_types(self, "")
+        check_seed(self.seed)
 
 
 def evaluate_retrieval_command(config: DictConfig) -> dict[str, float]:
@@ -59,7 +69,6 @@ def evaluate_retrieval_command(config: DictConfig) -> dict[str, float]:
 
 
 def _settings(config: DictConfig) -> Settings:
-    given = {field.name: config[field.name] for field in fields(Settings)}
-    return cast(
-        Settings, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), given))
-    )
+    mine = OmegaConf.masked_copy(config, [field.name for field in fields(Settings)])
+    given: Any = OmegaConf.to_container(mine, resolve=True)
+    return Settings(**given)

@@ -15,11 +15,15 @@ from typing import Any
 from retrieval import bm25_folder, lucene
 from retrieval.corpus import Corpus
 from retrieval.current import Current
+from retrieval.index_folder import check_name, index_path
 from retrieval.jsonl import DataError
 from retrieval.lucene import Searcher
 from retrieval.passage import Passage
 from retrieval.passage_hash import SetHash, passage_digest
 from retrieval.retriever import Editable, Hit
+from retrieval.settings import check_types
+
+_FORMAT = 1  # of what a search does beside the index: part of the fingerprint
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class BM25Settings:
     """How to build and open a BM25 index; see `retrieval.index_settings`.
 
     Attributes:
-        index_dir: The index's folder.
+        index_dir: The index's folder; None: a hybrid names it, see
+            `retrieval.fusion.HybridSettings`.
         k1: Saturation of a term's frequency.
         b: How much of a passage's length counts, from 0 to 1.
         max_query_tokens: Queries are cut to so many words (at white space), from their beginning;
@@ -35,16 +40,18 @@ class BM25Settings:
         threads: Java threads that index, and that search a batch of queries.
 
     Raises:
-        ValueError: If a setting is out of its range.
+        ValueError: If a setting is mistyped or out of its range.
     """
 
-    index_dir: str | Path
+    index_dir: str | Path | None
     k1: float = 0.9
     b: float = 0.4
     max_query_tokens: int | None = None
     threads: int = 2
 
     def __post_init__(self) -> None:
+        check_types(self, "retriever")
+        check_name(self.index_dir)
         if not (isfinite(self.k1) and self.k1 >= 0):
             raise ValueError(f"k1 must be 0 or more, got {self.k1}; set retriever.k1")
         if not 0 <= self.b <= 1:
@@ -68,7 +75,7 @@ class BM25Settings:
                 is building it.
             JavaError: If there is no Java.
         """
-        folder = Path(self.index_dir)
+        folder = index_path(self.index_dir)
         bm25_folder.build(folder, corpus, self.recorded(corpus), self.threads)
         return {"bytes": float(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()))}
 
@@ -118,7 +125,8 @@ class BM25(Editable):
 
     def _open(self, wanted: dict[str, Any]) -> tuple[dict[str, Any], Searcher]:
         given = self._settings
-        return bm25_folder.open_searcher(Path(given.index_dir), wanted, given.k1, given.b)
+        folder = index_path(given.index_dir)
+        return bm25_folder.open_searcher(folder, wanted, given.k1, given.b)
 
     def __len__(self) -> int:
         return int(self._state["passages"])
@@ -130,6 +138,7 @@ class BM25(Editable):
             wanted, state = self._wanted, self._state
         decisive = {
             **wanted,
+            "format": _FORMAT,
             "max_query_tokens": self._settings.max_query_tokens,
             "stale": state["stale"],  # removed passages still count
         }
@@ -190,7 +199,7 @@ class BM25(Editable):
             self._change(apply)
 
     def _change(self, apply: Callable[[Path], dict[str, Any]]) -> None:
-        folder = Path(self._settings.index_dir)
+        folder = index_path(self._settings.index_dir)
         wanted = self._wanted | {"corpus": bm25_folder.change(folder, self._state, apply)["corpus"]}
         state, searcher = self._open(wanted)
         with self._swapping:

@@ -37,6 +37,7 @@ from retrieval.files import cache_folder, sha256_of
 from retrieval.jsonl import DataError
 from retrieval.manifest import MANIFEST, IndexFolderError, read_manifest
 from retrieval.passage import Passage
+from retrieval.settings import typed
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class Corpus(Mapping[str, Passage]):
         self._rows = map_array(store / ROWS, U32)
 
     @classmethod
+    @typed("corpus")
     def open(
         cls, path: str | Path, cache_dir: str | Path | None = None, on_error: str = "raise"
     ) -> Corpus:

@@ -13,6 +13,7 @@ from retrieval.decoder_scoring import DecoderCrossEncoder
 from retrieval.devices import pick_device, pick_dtype
 from retrieval.encoder_scoring import EncoderCrossEncoder
 from retrieval.model_folder import MINILM, folder_fingerprint, model_folder
+from retrieval.settings import typed
 
 # What FlagEmbedding's own fine-tuning of decoders adapts: every linear layer of a block.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -22,6 +23,7 @@ class RerankerError(ValueError):
     """A reranker that cannot be found, or a folder that holds none or a damaged one."""
 
 
+@typed("cross_encoder")
 def encoder(
     name: str = MINILM,
     max_tokens: int = 256,
@@ -64,6 +66,7 @@ def encoder(
     return EncoderCrossEncoder(model, tokenizer, max_tokens, tokens_at_once, interaction).train()
 
 
+@typed("cross_encoder")
 def decoder(
     name: str,
     max_tokens: int = 512,

@@ -18,11 +18,15 @@ from retrieval.dense_search import VectorSearch
 from retrieval.encoders import EncoderMaker, EncoderSettings
 from retrieval.encoding import EncodingJob, default_shard_rows
 from retrieval.engines import make_engine
+from retrieval.index_folder import check_name, index_path
 from retrieval.passage import Passage
 from retrieval.retriever import Editable, Hit
+from retrieval.settings import check_types
 from retrieval.shard import Rows
 from retrieval.vector_index import faiss_threads, open_index
 from retrieval.vector_settings import HNSW, IVFPQ, KINDS
+
+_FORMAT = 2  # of what a search does beside the index: part of the fingerprint
 
 # Of FAISS's settings those that only searching reads: an index may be opened with others.
 _OF_SEARCHES = ("probes", "refine", "search_depth")
@@ -33,7 +37,8 @@ class DenseSettings:
     """How to build and open a dense index; see `retrieval.index_settings`.
 
     Attributes:
-        index_dir: The index's folder.
+        index_dir: The index's folder; None: a hybrid names it, see
+            `retrieval.fusion.HybridSettings`.
         encoder: The models, and how they run.
         kind: Index that FAISS searches: "flat" (exhaustive), "ivfpq" or "hnsw"; see
             `retrieval.vector_index`.
@@ -49,10 +54,10 @@ class DenseSettings:
         search_device: Of FAISS: "auto" (a GPU if it can use one), "cpu" or "cuda".
 
     Raises:
-        ValueError: If a setting is impossible.
+        ValueError: If a setting is mistyped or impossible.
     """
 
-    index_dir: str | Path
+    index_dir: str | Path | None
     encoder: EncoderMaker = field(default_factory=EncoderSettings)
     kind: str = "flat"
     ivfpq: IVFPQ = field(default_factory=IVFPQ)
@@ -66,13 +71,20 @@ class DenseSettings:
     search_device: str = "auto"
 
     def __post_init__(self) -> None:
+        check_types(self, "retriever")
+        check_name(self.index_dir)
         if self.kind not in KINDS:
             raise ValueError(
                 f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}; set retriever.kind"
             )
         if self.threads < 1:
             raise ValueError(f"threads must be positive, got {self.threads}; set retriever.threads")
-        make_engine(self.engine, self.workers)
+        if self.shard_rows is not None and self.shard_rows < 1:
+            raise ValueError(
+                f"shard_rows must be positive or null, got {self.shard_rows}; set "
+                "retriever.shard_rows"
+            )
+        make_engine(self.engine, self.workers, self.encoder.device)
 
     def build(self, corpus: Corpus) -> dict[str, float]:
         """Build the index; go on where an earlier build of it was interrupted, if one was.
@@ -85,7 +97,7 @@ class DenseSettings:
                 other settings lies beside it, or another process is building it.
             ValueError: If a setting does not fit the corpus or the encoder.
         """
-        folder = Path(self.index_dir)
+        folder = index_path(self.index_dir)
         rows = default_shard_rows(len(corpus)) if self.shard_rows is None else self.shard_rows
         job = EncodingJob(corpus, self.encoder, self.storage, rows)
         engine = make_engine(self.engine, self.workers, self.encoder.device, self.ray_address)
@@ -136,7 +148,7 @@ class Dense(Editable):
     """
 
     def __init__(self, settings: DenseSettings, corpus: Corpus) -> None:
-        self._settings, self._folder = settings, Path(settings.index_dir)
+        self._settings, self._folder = settings, index_path(settings.index_dir)
         self._encoder = settings.encoder.load()
         self._wanted = settings.recorded(corpus)
         self._writing = threading.Lock()
@@ -159,6 +171,7 @@ class Dense(Editable):
         """Hash of the passages and settings that decide the hits."""
         decisive = {
             **self._current[0].state,
+            "format": _FORMAT,
             "question_rounding": self._encoder.rounding,
             "searches": asdict(kind) if (kind := self._settings.index_kind) else None,
         }

@@ -19,6 +19,7 @@ import numpy as np
 
 from retrieval.model_folder import MINILM, folder_fingerprint, model_folder
 from retrieval.passage import Passage
+from retrieval.settings import check_types
 
 KINDS = ("sentence", "dpr")
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -86,7 +87,7 @@ class EncoderSettings:
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …
 
     Raises:
-        ValueError: If a value is impossible.
+        ValueError: If a value is mistyped or impossible.
     """
 
     kind: str = "sentence"
@@ -100,6 +101,7 @@ class EncoderSettings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        check_types(self, "retriever.encoder")
         if self.kind not in KINDS:
             raise ValueError(
                 f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}; "

@@ -11,13 +11,17 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 from retrieval.corpus import Corpus
 from retrieval.index_settings import IndexSettings
 from retrieval.retriever import Hit, Retriever
+from retrieval.settings import check_types
 
 METHODS = ("rrf", "weighted")
+_FORMAT = 1  # of how lists are fused: part of the fingerprint
 
 
 def reciprocal_ranks(hits: Sequence[Hit], rank_constant: float = 60.0) -> list[float]:
@@ -71,7 +75,7 @@ class Fusion:
         rank_constant: Of reciprocal ranks; the larger, the flatter (60 in Cormack et al. 2009).
 
     Raises:
-        ValueError: If a setting is out of range.
+        ValueError: If a setting is mistyped or out of range.
     """
 
     method: str = "rrf"
@@ -80,6 +84,7 @@ class Fusion:
     rank_constant: float = 60.0
 
     def __post_init__(self) -> None:
+        check_types(self, "retriever.fusion")
         if self.method not in METHODS:
             raise ValueError(
                 f"method must be one of {', '.join(METHODS)}, got {self.method!r}; set "
@@ -153,7 +158,7 @@ class FusedRetriever:
         """Hash of the parts' fingerprints and of the fusion's settings."""
         parts = [retriever.fingerprint for retriever in self.retrievers]
         settings = [self.fusion.method, self.fusion.depth, self.fusion.rank_constant]
-        key = json.dumps(["fusion", parts, self.weights, settings])
+        key = json.dumps(["fusion", _FORMAT, parts, self.weights, settings])
         return hashlib.sha256(key.encode()).hexdigest()
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
@@ -172,18 +177,34 @@ class HybridSettings:
     Attributes:
         retrievers: The settings of each, by name.
         fusion: How their lists are fused.
-        index_dir: The folder where the configuration puts the folders of the parts' indexes.
+        index_dir: Where the index of a part is that names no folder of its own: in the folder
+            called as the part.
 
     Raises:
-        ValueError: If there is no retriever, or the weights do not fit them.
+        ValueError: If there is no retriever, the weights do not fit them, or a part has no folder.
     """
 
     retrievers: Mapping[str, IndexSettings]
     fusion: Fusion = field(default_factory=Fusion)
-    index_dir: str | None = None
+    index_dir: str | Path | None = None
 
     def __post_init__(self) -> None:
+        check_types(self, "retriever")
         self.fusion.weights_of(list(self.retrievers))
+
+        # Frozen for everyone else: the parts get their folders once.
+        object.__setattr__(self, "retrievers", dict(map(self._with_folder, self.retrievers)))
+
+    def _with_folder(self, name: str) -> tuple[str, IndexSettings]:
+        part: Any = self.retrievers[name]
+        if getattr(part, "index_dir", "") is not None:
+            return name, part
+        if self.index_dir is None:
+            raise ValueError(
+                f"the part {name!r} needs a folder for its index, got none; set "
+                f"retriever.index_dir, or retriever.retrievers.{name}.index_dir"
+            )
+        return name, replace(part, index_dir=Path(self.index_dir, name))
 
     def build(self, corpus: Corpus) -> dict[str, float]:
         """Build each part's index unless it is there; their numbers, as ``<name>/<number>``."""

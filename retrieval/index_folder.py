@@ -11,6 +11,36 @@ from retrieval.manifest import MANIFEST, IndexFolderError, read_manifest
 T = TypeVar("T")
 
 
+def check_name(index_dir: str | Path | None) -> None:
+    """Check that a folder of this path can be made, written beside and renamed.
+
+    Raises:
+        ValueError: If the path has no name of its own, as "", "." and "..".
+    """
+    if index_dir is not None and Path(index_dir).name in ("", ".."):
+        raise ValueError(
+            f"index_dir must name a folder of its own, got {str(index_dir)!r}; set "
+            "retriever.index_dir, such as index/bm25"
+        )
+
+
+def index_path(index_dir: str | Path | None) -> Path:
+    """The folder of an index, which need not exist yet.
+
+    Raises:
+        ValueError: If none is named.
+        IndexFolderError: If something else is there.
+    """
+    if index_dir is None:
+        raise ValueError("index_dir must be a folder, got null; set retriever.index_dir")
+    folder = Path(index_dir)
+    if folder.exists() and not folder.is_dir():
+        raise IndexFolderError(
+            f"{folder}: expected a folder or nothing, got a file; set another retriever.index_dir"
+        )
+    return folder
+
+
 def check_built(folder: Path, what: str, wanted: dict[str, Any]) -> None:
     """Check that what is in a folder is the index that would be built there.
 

@@ -19,6 +19,7 @@ from retrieval.jsonl import DataError
 from retrieval.passage import Passage
 from retrieval.reranker import Reranker, relevance
 from retrieval.retriever import Hit, Retriever
+from retrieval.settings import check_types
 
 WEIGHTINGS = ("auto", "softmax", "uniform")
 
@@ -36,7 +37,7 @@ class PipelineSettings:
         cache_dir: Where hits and scores are kept, by everything that made them; None: nowhere.
 
     Raises:
-        ValueError: If a setting is out of range.
+        ValueError: If a setting is mistyped or out of range.
     """
 
     n: int = 50
@@ -46,6 +47,7 @@ class PipelineSettings:
     cache_dir: str | Path | None = None
 
     def __post_init__(self) -> None:
+        check_types(self, "pipeline")
         for name in ("n", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(

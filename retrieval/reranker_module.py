@@ -17,6 +17,7 @@ from torch import Tensor
 from retrieval.cross_encoder import CrossEncoder
 from retrieval.cross_encoder_start import RerankerError
 from retrieval.reranker_batches import ListBatch
+from retrieval.settings import typed
 
 SCHEDULES = ("linear", "cosine", "constant")
 
@@ -52,9 +53,10 @@ class RerankerModule(LightningModule):
         weight_decay: AdamW's, of matrices; none of biases and norms.
 
     Raises:
-        ValueError: If a setting is out of range.
+        ValueError: If a setting is mistyped or out of range.
     """
 
+    @typed("optim")
     def __init__(
         self,
         cross_encoder: CrossEncoder,
@@ -64,7 +66,7 @@ class RerankerModule(LightningModule):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__()
-        if lr <= 0 or not 0 <= warmup <= 1 or weight_decay < 0:
+        if not (0 < lr < math.inf and 0 <= warmup <= 1 and 0 <= weight_decay < math.inf):
             raise ValueError(
                 f"need lr > 0, warmup in 0 … 1 and weight_decay >= 0, got lr={lr}, "
                 f"warmup={warmup}, weight_decay={weight_decay}; set optim.lr, …"

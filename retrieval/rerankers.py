@@ -16,7 +16,9 @@ from retrieval.cross_encoder_folder import load_cross_encoder
 from retrieval.devices import pick_device, pick_dtype
 from retrieval.model_folder import folder_fingerprint, model_folder
 from retrieval.passage import Passage, passage_text
+from retrieval.settings import typed
 
+_FORMAT = 1  # of what makes a score of a pair: part of the fingerprints
 _PAIRS_AT_ONCE = 4096  # tokenised and sorted by length together: what bounds memory
 
 
@@ -37,9 +39,10 @@ class TrainedReranker:
     Raises:
         RerankerError: If the folder holds none.
         IndexFolderError: If a file is damaged.
-        ValueError: If a setting is unknown.
+        ValueError: If a setting is mistyped or unknown.
     """
 
+    @typed("reranker")
     def __init__(
         self,
         path: str | Path,
@@ -52,7 +55,7 @@ class TrainedReranker:
         number = pick_dtype(dtype, where)
         model, manifest = load_cross_encoder(Path(path), number, tokens_at_once, attention)
         self._model = model.to(where)
-        self._fingerprint = _digest({"manifest": manifest, "dtype": str(number)})
+        self._fingerprint = _digest({"format": _FORMAT, "manifest": manifest, "dtype": str(number)})
 
     @property
     def fingerprint(self) -> str:
@@ -84,13 +87,13 @@ class FlagEmbeddingReranker:
         max_tokens: Of question and passage; longer passages are cut.
         batch_size: Pairs at once. A decoder's logits of every token and word are in memory:
             0.5 MB a token in bfloat16 for Gemma's 256,000 words.
-
         revision: Branch, tag or commit on the hub.
 
     Raises:
         ValueError: If there is no such model, or a setting is unknown or out of range.
     """
 
+    @typed("reranker")
     def __init__(
         self,
         name: str,
@@ -115,6 +118,7 @@ class FlagEmbeddingReranker:
         self._model = _flag_model(folder, kind, where, number, settings)
         self._fingerprint = _digest(
             {
+                "format": _FORMAT,
                 "weights": folder_fingerprint(folder),
                 "kind": kind,
                 "dtype": str(number),

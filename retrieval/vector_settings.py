@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from retrieval.settings import check_types
+
 KINDS = ("flat", "ivfpq", "hnsw")
 
 
@@ -36,6 +38,7 @@ class IVFPQ:
     refine: int = 8
 
     def __post_init__(self) -> None:
+        check_types(self, "retriever.ivfpq")
         _check_positive(
             self, "retriever.ivfpq", "probes", "subvectors", "bits", "train_rows", "refine"
         )
@@ -60,6 +63,7 @@ class HNSW:
     deterministic: bool = True
 
     def __post_init__(self) -> None:
+        check_types(self, "retriever.hnsw")
         _check_positive(self, "retriever.hnsw", "neighbours", "build_depth", "search_depth")
 
 

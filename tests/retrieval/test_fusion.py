@@ -11,6 +11,7 @@ from fakes import WordRetriever, WordSettings, make_hits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retrieval.bm25 import BM25Settings
 from retrieval.fusion import (
     FusedRetriever,
     Fusion,
@@ -189,6 +190,22 @@ def test_weights_must_fit_the_retrievers(names, weights, message):
         FusedRetriever({name: Fixed([]) for name in names}, Fusion(weights=weights))
     with pytest.raises(ValueError, match=message):
         HybridSettings({name: WordSettings() for name in names}, Fusion(weights=weights))
+
+
+def parts(**folders):
+    return {name: BM25Settings(folder) for name, folder in folders.items()}
+
+
+def test_a_part_without_a_folder_gets_one_in_that_of_the_whole():
+    whole = HybridSettings(parts(a=None, b="there"), index_dir="DIR")
+    folders = {name: str(part.index_dir) for name, part in whole.retrievers.items()}  # type: ignore[attr-defined]
+    assert folders == {"a": "DIR/a", "b": "there"}
+    assert HybridSettings(parts(a="here", b="there")).index_dir is None
+    with pytest.raises(
+        ValueError,
+        match=r"the part 'b' needs a folder .* none; set retriever\.index_dir, or .*\.b\.",
+    ):
+        HybridSettings(parts(a="here", b=None))
 
 
 def test_settings_build_and_open_every_part():

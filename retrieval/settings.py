@@ -1,0 +1,116 @@
+"""Types of settings: a mistyped value is named before anything is done with it.
+
+Annotations say what a setting may be; unlike Python they are held to. Of a class of settings
+`check_types` compares the fields, of a function that a configuration names `typed` the arguments.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+MAX_SEED = 2**32 - 1  # NumPy's
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NAMES: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    Path: "a path",
+    NoneType: "null",
+}
+
+
+def check_types(settings: Any, section: str) -> None:
+    """Check the fields of a dataclass against their annotations.
+
+    Args:
+        settings: An instance; call it first in ``__post_init__``.
+        section: Where the configuration has it, such as "retriever"; "": at its top.
+
+    Raises:
+        ValueError: Naming the setting, what was expected and what came.
+    """
+    hints = get_type_hints(type(settings))
+    for field in fields(settings):
+        _check(
+            f"{section}.{field.name}".lstrip("."), getattr(settings, field.name), hints[field.name]
+        )
+
+
+def typed(section: str) -> Callable[[F], F]:
+    """A decorator: check a function's arguments against their annotations at each call.
+
+    Args:
+        section: See `check_types`.
+    """
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            hints = get_type_hints(function)
+            for name, value in signature.bind(*args, **kwargs).arguments.items():
+                _check(f"{section}.{name}", value, hints.get(name, Any))
+            return function(*args, **kwargs)
+
+        return cast(F, checked)
+
+    return decorate
+
+
+def check_seed(seed: Any, key: str = "seed") -> None:
+    """Check that random numbers can be drawn from a seed.
+
+    Raises:
+        ValueError: If they cannot.
+    """
+    if not _fits(seed, int) or not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed must be a whole number in 0 … {MAX_SEED}, got {seed!r}; set {key}")
+
+
+def _check(key: str, value: Any, hint: Any) -> None:
+    if not _fits(value, hint):
+        raise ValueError(
+            f"{key.rpartition('.')[2]} must be {_described(hint)}, got {value!r}; set {key}"
+        )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if hint is Any:
+        return True
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is not None and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(_fits(v, inner[1]) for v in value.values())
+    if origin is not None and issubclass(origin, Sequence):
+        return _is_list(value) and all(_fits(one, inner[0]) for one in value)
+    if isinstance(value, bool):
+        return hint is bool
+    if hint in _NAMES:
+        return isinstance(value, (int, float) if hint is float else hint)
+    return not (type(value) in _NAMES or _is_list(value))  # settings of its own
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _described(hint: Any) -> str:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(map(_described, inner))
+    if origin is not None and issubclass(origin, Mapping):
+        return f"a mapping, each value {_described(inner[1])}"
+    if origin is not None and issubclass(origin, Sequence):
+        return f"a list, each entry {_described(inner[0])}"
+    return _NAMES.get(hint, "a section of settings")
