@@ -18,7 +18,7 @@ from retrieval.jsonl import DataError
 from retrieval.passage import Passage
 from retrieval.passage_hash import SetHash, passage_digest
 from retrieval.shard import Rows, repacked, store_file, store_shard
-from retrieval.vector_index import add_rows
+from retrieval.vector_build import add_rows
 
 
 def checked_edit(

@@ -35,7 +35,7 @@ from retrieval.files import sha256_of
 from retrieval.index_folder import check_built, open_current
 from retrieval.manifest import MANIFEST, IndexFolderError, read_manifest, write_manifest
 from retrieval.shard import Shard
-from retrieval.vector_index import add_rows, new_index
+from retrieval.vector_build import add_rows, check_dimension, check_learnable, new_index
 from retrieval.vector_settings import HNSW, IVFPQ
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,7 @@ def build(
             check_built(folder, WHAT, wanted)
             log.info("%s: the %s is there already", folder, WHAT)
             return
+        check_encodable(job, kind)
         part = folder.with_name(f".{folder.name}.encoding")
         names = encode_corpus(job, engine, part)
         state = {
@@ -106,6 +107,19 @@ def build(
             add_rows(kind, index, embeddings, threads)
         _publish(part, {**state, "faiss": store_index(part, index)})
         part.rename(folder)
+
+
+def check_encodable(job: EncodingJob, kind: IndexKind) -> None:
+    """Check that the index can be made of the passages, before all of them are encoded.
+
+    Raises:
+        ValueError: If they are too few to learn from, or their vectors of a dimension that does not
+            fit.
+    """
+    if isinstance(kind, IVFPQ) and len(job.corpus):
+        check_learnable(kind, len(job.corpus))
+        vectors_ND = job.maker.load().encode_passages(list(job.corpus.passages(0, 1)))
+        check_dimension(kind, vectors_ND.shape[1])
 
 
 def open_snapshot(folder: Path, wanted: State) -> Snapshot:

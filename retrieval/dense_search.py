@@ -56,23 +56,27 @@ class VectorSearch:
         found: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0), np.empty(0))] * len(queries_QD)
         most = min(self._embeddings.rows, self._index.most or self._embeddings.rows)
         count = (k * self._refine + _SPARE) * self._embeddings.rows // self.live
+        width = 1
         pending = np.arange(len(queries_QD))
         while len(pending):
             count = min(count, most)
             asked_QD = queries_QD[pending]
-            rough_QC, rows_QC = self._index.candidates(asked_QD, count)
+            rough_QC, rows_QC = self._index.candidates(asked_QD, count, width)
             scores_QC, slack_Q = self._exact(asked_QD, rows_QC)
             order_QK = np.lexsort((rows_QC, -scores_QC), axis=-1)[:, :k]
             rows_QK = np.take_along_axis(rows_QC, order_QK, axis=1)
             scores_QK = np.take_along_axis(scores_QC, order_QK, axis=1)
             # A hit is sure if no row outside the candidates can have scored as much.
             outside_Q = rough_QC[:, -1] + slack_Q if self._index.exact else -np.inf
-            exhausted_Q = (count == most) | (rows_QC[:, -1] < 0)
+            # Where the part that was looked into has fewer than k that are there, more is.
+            short_Q, found_Q = rows_QC[:, -1] < 0, np.isfinite(scores_QK[:, -1])
+            whole = width >= self._index.widest
+            exhausted_Q = np.where(short_Q, found_Q | whole, count == most)
             settled_Q = exhausted_Q | (scores_QK[:, -1] > outside_Q)
             for place in np.flatnonzero(settled_Q).tolist():
                 live_K = np.isfinite(scores_QK[place])
                 found[pending[place]] = rows_QK[place][live_K], scores_QK[place][live_K]
-            pending, count = pending[~settled_Q], count * 4
+            pending, count, width = pending[~settled_Q], count * 4, width * 4
         return found
 
     def _exact(self, queries_QD: np.ndarray, rows_QC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -32,6 +32,9 @@ _LEAST_ROWS = 4096
 class ShardEncoder:
     """Turns a shard's passages into its file's bytes; what a worker of an engine holds.
 
+    Attributes:
+        rounding: The encoder's; see `retrieval.encoders.Encoder`.
+
     Args:
         maker: Makes the encoder.
         storage: "float32" or "float16".
@@ -40,6 +43,7 @@ class ShardEncoder:
 
     def __init__(self, maker: EncoderMaker, storage: str, device: str | None = None) -> None:
         self._encoder, self._storage = maker.load(device), storage
+        self.rounding = self._encoder.rounding
 
     def encode(self, passages: Sequence[Passage]) -> bytes:
         """The bytes of the shard.
@@ -79,6 +83,20 @@ class EncodingJob:
     def load(self, device: str | None = None) -> ShardEncoder:
         """What encodes them, in the process that calls."""
         return ShardEncoder(self.maker, self.storage, device)
+
+
+def check_rounding(worker: str, planned: str) -> None:
+    """Check that a worker encodes as the process does that began the encoding.
+
+    Raises:
+        ValueError: If its vectors would differ in their last digits.
+    """
+    if worker != planned:
+        raise ValueError(
+            f"expected workers that encode as this process ({planned}: number format, device, "
+            f"batch), got one of {worker}; start from a machine with the workers' kind of device, "
+            "or set retriever.encoder.device and retriever.encoder.dtype to what both have"
+        )
 
 
 class Engine(Protocol):

@@ -9,7 +9,7 @@ from pathlib import Path
 import lightning
 from torch.utils.data import DataLoader
 
-from retrieval.encoding import EncodingJob
+from retrieval.encoding import EncodingJob, check_rounding
 from retrieval.shard import store_shard
 
 log = logging.getLogger(__name__)
@@ -27,10 +27,16 @@ class EncodingModule(lightning.LightningModule):
     def __init__(self, job: EncodingJob, numbers: Sequence[int], folder: Path) -> None:
         super().__init__()
         self._job, self._numbers, self._folder = job, list(numbers), folder
+        self._rounding = job.load().rounding
 
     def setup(self, stage: str) -> None:
-        """Make the encoder."""
+        """Make the encoder.
+
+        Raises:
+            ValueError: See `retrieval.encoding.check_rounding`.
+        """
         self._encoder = self._job.load(str(self.trainer.strategy.root_device))
+        check_rounding(self._encoder.rounding, self._rounding)
 
     def predict_dataloader(self) -> DataLoader[int]:
         """The numbers of this process's shards."""

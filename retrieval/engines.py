@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from retrieval.devices import pick_device
 from retrieval.encoders import EncoderMaker
-from retrieval.encoding import EncodingJob, Engine, ShardEncoder
+from retrieval.encoding import EncodingJob, Engine, ShardEncoder, check_rounding
 from retrieval.passage import Passage
 from retrieval.ray_cluster import ray_cluster
 from retrieval.shard import store_shard
@@ -32,11 +33,13 @@ def make_engine(
     Args:
         name: "plain", "lightning" or "ray".
         workers: Processes of "lightning" and "ray"; one device each.
-        device: Kind of device of "lightning" and "ray": "auto", "cpu" or "cuda".
+        device: Of "lightning" and "ray": "auto", "cpu", "cuda", or of one process of "lightning"
+            "cuda:1", …
         ray_address: Of a cluster; None: a Ray on this machine, for the time of the encoding.
 
     Raises:
-        ValueError: If the name or the number is impossible.
+        ValueError: If the name or the number is impossible, or a device of a number is named where
+            the engine chooses them.
     """
     if workers < 1:
         raise ValueError(f"workers must be positive, got {workers}; set retriever.workers")
@@ -47,6 +50,11 @@ def make_engine(
                 "engine=ray"
             )
         return PlainEngine()
+    if name in ENGINES and ":" in device and (name == "ray" or workers > 1):
+        raise ValueError(
+            f"engine={name} with workers={workers} chooses the devices, got {device!r}; set "
+            f"retriever.encoder.device={device.partition(':')[0]}"
+        )
     if name == "lightning":
         return LightningEngine(workers, device)
     if name == "ray":
@@ -70,7 +78,7 @@ class LightningEngine:
 
     Args:
         devices: How many; more than one are processes of their own.
-        device: "auto", "cpu" or "cuda".
+        device: "auto" (a GPU if there is one), "cpu", "cuda", or the one device "cuda:1", …
     """
 
     def __init__(self, devices: int, device: str = "auto") -> None:
@@ -82,10 +90,10 @@ class LightningEngine:
 
         from retrieval.encoding_module import EncodingModule
 
-        kind = self._device.partition(":")[0]
+        device = pick_device(self._device)
         trainer = lightning.Trainer(
-            accelerator={"cuda": "gpu"}.get(kind, kind),
-            devices=self._devices,
+            accelerator={"cuda": "gpu"}.get(device.type, device.type),
+            devices=self._devices if device.index is None else [device.index],
             # Spawned, not started anew with the command line, which may not be ours to start.
             strategy="auto" if self._devices == 1 else "ddp_spawn",
             logger=False,
@@ -130,13 +138,16 @@ class RayEngine:
         # A shard is handed to a worker that runs: the cluster may have no room for all of them.
         busy = {worker.start.remote(): worker for worker in workers}
         left, stored = list(reversed(numbers)), 0
+        planned = job.load().rounding
         while stored < len(numbers):
             (done,), _ = ray.wait(list(busy), num_returns=1)
             worker, result = busy.pop(done), ray.get(done)
+            if isinstance(result, str):
+                check_rounding(result, planned)
             if left:
                 number = left.pop()
                 busy[worker.encode.remote(number, job.passages(number))] = worker
-            if result is not None:
+            if not isinstance(result, str):
                 number, data = result
                 store_shard(folder, number, data)
                 stored += 1
@@ -151,8 +162,9 @@ class _Worker:
     def __init__(self, maker: EncoderMaker, storage: str) -> None:
         self._encoder = ShardEncoder(maker, storage)
 
-    def start(self) -> None:
-        """Return once the process runs."""
+    def start(self) -> str:
+        """The encoder's rounding, once the process runs."""
+        return self._encoder.rounding
 
     def encode(self, number: int, passages: list[Passage]) -> tuple[int, bytes]:
         return number, self._encoder.encode(passages)

@@ -9,7 +9,6 @@ Shapes: Q queries, D dimensions, N rows of a shard.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,15 +28,25 @@ class VectorIndex(Protocol):
     Attributes:
         exact: Whether no row that is no candidate has a larger inner product than any that is.
         most: Candidates that it can give, at most; None: all rows.
+        widest: Of an index that looks into a part of the rows, how many times larger the part must
+            be to be all that it can look into; of others 1.
     """
 
     exact: bool
     most: int | None
+    widest: int
 
-    def candidates(self, queries_QD: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def candidates(
+        self, queries_QD: np.ndarray, count: int, width: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Inner products, rounded or approximate, and rows; both ``[Q, count]``, best first.
 
         A row of -1 stands for none.
+
+        Args:
+            queries_QD: float32.
+            count: C.
+            width: How many times as large a part of the rows to look into as the settings say.
         """
         ...
 
@@ -51,11 +60,14 @@ class FlatIndex:
 
     exact = True
     most: int | None = None
+    widest = 1
 
     def __init__(self, embeddings: Embeddings) -> None:
         self._embeddings = embeddings
 
-    def candidates(self, queries_QD: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def candidates(
+        self, queries_QD: np.ndarray, count: int, width: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
         """See `VectorIndex`."""
         import faiss
 
@@ -74,106 +86,45 @@ class FaissIndex:
 
     Args:
         index: FAISS's.
-        parameters: Of its searches.
         exact: See `VectorIndex`.
         most: See `VectorIndex`.
         depth: Of a graph: candidates that a search keeps, at least.
+        probes: Of inverted lists: how many a search looks into.
     """
 
     def __init__(
         self,
         index: Any,
-        parameters: Any = None,
         exact: bool = False,
         most: int | None = None,
         depth: int | None = None,
+        probes: int | None = None,
     ) -> None:
-        self._index, self._parameters, self.exact, self.most = index, parameters, exact, most
-        self._depth = depth
+        self._index, self.exact, self.most = index, exact, most
+        self._depth, self._probes = depth, probes
+        # A GPU looks into as many lists as it can give candidates, at most.
+        self._lists = 1 if probes is None else min(index.nlist, most or index.nlist)
+        self.widest = 1 if probes is None else max(1, -(-self._lists // probes))
 
-    def candidates(self, queries_QD: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def candidates(
+        self, queries_QD: np.ndarray, count: int, width: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
         """See `VectorIndex`."""
-        parameters = self._parameters
-        if self._depth is not None:  # a graph finds no more than it walks through
-            import faiss
-
-            parameters = faiss.SearchParametersHNSW()  # type: ignore[attr-defined]
-            parameters.efSearch = max(self._depth, count)
+        parameters = self._parameters(count, width)
         scores, rows = self._index.search(queries_QD, count, params=parameters)
         return scores, rows
 
+    def _parameters(self, count: int, width: int) -> Any:
+        import faiss
 
-def new_index(settings: IVFPQ | HNSW, embeddings: Embeddings, threads: int) -> Any:
-    """A FAISS index without rows, which has learnt from the vectors what it must know of them.
-
-    Args:
-        settings: Of which kind, and how.
-        embeddings: The vectors.
-        threads: Of FAISS.
-
-    Raises:
-        ValueError: If there are too few vectors to learn from, or they cannot be cut into pieces.
-    """
-    import faiss
-
-    if isinstance(settings, IVFPQ):
-        with faiss_threads(threads):
-            return _trained(settings, embeddings)
-    # In float16: candidates are scored again, and the shards have the vectors themselves.
-    kind: Any = faiss.ScalarQuantizer.QT_fp16
-    index = faiss.IndexHNSWSQ(
-        embeddings.dimension, kind, settings.neighbours, faiss.METRIC_INNER_PRODUCT
-    )
-    index.hnsw.efConstruction = settings.build_depth
-    return index
-
-
-def add_rows(settings: IVFPQ | HNSW, index: Any, embeddings: Embeddings, threads: int) -> None:
-    """Put those rows into a FAISS index that it does not hold yet.
-
-    Args:
-        settings: Of the index.
-        index: FAISS's; holds the first rows, possibly none.
-        embeddings: The vectors of all rows.
-        threads: Of FAISS.
-    """
-    one = isinstance(settings, HNSW) and settings.deterministic
-    with faiss_threads(1 if one else threads):
-        for start, vectors_ND in embeddings.blocks():
-            index.add(vectors_ND[max(0, index.ntotal - start) :])
-
-
-def _trained(settings: IVFPQ, embeddings: Embeddings) -> Any:
-    import faiss
-
-    rows, dimension = embeddings.rows, embeddings.dimension
-    lists = settings.lists or 2 ** round(math.log2(4 * math.sqrt(rows)))
-    least = max(lists, 2**settings.bits)
-    if min(rows, settings.train_rows) < least:
-        raise ValueError(
-            f"{lists} lists and codes of {settings.bits} bits are learnt from at least {least} "
-            f"passages, got {min(rows, settings.train_rows)}; set retriever.kind=flat, or fewer "
-            "retriever.ivfpq.lists and retriever.ivfpq.bits"
-        )
-    if dimension % settings.subvectors:
-        raise ValueError(
-            f"vectors of {dimension} dimensions cannot be cut into {settings.subvectors} equal "
-            "pieces; set retriever.ivfpq.subvectors to a divisor"
-        )
-    index = faiss.IndexIVFPQ(
-        faiss.IndexFlatIP(dimension),
-        dimension,
-        lists,
-        settings.subvectors,
-        settings.bits,
-        faiss.METRIC_INNER_PRODUCT,
-    )
-    for clustering in (index.cp, index.pq.cp):
-        clustering.min_points_per_centroid = 1  # FAISS would warn, on stderr
-        clustering.max_points_per_centroid = settings.train_rows
-    count = min(rows, settings.train_rows)
-    index.train(embeddings.vectors(np.arange(count) * rows // count))
-    return index
+        parameters: Any = None
+        if self._depth is not None:  # a graph finds no more than it walks through
+            parameters = faiss.SearchParametersHNSW()  # type: ignore[attr-defined]
+            parameters.efSearch = max(self._depth, count)
+        if self._probes is not None:
+            parameters = faiss.SearchParametersIVF()
+            parameters.nprobe = min(self._probes * width, self._lists)
+        return parameters
 
 
 def open_index(
@@ -194,7 +145,6 @@ def open_index(
     import faiss
 
     gpu = _uses_gpu(device)
-    parameters: Any = None
     if path is None:
         if not gpu:
             return FlatIndex(embeddings)
@@ -205,12 +155,10 @@ def open_index(
     index = faiss.read_index(str(path))
     if isinstance(settings, HNSW):
         return FaissIndex(index, depth=settings.search_depth)
-    if settings is not None:
-        parameters = faiss.SearchParametersIVF()
-        parameters.nprobe = settings.probes
+    probes = None if settings is None else settings.probes
     if gpu:
-        return FaissIndex(_to_gpu(index), parameters, most=_GPU_MOST)
-    return FaissIndex(index, parameters)
+        return FaissIndex(_to_gpu(index), most=_GPU_MOST, probes=probes)
+    return FaissIndex(index, probes=probes)
 
 
 def _uses_gpu(device: str) -> bool:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from retrieval import vector_index
+from retrieval import dense_folder, vector_index
 from retrieval.building import only_writer
 from retrieval.dense import DenseSettings
 from retrieval.dense_search import VectorSearch
@@ -181,8 +181,40 @@ def test_searches_may_look_further_than_the_index_was_told(settings, corpus):
     (few,) = settings.open(corpus).search(QUERIES[:1], 300)
     wider = replace(settings, ivfpq=replace(settings.ivfpq, probes=8))
     (all_of_them,) = wider.open(corpus).search(QUERIES[:1], 300)
-    assert len(few) < len(all_of_them) == 300
+    assert few == all_of_them  # where one list has not as many, others are looked into
+    found = [one.open(corpus).search(QUERIES, 5) for one in (settings, wider)]
+    assert found[0] != found[1]
     assert settings.open(corpus).fingerprint != wider.open(corpus).fingerprint
+
+
+@pytest.mark.parametrize("probes", [1, 3, 8])
+@pytest.mark.parametrize("left", [1, 4, 20])
+def test_few_that_are_left_are_found_in_whichever_list(settings, corpus, probes, left):
+    settings = replace(settings, kind="ivfpq", ivfpq=replace(settings.ivfpq, probes=probes))
+    settings.build(corpus)
+    index = settings.open(corpus)
+    index.remove([passage.id for passage in PASSAGES[left:]])
+    for query, hits in zip(QUERIES, index.search(QUERIES, 20), strict=True):
+        assert [hit.passage_id for hit in hits] == [
+            id for id, _ in reference(PASSAGES[:left], query, 20)
+        ]
+
+
+def test_a_search_that_finds_enough_looks_no_further(settings, corpus, monkeypatch):
+    settings = replace(settings, kind="ivfpq", ivfpq=replace(settings.ivfpq, probes=2))
+    settings.build(corpus)
+    index, widths = settings.open(corpus), []
+    search = FaissIndex.candidates
+
+    def observed(self, queries_QD, count, width=1):
+        widths.append(width)
+        return search(self, queries_QD, count, width)
+
+    monkeypatch.setattr(FaissIndex, "candidates", observed)
+    index.search(QUERIES, 3)
+    assert widths == [1]
+    index.search(QUERIES, 300)
+    assert widths == [1, 1, 4]
 
 
 def files(folder):
@@ -428,11 +460,28 @@ def test_impossible_numbers_of_hnsw(name):
         ({"subvectors": 5}, "16 dimensions cannot be cut into 5 equal pieces; set retriever.ivfpq"),
     ],
 )
-def test_ivfpq_that_does_not_fit_the_corpus(settings, corpus, change, message):
+def test_ivfpq_that_does_not_fit_the_corpus(settings, corpus, change, message, monkeypatch):
     wrong = replace(settings, kind="ivfpq", ivfpq=replace(settings.ivfpq, **change))
+    asked = []
+    monkeypatch.setattr(dense_folder, "encode_corpus", lambda *given: asked.append(given))
     with pytest.raises(ValueError, match=message):
         wrong.build(corpus)
-    settings.build(corpus)  # what was encoded serves another kind
+    assert not asked  # before anything is encoded
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "some/.."])
+def test_an_index_needs_a_folder_of_its_own(name):
+    with pytest.raises(ValueError, match=r"index_dir must name a folder of its own, got .*; set"):
+        DenseSettings(name)
+
+
+def test_a_file_in_place_of_the_folder(settings, corpus, tmp_path):
+    (tmp_path / "index").write_text("something")
+    for use in (settings.build, settings.open):
+        with pytest.raises(IndexFolderError, match="expected a folder or nothing, got a file"):
+            use(corpus)
+    with pytest.raises(ValueError, match=r"index_dir must be a folder, got null; set retriever"):
+        replace(settings, index_dir=None).build(corpus)
 
 
 def test_lists_are_about_four_roots(settings, corpus):

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
+from retrieval import engines
 from retrieval.encoders import EncoderSettings
-from retrieval.encoding import EncodingJob, encode_corpus
+from retrieval.encoding import EncodingJob, check_rounding, encode_corpus
 from retrieval.engines import LightningEngine, PlainEngine, RayEngine, make_engine
 from retrieval.java import start_java
+from retrieval.shard import find_shards
 from retrieval.signals import signals_kept
 from tests.retrieval.faults import handlers
-from tests.tiny_encoders import make_corpus, make_dpr_folder, make_passages, make_sentence_folder
+from tests.tiny_encoders import (
+    WordEncoder,
+    WordEncoderSettings,
+    make_corpus,
+    make_dpr_folder,
+    make_passages,
+    make_sentence_folder,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'predict_dataloader' does not have many workers"),
@@ -109,6 +120,108 @@ def test_without_ray_the_message_says_what_to_do(job, tmp_path, monkeypatch):
         encode_corpus(job, RayEngine(2), tmp_path / "ray")
 
 
+class Rounded(WordEncoder):
+    """An encoder that rounds otherwise in another process, or on another device."""
+
+    rounding = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Elsewhere(WordEncoderSettings):
+    def load(self, device=None):
+        return WordEncoder(self) if device is None else Rounded(self)
+
+
+def test_workers_that_round_otherwise_are_refused(corpus, tmp_path):
+    job = EncodingJob(corpus, Elsewhere(), "float32", 16)
+    with pytest.raises(ValueError, match=r"as this process \(none: .*got one of bfloat16; start"):
+        encode_corpus(job, LightningEngine(1, "cpu"), tmp_path / "lightning")
+    assert not find_shards(tmp_path / "lightning")
+    with pytest.raises(ValueError, match="expected workers that encode as this process"):
+        check_rounding("torch.float16 cuda 64", "torch.float32 cpu 64")
+
+
+class Workers:
+    """A stand-in for Ray whose workers run here, each as it is asked."""
+
+    def __init__(self, worker):
+        self.worker = worker
+
+    def cluster_resources(self):
+        return {"CPU": 2.0}
+
+    def remote(self, **options):
+        return lambda kind: SimpleNamespace(remote=lambda *given: self.actor(self.worker(*given)))
+
+    def actor(self, worker):
+        return SimpleNamespace(
+            start=SimpleNamespace(remote=lambda: _Done(worker.start())),
+            encode=SimpleNamespace(remote=lambda *given: _Done(worker.encode(*given))),
+        )
+
+    def wait(self, pending, num_returns):
+        return pending[:1], pending[1:]
+
+    def get(self, done):
+        return done.value
+
+    def kill(self, worker):
+        pass
+
+
+class _Done:
+    def __init__(self, value):
+        self.value = value
+
+
+def test_rays_workers_say_how_they_round(job, expected, tmp_path):
+    def other(maker, storage):
+        return engines._Worker(Elsewhere(), storage)
+
+    folder = tmp_path / "ray"
+    encode_corpus(job, OnStandIn(Workers(engines._Worker)), folder)
+    assert files(folder) == expected
+    with pytest.raises(ValueError, match="got one of none; start from a machine with the workers'"):
+        encode_corpus(job, OnStandIn(Workers(other)), tmp_path / "other")
+
+
+class OnStandIn(RayEngine):
+    """Ray's engine on a stand-in for Ray."""
+
+    def __init__(self, ray):
+        super().__init__(2, "cpu")
+        self._ray = ray
+
+    def encode(self, job, numbers, folder):
+        self._encode(self._ray, job, numbers, folder)
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "accelerator", "devices"),
+    [
+        ("cuda:1", True, "gpu", [1]),
+        ("cuda", True, "gpu", 1),
+        ("auto", True, "gpu", 1),
+        ("auto", False, "cpu", 1),
+        ("cpu", True, "cpu", 1),
+    ],
+)
+def test_a_device_keeps_its_number(job, tmp_path, monkeypatch, device, there, accelerator, devices):
+    seen = {}
+
+    class Trainer:
+        def __init__(self, **given):
+            seen.update(given)
+
+        def predict(self, module, return_predictions):
+            pass
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+    monkeypatch.setattr("lightning.Trainer", Trainer)
+    LightningEngine(1, device).encode(job, [0], tmp_path)
+    assert (seen["accelerator"], seen["devices"]) == (accelerator, devices)
+
+
 def test_engines_by_name():
     assert isinstance(make_engine("plain"), PlainEngine)
     assert isinstance(make_engine("lightning", 2), LightningEngine)
@@ -120,9 +233,11 @@ def test_engines_by_name():
     [
         ("dask", 1, "engine must be one of plain, lightning, ray, got 'dask'; set engine="),
         ("ray", 0, "workers must be positive, got 0; set retriever.workers"),
+        ("lightning", 2, "engine=lightning with workers=2 chooses the devices, got 'cuda:1'; set"),
+        ("ray", 1, r"got 'cuda:1'; set retriever\.encoder\.device=cuda"),
         ("plain", 2, "the plain engine is one process, got workers=2; set engine=lightning or"),
     ],
 )
 def test_impossible_engines(name, workers, message):
     with pytest.raises(ValueError, match=message):
-        make_engine(name, workers)
+        make_engine(name, workers, "cuda:1")
