@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,68 @@ from lightning import seed_everything
 from omegaconf import DictConfig, OmegaConf
 
 from qa.cli import check_complete
+from qa.containment import answers_question
 from qa.dataset import QADataset, Question, drop_overlap, load_folder
 from qa.evaluation import sample
 from qa.training import training_callbacks, training_loggers
 from retrieval.corpus import Corpus
 from retrieval.devices import pick_device, pick_dtype
+from retrieval.index_settings import IndexSettings
+from retrieval.passage import Passage
 from retrieval.reranker_batches import RerankerDataModule
 from retrieval.reranker_data import LabelledQuery, MinedLists, hold_out, mine_cached
 from retrieval.reranker_module import RerankerModule
 from retrieval.reranker_train import FOLDER, train_reranker
+from retrieval.settings import check_seed, check_types
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MiningSettings:
+    """``mining``: see ``conf/train_reranker.yaml``.
+
+    Raises:
+        ValueError: If a setting is mistyped or out of range.
+    """
+
+    split: str
+    limit: int | None
+    val_limit: int
+    depth: int
+    held_out_split: str | None
+    held_out_dirs: Sequence[str]
+    cached: bool
+
+    def __post_init__(self) -> None:
+        check_types(self, "mining")
+        _check_least(self, "mining", depth=1, val_limit=0)
+        if self.limit is not None:
+            _check_least(self, "mining", limit=1)
+
+
+@dataclass(frozen=True)
+class BatchingSettings:
+    """``batching``: see `retrieval.reranker_batches.RerankerDataModule`.
+
+    Raises:
+        ValueError: If a setting is mistyped or out of range.
+    """
+
+    batch_size: int
+    negatives: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_types(self, "batching")
+        _check_least(self, "batching", batch_size=1, negatives=1)
+        check_seed(self.seed, "batching.seed")
+
+
+def _check_least(settings: Any, section: str, **least: int) -> None:
+    for name, low in least.items():
+        if (value := getattr(settings, name)) < low:
+            raise ValueError(f"{name} must be at least {low}, got {value}; set {section}.{name}")
 
 
 def train_reranker_command(config: DictConfig) -> dict[str, float]:
@@ -40,13 +92,26 @@ def train_reranker_command(config: DictConfig) -> dict[str, float]:
         InstantiationException: The same, where Hydra builds something; with its cause.
     """
     check_complete(config)
+    check_seed(config.seed)
     seed_everything(config.seed, workers=True, verbose=False)
-    corpus = instantiate(config.corpus)
-    mined = _mine(config, corpus)
-    train, val = hold_out(mined.lists, config.mining.val_limit, config.seed)
+    # All that a setting can be wrong about comes before mining, which takes minutes.
+    mining = MiningSettings(**_section(config.mining))
+    batching = BatchingSettings(**_section(config.batching))
+    index_settings = instantiate(config.retriever)
     cross_encoder = instantiate(config.cross_encoder)
-    module = RerankerModule(cross_encoder, **config.optim)
-    data = RerankerDataModule(corpus, train, val, cross_encoder.tokenize, **config.batching)
+    module = RerankerModule(cross_encoder, **_section(config.optim))
+    corpus = instantiate(config.corpus)
+    mined = _mine(config, mining, index_settings, corpus)
+    train, val = hold_out(mined.lists, mining.val_limit, config.seed)
+    data = RerankerDataModule(
+        corpus,
+        train,
+        val,
+        cross_encoder.tokenize,
+        batching.batch_size,
+        batching.negatives,
+        batching.seed,
+    )
     trainer = instantiate(
         config.trainer,
         precision=_precision(config.trainer),
@@ -67,6 +132,15 @@ def labelled_queries(questions: Sequence[Question]) -> list[LabelledQuery]:
     return [LabelledQuery(q.question, q.answers, q.passage_ids) for q in questions]
 
 
+def answers_query(query: LabelledQuery, passage: Passage) -> bool:
+    """Whether a passage answers a query: what makes an oracle negative or not, see there.
+
+    `qa.containment.answers_question` says how.
+    """
+    question = Question(query.query, query.query, query.answers, query.gold_ids)
+    return answers_question(question, passage)
+
+
 def held_out_passages(
     dataset: QADataset, split: str | None, folders: Sequence[str]
 ) -> frozenset[str]:
@@ -84,8 +158,10 @@ def held_out_passages(
     return frozenset(id for part in evaluated for question in part for id in question.passage_ids)
 
 
-def _mine(config: DictConfig, corpus: Corpus) -> MinedLists:
-    settings, cache_dir = config.mining, Path(config.paths.cache_dir).expanduser()
+def _mine(
+    config: DictConfig, settings: MiningSettings, index_settings: IndexSettings, corpus: Corpus
+) -> MinedLists:
+    cache_dir = Path(config.paths.cache_dir).expanduser()
     dataset = instantiate(config.data)
     held_out = held_out_passages(dataset, settings.held_out_split, settings.held_out_dirs)
     if settings.held_out_split is not None:
@@ -94,11 +170,11 @@ def _mine(config: DictConfig, corpus: Corpus) -> MinedLists:
             "%d questions are about passages of %s: left out", dropped, settings.held_out_split
         )
     questions = sample(dataset.split(settings.split), settings.limit, config.seed)
-    retriever = instantiate(config.retriever).open(corpus)
     mined = mine_cached(
         labelled_queries(questions),
-        retriever,
+        index_settings.open(corpus),
         corpus,
+        answers_query,
         settings.depth,
         held_out,
         cache_dir / "reranker_lists" if settings.cached else None,
@@ -110,6 +186,11 @@ def _mine(config: DictConfig, corpus: Corpus) -> MinedLists:
         mined.without_negative,
     )
     return mined
+
+
+def _section(config: DictConfig) -> dict[str, Any]:
+    section: Any = OmegaConf.to_container(config, resolve=True)
+    return section
 
 
 def _precision(trainer: DictConfig) -> str:

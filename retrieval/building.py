@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -41,6 +43,46 @@ def only_writer(folder: Path, what: str, wait: bool = False) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+_HERE = -100  # Linux: AT_FDCWD
+_EXCHANGE = 2  # Linux: RENAME_EXCHANGE
+
+
+def publish_folder(new: Path, folder: Path) -> None:
+    """Give a folder its final name, in place of the one that may be there, which is removed.
+
+    On Linux the two change names at once, so that under the final name there is always one of them.
+    Where the system or the file system cannot do that, the old one first moves aside, to
+    ``.<name>.old``, and is there if the process is killed before the new one has its name.
+
+    Args:
+        new: The folder, whole, in the same parent.
+        folder: Its final path.
+    """
+    if not folder.exists():
+        new.rename(folder)
+    elif _exchanged(new, folder):
+        shutil.rmtree(new)
+    else:
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Let two folders change names; False where that cannot be done at once."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(other))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from retrieval.building import publish_folder
 from retrieval.cross_encoder import CrossEncoder
 from retrieval.cross_encoder_start import RerankerError, load_pretrained
 from retrieval.decoder_scoring import DecoderCrossEncoder
@@ -27,7 +28,7 @@ _MAKE = "give the folder that scripts/train_reranker.py wrote, or train one"
 def save_cross_encoder(
     cross_encoder: CrossEncoder, folder: Path, training: dict[str, Any] | None = None
 ) -> None:
-    """Write a reranker aside, and publish it by one rename; a finished one there is replaced.
+    """Write a reranker aside, and publish it at once; a finished one there is replaced.
 
     Args:
         cross_encoder: What to save.
@@ -40,9 +41,7 @@ def save_cross_encoder(
         settings = _write(cross_encoder, part) | {"training": training or {}}
         part.chmod(0o755)
         write_manifest(part, settings, [file.name for file in part.iterdir()])
-        if folder.exists():
-            shutil.rmtree(folder)
-        part.rename(folder)
+        publish_folder(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

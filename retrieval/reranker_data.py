@@ -1,8 +1,8 @@
 """What a reranker is trained on: lists of a question's gold passages and of mined negatives.
 
 Negatives are what the retriever itself finds for the question and takes for good (GenPoE sec.
-3.3.2: "passages retrieved by DPR"); a passage that holds an answer, by any alias and wherever it
-stands, is no negative.
+3.3.2: "passages retrieved by DPR"); a passage that answers the question is no negative. Whether it
+does is asked of whoever mines.
 """
 
 from __future__ import annotations
@@ -11,22 +11,21 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from retrieval.answers import holds_answer
 from retrieval.corpus import Corpus
 from retrieval.jsonl import DataError, read_jsonl, write_jsonl
-from retrieval.passage import Passage, passage_text
+from retrieval.passage import Passage
 from retrieval.retriever import Retriever
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1  # of the cached lists and of how they are mined: part of their key
+_FORMAT = 2  # of the cached lists and of how they are mined: part of their key
 _QUERIES_AT_ONCE = 1024
 
 
@@ -39,6 +38,9 @@ class LabelledQuery:
     gold_ids: tuple[str, ...]
 
 
+Answers = Callable[[LabelledQuery, Passage], bool]  # whether a passage answers a query
+
+
 @dataclass(frozen=True, slots=True)
 class RankedList:
     """One query's candidates.
@@ -46,7 +48,7 @@ class RankedList:
     Attributes:
         query: The query.
         positive_ids: Its gold passages, retrieved or not; at least one.
-        negative_ids: Retrieved passages that hold no answer, best first; at least one.
+        negative_ids: Retrieved passages that answer nothing, best first; at least one.
         above: How many of them the retriever ranks above every gold passage; all of them where it
             does not find any.
     """
@@ -64,7 +66,7 @@ class MinedLists:
     Attributes:
         lists: One for each other query, in their order.
         without_positive: Queries without a gold passage in the corpus.
-        without_negative: Queries with one, for which nothing is found that holds no answer.
+        without_negative: Queries with one, for which nothing is found but what answers it.
     """
 
     lists: list[RankedList]
@@ -76,6 +78,7 @@ def mine(
     queries: Sequence[LabelledQuery],
     retriever: Retriever,
     corpus: Mapping[str, Passage],
+    answers: Answers,
     depth: int = 20,
     held_out: Collection[str] = (),
 ) -> MinedLists:
@@ -85,6 +88,7 @@ def mine(
         queries: Queries with answers and gold passages.
         retriever: Where the negatives come from.
         corpus: Its passages.
+        answers: Whether a passage answers a query, which makes it no negative.
         depth: Passages retrieved for a query.
         held_out: Ids of passages that are in no list: the gold ones of evaluation.
 
@@ -106,7 +110,7 @@ def mine(
         for query, hits in zip(part, found, strict=True):
             gold = tuple(filter(is_usable, query.gold_ids))
             ids = [hit.passage_id for hit in hits if is_usable(hit.passage_id)]
-            ranked = _sort(query, gold, ids, corpus)
+            ranked = _sort(query, gold, ids, corpus, answers)
             if ranked.negative_ids:
                 lists.append(ranked)
     if not lists:
@@ -123,22 +127,24 @@ def mine_cached(
     queries: Sequence[LabelledQuery],
     retriever: Retriever,
     corpus: Corpus,
+    answers: Answers,
     depth: int,
     held_out: Collection[str],
     cache_dir: Path | None,
 ) -> MinedLists:
-    """As `mine`, but once: kept on disk under a key of all that decides the lists.
+    """As `mine`, but once: kept on disk under a key of all that decides the lists but ``answers``.
 
     Args:
         queries: See `mine`.
         retriever: See `mine`.
         corpus: See `mine`.
+        answers: See `mine`; always the same function, or the folder must be another.
         depth: See `mine`.
         held_out: See `mine`.
         cache_dir: Folder of the lists; None: they are not kept.
     """
     if cache_dir is None:
-        return mine(queries, retriever, corpus, depth, held_out)
+        return mine(queries, retriever, corpus, answers, depth, held_out)
     decisive = [_FORMAT, retriever.fingerprint, corpus.sha256, depth, sorted(held_out)]
     path = cache_dir / f"{_key(decisive, queries)}.jsonl.gz"
     if path.is_file():
@@ -146,7 +152,7 @@ def mine_cached(
             return _read(path)
         except (DataError, KeyError, TypeError, ValueError) as error:
             log.warning("%s is damaged and made again: %s", path, error)
-    mined = mine(queries, retriever, corpus, depth, held_out)
+    mined = mine(queries, retriever, corpus, answers, depth, held_out)
     counts = {name: getattr(mined, name) for name in ("without_positive", "without_negative")}
     write_jsonl(path, [counts | {"lists": len(mined.lists)}, *map(asdict, mined.lists)])
     return mined
@@ -155,7 +161,9 @@ def mine_cached(
 def hold_out(
     lists: Sequence[RankedList], size: int, seed: int = 0
 ) -> tuple[list[RankedList], list[RankedList]]:
-    """Set lists aside, so that no gold passage of theirs is one of those that remain.
+    """Set lists aside, so that no gold passage of theirs is in a list that remains.
+
+    Where such a passage is a negative it leaves the list, and a list without another one goes.
 
     Args:
         lists: Lists whose gold passages may be shared.
@@ -180,7 +188,8 @@ def hold_out(
             total += counts[passage]
     held_out = [one for one in lists if one.positive_ids[0] in chosen]
     seen = {id for one in held_out for id in one.positive_ids}
-    train = [one for one in lists if seen.isdisjoint(one.positive_ids)]
+    rest = [_without(one, seen) for one in lists if seen.isdisjoint(one.positive_ids)]
+    train = [one for one in rest if one.negative_ids]
     if not train:
         raise ValueError(
             f"expected lists to train on beside {size} held out, got {len(lists)} in all; give "
@@ -189,20 +198,33 @@ def hold_out(
     return train, held_out
 
 
+def _without(one: RankedList, ids: set[str]) -> RankedList:
+    """A list whose negatives are none of these passages."""
+    if ids.isdisjoint(one.negative_ids):
+        return one
+    kept = tuple(id for id in one.negative_ids if id not in ids)
+    above = sum(id not in ids for id in one.negative_ids[: one.above])
+    return replace(one, negative_ids=kept, above=above)
+
+
 def digest(lists: Sequence[RankedList]) -> str:
     """Hash of the lists and their order."""
     return hashlib.sha256(json.dumps([astuple(one) for one in lists]).encode()).hexdigest()
 
 
 def _sort(
-    query: LabelledQuery, gold: tuple[str, ...], hits: list[str], corpus: Mapping[str, Passage]
+    query: LabelledQuery,
+    gold: tuple[str, ...],
+    hits: list[str],
+    corpus: Mapping[str, Passage],
+    answers: Answers,
 ) -> RankedList:
     negatives: list[str] = []
     above: int | None = None
     for id in hits:
         if id in gold:
             above = len(negatives) if above is None else above
-        elif not holds_answer(passage_text(corpus[id]), query.answers):
+        elif not answers(query, corpus[id]):
             negatives.append(id)
     above = len(negatives) if above is None else above
     return RankedList(query.query, gold, tuple(negatives), above)

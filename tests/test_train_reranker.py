@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import inspect
 import json
 import os
 import subprocess
@@ -14,12 +15,17 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from qa.dataset import QADataset, Question, save_folder
-from qa.train_reranker_command import held_out_passages, labelled_queries, train_reranker_command
+from qa.train_reranker_command import (
+    answers_query,
+    held_out_passages,
+    labelled_queries,
+    train_reranker_command,
+)
 from retrieval.bm25 import BM25Settings
 from retrieval.cross_encoder_start import RerankerError
 from retrieval.jsonl import DataError
@@ -146,6 +152,53 @@ def test_a_run_goes_on_from_its_checkpoint(
     assert (tmp_path / "run" / "reranker" / "model.safetensors").read_bytes() == whole
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("mining.val_limit=-5", r"val_limit must be at least 0, got -5; set mining\.val_limit"),
+        ("mining.val_limit=2.5", r"val_limit must be a whole number, got 2\.5; set mining\.val"),
+        ("mining.limit=0", r"limit must be at least 1, got 0; set mining\.limit"),
+        ("mining.depth=deep", r"depth must be a whole number, got 'deep'; set mining\.depth"),
+        (
+            "mining.held_out_dirs=/a/path",
+            r"held_out_dirs must be a list, each entry a text, got '/a/path'; set mining\.held",
+        ),
+        ("mining.cached=maybe", r"cached must be true or false, got 'maybe'; set mining\.cached"),
+        ("optim.lr=abc", r"lr must be a number, got 'abc'; set optim\.lr"),
+        ("optim.lr=nan", "need lr > 0, .* got lr=nan"),
+        ("optim.schedule=3", r"schedule must be a text, got 3; set optim\.schedule"),
+        ("batching.batch_size=1.5", r"batch_size must be a whole number, got 1\.5; set batching"),
+        ("batching.negatives=0", r"negatives must be at least 1, got 0; set batching\.negatives"),
+        ("batching.seed=x", r"seed must be a whole number, got 'x'; set batching\.seed"),
+        ("seed=-1", "seed must be a whole number in 0 … 4294967295, got -1; set seed"),
+        ("seed=one", "seed must be a whole number in .*, got 'one'; set seed"),
+        ("retriever.k1=abc", r"k1 must be a number, got 'abc'; set retriever\.k1"),
+        (
+            "cross_encoder.max_tokens=abc",
+            r"max_tokens must be a whole number, got 'abc'; set cross",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_named_before_mining(
+    compose_small: Compose, monkeypatch: pytest.MonkeyPatch, change: str, message: str
+) -> None:
+    mined: list[Any] = []
+    monkeypatch.setattr("qa.train_reranker_command.mine_cached", lambda *all: mined.append(all))
+    with pytest.raises((ValueError, InstantiationException), match=message):
+        train_reranker_command(compose_small(change))
+    assert not mined
+
+
+def test_negatives_are_those_of_oracle_negatives() -> None:
+    query = LabelledQuery("Which navy?", ("U.S. Navy",), ("gold",))
+    assert answers_query(query, Passage("p", "", "He joined the US Navy."))
+    assert answers_query(query, Passage("p", "The U.S. Navy", "It sails."))
+    assert not answers_query(query, Passage("p", "", "He joined the army."))
+    either = LabelledQuery("Is it so?", ("no",), ("gold",))
+    assert answers_query(either, Passage("gold", "", "It is."))
+    assert not answers_query(either, Passage("p", "", "There is no such thing."))
+
+
 def test_never_starts_afresh_silently(compose_small: Compose) -> None:
     with pytest.raises(ValueError, match=r"nowhere\.ckpt.*no such file"):
         train_reranker_command(compose_small("ckpt_path=nowhere.ckpt"))
@@ -170,8 +223,8 @@ def test_a_misspelt_key_is_an_error(key: str) -> None:
 def test_every_cross_encoder_composes(option: str) -> None:
     config = composed(f"cross_encoder={option}")
     build: Any = get_object(config.cross_encoder._target_)
-    names = build.__code__.co_varnames[: build.__code__.co_argcount]
-    assert set(config.cross_encoder) - {"_target_"} <= set(names)
+    names = set(inspect.signature(build).parameters)
+    assert set(config.cross_encoder) - {"_target_"} <= names
 
 
 @pytest.mark.parametrize("retriever", sorted(p.stem for p in (CONF / "retriever").glob("*.yaml")))

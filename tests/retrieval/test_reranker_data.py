@@ -33,6 +33,12 @@ CORPUS = {
     "no1": Passage("no1", "Porto", "Tova was not born in Porto."),
     "no2": Passage("no2", "Fox", "The quick brown fox."),
 }
+
+
+def holds(query: LabelledQuery, passage: Passage) -> bool:
+    return holds_answer(passage_text(passage), query.answers)
+
+
 QUERY = LabelledQuery("Where was Tova Blick born?", ("Lisbon", "Olissipo"), ("gold",))
 
 
@@ -57,25 +63,25 @@ def corpus(tmp_path: Path) -> Corpus:
 
 
 def test_negatives_hold_no_alias_in_title_or_text() -> None:
-    found = mine([QUERY], Fixed(*reversed(CORPUS)), CORPUS)
+    found = mine([QUERY], Fixed(*reversed(CORPUS)), CORPUS, holds)
     (one,) = found.lists
     assert one == RankedList(QUERY.query, ("gold",), ("no2", "no1", "party"), 3)
     assert (found.without_positive, found.without_negative) == (0, 0)
 
 
 def test_above_counts_the_negatives_before_the_gold_passage() -> None:
-    (one,) = mine([QUERY], Fixed("twin", "no1", "gold", "no2"), CORPUS).lists
+    (one,) = mine([QUERY], Fixed("twin", "no1", "gold", "no2"), CORPUS, holds).lists
     assert (one.negative_ids, one.above) == (("no1", "no2"), 1)
 
 
 def test_a_gold_passage_that_is_not_found_is_below_all() -> None:
-    (one,) = mine([QUERY], Fixed("no1", "no2", "gold"), CORPUS, depth=2).lists
+    (one,) = mine([QUERY], Fixed("no1", "no2", "gold"), CORPUS, holds, depth=2).lists
     assert (one.positive_ids, one.negative_ids, one.above) == (("gold",), ("no1", "no2"), 2)
 
 
 def test_a_gold_passage_is_no_negative_where_the_answer_is_not_in_it() -> None:
     query = LabelledQuery("Is it?", ("yes",), ("no1", "no2"))
-    (one,) = mine([query], Fixed("party", "no2", "gold", "no1"), CORPUS).lists
+    (one,) = mine([query], Fixed("party", "no2", "gold", "no1"), CORPUS, holds).lists
     assert (one.positive_ids, one.negative_ids, one.above) == (
         ("no1", "no2"),
         ("party", "gold"),
@@ -85,7 +91,9 @@ def test_a_gold_passage_is_no_negative_where_the_answer_is_not_in_it() -> None:
 
 def test_what_is_held_out_is_in_no_list() -> None:
     both = LabelledQuery("Where?", ("Lisbon",), ("gold", "twin"))
-    found = mine([QUERY, both], Fixed("no1", "no2", "twin"), CORPUS, held_out={"gold", "no1"})
+    found = mine(
+        [QUERY, both], Fixed("no1", "no2", "twin"), CORPUS, holds, held_out={"gold", "no1"}
+    )
     (one,) = found.lists
     assert one == RankedList("Where?", ("twin",), ("no2",), 1)
     assert found.without_positive == 1
@@ -95,18 +103,18 @@ def test_queries_that_give_no_list_are_counted() -> None:
     homeless = LabelledQuery("Who?", ("x",), ("elsewhere",))
     unknown = LabelledQuery("What?", ("x",), ())
     easy = LabelledQuery("Where?", ("Porto", "fox"), ("gold",))
-    found = mine([homeless, easy, unknown, QUERY], Fixed("no1", "no2"), CORPUS)
+    found = mine([homeless, easy, unknown, QUERY], Fixed("no1", "no2"), CORPUS, holds)
     assert [one.query for one in found.lists] == [QUERY.query]
     assert (found.without_positive, found.without_negative) == (2, 1)
 
 
 def test_a_retriever_that_finds_nothing_gives_no_list() -> None:
     with pytest.raises(DataError, match=r"got none among 1 queries, of which 1 have a gold"):
-        mine([QUERY], Fixed(), CORPUS)
+        mine([QUERY], Fixed(), CORPUS, holds)
     with pytest.raises(DataError, match=r"of which 0 have a gold passage there; give the corpus"):
-        mine([LabelledQuery("Who?", ("x",), ("elsewhere",))], Fixed("no1"), CORPUS)
+        mine([LabelledQuery("Who?", ("x",), ("elsewhere",))], Fixed("no1"), CORPUS, holds)
     with pytest.raises(ValueError, match=r"depth must be positive, got 0; set mining\.depth"):
-        mine([QUERY], Fixed("no1"), CORPUS, depth=0)
+        mine([QUERY], Fixed("no1"), CORPUS, holds, depth=0)
 
 
 @given(
@@ -125,9 +133,9 @@ def test_lists_are_sound_whatever_is_found(
     ]
     if not expected:
         with pytest.raises(DataError):
-            mine([query], Fixed(*order), CORPUS, depth)
+            mine([query], Fixed(*order), CORPUS, holds, depth)
         return
-    (one,) = mine([query], Fixed(*order), CORPUS, depth).lists
+    (one,) = mine([query], Fixed(*order), CORPUS, holds, depth).lists
     assert list(one.negative_ids) == expected
     places = [hits.index(id) for id in gold if id in hits]
     assert one.above == sum(hits.index(id) < min(places, default=depth) for id in expected)
@@ -136,28 +144,28 @@ def test_lists_are_sound_whatever_is_found(
 def test_lists_are_mined_once(corpus: Corpus, tmp_path: Path) -> None:
     retriever = Fixed("no1", "gold", "no2")
     folder = tmp_path / "lists"
-    first = mine_cached([QUERY], retriever, corpus, 3, (), folder)
-    assert first == mine([QUERY], Fixed("no1", "gold", "no2"), CORPUS, 3)
-    assert mine_cached([QUERY], retriever, corpus, 3, (), folder) == first
+    first = mine_cached([QUERY], retriever, corpus, holds, 3, (), folder)
+    assert first == mine([QUERY], Fixed("no1", "gold", "no2"), CORPUS, holds, 3)
+    assert mine_cached([QUERY], retriever, corpus, holds, 3, (), folder) == first
     assert retriever.asked == 1
-    mine_cached([QUERY], retriever, corpus, 3, (), None)
+    mine_cached([QUERY], retriever, corpus, holds, 3, (), None)
     assert retriever.asked == 2
 
 
 def test_all_that_decides_the_lists_is_in_their_key(corpus: Corpus, tmp_path: Path) -> None:
     folder, retriever = tmp_path / "lists", Fixed("no1", "gold", "no2")
     other = LabelledQuery(QUERY.query, ("Lisbon",), QUERY.gold_ids)
-    mine_cached([QUERY], retriever, corpus, 3, (), folder)
-    mine_cached([QUERY], retriever, corpus, 2, (), folder)
-    mine_cached([other], retriever, corpus, 3, (), folder)
-    mine_cached([QUERY, QUERY], retriever, corpus, 3, (), folder)
-    mine_cached([QUERY], retriever, corpus, 3, {"no1"}, folder)
-    mine_cached([QUERY], Fixed("no1", "no2", fingerprint="b"), corpus, 3, (), folder)
+    mine_cached([QUERY], retriever, corpus, holds, 3, (), folder)
+    mine_cached([QUERY], retriever, corpus, holds, 2, (), folder)
+    mine_cached([other], retriever, corpus, holds, 3, (), folder)
+    mine_cached([QUERY, QUERY], retriever, corpus, holds, 3, (), folder)
+    mine_cached([QUERY], retriever, corpus, holds, 3, {"no1"}, folder)
+    mine_cached([QUERY], Fixed("no1", "no2", fingerprint="b"), corpus, holds, 3, (), folder)
     path = tmp_path / "fewer.jsonl"
     rows = [{"id": p.id, "title": p.title, "text": p.text} for p in CORPUS.values()]
     write_jsonl(path, rows[:1] + rows[2:])
     fewer = Corpus.open(path, cache_dir=tmp_path / "cache")
-    mine_cached([QUERY], retriever, fewer, 3, (), folder)
+    mine_cached([QUERY], retriever, fewer, holds, 3, (), folder)
     assert len(list(folder.iterdir())) == 7
 
 
@@ -166,7 +174,7 @@ def test_damaged_lists_are_mined_again(
     corpus: Corpus, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     retriever, folder = Fixed("no1", "gold", "no2"), tmp_path / "lists"
-    whole = mine_cached([QUERY, QUERY], retriever, corpus, 3, (), folder)
+    whole = mine_cached([QUERY, QUERY], retriever, corpus, holds, 3, (), folder)
     (path,) = folder.iterdir()
     content = bytearray(path.read_bytes())
     if damage == "flipped":
@@ -176,10 +184,10 @@ def test_damaged_lists_are_mined_again(
         write_jsonl(path, [{"lists": 1, "without_positive": 0, "without_negative": 0}])
     else:
         path.write_bytes(content[: -20 if damage == "truncated" else 0])
-    assert mine_cached([QUERY, QUERY], retriever, corpus, 3, (), folder) == whole
+    assert mine_cached([QUERY, QUERY], retriever, corpus, holds, 3, (), folder) == whole
     assert "is damaged and made again" in caplog.text
     assert retriever.asked == 4
-    mine_cached([QUERY, QUERY], retriever, corpus, 3, (), folder)
+    mine_cached([QUERY, QUERY], retriever, corpus, holds, 3, (), folder)
     assert retriever.asked == 4
 
 
@@ -200,6 +208,27 @@ def test_training_never_sees_a_passage_held_out(size: int, seed: int, passages: 
     assert all(seen.isdisjoint(one.positive_ids) for one in train)
     assert [one for one in lists if one in held_out] == held_out
     assert (train, held_out) == hold_out(lists, size, seed)
+
+
+def test_a_passage_held_out_is_no_negative_either() -> None:
+    lists = [
+        RankedList("q0", ("p0",), ("n", "p1", "m", "p2"), 3),
+        RankedList("q1", ("p1",), ("p0", "p2", "n"), 0),
+        RankedList("q2", ("p2",), ("p0", "p1"), 2),
+    ]
+    for seed in range(9):
+        train, held_out = hold_out(lists, 1, seed)
+        (gold,) = held_out[0].positive_ids
+        assert all(gold not in one.negative_ids for one in train)
+        if gold == "p1":
+            assert train == [
+                RankedList("q0", ("p0",), ("n", "m", "p2"), 2),
+                RankedList("q2", ("p2",), ("p0",), 1),
+            ]
+    only = [RankedList("q0", ("p0",), ("p1",), 1), lists[1], RankedList("q2", ("p2",), ("n",), 0)]
+    kept = {one.query for seed in range(9) for one in hold_out(only, 1, seed)[0]}
+    assert kept == {"q0", "q1", "q2"}
+    assert [[one.query for one in hold_out(only, 1, seed)[0]] for seed in range(9)].count(["q2"])
 
 
 def test_as_many_are_held_out_as_passages_allow() -> None:
