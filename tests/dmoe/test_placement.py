@@ -144,7 +144,12 @@ def test_it_routes_once_for_the_question(make):
     method = make()
     asked = []
     route = method._router.route
-    method._router.route = lambda requests, k: asked.append(requests) or route(requests, k)
+
+    def note(requests, k):
+        asked.append(requests)
+        return route(requests, k)
+
+    method._router.route = note
     predictions = method.answer(UNGIVEN)
     assert [[request.query for request in each] for each in asked] == [
         [question.question for question in QUESTIONS]
