@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from retrieval.files import sha256_of
 
 # Settings that name files or folders whose content decides a result. A bank (bank.dir) and an index
-# (retriever.index_dir) are not among them: both are large, and an ablation may itself add to a bank.
+# (retriever.index_dir) are not among them: both are large, and an ablation may add to a bank.
 _FILES = (
     *("data.dir", "data.passages_path", "corpus.path", "router.corpus.path", "augmenter.path"),
     *("model.backbone.name", "model.backbone.adapter"),
