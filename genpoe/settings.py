@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from retrieval.settings import check_types
+
 
 @dataclass
 class ModelSettings:
@@ -55,18 +57,13 @@ class OptimSettings:
 _TYPES = {"model": ModelSettings, "batching": BatchingSettings, "optim": OptimSettings}
 
 
-def check_types(config: DictConfig) -> None:
+def check_sections(config: DictConfig) -> None:
     """Check the values of a training configuration against these types.
 
     Raises:
-        ValueError: Naming the key, the value and the type that was expected.
+        ValueError: Naming the key, the value and the type that was expected; see
+            `retrieval.settings.check_types`.
     """
     for section, schema in _TYPES.items():
         values: Any = OmegaConf.to_container(config[section], resolve=True)
-        typed = OmegaConf.structured(schema)
-        for key, value in values.items():
-            try:
-                OmegaConf.update(typed, key, value)
-            except ValueError as error:  # OmegaConf's own are ValueErrors too
-                reason = str(error).splitlines()[0]
-                raise ValueError(f"{section}.{key}: {reason}; set {section}.{key}=…") from error
+        check_types(schema(**values), section)

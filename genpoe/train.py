@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from genpoe.datamodule import QADataModule
 from genpoe.module import GenPoEModule
-from genpoe.settings import check_types
+from genpoe.settings import check_sections
 from qa.backbone import Backbone
 from qa.checkpoint import AtomicCheckpointIO, CheckpointError
 from qa.dataset import QADataset
@@ -63,7 +63,7 @@ def train(
             "would silently start afresh; name it, as in "
             "logs/train_hypernet/runs/…/checkpoints/last.ckpt, or leave it out"
         )
-    check_types(config)
+    check_sections(config)
     seed_everything(config.seed, workers=True, verbose=False)
     dataset = dataset or instantiate(config.data)  # first: what is wrong with it shows at once
     backbone = backbone or training_backbone(config)

@@ -15,7 +15,7 @@ from retrieval.embeddings import Embeddings
 from retrieval.vector_index import VectorIndex
 
 _SPARE = 16  # candidates beyond those asked for: most ties end there
-_AT_ONCE = 1 << 25  # numbers of candidates' vectors in memory
+_AT_ONCE = 1 << 20  # numbers of candidates' vectors in memory: 8 MB, which the cache holds
 _QUERIES = 1024  # at once
 
 

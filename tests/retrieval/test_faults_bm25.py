@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -74,9 +73,10 @@ def test_a_killed_build_is_whole_or_nothing(tmp_path):
     expected = whole.open(corpus).search(WORDS, 20)
     random, nothing = Random(2), 0
     for number in range(ROUNDS):
-        settings = BM25Settings(tmp_path / f"index{number % 3}")  # some after a crashed one
-        said = killed(BUILD, paths(tmp_path, settings.index_dir), random.uniform(0, 1.5))
-        if not Path(settings.index_dir).exists():
+        folder = tmp_path / f"index{number % 3}"  # some after a crashed one
+        settings = BM25Settings(folder)
+        said = killed(BUILD, paths(tmp_path, folder), random.uniform(0, 1.5))
+        if not folder.exists():
             assert "built" not in said
             nothing += 1
             with pytest.raises(IndexFolderError, match="nothing was built here"):
@@ -85,9 +85,9 @@ def test_a_killed_build_is_whole_or_nothing(tmp_path):
         index = settings.open(corpus)
         assert index.search(WORDS, 20) == expected
         index.remove(["p0"])  # so that the next round does not find it there already
-        for path in sorted(Path(settings.index_dir).rglob("*"), reverse=True):
+        for path in sorted(folder.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
-        Path(settings.index_dir).rmdir()
+        folder.rmdir()
         assert not list(tmp_path.glob(".index*.building"))
     assert nothing
 
@@ -113,7 +113,7 @@ def test_a_killed_change_is_whole_or_nothing(tmp_path):
         (hit, *_), *_ = index.search([state.text.rpartition(" ")[2], "lisbon"], 5)
         assert hit.passage_id == "moving"
         index.compact()  # clears what the killed writer left
-        assert len(list(Path(settings.index_dir).glob("segments-*"))) == 1
+        assert len(list((tmp_path / "index").glob("segments-*"))) == 1
 
 
 def test_every_flipped_bit_is_found_before_a_result_is_served(tmp_path):
