@@ -12,7 +12,7 @@ _ROOM = 64  # positions behind those that are needed
 
 
 class _RoomyLayer(DynamicLayer):
-    """Keys and values ``[N, H, T, D]`` are views of buffers with room behind their last position."""
+    """Keys and values ``[N, H, T, D]`` are views of buffers with room behind the last position."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -20,10 +20,10 @@ class _RoomyLayer(DynamicLayer):
         """See `DynamicLayer.update`."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self._buffers = [self.keys, self.values]
+            self._buffers: list[Tensor] = [key_states[:0], value_states[:0]]  # no room yet
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
-        kept = [self.keys, self.values]
+        kept: list[Any] = [self.keys, self.values]
         for i, (old, new) in enumerate(zip(kept, (key_states, value_states), strict=True)):
             if not start or end > self._buffers[i].shape[-2] or not _is_in(old, self._buffers[i]):
                 self._buffers[i] = new.new_empty(*new.shape[:-2], end + _ROOM, new.shape[-1])

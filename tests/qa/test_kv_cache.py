@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def test_it_is_hugging_faces_cache(backbone):
 def test_a_new_token_is_written_behind_the_others_which_stay_where_they_are(backbone):
     cache = make_cache(backbone.model)
     backbone.model(input_ids=torch.tensor([[1, 2, 3]]), past_key_values=cache)
-    full = [layer for layer in cache.layers if not getattr(layer, "is_sliding", False)]
+    full: list[Any] = [layer for layer in cache.layers if not getattr(layer, "is_sliding", False)]
     before = [layer.keys.data_ptr() for layer in full]
     backbone.model(input_ids=torch.tensor([[4]]), past_key_values=cache)
     assert [layer.keys.data_ptr() for layer in full] == before
