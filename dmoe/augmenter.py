@@ -21,6 +21,7 @@ from dmoe.instances import Lesson
 from dmoe.writer import Writer, WritingRequest
 from retrieval.entry_log import EntryLog, cache_key
 from retrieval.passage import Passage
+from retrieval.settings import typed
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class ModelAugmenter:
         ValueError: If a number is not positive, or the prompts are unknown.
     """
 
+    @typed("augmenter")
     def __init__(
         self,
         writer: Writer,

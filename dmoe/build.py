@@ -108,8 +108,10 @@ def open_lessons(config: DictConfig, passages: Mapping[str, Passage] | None = No
     """
     chosen = config.instances
     limit = chosen.limit
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be positive or null, got {limit}; set instances.limit")
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise ValueError(
+            f"limit must be a positive whole number or null, got {limit!r}; set instances.limit"
+        )
     if chosen.augmentation is None:
         found = lessons_from_questions(instantiate(config.data), chosen.split, chosen.part)
         return lambda: islice(found, limit)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dmoe.active import ExpertSource
+from retrieval.settings import typed
 
 
 class NoiseExperts:
@@ -71,6 +72,7 @@ class SomeExperts:
         ValueError: If the fraction is not in 0..1.
     """
 
+    @typed("method")
     def __init__(self, source: ExpertSource, fraction: float, seed: int = 0) -> None:
         if not 0 <= fraction <= 1:
             raise ValueError(f"fraction must be in 0..1, got {fraction}; set method.fraction")

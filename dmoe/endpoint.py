@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from dmoe.writer import WritingRequest
+from retrieval.settings import typed
 
 _AGAIN = {408, 409, 429, 500, 502, 503, 504}  # worth another try: busy, or too slow
 
@@ -40,6 +41,7 @@ class EndpointWriter:
         ValueError: If a number is out of range, or the URL is none.
     """
 
+    @typed("augmenter.writer")
     def __init__(
         self,
         url: str,

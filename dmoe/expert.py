@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retrieval.settings import check_types
+
 Expert = dict[str, Tensor]
 """Of each target projection ``<target>.lora_A`` ``[R, I]`` and ``<target>.lora_B`` ``[O, R]``."""
 
@@ -43,6 +45,7 @@ class ExpertSpec:
     targets: Sequence[str] = TARGETS
 
     def __post_init__(self) -> None:
+        check_types(self, "expert")
         if self.rank < 1:
             raise ExpertError(f"rank must be positive, got {self.rank}; set expert.rank")
         if not (math.isfinite(self.alpha) and self.alpha > 0):

@@ -26,6 +26,7 @@ from dmoe.recipe import Recipe
 from dmoe.states import Trunk, label_states
 from dmoe.steps import Step, make_step, make_steps
 from qa.backbone import Backbone
+from retrieval.settings import check_types
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Limits:
     head_tokens: int = 512
 
     def __post_init__(self) -> None:
+        check_types(self, "limits")
         for name, value in vars(self).items():
             if value < 1:
                 raise ValueError(f"{name} must be positive, got {value}; set limits.{name}")

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from retrieval.settings import check_types
+
 LOSSES = ("answer", "all")
 
 
@@ -41,6 +43,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self, "recipe")
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise RecipeError(

@@ -8,6 +8,7 @@ from dmoe.active import ExpertSource
 from dmoe.router import Router
 from dmoe.trigger import Trigger
 from retrieval.retriever import Hit
+from retrieval.settings import check_types
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Routing:
     max_query_tokens: int = 128
 
     def __post_init__(self) -> None:
+        check_types(self, "method")
         for name in ("k", "max_query_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}; set {name}")

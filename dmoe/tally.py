@@ -71,14 +71,18 @@ class Tally:
 
         Args:
             seconds: That building took, everything included.
+
+        Returns:
+            Counts, and the means over the experts that were built, if any.
         """
         count = max(self.experts, 1)
         counts = {name: getattr(self, name) for name in ("experts", "failed", "skipped", "without")}
-        means = {f"train/{n}": getattr(self, n) / count for n in ("first_loss", "last_loss")}
+        sums = {"train/first_loss": self.first_loss, "train/last_loss": self.last_loss}
+        sums["expert_norm"] = self.norm
+        means = {name: value / count for name, value in sums.items()} if self.experts else {}
         return {
             **counts,
             **means,
-            "expert_norm": self.norm / count,
             "seconds": seconds,
             "seconds_per_expert": seconds / count,
         }

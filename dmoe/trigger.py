@@ -12,6 +12,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from retrieval.settings import check_types
+
 _LOWEST = -80.0  # e to it counts nothing; further down are slow denormal numbers, and -inf
 
 
@@ -61,6 +63,7 @@ class UncertaintyTrigger:
     threshold: float = 2.0
 
     def __post_init__(self) -> None:
+        check_types(self, "trigger")
         if not self.threshold >= 0:
             raise ValueError(
                 f"threshold must not be negative, got {self.threshold}; set trigger.threshold "
@@ -88,6 +91,7 @@ class RandomTrigger:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self, "trigger")
         if not 0 <= self.rate <= 1:
             raise ValueError(f"rate must be in 0..1, got {self.rate}; set trigger.rate")
 
@@ -110,6 +114,9 @@ class ConstantTrigger:
     """
 
     active: bool
+
+    def __post_init__(self) -> None:
+        check_types(self, "trigger")
 
     def fires(self, uncertainty: Sequence[float], tokens: Sequence[str]) -> list[bool]:
         """The same for every row."""

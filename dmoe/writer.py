@@ -16,6 +16,7 @@ from torch import Tensor
 
 from qa.backbone import Backbone
 from qa.kv_cache import make_cache
+from retrieval.settings import typed
 
 _CROWDED = 0.875  # of a batch's rows: when no more are left, the others are dropped
 
@@ -75,6 +76,7 @@ class BackboneWriter:
         ValueError: If a number is out of range.
     """
 
+    @typed("augmenter.writer")
     def __init__(
         self, backbone: Backbone, batch_size: int = 16, temperature: float = 0.7, seed: int = 0
     ) -> None:

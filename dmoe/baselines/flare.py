@@ -5,6 +5,9 @@ retrieves first. Then, sentence by sentence: a draft is decoded, and where one o
 probability below theta, the draft's confident tokens are the query for other passages, which take
 the place of those in the prompt, and the sentence is written again. What was written with passages
 of its own stands.
+
+Deviation: the paper's drafts are written without passages in the prompt; here those found last are
+in it, so that a draft that stands is not written twice, and theta = 0 is RAG.
 """
 
 from __future__ import annotations

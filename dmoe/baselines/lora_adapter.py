@@ -21,6 +21,7 @@ from dmoe.baselines.lora_targets import CHOICES, lora_targets
 from dmoe.peft_io import CONFIG, WEIGHTS, AdapterError, new_folder
 from qa.backbone import Backbone
 from retrieval.files import sha256_of
+from retrieval.settings import check_types
 
 RECORD = "backbone.json"  # beside PEFT's own files
 
@@ -40,6 +41,7 @@ class LoraSettings:
     targets: Sequence[str] = ("gate", "up", "down")
 
     def __post_init__(self) -> None:
+        check_types(self, "lora")
         if self.rank < 1:
             raise AdapterError(f"rank must be positive, got {self.rank}; set lora.rank")
         if not (math.isfinite(self.alpha) and self.alpha > 0):

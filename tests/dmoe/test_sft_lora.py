@@ -378,7 +378,7 @@ def test_the_command_goes_on_in_the_middle_of_an_epoch(train, tmp_path):
         (["lora.rank=0"], "rank must be positive"),
         (["recipe.epochs=0"], "epochs must be positive"),
         (["instances.formats=[cot]"], "formats must be some of"),
-        (["instances.limit=0"], "limit must be positive or null"),
+        (["instances.limit=0"], "limit must be a positive whole number or null"),
         (["data.train_entities=0"], "no instances to train on"),
     ],
 )

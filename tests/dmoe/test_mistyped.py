@@ -1,0 +1,53 @@
+"""A mistyped setting is named before anything is done with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dmoe.augmenter import ModelAugmenter
+from dmoe.baselines.lora_adapter import LoraSettings
+from dmoe.controls import SomeExperts
+from dmoe.endpoint import EndpointWriter
+from dmoe.expert import ExpertSpec
+from dmoe.grouped import Limits
+from dmoe.recipe import Recipe
+from dmoe.routing import Routing
+from dmoe.trigger import ConstantTrigger, RandomTrigger, UncertaintyTrigger
+from dmoe.writer import BackboneWriter
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "message"),
+    [
+        (Recipe, {"lr": "abc"}, "lr must be a number, got 'abc'; set recipe.lr"),
+        (Recipe, {"epochs": 1.5}, "epochs must be a whole number, got 1.5; set recipe.epochs"),
+        (Recipe, {"epochs": True}, "set recipe.epochs"),
+        (Recipe, {"betas": 0.9}, "betas must be a list, each entry a number, got 0.9"),
+        (Recipe, {"betas": ["a", "b"]}, "set recipe.betas"),
+        (Recipe, {"seed": "x"}, "set recipe.seed"),
+        (ExpertSpec, {"rank": "x"}, "rank must be a whole number, got 'x'; set expert.rank"),
+        (ExpertSpec, {"alpha": "high"}, "set expert.alpha"),
+        (ExpertSpec, {"targets": None}, "set expert.targets"),
+        (Limits, {"group_size": 2.5}, "set limits.group_size"),
+        (LoraSettings, {"rank": 1.5}, "set lora.rank"),
+        (UncertaintyTrigger, {"threshold": "high"}, "set trigger.threshold"),
+        (RandomTrigger, {"rate": "often"}, "set trigger.rate"),
+        (ConstantTrigger, {"active": "no_thanks"}, "active must be true or false, got 'no_thanks'"),
+        (SomeExperts, {"source": object(), "fraction": "half"}, "set method.fraction"),
+        (ModelAugmenter, {"writer": object(), "max_attempts": 1.5}, "set augmenter.max_attempts"),
+        (BackboneWriter, {"backbone": object(), "batch_size": 2.5}, "augmenter.writer.batch_size"),
+        (EndpointWriter, {"url": 5, "model": "m"}, "set augmenter.writer.url"),
+    ],
+)
+def test_a_mistyped_setting_is_named(make: Any, settings: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        make(**settings)
+
+
+@pytest.mark.parametrize("k", [True, 2.5, "abc"])
+def test_a_mistyped_number_of_experts_is_named(k: Any):
+    parts: Any = {"source": object(), "router": object(), "trigger": ConstantTrigger(True)}
+    with pytest.raises(ValueError, match="k must be a whole number"):
+        Routing(**parts, k=k)
