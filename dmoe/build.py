@@ -31,7 +31,6 @@ from dmoe.tally import Tally
 from qa.backbone import Backbone
 from qa.cli import check_complete
 from qa.training import training_backbone, training_loggers
-from retrieval.corpus import Corpus
 from retrieval.files import write_json
 from retrieval.passage import Passage
 
@@ -115,17 +114,24 @@ def open_lessons(config: DictConfig, passages: Mapping[str, Passage] | None = No
     if chosen.augmentation is None:
         found = lessons_from_questions(instantiate(config.data), chosen.split, chosen.part)
         return lambda: islice(found, limit)
-    passages = _passages(config) if passages is None else passages
+    passages = corpus_passages(config.data, config.corpus) if passages is None else passages
     return lambda: islice(lessons_from_augmentation(chosen.augmentation, passages), limit)
 
 
-def _passages(config: DictConfig) -> Mapping[str, Passage]:
-    """The corpus, where one is named, else the data set's passages."""
-    if config.corpus.path is None:
-        passages: Mapping[str, Passage] = instantiate(config.data).passages
-        return passages
-    corpus: Corpus = instantiate(config.corpus)
-    return corpus
+def corpus_passages(data: Mapping[str, Any], corpus: Mapping[str, Any]) -> Mapping[str, Passage]:
+    """The passages of a configuration: those of the corpus, where one is named, else of the data.
+
+    Args:
+        data: The settings ``data``.
+        corpus: The settings ``corpus``; without a path there is none.
+
+    Raises:
+        InstantiationException: If the files are at fault; with its cause.
+    """
+    found: Mapping[str, Passage] = (
+        instantiate(data).passages if corpus["path"] is None else instantiate(corpus)
+    )
+    return found
 
 
 def open_bank(config: DictConfig, backbone: Backbone, spec: ExpertSpec, recipe: Recipe) -> Bank:

@@ -131,9 +131,13 @@ def routing_metrics(details: Sequence[dict[str, Any]]) -> dict[str, float]:
         In percent: those of `trigger_metrics`, and ``routed_gold``, of the questions with gold
         passages those that one of them was routed for (left out where no question has any).
     """
+    return trigger_metrics(details) | gold_metrics(details)
+
+
+def gold_metrics(details: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """``routed_gold`` of `routing_metrics`, in percent; nothing where no question has gold ones."""
     gold = [row["routed_gold"] for row in details if row["routed_gold"] is not None]
-    found = {"routed_gold": 100 * sum(gold) / len(gold)} if gold else {}
-    return trigger_metrics(details) | found
+    return {"routed_gold": 100 * sum(gold) / len(gold)} if gold else {}
 
 
 def trigger_metrics(details: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -28,6 +28,12 @@ class RoutingRequest:
     given: tuple[str, ...] = ()
 
 
+def last_tokens(tokenizer: Any, query: str, limit: int) -> str:
+    """The last so many tokens of a query (DMoE sec. 4.2); the query as it is if it has no more."""
+    ids = tokenizer(query, add_special_tokens=False)["input_ids"]
+    return query if len(ids) <= limit else str(tokenizer.decode(ids[-limit:]))
+
+
 class Router(Protocol):
     """Selects experts."""
 

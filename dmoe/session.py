@@ -17,7 +17,7 @@ from torch.nn import functional
 from dmoe.active import ActiveExperts
 from dmoe.final_ffn import FinalFFN
 from dmoe.residual import Residual, keep_residual
-from dmoe.router import RoutingRequest
+from dmoe.router import RoutingRequest, last_tokens
 from dmoe.routing import Routing, Step
 from dmoe.trigger import token_uncertainty
 from qa.kv_cache import make_cache
@@ -160,9 +160,7 @@ class Session:
         """The query of eq. 5: task input and decoded text, without the triggering token."""
         tokenizer = self._backbone.tokenizer
         query = self._task_inputs[row] + tokenizer.decode(self._new[row], skip_special_tokens=True)
-        ids = tokenizer(query, add_special_tokens=False)["input_ids"]
-        if len(ids) > self._routing.max_query_tokens:
-            query = tokenizer.decode(ids[-self._routing.max_query_tokens :])
+        query = last_tokens(tokenizer, query, self._routing.max_query_tokens)
         return RoutingRequest(query, self._given[row])
 
     def _read(self, ids_BN: Tensor, mask: Tensor, positions: int = 1) -> Tensor:

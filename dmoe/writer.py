@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from qa.backbone import Backbone
+from qa.decoding import pad_left
 from qa.kv_cache import make_cache
 from retrieval.settings import typed
 
@@ -108,7 +109,8 @@ class BackboneWriter:
         width = max(request.max_new_tokens for request in requests)
         self._check(max(map(len, rows)) + width)
         shared, cache = self._shared(rows)
-        ids, mask = self._padded(rows, shared)
+        ids, rest = pad_left(self._backbone, [row[len(shared) :] for row in rows])
+        mask = torch.cat([rest.new_ones(len(rows), len(shared)), rest], 1)
         new = self._continue(ids, mask, cache, requests)
         return [
             request.opening + tokenizer.decode(row, skip_special_tokens=True)
@@ -118,13 +120,19 @@ class BackboneWriter:
     def _continue(
         self, ids_NT: Tensor, mask_NT: Tensor, cache: Any, requests: Sequence[WritingRequest]
     ) -> list[list[int]]:
-        """The new tokens of each row; rows that have ended leave the batch."""
+        """The new tokens of each row; rows that have ended leave the batch.
+
+        Args:
+            ids_NT: What the cache does not hold yet, padded on the left.
+            mask_NT: Of what it holds as well.
+            cache: Of the beginning that all rows share; grows.
+            requests: N of them.
+        """
         stop_ids, decoder = self._backbone.stop_token_ids, self._backbone.decoder
         generators = [self._generator(request) for request in requests]
         new: list[list[int]] = [[] for _ in requests]
         rows = list(range(len(requests)))
         start = cache.get_seq_length()
-        ids_NT = ids_NT[:, start:]
         while rows:
             output = decoder(
                 input_ids=ids_NT,
@@ -188,22 +196,6 @@ class BackboneWriter:
         repeated = copy.deepcopy(cache)
         repeated.batch_repeat_interleave(len(rows))
         return shared, repeated
-
-    def _padded(self, rows: Sequence[list[int]], shared: list[int]) -> tuple[Tensor, Tensor]:
-        """``[N, T]``: the shared beginning, padding, and the rest of each row."""
-        start, longest = len(shared), max(map(len, rows))
-        ids = torch.full((len(rows), longest), self._pad)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            rest = row[start:]
-            ids[i, :start], mask[i, :start] = torch.tensor(shared), 1
-            ids[i, longest - len(rest) :], mask[i, longest - len(rest) :] = torch.tensor(rest), 1
-        return ids.to(self._backbone.device), mask.to(self._backbone.device)
-
-    @property
-    def _pad(self) -> int:
-        tokenizer = self._backbone.tokenizer
-        return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
     def _generator(self, request: WritingRequest) -> torch.Generator | None:
         if request.attempt == 0:

@@ -20,12 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
-
 from dmoe.baselines.prag import PRAGMethod, open_adapters
 from dmoe.baselines.prag_adapters import PassageAdapters
 from dmoe.instances import lessons_from_augmentation
-from dmoe.router import Router, RoutingRequest
+from dmoe.method import gold_metrics
+from dmoe.router import Router, RoutingRequest, last_tokens
 from qa.backbone import Backbone
 from qa.method import Prediction, QuestionInput
 from qa.passage_source import Selection
@@ -83,16 +82,12 @@ class PlacedMethod(PRAGMethod):
 
     def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
         """See `PRAGMethod.measure`; and ``routed_gold``, as DMoE has it, in percent."""
-        found = [each.details["routed_gold"] for each in predictions]
-        gold = [each for each in found if each is not None]
-        rate = {"routed_gold": 100 * sum(gold) / len(gold)} if gold else {}
-        return super().measure(predictions) | rate
+        found = gold_metrics([each.details for each in predictions])
+        return super().measure(predictions) | found
 
     def _request(self, input: QuestionInput) -> RoutingRequest:
-        query, tokenizer = input.question.question, self.backbone.tokenizer
-        ids = tokenizer(query, add_special_tokens=False)["input_ids"]
-        if len(ids) > self._max_query_tokens:
-            query = tokenizer.decode(ids[-self._max_query_tokens :])
+        question, tokenizer = input.question.question, self.backbone.tokenizer
+        query = last_tokens(tokenizer, question, self._max_query_tokens)
         return RoutingRequest(query, tuple(passage.id for passage in input.selection.passages))
 
 
@@ -136,22 +131,6 @@ def load_placed(
     lessons = lessons_from_augmentation(augmentation, passages)
     ids = {lesson.passage.id: None for lesson in lessons if lesson.instances(formats)}
     return PlacedMethod(adapters, router(ids), passages, **settings)
-
-
-def corpus_passages(data: Mapping[str, Any], corpus: Mapping[str, Any]) -> Mapping[str, Passage]:
-    """The passages of a configuration: those of the corpus, where one is named, else of the data.
-
-    Args:
-        data: The settings ``data``.
-        corpus: The settings ``corpus``; without a path there is none.
-
-    Raises:
-        InstantiationException: If the files are at fault; with its cause.
-    """
-    found: Mapping[str, Passage] = (
-        instantiate(data).passages if corpus["path"] is None else instantiate(corpus)
-    )
-    return found
 
 
 def _details(routed: Sequence[str], input: QuestionInput) -> dict[str, Any]:
