@@ -30,7 +30,7 @@ from dmoe.augmentation_prompts import (
     SMALL_QUESTION,
     SMALL_REWRITE,
 )
-from dmoe.sentences import answer_spans, fronted, question_word, split_sentences
+from dmoe.sentences import Span, answer_spans, fronted, split_sentences
 from dmoe.writer import WritingRequest
 from retrieval.answers import holds_answer
 from retrieval.passage import Passage, passage_text
@@ -140,32 +140,33 @@ class QuestionsForSpans(PairsTask):
         """One request a span; every attempt takes other spans, and the most likely question."""
         return [
             SMALL_QUESTION.request(
-                {"title": passage.title or "none", "text": text.replace(span, BLANK, 1)},
+                {"title": passage.title or "none", "text": f"{span.before}{BLANK}{span.after}"},
                 words=0,
                 attempt=0,
-                opening=question_word(span, text),
+                opening=span.question_word,
             )
-            for span, text in self._spans(passage, attempt)
+            for span in self._spans(passage, attempt)
         ]
 
     def read(self, passage: Passage, attempt: int, answers: Sequence[str]) -> list[Pair]:
         """See `PairsTask.read`."""
         pairs: dict[str, str] = {}
-        for (span, _), text in zip(self._spans(passage, attempt), answers, strict=True):
+        for span, answer in zip(self._spans(passage, attempt), answers, strict=True):
             try:
-                pairs.setdefault(parse_question(text, span, passage), span)
+                pairs.setdefault(parse_question(answer, span.text, passage), span.text)
             except MalformedAnswerError:
                 continue  # the next attempt asks about another span
         return list(pairs.items())
 
     def doubt(self, passage: Passage, pairs: Sequence[Pair]) -> list[WritingRequest]:
         """The question alone, to be answered from the same text."""
-        texts = dict(answer_spans(passage.text))
+        contexts = {span.text: span.context for span in answer_spans(passage.text)}
+        title = passage.title or "none"
         return [
             SMALL_ANSWER.request(
-                {"title": passage.title or "none", "text": texts[span], "question": question}, 0, 0
+                {"title": title, "text": contexts[answer], "question": question}, words=0, attempt=0
             )
-            for question, span in pairs
+            for question, answer in pairs
         ]
 
     def confirm(self, pairs: Sequence[Pair], answers: Sequence[str]) -> list[Pair]:
@@ -173,7 +174,7 @@ class QuestionsForSpans(PairsTask):
         zipped = zip(pairs, answers, strict=True)
         return [pair for pair, answer in zipped if holds_answer(answer, [pair[1]])]
 
-    def _spans(self, passage: Passage, attempt: int) -> list[tuple[str, str]]:
+    def _spans(self, passage: Passage, attempt: int) -> list[Span]:
         return answer_spans(passage.text)[PAIRS * attempt : PAIRS * (attempt + 1)]
 
 

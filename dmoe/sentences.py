@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import NamedTuple
 
 # A stop that ends no sentence: after one letter (J. S. Bach, U.S.) or an abbreviation.
 _NO_END = re.compile(
@@ -76,45 +77,54 @@ def lost(text: str, source: str) -> set[str]:
     return names_and_numbers(source) - _words(text)
 
 
-def answer_spans(text: str) -> list[tuple[str, str]]:
+class Span(NamedTuple):
+    """A part of a sentence that may be the answer to a question, where it stands.
+
+    Attributes:
+        text: The answer.
+        before: The words of its sentence before it, the last few.
+        after: Those behind it, the first few.
+    """
+
+    text: str
+    before: str
+    after: str
+
+    @property
+    def context(self) -> str:
+        """The span with the words around it."""
+        return f"{self.before}{self.text}{self.after}"
+
+    @property
+    def question_word(self) -> str:
+        """How a question for it may begin; nothing where that cannot be told."""
+        before = self.before.lower().split()
+        last = before[-1] if before else ""
+        if re.fullmatch(rf"{_DATE}|1\d\d\d|20\d\d", self.text):
+            return "When"
+        if self.text[0].isdigit():
+            return "How many" if self.text[-1].isdigit() else ""
+        if last in ("in", "at", "near"):
+            return "Where"
+        return "Who" if last == "by" else ""
+
+
+def answer_spans(text: str) -> list[Span]:
     """Dates, numbers, names and last words, each with the part of its sentence around it.
 
-    Those come first of which `question_word` can tell how to ask for them. Among these, one of
-    every sentence comes first, then the second of every sentence, and so on: questions about the
-    first few ask about different parts of the passage. Behind a sentence's dates, numbers and names
-    come the words that it ends with, and then a name that it begins with: that is mostly what it is
-    about.
+    Those come first for which there is a `Span.question_word`. Among these, one of every sentence
+    comes first, then the second of every sentence, and so on: questions about the first few ask
+    about different parts of the passage. Behind a sentence's dates, numbers and names come the
+    words that it ends with, and then a name that it begins with: that is mostly what it is about.
     """
     by_sentence = [_spans(sentence) for sentence in split_sentences(text)]
     depth = max(map(len, by_sentence), default=0)
-    turns = [pair for rank in range(depth) for spans in by_sentence for pair in spans[rank:][:1]]
-    turns.sort(key=lambda pair: not question_word(*pair))  # stable: else in turns as before
-    found: dict[str, str] = {}
-    for span, sentence in turns:
-        found.setdefault(span, around(span, sentence))
-    return list(found.items())
-
-
-def around(span: str, sentence: str) -> str:
-    """The words of a sentence around a span: a question about them cannot mean another part."""
-    before, _, after = sentence.partition(span)
-    head, tail = before.split(" "), after.split(" ")
-    left = before if len(head) <= _WORDS_BEFORE else " ".join(["…", *head[-_WORDS_BEFORE:]])
-    right = after if len(tail) <= _WORDS_AFTER else " ".join([*tail[:_WORDS_AFTER], "…"])
-    return f"{left}{span}{right}"
-
-
-def question_word(span: str, sentence: str) -> str:
-    """How a question for a span in a sentence may begin; nothing where that cannot be told."""
-    before = sentence.partition(span)[0].lower().split()
-    last = before[-1] if before else ""
-    if re.fullmatch(rf"{_DATE}|1\d\d\d|20\d\d", span):
-        return "When"
-    if span[0].isdigit():
-        return "How many" if span[-1].isdigit() else ""
-    if last in ("in", "at", "near"):
-        return "Where"
-    return "Who" if last == "by" else ""
+    turns = [span for rank in range(depth) for spans in by_sentence for span in spans[rank:][:1]]
+    turns.sort(key=lambda span: not span.question_word)  # stable: else in turns as before
+    found: dict[str, Span] = {}
+    for span in turns:
+        found.setdefault(span.text, span)
+    return list(found.values())
 
 
 def fronted(sentence: str) -> str:
@@ -126,19 +136,33 @@ def fronted(sentence: str) -> str:
     return f"{phrase[0].upper()}{phrase[1:]},"
 
 
-def _spans(sentence: str) -> list[tuple[str, str]]:
-    inner: list[str] = []
-    first: list[str] = []
+def _spans(sentence: str) -> list[Span]:
+    inner: list[Span] = []
+    first: list[Span] = []
     for match in _SPAN.finditer(sentence):
-        span = _POSSESSIVE.sub("", match.group())
+        text = _POSSESSIVE.sub("", match.group())
         is_first = match.start() <= 1  # a quotation mark or a bracket may stand before it
-        if is_first and " " not in span and not span[0].isdigit():
+        if is_first and " " not in text and not text[0].isdigit():
             continue  # most likely no name at all, only a capital
-        if len(span.split()) <= _MAX_SPAN_WORDS:
-            (first if is_first else inner).append(span)
-    if last := _LAST_WORDS.search(sentence):
-        inner += [last["words"]] * (sentence.count(last["words"]) == 1)
-    return [(span, sentence) for span in dict.fromkeys(inner + first)]
+        if len(text.split()) <= _MAX_SPAN_WORDS:
+            (first if is_first else inner).append(_span(sentence, match.start(), text))
+    if (last := _LAST_WORDS.search(sentence)) and sentence.count(last["words"]) == 1:
+        inner.append(_span(sentence, last.start("words"), last["words"]))
+    found: dict[str, Span] = {}
+    for span in inner + first:
+        found.setdefault(span.text, span)
+    return list(found.values())
+
+
+def _span(sentence: str, start: int, text: str) -> Span:
+    """A span with so few words around it that a question about them cannot mean another part."""
+    before, after = sentence[:start], sentence[start + len(text) :]
+    head, tail = before.split(" "), after.split(" ")
+    if len(head) > _WORDS_BEFORE:
+        before = " ".join(["…", *head[-_WORDS_BEFORE:]])
+    if len(tail) > _WORDS_AFTER:
+        after = " ".join([*tail[:_WORDS_AFTER], "…"])
+    return Span(text, before, after)
 
 
 def _words(text: str) -> set[str]:

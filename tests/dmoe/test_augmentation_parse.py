@@ -25,13 +25,12 @@ from dmoe.augmentation_prompts import (
 )
 from dmoe.augmentation_tasks import TASK_SETS, task_set
 from dmoe.sentences import (
+    Span,
     answer_spans,
-    around,
     fronted,
     invented,
     lost,
     names_and_numbers,
-    question_word,
     split_sentences,
 )
 from retrieval.passage import Passage
@@ -199,8 +198,10 @@ def test_sentences_end_where_they_end():
 @given(st.text())
 def test_no_word_is_lost_between_sentences(text):
     assert " ".join(" ".join(split_sentences(text)).split()) == " ".join(text.split())
-    for span, around_it in answer_spans(text):
-        assert span in around_it
+    for span in answer_spans(text):
+        assert span.text in text
+        assert span.before.removeprefix("… ") in text
+        assert span.after.removesuffix(" …") in text
 
 
 def test_names_and_numbers():
@@ -216,7 +217,7 @@ def test_spans_come_from_different_sentences_first():
         "Tollen Bridge crosses the Arle in Marvick. It was designed by Ines Corvalho and opened on "
         "12 May 1874. Later 23,410 people came."
     )
-    assert [span for span, _ in answer_spans(text)] == [
+    assert [span.text for span in answer_spans(text)] == [
         "Ines Corvalho",  # how to ask for these can be told
         "23,410",
         "Marvick",
@@ -224,24 +225,34 @@ def test_spans_come_from_different_sentences_first():
         "Arle",
         "Tollen Bridge",
     ]
-    assert answer_spans(text)[0][1].startswith("It was designed by Ines")
+    assert answer_spans(text)[0].context.startswith("It was designed by Ines")
     assert answer_spans("It rained. Nobody came.") == []
 
 
 def test_where_there_is_no_name_last_words_are_spans():
     text = "He found release from all suffering. It is a form of pain relief. It hurts the most."
-    assert [span for span, _ in answer_spans(text)] == ["all suffering", "pain relief", "most"]
+    assert [span.text for span in answer_spans(text)] == ["all suffering", "pain relief", "most"]
 
 
 def test_a_span_is_shown_with_the_words_around_it():
-    sentence = " ".join(f"w{i}" for i in range(30))
-    assert around("w20", sentence) == "… " + " ".join(f"w{i}" for i in range(7, 26)) + " …"
-    assert around("w1", "w0 w1 w2.") == "w0 w1 w2."
+    words = [f"w{i}" for i in range(30)]
+    words[20] = "Porto"
+    (span,) = answer_spans(" ".join(words))
+    assert span.context == "… " + " ".join(words[7:26]) + " …"
+    (span,) = answer_spans("w0 Porto w2.")
+    assert span.context == "w0 Porto w2."
+
+
+def test_a_span_is_where_it_stands_and_not_within_another_word():
+    (span, *_) = answer_spans("It grew through the 1970s, until it had 70 branches.")
+    assert span == ("70", "It grew through the 1970s, until it had ", " branches.")
+    (span, *_) = answer_spans("Rather late the art came to the Art Institute.")
+    assert span == ("Art Institute", "Rather late the art came to the ", ".")
 
 
 def test_spans_are_whole():
     text = "The 60-story tower of the 16th century is Nintendo's. About 23,410 saw the U.S. Navy."
-    assert [span for span, _ in answer_spans(text)] == ["23,410", "Nintendo", "U.S. Navy"]
+    assert [span.text for span in answer_spans(text)] == ["23,410", "Nintendo", "U.S. Navy"]
 
 
 @pytest.mark.parametrize(
@@ -260,7 +271,8 @@ def test_spans_are_whole():
     ],
 )
 def test_a_question_begins_as_its_answer_tells(span, sentence, word):
-    assert question_word(span, sentence) == word
+    before, _, after = sentence.partition(span)
+    assert Span(span, before, after).question_word == word
 
 
 def test_a_sentence_begins_anew_with_its_when_or_where():
