@@ -387,13 +387,13 @@ def test_a_setting_without_a_value_is_named(method, key, tmp_path):
         evaluate_command(config)
 
 
-def test_the_recipe_is_that_of_the_experts_by_default():
+def test_by_default_the_recipe_is_that_of_the_experts_and_the_passages_stand_in_the_prompt():
     with initialize_config_dir(CONF, version_base="1.3"):
         given = ["method=prag", "instances.augmentation=x", "paths.output_dir=out"]
         method = compose("evaluate", given).method
         tuned = compose("evaluate", [*given, "recipe=tuned", "expert.rank=2"]).method
     assert (method.recipe.lr, method.recipe.epochs, method.recipe.loss) == (1e-5, 1, "all")
-    assert (method.expert.rank, method.expert.alpha, method.rag) == (4, 16, False)
+    assert (method.expert.rank, method.expert.alpha, method.rag) == (4, 16, True)
     assert list(method.formats) == ["qa_with_passage", "qa_with_rewrite", "qa"]
     assert (tuned.expert.rank, tuned.recipe.epochs, list(tuned.formats)) == (2, 10, ["qa"])
 
