@@ -27,12 +27,14 @@ class Augmented:
         answers: How many answers of a model it took; 0 where none was asked.
         doubted: How many of the pairs the model itself did not confirm.
         problems: What is missing in the end, and why.
+        refusal: Why the writer refused a request, if it refused one.
     """
 
     lesson: Lesson
     answers: int = 0
     doubted: int = 0
     problems: tuple[str, ...] = ()
+    refusal: str = ""
 
     def row(self) -> dict[str, Any]:
         """A line of ``augmentations.jsonl``, as `lessons_from_augmentation` reads it."""
@@ -104,14 +106,14 @@ class QuestionAugmenter:
             yield Augmented(lesson)
 
 
-def missing(lesson: Lesson, why: str = "") -> tuple[str, ...]:
-    """What a lesson lacks of one rewrite and three pairs, and why there is no rewrite."""
+def missing(lesson: Lesson, no_rewrite: str = "", no_pairs: str = "") -> tuple[str, ...]:
+    """What a lesson lacks of one rewrite and three pairs, each with its reason if that is known."""
     problems = []
     if len(lesson.pairs) < PAIRS:
-        problems.append(f"{len(lesson.pairs)} of {PAIRS} pairs")
+        problems.append((f"{len(lesson.pairs)} of {PAIRS} pairs", no_pairs))
     if lesson.rewrite is None:
-        problems.append(f"no rewrite: {why}" if why else "no rewrite")
-    return tuple(problems)
+        problems.append(("no rewrite", no_rewrite))
+    return tuple(f"{what}: {why}" if why else what for what, why in problems)
 
 
 def surrogate(lesson: Lesson) -> Passage:

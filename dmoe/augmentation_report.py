@@ -35,6 +35,7 @@ class QualityReport:
                 "pairs": len(lesson.pairs),
                 "rewrite": lesson.rewrite is not None,
                 "complete": lesson.rewrite is not None and len(lesson.pairs) >= PAIRS,
+                "refused": bool(augmented.refusal),
             }
         )
         sure = len(lesson.pairs) - augmented.doubted
@@ -48,10 +49,11 @@ class QualityReport:
 
         Returns:
             ``passages``; ``pairs_per_passage`` and ``answers_per_passage``; in percent, of the
-            passages: ``parsed_rewrites``, ``parsed_pairs`` (three or more) and ``complete``; of the
-            pairs: ``answers_in_passage``, token-wise, and ``confirmed``, those not doubted by the
-            model that wrote them; and ``rewrite_overlap``, the token F1 of a rewrite with its
-            passage. What nothing was counted for is left out.
+            passages: ``parsed_rewrites``, ``parsed_pairs`` (three or more), ``complete`` and
+            ``refused``, those about which the writer refused a request; of the pairs:
+            ``answers_in_passage``, token-wise, and ``confirmed``, those not doubted by the model
+            that wrote them; and ``rewrite_overlap``, the token F1 of a rewrite with its passage.
+            What nothing was counted for is left out.
         """
         if not self._rows:
             return {"passages": 0}
@@ -60,6 +62,7 @@ class QualityReport:
             "parsed_rewrites": [row["rewrite"] for row in self._rows],
             "parsed_pairs": enough,
             "complete": [row["complete"] for row in self._rows],
+            "refused": [row["refused"] for row in self._rows],
             "answers_in_passage": self._in_passage,
             "confirmed": self._confirmed,
             "rewrite_overlap": self._overlaps,

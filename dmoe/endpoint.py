@@ -5,6 +5,7 @@ Servers of open models (vLLM, llama.cpp, Ollama) speak it as well. The standard 
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import time
@@ -14,13 +15,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from dmoe.writer import WritingRequest
+from dmoe.writer import RefusedError, WriterError, WritingRequest
 from retrieval.settings import typed
 
 _AGAIN = {408, 409, 429, 500, 502, 503, 504}  # worth another try: busy, or too slow
+_REFUSED = {400, 413, 422}  # this one request: it is too long, or the endpoint dislikes its content
 
 
-class EndpointError(ValueError):
+class EndpointError(WriterError):
     """An endpoint that cannot be reached, or answers something else than a completion."""
 
 
@@ -74,14 +76,21 @@ class EndpointWriter:
         """Endpoint, model and temperature; the key is no part of it."""
         return f"{self._url} {self._model} {self._temperature}"
 
-    def write(self, requests: Sequence[WritingRequest]) -> list[str]:
+    def write(self, requests: Sequence[WritingRequest]) -> list[str | WriterError]:
         """See `Writer.write`; all requests at the same time, and their openings left to the model.
 
-        Raises:
-            EndpointError: If it cannot be reached, refuses, or answers something else.
+        A model that says nothing (it declines, or its tokens went into thinking) answers "". An
+        endpoint that cannot be reached, turns us away or answers something else is an
+        `EndpointError`.
         """
         with ThreadPoolExecutor(max(1, len(requests))) as pool:
-            return list(pool.map(self._answer, requests))
+            return list(pool.map(self._answer_or_reason, requests))
+
+    def _answer_or_reason(self, request: WritingRequest) -> str | WriterError:
+        try:
+            return self._answer(request)
+        except WriterError as error:
+            return error
 
     def _answer(self, request: WritingRequest) -> str:
         body = {
@@ -92,11 +101,8 @@ class EndpointWriter:
             "seed": request.attempt,
         }
         answer = self._post(json.dumps(body).encode())
-        try:
-            text = answer["choices"][0]["message"]["content"]
-        except (KeyError, IndexError, TypeError):
-            text = None
-        if not isinstance(text, str):
+        text = _content(answer)
+        if text is None:
             raise EndpointError(
                 f"{self._url}: expected choices[0].message.content, got {str(answer)[:200]}; is it "
                 "an OpenAI-compatible endpoint?"
@@ -104,9 +110,14 @@ class EndpointWriter:
         return text
 
     def _post(self, body: bytes) -> Any:
-        """The JSON that the endpoint answers, tried again while it is busy."""
+        """The JSON that the endpoint answers, tried again while it is busy.
+
+        Raises:
+            RefusedError: If it will not answer this request.
+            EndpointError: If it answers none.
+        """
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self._key_env):
+        if key := os.environ.get(self._key_env, "").strip():
             headers["Authorization"] = f"Bearer {key}"
         problem = ""
         for attempt in range(self._tries):
@@ -117,13 +128,35 @@ class EndpointWriter:
                 with urllib.request.urlopen(request, timeout=self._timeout) as response:
                     return json.load(response)
             except urllib.error.HTTPError as error:
-                problem = f"HTTP {error.code} {error.reason}: {error.read(200)!r}"
-                error.close()
+                problem = f"HTTP {error.code} {error.reason}: {_beginning(error)}"
+                if error.code in _REFUSED:
+                    raise RefusedError(f"the endpoint refused it, {problem}") from None
                 if error.code not in _AGAIN:
                     break
-            except (OSError, ValueError) as error:  # not reached, too slow, or no JSON
-                problem = str(error)
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                problem = str(error) or repr(error)  # not reached, cut off, too slow, or no JSON
         raise EndpointError(
             f"{self._url}: expected a completion, got {problem}; check augmenter.writer.url, the "
             f"model's name, and the key in ${self._key_env}. What has been answered is kept."
         )
+
+
+def _content(answer: Any) -> str | None:
+    """What a completion says, "" if nothing; None where it is no completion."""
+    try:
+        message = dict(answer["choices"][0]["message"])
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+    text = message.get("content")
+    if text is None and {"content", "role"} & message.keys():  # some leave it out instead of null
+        return ""
+    return text if isinstance(text, str) else None
+
+
+def _beginning(error: urllib.error.HTTPError) -> str:
+    """The first words of what an endpoint says of an error, on one line."""
+    with error:
+        try:
+            return " ".join(error.read(400).decode(errors="replace").split())
+        except (OSError, http.client.HTTPException):
+            return ""

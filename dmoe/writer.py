@@ -42,6 +42,14 @@ class WritingRequest:
     opening: str = ""
 
 
+class WriterError(ValueError):
+    """Why a request has no answer. It is owed to the writer: others will have none either."""
+
+
+class RefusedError(WriterError):
+    """Why one request never has an answer: it is too long, say. Others are not concerned."""
+
+
 class Writer(Protocol):
     """Answers requests."""
 
@@ -55,8 +63,11 @@ class Writer(Protocol):
         """How many requests are best given at once."""
         ...
 
-    def write(self, requests: Sequence[WritingRequest]) -> list[str]:
-        """One answer for each request, its opening included if it was kept to."""
+    def write(self, requests: Sequence[WritingRequest]) -> list[str | WriterError]:
+        """One answer for each request, its opening included if it was kept to.
+
+        Where there is none, the reason stands in its place: the other answers are not lost.
+        """
         ...
 
 
@@ -97,17 +108,20 @@ class BackboneWriter:
         """The backbone's, and the sampling's settings."""
         return f"{self._backbone.fingerprint} {self._temperature} {self._seed}"
 
-    @torch.inference_mode()
-    def write(self, requests: Sequence[WritingRequest]) -> list[str]:
-        """See `Writer.write`.
-
-        Raises:
-            ValueError: If a conversation is longer than the backbone can read.
-        """
-        tokenizer = self._backbone.tokenizer
+    def write(self, requests: Sequence[WritingRequest]) -> list[str | WriterError]:
+        """See `Writer.write`; what is longer than the backbone can read is refused."""
         rows = [self._encode(request) for request in requests]
-        width = max(request.max_new_tokens for request in requests)
-        self._check(max(map(len, rows)) + width)
+        refused = [self._refusal(*pair) for pair in zip(rows, requests, strict=True)]
+        fitting = [i for i, refusal in enumerate(refused) if refusal is None]
+        texts = iter(self._texts([rows[i] for i in fitting], [requests[i] for i in fitting]))
+        return [next(texts) if refusal is None else refusal for refusal in refused]
+
+    @torch.inference_mode()
+    def _texts(self, rows: Sequence[list[int]], requests: Sequence[WritingRequest]) -> list[str]:
+        """The answers to requests that are encoded already."""
+        if not rows:
+            return []
+        tokenizer = self._backbone.tokenizer
         shared, cache = self._shared(rows)
         ids, rest = pad_left(self._backbone, [row[len(shared) :] for row in rows])
         mask = torch.cat([rest.new_ones(len(rows), len(shared)), rest], 1)
@@ -168,15 +182,17 @@ class BackboneWriter:
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         return list(tokenizer(text + request.opening, add_special_tokens=False)["input_ids"])
 
-    def _check(self, longest: int) -> None:
+    def _refusal(self, row: Sequence[int], request: WritingRequest) -> RefusedError | None:
+        """What is wrong with a request whose answer would exceed what the backbone can read."""
         config = self._backbone.model.config.get_text_config()
         limit = getattr(config, "max_position_embeddings", None)
-        if limit and longest > limit:
-            raise ValueError(
-                f"a passage with its prompt and {longest} tokens in all exceeds the {limit} "
-                f"positions of {self._backbone.name}; leave it out of the corpus, or choose a "
-                "model that reads more"
-            )
+        if not limit or len(row) + request.max_new_tokens <= limit:
+            return None
+        return RefusedError(
+            f"the passage with its prompt ({len(row)} tokens) and its answer "
+            f"({request.max_new_tokens}) exceeds the {limit} positions of {self._backbone.name}; "
+            "split the passage, or choose a model that reads more"
+        )
 
     def _shared(self, rows: Sequence[list[int]]) -> tuple[list[int], Any]:
         """What all rows begin with, and its KV cache, repeated for every row."""

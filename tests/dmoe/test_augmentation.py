@@ -13,6 +13,7 @@ from dmoe.augmentation import Augmented, FileAugmenter, QuestionAugmenter, surro
 from dmoe.augmentation_report import QualityReport
 from dmoe.augmenter import ModelAugmenter
 from dmoe.instances import Lesson, lessons_from_augmentation
+from dmoe.writer import RefusedError, WriterError
 from qa.bios import generate
 from retrieval.jsonl import DataError, read_jsonl, read_passages, write_jsonl
 from retrieval.passage import Passage
@@ -108,6 +109,62 @@ def test_malformed_answers_are_tried_again_and_then_reported(tmp_path):
         assert each.problems[1].startswith("no rewrite: expected 7 to 36 words, got 3")
 
 
+def refuse(asked):
+    """A rule that refuses what is asked with a text, and answers the rest well."""
+
+    def rule(kind, request):
+        if asked in request.messages[-1][1]:
+            return RefusedError("too long")
+        return GOOD_QA if kind == "qa" else GOOD_REWRITE
+
+    return rule
+
+
+def test_what_is_refused_is_missing_for_its_passage_alone(tmp_path, caplog):
+    writer = Scripted(refuse("number 1 "))
+    found = list(make_augmenter(writer, tmp_path).augment(PASSAGES))
+    assert len(writer.asked) == 10  # not again at the next attempts
+    assert found[1].problems == ("0 of 3 pairs: too long", "no rewrite: too long")
+    assert (found[1].refusal, found[1].answers) == ("too long", 0)
+    assert all(each.problems == () and not each.refusal for each in found if each is not found[1])
+    assert "refused about 1 of 5 passages, such as 'p1': too long" in caplog.text
+    report = QualityReport()
+    list(report.watch(found))
+    assert report.metrics()["refused"] == 20
+    again = Scripted()  # it may be allowed to by now
+    list(make_augmenter(again, tmp_path).augment(PASSAGES))
+    assert len(again.asked) == 2
+
+
+def test_a_writer_that_refuses_everything_is_an_error(tmp_path):
+    with pytest.raises(WriterError, match=r"all was refused .* 5 passages: too long; check aug"):
+        list(make_augmenter(Scripted(refuse("")), tmp_path).augment(PASSAGES))
+    found = make_augmenter(Scripted(refuse("number 0 ")), tmp_path, chunk=1).augment(PASSAGES)
+    assert [bool(each.refusal) for each in found] == [True, False, False, False, False]
+
+
+def test_an_empty_answer_is_tried_again_and_then_reported(tmp_path):
+    writer = Scripted(lambda kind, request: "")
+    found = list(make_augmenter(writer, tmp_path, max_attempts=2).augment(PASSAGES))
+    assert len(writer.asked) == 5 * 2 * 2
+    expected = ("0 of 3 pairs: the answer is empty", "no rewrite: the answer is empty")
+    assert all(each.problems == expected and each.answers == 4 for each in found)
+    list(make_augmenter(writer, tmp_path, max_attempts=2).augment(PASSAGES))
+    assert len(writer.asked) == 5 * 2 * 2  # it is an answer
+
+
+def test_a_writer_that_fails_loses_no_other_answer_of_its_batch(tmp_path):
+    def rule(kind, request):
+        return WriterError("busy") if "number 3 " in request.messages[-1][1] else GOOD_QA
+
+    first = Scripted(rule)
+    with pytest.raises(WriterError, match="passage 'p3': busy"):
+        list(make_augmenter(first, tmp_path).augment(PASSAGES))
+    second = Scripted()
+    list(make_augmenter(second, tmp_path).augment(PASSAGES))
+    assert len(first.asked) + len(second.asked) == 10 + 1  # only what failed is asked again
+
+
 def test_only_what_is_missing_is_tried_again_and_attempts_are_joined(tmp_path):
     parts = GOOD_QA.split("\nQ")
 
@@ -194,6 +251,7 @@ def test_the_files_of_a_run(tmp_path):
             "parsed_rewrites": 100.0,
             "parsed_pairs": 100.0,
             "complete": 100.0,
+            "refused": 0.0,
             "answers_in_passage": 100.0,
             "confirmed": 100.0,
             "rewrite_overlap": metrics["rewrite_overlap"],
@@ -273,6 +331,7 @@ def test_the_report_counts():
             "parsed_rewrites": 50.0,
             "parsed_pairs": 50.0,
             "complete": 50.0,
+            "refused": 0.0,
             "answers_in_passage": 50.0,
             "confirmed": 75.0,
             "rewrite_overlap": 100.0,

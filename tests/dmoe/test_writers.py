@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -11,7 +12,7 @@ import torch
 from tiny import make_backbone, make_tokenizer
 
 from dmoe.endpoint import EndpointError, EndpointWriter
-from dmoe.writer import BackboneWriter, WritingRequest, add_noise
+from dmoe.writer import BackboneWriter, RefusedError, WritingRequest, add_noise
 
 SHARED = "The quick brown fox jumps over the lazy dog. "
 CHAT = (
@@ -108,9 +109,20 @@ def test_what_decides_the_answers_is_in_the_fingerprint(tiny_backbone, tiny_toke
     assert BackboneWriter(other).fingerprint != first
 
 
-def test_a_passage_that_does_not_fit_is_an_error(tiny_backbone):
-    with pytest.raises(ValueError, match="exceeds the 512 positions of tiny-llama-0; leave it out"):
-        BackboneWriter(tiny_backbone).write([request("a " * 600)])
+def test_a_passage_that_does_not_fit_is_refused_alone(tiny_backbone):
+    writer, fits, too_long = BackboneWriter(tiny_backbone), request("town"), request("a " * 600)
+    (text,) = writer.write([fits])
+    first, refusal, last = writer.write([fits, too_long, fits])
+    assert first == last == text
+    assert isinstance(refusal, RefusedError)
+    assert "exceeds the 512 positions of tiny-llama-0; split the passage" in str(refusal)
+    assert [type(each) for each in writer.write([too_long])] == [RefusedError]
+
+
+def test_each_rows_own_length_decides_whether_it_fits(tiny_backbone):
+    writer, long = BackboneWriter(tiny_backbone), request("a " * 400, max_new_tokens=4)
+    (text,) = writer.write([long])
+    assert writer.write([long, request("town", max_new_tokens=400)])[0] == text
 
 
 @pytest.mark.parametrize("setting", [{"batch_size": 0}, {"temperature": 0.0}])
@@ -123,6 +135,7 @@ class Server:
     """An endpoint on this machine that answers by a list of (status, body), then by an echo."""
 
     def __init__(self):
+        self.cut_off = False
         self.planned: list[tuple[int, str]] = []
         self.seen: list[tuple[str, str | None, dict]] = []
         outer = self
@@ -135,6 +148,8 @@ class Server:
                 echo = json.dumps({"choices": [{"message": {"content": text}}]})
                 status, answer = outer.planned.pop(0) if outer.planned else (200, echo)
                 self.send_response(status)
+                if outer.cut_off:
+                    self.send_header("Content-Length", str(len(answer) + 1))
                 self.end_headers()
                 self.wfile.write(answer.encode())
 
@@ -189,32 +204,71 @@ def test_a_busy_endpoint_is_asked_again_a_bounded_number_of_times(server):
     assert endpoint(server, tries=4).write([request("x")]) == [f"answer to {SHARED}x"]
     assert len(server.seen) == 4
     server.planned = [(503, "busy")] * 9
-    with pytest.raises(EndpointError, match=r"got HTTP 503 .*busy.*check augmenter\.writer\.url"):
-        endpoint(server, tries=3).write([request("x")])
+    (error,) = endpoint(server, tries=3).write([request("x")])
+    assert isinstance(error, EndpointError)
+    assert re.search(r"got HTTP 503 .*busy.*check augmenter\.writer\.url", str(error))
     assert len(server.seen) == 7
 
 
-def test_a_refusal_is_final_and_shows_no_key(server):
+def test_being_turned_away_is_final_and_shows_no_key(server):
     server.planned = [(401, "who are you?")]
-    with pytest.raises(EndpointError, match=r"HTTP 401 .*who are you.*\$OPENAI_API_KEY") as caught:
-        endpoint(server).write([request("x")])
+    (error,) = endpoint(server).write([request("x")])
+    assert isinstance(error, EndpointError)
+    assert re.search(r"HTTP 401 .*who are you.*\$OPENAI_API_KEY", str(error))
     assert len(server.seen) == 1
-    assert "secret" not in str(caught.value)
+    assert "secret" not in str(error)
 
 
-@pytest.mark.parametrize("body", ["{}", "[]", '{"choices": []}', '{"choices": [{"message": {}}]}'])
+def test_a_key_from_a_file_may_end_with_a_line_break(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret\n")
+    assert endpoint(server).write([request("x")]) == [f"answer to {SHARED}x"]
+    assert server.seen[0][1] == "Bearer secret"
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_request_that_is_refused_is_not_sent_again_and_costs_no_other(server, status):
+    server.planned = [(status, "maximum context length\nis 8")]
+    replies = endpoint(server).write([request(text) for text in TEXTS])
+    assert len(server.seen) == 4
+    (refusal,) = [reply for reply in replies if not isinstance(reply, str)]
+    assert isinstance(refusal, RefusedError)
+    assert re.search(rf"refused it, HTTP {status} .*: maximum context length is 8$", str(refusal))
+
+
+@pytest.mark.parametrize(
+    "message", ['{"content": null}', '{"content": ""}', '{"role": "assistant"}']
+)
+def test_a_model_that_says_nothing_answers_nothing(server, message):
+    server.planned = [(200, f'{{"choices": [{{"message": {message}}}]}}')]
+    assert endpoint(server).write([request("x")]) == [""]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *("{}", "[]", '{"choices": []}', '{"choices": [{"message": {}}]}'),
+        *('{"choices": [{"message": "x"}]}', '{"choices": [{"message": {"content": 3}}]}'),
+    ],
+)
 def test_something_else_than_a_completion_is_an_error(server, body):
     server.planned = [(200, body)]
-    with pytest.raises(EndpointError, match=r"expected choices\[0\]\.message\.content, got "):
-        endpoint(server).write([request("x")])
+    (error,) = endpoint(server).write([request("x")])
+    assert isinstance(error, EndpointError)
+    assert "expected choices[0].message.content, got " in str(error)
 
 
 def test_an_endpoint_that_is_not_there_is_an_error():
     writer = EndpointWriter("http://127.0.0.1:9/v1/", "big", tries=2, pause=0.0, timeout=2.0)
-    with pytest.raises(
-        EndpointError, match=r"^http://127\.0\.0\.1:9/v1/chat/completions: expected"
-    ):
-        writer.write([request("x")])
+    (error,) = writer.write([request("x")])
+    assert isinstance(error, EndpointError)
+    assert str(error).startswith("http://127.0.0.1:9/v1/chat/completions: expected")
+
+
+def test_a_connection_that_is_cut_off_is_an_error(server):
+    server.cut_off = True
+    (error,) = endpoint(server, tries=2).write([request("x")])
+    assert isinstance(error, EndpointError)
+    assert len(server.seen) == 2
 
 
 def test_bad_settings_of_an_endpoint_are_errors():
