@@ -71,9 +71,9 @@ def in_child(
             Tally.store = telling  # type: ignore[method-assign]
             build(bank)
             os._exit(0)
-        except BaseException:
+        finally:  # not reached but by an error
             traceback.print_exc()
-        os._exit(1)
+            os._exit(1)
     os.close(told)
     start = time.perf_counter()
     if wait is not None:
