@@ -223,7 +223,7 @@ class Workshop:
 
 
 def _without_training(metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics with the seconds of answering alone, as for a bank that was there before."""
+    """The metrics without the seconds of training, as for a bank that was there before."""
     training = metrics.get("training_seconds", 0.0) / metrics["n"]
     return metrics | {"seconds_per_question": metrics["seconds_per_question"] - training}
 

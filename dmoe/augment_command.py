@@ -19,6 +19,7 @@ from qa.cli import check_complete
 from retrieval.files import write_json
 from retrieval.jsonl import write_jsonl
 from retrieval.passage import Passage
+from retrieval.settings import check_limit
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ def augment_command(config: DictConfig) -> dict[str, float]:
         ValueError: If a setting, the corpus or the writer is at fault.
         InstantiationException: The same, where Hydra builds something; with its cause.
     """
+    check_limit(config.limit)  # before the model
     of_data = config.get("data") is not None and OmegaConf.is_missing(config.corpus, "path")
     used = [str(key) for key in config if not (of_data and key == "corpus")]
     check_complete(OmegaConf.masked_copy(config, used))
@@ -69,10 +71,9 @@ def augment(
         `QualityReport.metrics`, and ``passages_per_minute``.
 
     Raises:
-        ValueError: If the limit is not positive, or the augmenter fails.
+        ValueError: If the limit is no positive whole number, or the augmenter fails.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be positive or null (all passages), got {limit}; set limit")
+    check_limit(limit)
     chosen = passages if limit is None else _First(passages, limit)
     folder, report, start = Path(run_dir), QualityReport(), time.perf_counter()
     write_jsonl(

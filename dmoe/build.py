@@ -33,6 +33,7 @@ from qa.cli import check_complete
 from qa.training import training_backbone, training_loggers
 from retrieval.files import write_json
 from retrieval.passage import Passage
+from retrieval.settings import check_limit
 
 log = logging.getLogger(__name__)
 
@@ -107,10 +108,7 @@ def open_lessons(config: DictConfig, passages: Mapping[str, Passage] | None = No
     """
     chosen = config.instances
     limit = chosen.limit
-    if limit is not None and (type(limit) is not int or limit < 1):
-        raise ValueError(
-            f"limit must be a positive whole number or null, got {limit!r}; set instances.limit"
-        )
+    check_limit(limit, "instances.limit")
     if chosen.augmentation is None:
         found = lessons_from_questions(instantiate(config.data), chosen.split, chosen.part)
         return lambda: islice(found, limit)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, fields
-from typing import cast
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from qa.backbone import Backbone
 from qa.cli import check_complete
@@ -16,13 +15,18 @@ from qa.evaluation import evaluate
 from qa.open_pipeline import open_pipeline
 from qa.passage_source import RETRIEVED_KINDS, NoPassages, make_passage_source
 from qa.report import summary
+from retrieval.settings import check_limit, check_types
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Settings:
-    """The types of the settings at the top of ``conf/evaluate.yaml``; see there."""
+    """The types of the settings at the top of ``conf/evaluate.yaml``; see there.
+
+    Raises:
+        ValueError: If one has another type.
+    """
 
     ckpt_path: str | None
     split: str
@@ -33,6 +37,10 @@ class Settings:
     batch_size: int
     max_new_tokens: int
     seed: int
+
+    def __post_init__(self) -> None:
+        check_limit(self.limit)
+        check_types(self, "")
 
 
 def evaluate_command(
@@ -53,7 +61,7 @@ def evaluate_command(
         InstantiationException: The same, where Hydra builds something; with its cause.
     """
     check_complete(config)
-    settings = _settings(config)
+    settings = Settings(**{field.name: config[field.name] for field in fields(Settings)})
     # The data first: what is wrong with it shows before a large model is loaded.
     dataset = dataset or instantiate(config.data)
     questions = dataset.split(settings.split)
@@ -75,8 +83,3 @@ def evaluate_command(
     log.info("%s", summary(metrics))
     log.info("metrics.json and predictions.jsonl are in %s", config.paths.output_dir)
     return metrics
-
-
-def _settings(config: DictConfig) -> Settings:
-    given = {field.name: config[field.name] for field in fields(Settings)}
-    return cast(Settings, OmegaConf.merge(OmegaConf.structured(Settings), given))

@@ -18,6 +18,7 @@ from qa.passage_source import PassageSource
 from retrieval.devices import peak_memory
 from retrieval.files import write_json
 from retrieval.jsonl import write_jsonl
+from retrieval.settings import check_limit
 
 # Scores of a question, and what one unit of each is worth in metrics.json.
 _SCALE = {"em": 100.0, "f1": 100.0, "acc": 100.0, "nll": 1.0}
@@ -51,10 +52,10 @@ def evaluate(
         mean over questions of each question's mean over the tokens of its first answer, so that
         long answers weigh no more than short ones), ``acc`` in percent where all questions want yes
         or no (`qa.metrics.yes_no_accuracy`), the ends ``<name>_low`` and ``<name>_high`` of
-        their 95 % bootstrap intervals over questions, ``n``, ``seconds_per_question`` (answering
-        and scoring, without loading and retrieval) and ``peak_memory`` of this process, bytes; and
-        what the source says of its passages (`PassageSource.audit`) and the method of its
-        predictions (`AnsweringMethod.measure`).
+        their 95 % bootstrap intervals over questions, ``n``, ``seconds_per_question``
+        (retrieval, whoever does it, answering and scoring, without loading) and ``peak_memory`` of
+        this process, bytes; and what the source says of its passages (`PassageSource.audit`) and
+        the method of its predictions (`AnsweringMethod.measure`).
 
     Raises:
         ValueError: If there is no question, a setting is out of range, or the source selected
@@ -63,12 +64,14 @@ def evaluate(
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}; set batch_size=…")
     questions = sample(questions, limit, seed)
+    start = time.perf_counter()
     selections = source.select(questions, k)
+    retrieval = time.perf_counter() - start
     audit = source.audit(questions, selections, k)
     inputs = [QuestionInput(*pair) for pair in zip(questions, selections, strict=True)]
     start = time.perf_counter()
     predictions = answer_all(method, inputs, batch_size)
-    seconds = (time.perf_counter() - start) / len(inputs)
+    seconds = (retrieval + time.perf_counter() - start) / len(inputs)
     rows = [_row(*pair) for pair in zip(inputs, predictions, strict=True)]
     metrics = {
         **summarize(rows, seed),
@@ -89,16 +92,13 @@ def sample(questions: Sequence[Question], limit: int | None, seed: int = 0) -> l
     No prefix, because files tend to be sorted by article.
 
     Raises:
-        ValueError: If there is no question, or the limit is not positive.
+        ValueError: If there is no question, or the limit is no positive whole number.
     """
+    check_limit(limit)
     if not questions:
         raise ValueError("there is no question to evaluate; choose another data set or split")
     if limit is None:
         return list(questions)
-    if limit < 1:
-        raise ValueError(
-            f"limit must be positive or null (all questions), got {limit}; set limit=…"
-        )
     chosen = np.random.default_rng(seed).permutation(len(questions))[:limit]
     return [questions[i] for i in sorted(chosen.tolist())]
 

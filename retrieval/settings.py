@@ -77,6 +77,22 @@ def check_seed(seed: Any, key: str = "seed") -> None:
         raise ValueError(f"seed must be a whole number in 0 … {MAX_SEED}, got {seed!r}; set {key}")
 
 
+def check_limit(limit: Any, key: str = "limit") -> None:
+    """Check a limit to how much is taken of something.
+
+    Args:
+        limit: The limit; None: all of it.
+        key: Where the configuration has it.
+
+    Raises:
+        ValueError: If it is neither null nor a positive whole number.
+    """
+    if limit is not None and (not _fits(limit, int) or limit < 1):
+        raise ValueError(
+            f"limit must be a positive whole number or null (all), got {limit!r}; set {key}"
+        )
+
+
 def _check(key: str, value: Any, hint: Any) -> None:
     if not _fits(value, hint):
         raise ValueError(

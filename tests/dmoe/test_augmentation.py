@@ -376,7 +376,10 @@ def test_the_command_augments_a_corpus_with_its_limit(tmp_path):
 def test_settings_that_are_missing_or_wrong_are_errors(tmp_path):
     with pytest.raises(ValueError, match=r"expected a value for corpus\.path"):
         augment_command(composed(tmp_path))
-    with pytest.raises(ValueError, match=r"limit must be positive or null .* got 0; set limit"):
-        augment_command(composed(tmp_path, *BIOS, "limit=0"))
+    for limit in ("0", "abc", "1.5", "true"):
+        with pytest.raises(
+            ValueError, match=r"limit must be a positive whole .* got .*; set limit"
+        ):
+            augment_command(composed(tmp_path, *BIOS, f"limit={limit}"))
     with pytest.raises(ValueError, match=r"augmenter\.writer\.url"):
         augment_command(composed(tmp_path, "data=bios", "augmenter=endpoint"))

@@ -101,10 +101,8 @@ def test_augmentations_of_a_corpus(build, tmp_path):
     ("overrides", "message"),
     [
         (["engine=slurm"], "engine must be one of lightning, ray, got 'slurm'; set engine=…"),
-        (
-            ["instances.limit=0"],
-            "limit must be a positive whole number or null, got 0; set instances.limit",
-        ),
+        (["instances.limit=0"], "limit must be a positive .*, got 0; set instances.limit"),
+        (["instances.limit=true"], "limit must be .*, got True; set instances.limit"),
         (["instances.formats=[cot]"], "formats must be some of"),
         (["instances.part=half"], "part must be one of"),
         (["recipe.epochs=0"], "epochs must be positive"),

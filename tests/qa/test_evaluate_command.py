@@ -77,7 +77,7 @@ def test_named_data_sets_load_from_a_folder(
 def test_every_method_composes(name: str) -> None:
     config = compose_evaluate(f"method={name}", "ckpt_path=x.ckpt", "max_new_tokens=7")
     assert config.method.max_new_tokens == 7
-    assert config.method.rag is config.rag is (name in ("rag", "flare"))
+    assert config.method.rag is config.rag is (name in ("rag", "flare", "prag"))
     assert config.method.get("ckpt_path", "x.ckpt") == "x.ckpt"
 
 
@@ -219,10 +219,13 @@ def test_wrong_settings_of_retrieval_are_named(
         (["passages=retrieved"], "passages=retrieved needs a retrieval index"),
         (["split=test"], "data set 'local' has no split 'test'; it has: dev"),
         (["k=0", "method=rag"], "k must be at least 1"),
-        (["limit=0"], "limit must be positive"),
-        (["limit=x"], "Value 'x' .* could not be converted to Integer full_key: limit"),
-        (["k=1.5"], "Value '1.5' .* could not be converted to Integer full_key: k"),
-        (["rag=perhaps"], "Value 'perhaps' is not a valid bool .* full_key: rag"),
+        (["limit=0"], "limit must be a positive whole number or null .*, got 0; set limit$"),
+        (["limit=x"], "limit must be a positive whole number or null .*, got 'x'; set limit$"),
+        (["limit=true"], "limit must be .*, got True; set limit$"),
+        (["k=1.5"], "k must be a whole number, got 1.5; set k$"),
+        (["k=true"], "k must be a whole number, got True; set k$"),
+        (["rag=perhaps"], "rag must be true or false, got 'perhaps'; set rag$"),
+        (["split=null"], "split must be a text, got None; set split$"),
     ],
 )
 def test_wrong_settings_are_named(

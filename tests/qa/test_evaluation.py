@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from qa.dataset import QADataset, Question
 from qa.evaluation import answer_all, evaluate, sample
 from qa.method import BaseMethod, Prediction, QuestionInput, RAGMethod
 from qa.metrics import bootstrap_interval
-from qa.passage_source import GoldPassages, ShuffledPassages
+from qa.passage_source import GoldPassages, Selection, ShuffledPassages
 from retrieval.files import write_json
 from retrieval.jsonl import DataError, read_jsonl
 
@@ -97,6 +98,21 @@ def test_metrics_and_predictions_are_written(
     ]
 
 
+class SlowlyFound(GoldPassages):
+    """Passages that it takes a while to find."""
+
+    def select(self, questions: Sequence[Question], k: int) -> list[Selection]:
+        time.sleep(0.4)
+        return super().select(questions, k)
+
+
+def test_the_seconds_of_a_question_hold_its_retrieval(
+    scripted: Scripted, people: QADataset, tmp_path: Path
+) -> None:
+    metrics = evaluate(scripted, people.split("dev"), SlowlyFound(people), tmp_path)
+    assert metrics["seconds_per_question"] > 0.4 / metrics["n"]
+
+
 def inputs_of(people: QADataset) -> list[QuestionInput]:
     questions = people.split("dev")
     selections = GoldPassages(people).select(questions, 1)
@@ -154,7 +170,7 @@ def test_sample_is_seeded_ordered_and_no_prefix() -> None:
 
 @pytest.mark.parametrize(
     ("questions", "limit", "message"),
-    [(0, None, "no question to evaluate"), (2, 0, "limit must be positive or null .* got 0")],
+    [(0, None, "no question to evaluate"), (2, 0, "limit must be a positive .* got 0; set limit$")],
 )
 def test_sample_refuses_nothing(questions: int, limit: int | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -17,7 +17,7 @@ from qa.cli import one_line
 from qa.open_pipeline import open_pipeline
 from retrieval.build_command import build_index_command
 from retrieval.corpus import Corpus
-from retrieval.settings import MAX_SEED, check_seed, check_types, typed
+from retrieval.settings import MAX_SEED, check_limit, check_seed, check_types, typed
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -199,6 +199,19 @@ def test_arguments_of_a_function() -> None:
 def test_impossible_seeds(seed: Any) -> None:
     with pytest.raises(ValueError, match=r"seed must be a whole number in 0 … .*; set batching\."):
         check_seed(seed, "batching.seed")
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, "abc", True])
+def test_impossible_limits(limit: Any) -> None:
+    with pytest.raises(ValueError, match=r"^limit must be a positive whole number or null \(all\)"):
+        check_limit(limit)
+    with pytest.raises(ValueError, match=rf"got {limit!r}; set instances\.limit$"):
+        check_limit(limit, "instances.limit")
+
+
+def test_possible_limits() -> None:
+    check_limit(None)
+    check_limit(1)
 
 
 def test_possible_seeds() -> None:
