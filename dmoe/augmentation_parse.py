@@ -6,11 +6,11 @@ mid-sentence. What can be read without guessing is; what cannot is `MalformedAns
 
 from __future__ import annotations
 
-import ast
-import json
+import math
 import re
 from typing import Any
 
+from dmoe.answer_objects import find_objects
 from dmoe.sentences import invented, lost, split_sentences
 from qa.metrics import f1_score, normalize_answer
 from retrieval.answers import holds_answer
@@ -18,7 +18,6 @@ from retrieval.passage import Passage
 
 Pair = tuple[str, str]
 
-_OBJECT = re.compile(r"\{[^{}]*\}")
 _LABELLED = re.compile(
     r"^[\s\d.)\-*]*q(?:uestion)?\s*\d*\W{0,3}:\s*(?P<question>[^\n]+?)\s*$"
     r"\s*^[\s\d.)\-*]*a(?:nswer)?\s*\d*\W{0,3}:\s*(?P<answer>[^\n]+?)\s*$",
@@ -42,11 +41,13 @@ class MalformedAnswerError(ValueError):
 def find_pairs(text: str) -> list[Pair]:
     """All question-answer pairs in an answer: JSON objects, or lines ``Q: …`` and ``A: …``.
 
-    A list that is cut off, or lacks a comma or bracket, gives the objects that are whole.
+    A list that is cut off, or lacks a comma or bracket, gives the objects that are whole. Keys
+    count in any case. An answer may be a number, or a list of texts and numbers; these are joined,
+    because each may be a part of the answer, and nothing says that one of them will do.
     """
-    objects = [_load(match.group()) for match in _OBJECT.finditer(text)]
-    pairs = [(o.get("question"), o.get("answer")) for o in objects if isinstance(o, dict)]
-    found = [(q, _scalar(a)) for q, a in pairs if isinstance(q, str) and _scalar(a)]
+    objects = [{key.strip().lower(): o[key] for key in o} for o in find_objects(text)]
+    pairs = [(o.get("question"), _answer_text(o.get("answer"))) for o in objects]
+    found = [(q, a) for q, a in pairs if isinstance(q, str) and a]
     if not found:
         found = [(m["question"], m["answer"]) for m in _LABELLED.finditer(text)]
     return [(_clean(question), _clean(answer)) for question, answer in found]
@@ -144,28 +145,21 @@ def _check_length(text: str, source: str) -> None:
         raise MalformedAnswerError(f"expected {low:.0f} to {high:.0f} words, got {words}")
 
 
-def _load(text: str) -> Any:
-    """An object in JSON, or as Python would write it; None if it is neither."""
-    for candidate in (text, re.sub(r",\s*\}$", "}", text)):
-        try:
-            return json.loads(candidate)
-        except ValueError:
-            continue
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
-
-
-def _scalar(value: Any) -> str:
-    """An answer that is a text or a number, as text; else nothing."""
-    is_scalar = isinstance(value, (str, int, float)) and not isinstance(value, bool)
-    return str(value) if is_scalar else ""
+def _answer_text(value: Any) -> str:
+    """An answer that is a text, a number or a list of them, as text; else nothing."""
+    if isinstance(value, list):
+        parts = [_answer_text(part) for part in value if not isinstance(part, list)]
+        return ", ".join(parts) if len(parts) == len(value) and all(parts) else ""
+    if isinstance(value, str):
+        return value.strip()
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return str(value) if is_number and math.isfinite(value) else ""
 
 
 def _clean(text: str) -> str:
     text = " ".join(text.split()).strip("*_` ")
-    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] == '"' else text
+    is_quoted = len(text) > 1 and text[0] + text[-1] in ('""', "“”")
+    return text[1:-1].strip() if is_quoted else text
 
 
 def _answers(question: str, answer: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +61,21 @@ LINES = "Q: Where?\nA: Lisbon\nQ: When?\nA: 1874\nQ: As what?\nA: a surgeon"
         JSON.replace('"', "'"),  # as Python writes it
         JSON.replace('"1874",', "1874,"),  # a number
         JSON.replace("},\n", "}\n"),  # commas forgotten
+        JSON.replace('"question"', '"Question"').replace('"answer"', '"ANSWER "'),
+        JSON.replace('"', "“"),  # curly quotes
+        JSON.replace(': "', ": “").replace('",', "”,").replace('"}', "”}"),  # some curly quotes
+        JSON.replace('"', "’").replace("’1874’", "'1874'"),
+        JSON.replace("born in Lisbon", "born\nin {Lisbon}"),
+        JSON.replace("Where?", "\nWhere?\t").replace("a surgeon", "a\nsurgeon"),
+        JSON.replace('"', "'").replace("a surgeon", "a\nsurgeon"),
+        JSON.replace("In 1874.", "In } 1874 {."),
+        JSON.replace('"', "'").replace("In 1874.", "In } 1874 {."),
+        JSON.replace('surgeon."}', 'surgeon}{.",}'),
+        JSON.replace("She was born in Lisbon.", "The doctor's."),
+        JSON.replace('"Lisbon"', '["Lisbon"]').replace('"1874"', "[1874]"),
+        f'{{"pairs": {JSON}, "count": 3}}',
+        f'{{"pairs": {JSON}, "cou',
+        "{so} " + JSON,
         LINES,
         LINES.replace("Q:", "Question:").replace("A:", "Answer:"),
         LINES.replace("Q:", "1. Q:").replace("A:", "   A:"),
@@ -66,6 +83,7 @@ LINES = "Q: Where?\nA: Lisbon\nQ: When?\nA: 1874\nQ: As what?\nA: a surgeon"
         LINES.replace("\nQ:", "\n\nQ:") + "\nQ: Why",  # cut off in the next one
         LINES.replace("Q:", "q1:").replace("A:", "a1:"),
         LINES.replace("Lisbon", '"Lisbon"'),
+        LINES.replace("Lisbon", "“Lisbon”"),
     ],
 )
 def test_three_pairs_are_found(text):
@@ -77,6 +95,30 @@ def test_three_pairs_are_found(text):
 )
 def test_nothing_is_found_where_nothing_is(text):
     assert find_pairs(text) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ('"Lisbon"', "Lisbon"),
+        ("1874", "1874"),
+        ("-2.5", "-2.5"),
+        ('["Lisbon", "Porto", 3]', "Lisbon, Porto, 3"),
+        *((nothing, None) for nothing in ("null", "NaN", "Infinity", "-Infinity", "1e999")),
+        *((nothing, None) for nothing in ("true", "[]", '""', '" "', "{}", '["a", null]', "[[1]]")),
+        ("9" * 5000, None),
+    ],
+)
+def test_an_answer_is_a_text_a_number_or_a_list_of_them(answer, expected):
+    found = find_pairs(f'[{{"question": "Where?", "answer": {answer}}}]')
+    assert found == ([("Where?", expected)] if expected else [])
+
+
+@pytest.mark.parametrize("part", ["{", '{"', '{"a":', '{"a":[', "[{'", "{''", '{"a": "\\'])
+def test_the_longest_nonsense_is_read_in_no_time(part):
+    start = time.perf_counter()
+    assert find_pairs(part * 3000) == []
+    assert time.perf_counter() - start < 5
 
 
 @given(st.text())
