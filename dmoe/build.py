@@ -22,12 +22,18 @@ from dmoe.expert import ExpertSpec
 from dmoe.final_ffn import FinalFFN
 from dmoe.grouped import Limits
 from dmoe.groups import Groups
-from dmoe.instances import Lesson, lessons_from_augmentation, lessons_from_questions
+from dmoe.instances import (
+    Lesson,
+    check_formats,
+    lessons_from_augmentation,
+    lessons_from_questions,
+)
 from dmoe.module import ExpertModule
 from dmoe.recipe import Recipe
 from dmoe.settings import typed_settings
 from dmoe.strategy import training_strategy
 from dmoe.tally import Tally
+from dmoe.trainer_settings import check_trainer
 from qa.backbone import Backbone
 from qa.cli import check_complete
 from qa.training import training_backbone, training_loggers
@@ -69,14 +75,10 @@ def build_experts(
         last epoch, their mean ``‖ΔW‖``, and the seconds that each took.
 
     Raises:
-        ValueError: If a setting, the data or the bank is at fault.
+        ValueError: If a setting, the data or the bank is at fault, or every expert diverged; in
+            that case ``metrics.json`` is written before.
     """
-    check_complete(config)
-    engines = {"lightning": _by_lightning, "ray": _by_ray}
-    if config.engine not in engines:
-        raise ValueError(
-            f"engine must be one of {', '.join(engines)}, got {config.engine!r}; set engine=…"
-        )
+    _check(config)
     start = time.perf_counter()
     spec, recipe, limits = typed_settings(config)
     # Before the model: what is wrong with the data shows at once.
@@ -85,7 +87,7 @@ def build_experts(
     bank = open_bank(config, backbone, spec, recipe)
     formats = list(config.instances.formats)
     job = Job(backbone, bank, lessons, formats, spec, recipe, limits)
-    tally, is_first = engines[config.engine](config, job)
+    tally, is_first = (_by_ray if config.engine == "ray" else _by_lightning)(config, job)
     metrics = tally.metrics(time.perf_counter() - start)
     if is_first:
         write_json(Path(config.paths.output_dir, "metrics.json"), metrics)
@@ -93,7 +95,21 @@ def build_experts(
             "%d experts built, %d there already, %d without instances, %d diverged; bank: %s",
             *(tally.experts, tally.skipped, tally.without, tally.failed, bank.path),
         )
+        tally.check()
     return metrics
+
+
+def _check(config: DictConfig) -> None:
+    """What can be said against the settings before anything is loaded."""
+    check_complete(config)
+    if config.engine not in ENGINES:
+        raise ValueError(
+            f"engine must be one of {', '.join(ENGINES)}, got {config.engine!r}; set engine=…"
+        )
+    if not isinstance(config.bank.dir, str) or not config.bank.dir:
+        raise ValueError(f"bank.dir must be a folder's path, got {config.bank.dir!r}; set bank.dir")
+    check_formats(config.instances.formats)
+    check_trainer(config.trainer)
 
 
 def open_lessons(config: DictConfig, passages: Mapping[str, Passage] | None = None) -> Lessons:
@@ -135,6 +151,8 @@ def corpus_passages(data: Mapping[str, Any], corpus: Mapping[str, Any]) -> Mappi
 def open_bank(config: DictConfig, backbone: Backbone, spec: ExpertSpec, recipe: Recipe) -> Bank:
     """Open the bank that the experts go into, or make it.
 
+    Which file augmentations came from is no part of its recipe: files grow, and banks with them.
+
     Raises:
         BankError: If there is one of another backbone, other settings or another recipe.
     """
@@ -144,7 +162,9 @@ def open_bank(config: DictConfig, backbone: Backbone, spec: ExpertSpec, recipe: 
         **recipe.as_dict(),
         "backbone_dtype": str(backbone.dtype).removeprefix("torch."),
         "formats": list(chosen.formats),
-        "source": "augmentation" if chosen.augmentation else f"questions ({chosen.part})",
+        "source": (
+            "augmentation" if chosen.augmentation else f"questions ({chosen.split}, {chosen.part})"
+        ),
     }
     bank_spec = BankSpec(backbone.name, backbone.fingerprint, layout, spec.alpha, made_by)
     return Bank.create(config.bank.dir, bank_spec, exist_ok=True)

@@ -41,7 +41,9 @@ class Groups(IterableDataset[Group]):
 
     Args:
         lessons: Makes the stream of lessons; the same for every worker.
-        bank: Whatever it holds is left out, unless the passage's text has changed since.
+        bank: Whatever it holds is left out, unless the passage's text has changed since. That the
+            lesson of the same passage has changed (other augmentations) is not noticed: use another
+            bank, or remove the experts first.
         tokenizer: The backbone's.
         formats: Of the instances; see `dmoe.instances.Lesson.instances`.
         recipe: The training's settings.

@@ -83,12 +83,14 @@ def check_formats(formats: Sequence[str]) -> None:
     """Check a choice of formats.
 
     Raises:
-        InstancesError: If there is none, or one that is unknown or named twice.
+        InstancesError: If it is no list, there is none, or one that is unknown or named twice.
     """
-    if not formats or len(set(formats)) < len(formats) or not set(formats) <= set(FORMATS):
+    is_list = isinstance(formats, Sequence) and not isinstance(formats, str)
+    given = list(formats) if is_list else []
+    if not given or not all(form in FORMATS for form in given) or len(set(given)) < len(given):
         raise InstancesError(
-            f"formats must be some of {', '.join(FORMATS)}, each once, got {list(formats)}; "
-            "set instances.formats"
+            f"formats must be some of {', '.join(FORMATS)}, each once, as a list, got "
+            f"{given if is_list else formats!r}; set instances.formats=[…]"
         )
 
 

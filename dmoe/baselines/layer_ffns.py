@@ -9,6 +9,7 @@ from torch import nn
 from dmoe.expert import Expert, ExpertError, ExpertSpec, initial_expert
 from dmoe.projections import AdaptedProjections, projections
 from qa.backbone import Backbone
+from retrieval.settings import typed
 
 
 class LayerFFNs(AdaptedProjections):
@@ -25,10 +26,12 @@ class LayerFFNs(AdaptedProjections):
         layers: Which layers, from 0.
 
     Raises:
-        ExpertError: If the placement is not in 0..1.
+        ValueError: If the placement is no number.
+        ExpertError: If it is not in 0..1.
         UnsupportedBackboneError: If a layer's FFN has no linear maps that we know.
     """
 
+    @typed("method")
     def __init__(self, backbone: Backbone, placement: float = 1.0) -> None:
         if not 0 <= placement <= 1:
             raise ExpertError(

@@ -86,8 +86,8 @@ def _module(config: DictConfig) -> SFTModule:
         return OmegaConf.to_container(config[key], resolve=True)
 
     settings, recipe = LoraSettings(**values("lora")), Recipe(**values("recipe"))
+    check_formats(config.instances.formats)
     formats = list(config.instances.formats)
-    check_formats(formats)
     lessons = open_lessons(config)  # before the model: what is wrong with the data shows at once
     backbone = training_backbone(config)
     instances = [

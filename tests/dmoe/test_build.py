@@ -14,6 +14,8 @@ from hydra import compose, initialize_config_dir
 from dmoe.bank import Bank, BankError
 from dmoe.build import build_experts
 from dmoe.strategy import IndependentRanks, training_strategy
+from dmoe.tally import Tally
+from dmoe.trainer_settings import check_trainer
 from dmoe.warmup import warmup
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +59,7 @@ def test_a_bank_is_built_and_its_experts_know_their_passages(build, tmp_path):
     assert len(bank) == 7
     assert bank.spec.recipe["epochs"] == 10
     assert bank.spec.recipe["formats"] == ["qa"]
+    assert bank.spec.recipe["source"] == "questions (train, all)"
     assert bank.spec.recipe["backbone_dtype"] == "float32"
 
 
@@ -104,6 +107,21 @@ def test_augmentations_of_a_corpus(build, tmp_path):
         (["instances.limit=0"], "limit must be a positive .*, got 0; set instances.limit"),
         (["instances.limit=true"], "limit must be .*, got True; set instances.limit"),
         (["instances.formats=[cot]"], "formats must be some of"),
+        (["instances.formats=null"], "formats must be some of .*, as a list, got None; set inst"),
+        (["instances.formats=qa"], "formats must be some of .*, got 'qa'; set instances.formats="),
+        (["instances.formats=[[qa]]"], "formats must be some of"),
+        (["bank.dir=null"], "bank.dir must be a folder's path, got None; set bank.dir"),
+        (["bank.dir=''"], "bank.dir must be a folder's path, got ''"),
+        *((["trainer.devices=" + n], "trainer.devices must be") for n in ("0", "none", "-2", "[]")),
+        *((["trainer.devices=" + n], "trainer.devices must be") for n in ("null", "1.5", "true")),
+        (["trainer.precision=bf16-true"], "must be 32-true, got 'bf16-true'.*model.backbone.dtype"),
+        (["trainer.max_epochs=2"], "trainer.max_epochs must be 1, got 2: .* set recipe.epochs"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs must be 1, got 0"),
+        (["+trainer.max_steps=1"], "trainer.max_steps must not be set, got 1: .*instances.limit"),
+        (["+trainer.limit_train_batches=0.5"], "trainer.limit_train_batches must not be set"),
+        (["+trainer.limit_train_batches=1"], "trainer.limit_train_batches must not be set, got 1:"),
+        (["+trainer.fast_dev_run=true"], "trainer.fast_dev_run must not be set, got True"),
+        (["trainer.gradient_clip_val=1.0"], "trainer.gradient_clip_val must not be set"),
         (["instances.part=half"], "part must be one of"),
         (["recipe.epochs=0"], "epochs must be positive"),
         (["expert.rank=0"], "rank must be positive"),
@@ -116,8 +134,27 @@ def test_settings_are_checked(build, overrides, message):
         build(*overrides)
 
 
+def test_settings_of_the_trainer_that_change_no_expert():
+    fine = {"max_epochs": 1, "precision": "32-true", "max_steps": -1, "limit_train_batches": 1.0}
+    for devices in (1, 8, -1, "auto", "2", "0,1", "1,", [0], [0, 3]):
+        check_trainer({**fine, "devices": devices})
+
+
+def test_if_every_expert_diverged_the_build_fails(build, tmp_path):
+    with pytest.raises(ValueError, match=r"all 2 experts diverged, .* lower recipe\.lr"):
+        build("recipe.lr=1e30", "instances.limit=2")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (metrics["experts"], metrics["failed"]) == (0, 2)
+    Tally(failed=1, experts=1).check()
+    Tally(failed=1, skipped=1).check()  # the bank is of use
+
+
 @pytest.mark.parametrize(
-    "other", ["recipe.lr=3e-3", "expert.rank=2", "bank.dtype=float16", "instances.part=odd"]
+    "other",
+    [
+        *("recipe.lr=3e-3", "expert.rank=2", "bank.dtype=float16"),
+        *("instances.part=odd", "instances.split=dev"),
+    ],
 )
 def test_another_recipe_needs_another_bank(build, other):
     build("instances.limit=1")

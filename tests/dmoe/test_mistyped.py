@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dmoe.augmenter import ModelAugmenter
+from dmoe.baselines.layer_ffns import LayerFFNs
 from dmoe.baselines.lora_adapter import LoraSettings
 from dmoe.controls import SomeExperts
 from dmoe.endpoint import EndpointWriter
@@ -32,6 +33,11 @@ from dmoe.writer import BackboneWriter
         (ExpertSpec, {"targets": None}, "set expert.targets"),
         (Limits, {"group_size": 2.5}, "set limits.group_size"),
         (LoraSettings, {"rank": 1.5}, "set lora.rank"),
+        (
+            LayerFFNs,
+            {"backbone": object(), "placement": "all"},
+            "placement must be a number, got 'all'; set method.placement",
+        ),
         (UncertaintyTrigger, {"threshold": "high"}, "set trigger.threshold"),
         (RandomTrigger, {"rate": "often"}, "set trigger.rate"),
         (ConstantTrigger, {"active": "no_thanks"}, "active must be true or false, got 'no_thanks'"),
