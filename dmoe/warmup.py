@@ -29,6 +29,7 @@ from dmoe.instances import Lesson, encode_all, lessons_from_questions
 from dmoe.peft_io import WEIGHTS, export_adapter, import_adapter
 from dmoe.recipe import Recipe
 from dmoe.settings import typed_settings
+from dmoe.warm_linear import WarmLinear
 from qa.backbone import EMBEDDED, Backbone, load_backbone
 from qa.cli import check_complete
 from qa.dataset import QADataset, check_disjoint
@@ -107,12 +108,28 @@ def warmup(config: DictConfig) -> dict[str, float]:
 
 @torch.no_grad()
 def merge_expert(ffn: FinalFFN, expert: Mapping[str, Tensor], spec: ExpertSpec) -> None:
-    """Add ``alpha / rank · B A`` to the backbone's own weights."""
+    """Add ``alpha / rank · B A`` to the backbone for good.
+
+    It goes into weights of float32; in those of 16 bits most of it would be lost, and it stands
+    beside them instead (`WarmLinear`).
+    """
     for target in spec.targets:
-        a, b = expert[f"{target}.lora_A"], expert[f"{target}.lora_B"]
-        weight = ffn.projections[target].weight
-        delta = spec.scaling * (b.float() @ a.float()).to(weight.device)
-        weight.copy_(weight.float() + delta if weight.dtype != torch.float64 else weight + delta)
+        linear = ffn.projections[target]
+        a, b = (expert[f"{target}.lora_{x}"].to(linear.weight.device).float() for x in "AB")
+        if linear.weight.itemsize > 2:
+            linear.weight.add_(spec.scaling * (b @ a))
+        else:
+            warm = linear if isinstance(linear, WarmLinear) else _replace(ffn, target)
+            warm.add(a, spec.scaling * b)
+
+
+def _replace(ffn: FinalFFN, target: str) -> WarmLinear:
+    """Put a `WarmLinear` into the place of a projection."""
+    linear = ffn.projections[target]
+    name = next(name for name, child in ffn.ffn.named_children() if child is linear)
+    warm = ffn.projections[target] = WarmLinear(linear)
+    setattr(ffn.ffn, name, warm)
+    return warm
 
 
 def warm_backbone(adapter: str | Path, name: str = EMBEDDED, **settings: Any) -> Backbone:
