@@ -34,6 +34,7 @@ from qa.backbone import EMBEDDED, Backbone, load_backbone
 from qa.cli import check_complete
 from qa.dataset import QADataset, check_disjoint
 from retrieval.files import sha256_of, write_json
+from retrieval.settings import check_limit
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +63,9 @@ def train_warmup(
         A group of one.
 
     Raises:
-        ValueError: If there are no instances, or ``limit`` is not positive.
+        ValueError: If there are no instances, or ``limit`` is no positive whole number.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be positive or null, got {limit}; set instances.limit")
+    check_limit(limit, "instances.limit")
     instances = [instance for lesson in lessons for instance in lesson.instances(formats)]
     random.Random(recipe.seed).shuffle(instances)
     tokenizer = ffn.backbone.tokenizer
@@ -87,6 +87,7 @@ def warmup(config: DictConfig) -> dict[str, float]:
             it is trained on is one of ``held_out``'s.
     """
     check_complete(config)
+    check_limit(config.instances.limit, "instances.limit")  # before the model
     spec, recipe, limits = typed_settings(config)
     dataset: QADataset = instantiate(config.data)
     chosen = config.instances

@@ -193,6 +193,15 @@ def test_warming_up_on_what_is_evaluated_is_an_error(arguments, tmp_path):
         warmup(config)
 
 
+@pytest.mark.parametrize("limit", ["0", "abc", "1.5", "true"])
+def test_the_limit_of_a_warm_up_is_checked(limit, arguments, tmp_path):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        given = [*[a for a in arguments if not a.startswith("bank")], f"instances.limit={limit}"]
+        config = compose("train_warmup", [*given, f"paths.output_dir={tmp_path / 'warm'}"])
+    with pytest.raises(ValueError, match=r"limit must be .* whole .*; set instances\.limit"):
+        warmup(config)
+
+
 def test_strategies():
     assert training_strategy("auto", 1) == "auto"
     assert isinstance(training_strategy("auto", 8), IndependentRanks)
