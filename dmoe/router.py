@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Protocol
 
@@ -34,6 +35,10 @@ def last_tokens(tokenizer: Any, query: str, limit: int) -> str:
     return query if len(ids) <= limit else str(tokenizer.decode(ids[-limit:]))
 
 
+class ExpertIds(Container[str], Iterable[str], Protocol):
+    """The passages that have an expert: a bank, or a set of ids."""
+
+
 class Router(Protocol):
     """Selects experts."""
 
@@ -58,12 +63,22 @@ class RetrievalRouter:
 
     uses_passages = False
 
-    def __init__(self, bank: Container[str], retriever: Retriever) -> None:
+    def __init__(self, bank: ExpertIds, retriever: Retriever) -> None:
         self._bank = bank
         self._retriever = retriever
 
+    @cached_property
+    def _size(self) -> int:
+        """Of the bank; counted where hits are missing for the first time."""
+        return sum(1 for _ in self._bank)
+
     def route(self, requests: Sequence[RoutingRequest], k: int) -> list[list[Hit]]:
-        """See `Router.route`; requests with the same query are searched once."""
+        """See `Router.route`; requests with the same query are searched once.
+
+        Each search of a query goes four times deeper than the one before, until it has k experts,
+        or all that there are: so all of them together cost little more than the last, which goes
+        less than four times as deep as it must.
+        """
         found: dict[str, list[Hit]] = {}
         pending = list(dict.fromkeys(request.query for request in requests))
         depth = k
@@ -71,7 +86,8 @@ class RetrievalRouter:
             short = []
             for query, hits in zip(pending, self._retriever.search(pending, depth), strict=True):
                 found[query] = [hit for hit in hits if hit.passage_id in self._bank][:k]
-                if len(found[query]) < k and len(hits) == depth:  # there may be more below
+                may_be_more = len(found[query]) < k and len(hits) == depth
+                if may_be_more and len(found[query]) < self._size:
                     short.append(query)
             pending, depth = short, 4 * depth
         return [list(found[request.query]) for request in requests]
@@ -127,7 +143,7 @@ class OracleRouter:
         ]
 
 
-def retrieval_router(bank: Container[str], retriever: Any, corpus: Any) -> RetrievalRouter:
+def retrieval_router(bank: ExpertIds, retriever: Any, corpus: Any) -> RetrievalRouter:
     """A `RetrievalRouter` over an index, opened and verified.
 
     Args:
@@ -137,5 +153,12 @@ def retrieval_router(bank: Container[str], retriever: Any, corpus: Any) -> Retri
 
     Raises:
         IndexFolderError: If the index is missing, damaged, or of other surrogates.
+        ValueError: If there are experts, but none of these passages.
     """
+    some = next(iter(bank), None)
+    if some is not None and not any(id in corpus for id in bank):
+        raise ValueError(
+            f"expected experts of the router's passages, got a bank of others, such as {some!r}; "
+            "set router.corpus.path to the surrogates of the bank's passages"
+        )
     return RetrievalRouter(bank, retriever.open(corpus))

@@ -55,7 +55,15 @@ def test_it_looks_further_down_until_it_has_k():
 def test_it_ends_where_the_hits_end():
     retriever = Noting(TOWNS)
     assert ids(RetrievalRouter(set(), retriever).route([RoutingRequest("sea")], 3)) == [[]]
-    assert retriever.depths[-1] > len(TOWNS)
+    assert retriever.depths == [3]  # an empty bank has nothing further down
+    bank = set(ids(retriever.search(["sea"], 2))[0])
+    retriever.depths.clear()
+    assert set(*ids(RetrievalRouter(bank, retriever).route([RoutingRequest("sea")], 3))) == bank
+    assert retriever.depths == [3]  # nor has one whose experts are all found
+    retriever.depths.clear()
+    elsewhere = RetrievalRouter({"x", "y", "z"}, retriever)
+    assert ids(elsewhere.route([RoutingRequest("sea")], 3)) == [[]]
+    assert retriever.depths == [3, 12, 48]
     assert ids(RetrievalRouter(set(TOWNS), retriever).route([RoutingRequest("nothing")], 3)) == [[]]
     assert RetrievalRouter(set(TOWNS), retriever).route([], 3) == []
 
@@ -75,6 +83,9 @@ def test_an_index_is_opened_with_its_surrogates():
 
     router = retrieval_router({"a"}, Settings(), corpus({"a": "x"}))
     assert ids(router.route([RoutingRequest("x")], 3)) == [["a"]]
+    retrieval_router(set(), Settings(), corpus({"a": "x"}))
+    with pytest.raises(ValueError, match=r"a bank of others, such as 'b'; set router.corpus.path"):
+        retrieval_router({"b"}, Settings(), corpus({"a": "x"}))
 
 
 @given(st.sets(st.text(), min_size=1), st.integers(1, 5), st.text(), st.integers(0, 3))
