@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from tiny import make_tokenizer
 
 from dmoe.bank import Bank, BankSpec, ExpertLayout
@@ -14,6 +15,7 @@ from dmoe.grouped import Limits, TrainedGroup
 from dmoe.groups import Group, Groups
 from dmoe.instances import Encoded, InstancesError, Lesson
 from dmoe.recipe import Recipe
+from dmoe.settings import typed_settings
 from dmoe.tally import Tally
 from retrieval.passage import Passage
 
@@ -132,3 +134,13 @@ def test_sums_become_means():
     assert metrics["expert_norm"] == 0.5
     assert metrics["seconds_per_expert"] == 2.5
     assert "train/last_loss" not in Tally(failed=3).metrics(1)  # no perfect loss of no expert
+
+
+def test_a_longest_instance_must_fit_before_anything_is_built():
+    def config(max_tokens):
+        settings = {"recipe": {"max_tokens": max_tokens}, "limits": {"trunk_tokens": 100}}
+        return OmegaConf.create({"expert": {}, **settings})
+
+    typed_settings(config(101))
+    with pytest.raises(ValueError, match=r"limits\.trunk_tokens of 101 or more.*, got 100; set it"):
+        typed_settings(config(102))
