@@ -30,6 +30,30 @@ class ExpertError(ValueError):
     """Settings or tensors that make no expert; the message says what to do."""
 
 
+def check_lora(
+    settings: Any, section: str, choices: Sequence[str], error: type[ValueError]
+) -> None:
+    """Check the rank, alpha and targets of a dataclass.
+
+    Args:
+        settings: An instance.
+        section: Where the configuration has it.
+        choices: The targets that there are.
+        error: What is raised if a value is out of range.
+    """
+    check_types(settings, section)
+    rank, alpha, chosen = settings.rank, settings.alpha, list(settings.targets)
+    if rank < 1:
+        raise error(f"rank must be positive, got {rank}; set {section}.rank")
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise error(f"alpha must be positive, got {alpha}; set {section}.alpha")
+    if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(choices):
+        raise error(
+            f"targets must be some of {', '.join(choices)}, each once, got {chosen}; "
+            f"set {section}.targets"
+        )
+
+
 @dataclass(frozen=True)
 class ExpertSpec:
     """What all experts of a bank have in common.
@@ -45,17 +69,8 @@ class ExpertSpec:
     targets: Sequence[str] = TARGETS
 
     def __post_init__(self) -> None:
-        check_types(self, "expert")
-        if self.rank < 1:
-            raise ExpertError(f"rank must be positive, got {self.rank}; set expert.rank")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ExpertError(f"alpha must be positive, got {self.alpha}; set expert.alpha")
+        check_lora(self, "expert", TARGETS, ExpertError)
         chosen = list(self.targets)
-        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(TARGETS):
-            raise ExpertError(
-                f"targets must be some of {', '.join(TARGETS)}, each once, got {chosen}; "
-                "set expert.targets"
-            )
         # Equal settings compare equal, in whatever order and type the targets came.
         object.__setattr__(self, "targets", tuple(t for t in TARGETS if t in chosen))
         object.__setattr__(self, "alpha", float(self.alpha))

@@ -7,7 +7,6 @@ is attached; otherwise the model has its own modules, and all other methods find
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +17,10 @@ from typing import Any
 from torch import nn
 
 from dmoe.baselines.lora_targets import CHOICES, lora_targets
+from dmoe.expert import check_lora
 from dmoe.peft_io import CONFIG, WEIGHTS, AdapterError, new_folder
 from qa.backbone import Backbone
 from retrieval.files import sha256_of
-from retrieval.settings import check_types
 
 RECORD = "backbone.json"  # beside PEFT's own files
 
@@ -41,17 +40,7 @@ class LoraSettings:
     targets: Sequence[str] = ("gate", "up", "down")
 
     def __post_init__(self) -> None:
-        check_types(self, "lora")
-        if self.rank < 1:
-            raise AdapterError(f"rank must be positive, got {self.rank}; set lora.rank")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise AdapterError(f"alpha must be positive, got {self.alpha}; set lora.alpha")
-        chosen = list(self.targets)
-        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(CHOICES):
-            raise AdapterError(
-                f"targets must be some of {', '.join(CHOICES)}, each once, got {chosen}; "
-                "set lora.targets"
-            )
+        check_lora(self, "lora", CHOICES, AdapterError)
 
 
 class LoraAdapter:
