@@ -15,7 +15,7 @@ from dmoe.final_ffn import FinalFFN
 from dmoe.routing import Routing, Step
 from dmoe.session import Session
 from qa.backbone import Backbone
-from qa.decoding import left_padded
+from qa.decoding import check_room, left_padded, pad_token_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +64,13 @@ class DMoEDecoder:
             max_new_tokens: So many tokens must fit behind the longest prompt.
 
         Raises:
-            ValueError: If a prompt is longer than the backbone can read.
+            ValueError: If there are no rows, ``max_new_tokens`` is not positive, or a prompt is
+                empty, or longer than the backbone can read.
         """
+        if not inputs:
+            raise ValueError("expected one input or more, got none; start no session for them")
         ids, mask = left_padded(self.backbone, [row.prompt for row in inputs], max_new_tokens)
+        self._check(ids, mask, max_new_tokens)
         queries = [row.prompt if row.task_input is None else row.task_input for row in inputs]
         given = [row.given for row in inputs]
         return Session(self._final, self.routing, ids, mask, queries, given)
@@ -80,7 +84,7 @@ class DMoEDecoder:
         """Decode a batch, token by token, with what triggered and what was routed.
 
         Args:
-            inputs: B rows, at least one.
+            inputs: B rows; without any, no tokens.
             max_new_tokens: At most so many tokens a row.
             stop_ids: Tokens that end a row; None: the end of sequence.
 
@@ -88,8 +92,11 @@ class DMoEDecoder:
             The tokens of all unfinished rows, position by position.
 
         Raises:
-            ValueError: If a prompt is longer than the backbone can read.
+            ValueError: If ``max_new_tokens`` is not positive, or a prompt is empty, or longer than
+                the backbone can read.
         """
+        if not inputs:
+            return iter(())
         return self.start(inputs, max_new_tokens).stream(max_new_tokens, self._stops(stop_ids))
 
     def generate(
@@ -113,14 +120,12 @@ class DMoEDecoder:
             ``[B, T + N]``: prompts and new tokens, padded behind a row's end.
 
         Raises:
-            ValueError: If the mask has another shape, or a row ends in padding.
+            ValueError: If the mask has another shape, or padding elsewhere than on the left, if
+                ``max_new_tokens`` is not positive, or a prompt is empty, or longer than the
+                backbone can read.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        if mask.shape != input_ids.shape or not bool(mask[:, -1].all()):
-            raise ValueError(
-                f"expected a mask of the shape {list(input_ids.shape)} with padding on the left "
-                f"only, got {list(mask.shape)}; set tokenizer.padding_side = 'left'"
-            )
+        self._check(input_ids, mask, max_new_tokens)
         tokenizer = self.backbone.tokenizer
         prompts = [
             tokenizer.decode(row[keep.bool()], skip_special_tokens=True)
@@ -131,10 +136,37 @@ class DMoEDecoder:
         new: list[list[int]] = [[] for _ in prompts]
         for step in session.stream(max_new_tokens, self._stops(stop_ids)):
             new[step.row].append(step.token_id)
-        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         width = max(map(len, new))
-        rows = [row + [pad] * (width - len(row)) for row in new]
+        rows = [row + [pad_token_id(tokenizer)] * (width - len(row)) for row in new]
         return torch.cat([input_ids, torch.tensor(rows).to(input_ids)], 1)
+
+    def _check(self, input_ids: Tensor, mask: Tensor, max_new_tokens: int) -> None:
+        """Once a batch, before anything is read.
+
+        Raises:
+            ValueError: See `generate`.
+        """
+        if max_new_tokens < 1:
+            raise ValueError(
+                f"max_new_tokens must be positive, got {max_new_tokens}; set it to 1 or more"
+            )
+        if input_ids.ndim != 2 or not input_ids.numel():
+            raise ValueError(
+                f"expected prompts of one token or more, [B, T], got {list(input_ids.shape)}; "
+                "leave empty prompts out, or begin them with a token"
+            )
+        if mask.shape != input_ids.shape or bool((mask.bool().diff() & ~mask[:, 1:].bool()).any()):
+            raise ValueError(
+                f"expected a mask of the shape {list(input_ids.shape)} with padding on the left "
+                f"only, got {list(mask.shape)}; set tokenizer.padding_side = 'left'"
+            )
+        tokens = mask.bool().sum(1).tolist()
+        if not all(tokens):
+            raise ValueError(
+                f"the prompt in row {tokens.index(0)} is empty: expected one token or more; leave "
+                "it out, or begin it with a token"
+            )
+        check_room(self.backbone, max(tokens), max_new_tokens)
 
     def _stops(self, stop_ids: Collection[int] | None) -> frozenset[int]:
         return frozenset([self.backbone.tokenizer.eos_token_id] if stop_ids is None else stop_ids)

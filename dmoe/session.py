@@ -20,6 +20,7 @@ from dmoe.residual import Residual, keep_residual
 from dmoe.router import RoutingRequest, last_tokens
 from dmoe.routing import Routing, Step
 from dmoe.trigger import token_uncertainty
+from qa.decoding import back_to_prompt, pad_right
 from qa.kv_cache import make_cache
 from qa.prompts import encode_answer
 from retrieval.retriever import Hit
@@ -120,14 +121,16 @@ class Session:
         """
         self._forget()
         rows = [encode_answer(self._backbone.tokenizer, answer) for answer in answers]
-        labels_BA, mask_BA = _right_padded(rows, self._prompt[0].device)
+        labels_BA, mask_BA = pad_right(rows, self._prompt[0].device)
         hidden_BAD = self._read_answers(labels_BA, mask_BA)
         total_B = torch.zeros(len(rows), device=labels_BA.device)
         for t in range(labels_BA.shape[1]):
             running = [row for row, ids in enumerate(rows) if t < len(ids)]
-            logits_BV = self._logits(hidden_BAD[:, t])
-            self._redecode(logits_BV, [row for row in running if self._active.ids[row]], t)
-            logits_BV = self._settle(logits_BV, running, t).logits_BV
+            hidden_BD = hidden_BAD[:, t]  # of no expert
+            if active := [row for row in running if self._active.ids[row]]:
+                index = torch.tensor(active, device=labels_BA.device)
+                hidden_BD[index] = self._under_experts(index, t)
+            logits_BV = self._settle(self._logits(hidden_BD), running, t).logits_BV
             nll_B = functional.cross_entropy(logits_BV.float(), labels_BA[:, t], reduction="none")
             total_B += nll_B * mask_BA[:, t]
             for row in running:
@@ -152,14 +155,23 @@ class Session:
         """Replace the logits of some rows by those under the experts that act there now."""
         if rows:
             index = torch.tensor(rows, device=logits_BV.device)
-            with self._active.attached(index):
-                hidden_bD = self._final.hidden(self._residual.hidden_BPD[index, position])
-                logits_BV[index] = self._logits(hidden_bD)
+            logits_BV[index] = self._logits(self._under_experts(index, position))
+
+    def _under_experts(self, rows_b: Tensor, position: int) -> Tensor:
+        """Final hidden states ``[b, D]`` of some rows, under the experts that act there now."""
+        with self._active.attached(rows_b):
+            return self._final.hidden(self._residual.hidden_BPD[rows_b, position])
 
     def _request(self, row: int) -> RoutingRequest:
         """The query of eq. 5: task input and decoded text, without the triggering token."""
         tokenizer = self._backbone.tokenizer
-        query = self._task_inputs[row] + tokenizer.decode(self._new[row], skip_special_tokens=True)
+        task, new = (
+            self._task_inputs[row],
+            tokenizer.decode(self._new[row], skip_special_tokens=True),
+        )
+        # Some tokenizers (SentencePiece's) decode without the space before the first word.
+        apart = not new or new[0].isspace() or task[-1:].isspace()
+        query = task + new if apart else f"{task} {new}"
         query = last_tokens(tokenizer, query, self._routing.max_query_tokens)
         return RoutingRequest(query, self._given[row])
 
@@ -183,12 +195,7 @@ class Session:
         The cache is cut back to the prompt, whose last token predicts the first label.
         """
         prompt_ids, prompt_mask = self._prompt
-        start = prompt_ids.shape[1] - 1
-        layers = self.cache.layers if self.cache is not None else ()
-        if not layers or any(getattr(layer, "is_sliding", False) for layer in layers):
-            start, self.cache = 0, None  # nothing read yet, or a sliding window has forgotten it
-        else:
-            self.cache.crop(start - self.cache.get_seq_length())
+        start, self.cache = back_to_prompt(self.cache, prompt_ids.shape[1])
         ids = torch.cat([prompt_ids[:, start:], labels_BA[:, :-1]], 1)
         mask = torch.cat([prompt_mask, mask_BA[:, :-1]], 1)
         return self._read(ids, mask, positions=labels_BA.shape[1])
@@ -208,13 +215,3 @@ class Session:
             routed=settled.routed.get(row, ()),
             active=active,
         )
-
-
-def _right_padded(rows: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids ``[B, A]`` and their mask."""
-    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = 1
-    return ids.to(device), mask.to(device)

@@ -131,19 +131,9 @@ def score_answers(backbone: Backbone, decoded: Decoded, answers: Sequence[str]) 
         among them.
     """
     rows = [encode_answer(backbone.tokenizer, answer) for answer in answers]
-    prompt_ids, device = decoded.prompt_ids, backbone.device
-    labels = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    mask = torch.zeros_like(labels)
-    for i, row in enumerate(rows):
-        labels[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = 1
-    labels, mask = labels.to(device), mask.to(device)
-    start, cache = prompt_ids.shape[1] - 1, decoded.cache  # its last token predicts the first label
-    layers = cache.layers if cache is not None else ()
-    if not layers or any(getattr(layer, "is_sliding", False) for layer in layers):
-        start, cache = 0, None  # nothing read yet, or a sliding window has forgotten it
-    else:
-        cache.crop(start - cache.get_seq_length())
+    prompt_ids = decoded.prompt_ids
+    labels, mask = pad_right(rows, backbone.device)
+    start, cache = back_to_prompt(decoded.cache, prompt_ids.shape[1])
     attention_mask = torch.cat([decoded.prompt_mask, mask[:, :-1]], 1)
     logits_NAV = backbone.model(
         input_ids=torch.cat([prompt_ids[:, start:], labels[:, :-1]], 1),
@@ -154,6 +144,20 @@ def score_answers(backbone: Backbone, decoded: Decoded, answers: Sequence[str]) 
     ).logits.float()
     nll_NA = functional.cross_entropy(logits_NAV.transpose(1, 2), labels, reduction="none")
     return (nll_NA * mask).sum(1) / mask.sum(1)
+
+
+def back_to_prompt(cache: Any, prompt_tokens: int) -> tuple[int, Any]:
+    """Cut a cache back to all of the prompt but its last token, which predicts the first label.
+
+    Returns:
+        How many tokens the cache holds, from which to read on, and the cache; 0 and None if nothing
+        has been read yet, or a sliding window has forgotten some.
+    """
+    layers = cache.layers if cache is not None else ()
+    if not layers or any(getattr(layer, "is_sliding", False) for layer in layers):
+        return 0, None
+    cache.crop(prompt_tokens - 1 - cache.get_seq_length())
+    return prompt_tokens - 1, cache
 
 
 def _generate(
@@ -168,7 +172,7 @@ def _generate(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         eos_token_id=list(backbone.stop_token_ids),
-        pad_token_id=_pad(backbone.tokenizer),
+        pad_token_id=pad_token_id(backbone.tokenizer),
         return_dict_in_generate=True,
     )
     own = backbone.model.generation_config
@@ -185,8 +189,9 @@ def _generate(
         backbone.model.generation_config = own
 
 
-def _pad(tokenizer: Any) -> int:
-    pad = tokenizer.pad_token_id
+def pad_token_id(tokenizer: Any) -> int:
+    """What stands at padding: the end of sequence, where a tokenizer has nothing for it."""
+    pad: int | None = tokenizer.pad_token_id
     return tokenizer.eos_token_id if pad is None else pad
 
 
@@ -220,9 +225,19 @@ def check_room(backbone: Backbone, prompt_tokens: int, max_new_tokens: int) -> N
 def pad_left(backbone: Backbone, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Token ids and attention mask ``[N, T]`` of rows of token ids, on the backbone's device."""
     longest = max(map(len, rows))
-    input_ids = torch.full((len(rows), longest), _pad(backbone.tokenizer))
+    input_ids = torch.full((len(rows), longest), pad_token_id(backbone.tokenizer))
     mask = torch.zeros_like(input_ids)
     for i, row in enumerate(rows):
         input_ids[i, longest - len(row) :] = torch.tensor(row)
         mask[i, longest - len(row) :] = 1
     return input_ids.to(backbone.device), mask.to(backbone.device)
+
+
+def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Labels and their mask, both ``[N, A]``, of rows of token ids; zeros at padding."""
+    labels = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    mask = torch.zeros_like(labels)
+    for i, row in enumerate(rows):
+        labels[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+    return labels.to(device), mask.to(device)

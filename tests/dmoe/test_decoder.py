@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
 from dmoe_doubles import RANK, MemoryExperts
-from tiny import make_backbone
+from tiny import CORPUS, make_backbone
 
 from dmoe.active import ActiveExperts
 from dmoe.decoder import DecoderInput, DMoEDecoder
@@ -17,7 +18,7 @@ from dmoe.routing import Routing
 from dmoe.session import Session
 from dmoe.trigger import ConstantTrigger, RandomTrigger, UncertaintyTrigger, token_uncertainty
 from qa.decoding import greedy_decode, score_answers
-from qa.prompts import encode_answer, stop_token_ids
+from qa.prompts import encode_answer, encode_prompt, stop_token_ids
 from retrieval.retriever import Hit
 
 PROMPTS = ["Question: a\nAnswer:", "Question: Where was Tova Blick born?\nAnswer:", "b c\nAnswer:"]
@@ -59,6 +60,11 @@ def merged(backbone, source, ids):
     return model
 
 
+def joined(task, new):
+    """A routing query: two words stay two."""
+    return f"{task} {new}" if re.match(r"\S", new) and re.search(r"\S$", task) else task + new
+
+
 @torch.inference_mode()
 def obvious(backbone, routing, input, max_new_tokens, answer=None):
     """One row by itself, all recomputed at every token: (id, uncertainty, experts, nll) of each."""
@@ -72,7 +78,7 @@ def obvious(backbone, routing, input, max_new_tokens, answer=None):
         logits = merged(backbone, routing.source, active)(ids, use_cache=False).logits[:, -1]
         uncertainty = float(torch.distributions.Categorical(logits=logits.double()).entropy())
         if routing.trigger.fires([uncertainty], [f"{position} {task}"])[0]:
-            query = task + tokenizer.decode(new, skip_special_tokens=True)
+            query = joined(task, tokenizer.decode(new, skip_special_tokens=True))
             hits = routing.router.route([RoutingRequest(query, input.given)], routing.k)[0]
             active = tuple(hit.passage_id for hit in hits)
             logits = merged(backbone, routing.source, active)(ids, use_cache=False).logits[:, -1]
@@ -184,6 +190,18 @@ def test_answers_are_scored_by_the_model_that_decodes(family, read_before, tiny_
     assert session.score(answers) == pytest.approx(nll, rel=1e-5)
 
 
+def test_scoring_reads_the_head_once_a_token(tiny_backbone):
+    """And once more where experts have changed."""
+    source, calls = MemoryExperts(tiny_backbone), []
+    given = [DecoderInput(prompt, given=("p1",)) for prompt in PROMPTS]
+    session = make_decoder(tiny_backbone, ALWAYS, OracleRouter(source), source).start(given, 1)
+    handle = tiny_backbone.head.register_forward_hook(lambda *_: calls.append(1))
+    session.score(["the old town"] * 3)
+    handle.remove()
+    tokens = len(encode_answer(tiny_backbone.tokenizer, "the old town"))
+    assert len(calls) == tokens + 1
+
+
 def test_padding_and_the_rest_of_the_batch_change_nothing(tiny_backbone):
     decoder = make_decoder(tiny_backbone)
     together = by_row(decoder.stream(INPUTS, 10))
@@ -231,7 +249,51 @@ def test_the_query_is_the_task_and_what_was_decoded_without_the_triggering_token
         for row, task in enumerate(tasks):
             before = [step.token_id for step in rows[row][:position]]
             decoded = tiny_backbone.tokenizer.decode(before, skip_special_tokens=True)
-            assert queries[position][row] == task + decoded
+            assert queries[position][row] == joined(task, decoded)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "pieces"])
+def test_the_query_keeps_the_task_and_the_first_decoded_word_apart(kind, tiny_tokenizer):
+    tokenizer = pieces_tokenizer() if kind == "pieces" else tiny_tokenizer
+    backbone = make_backbone(tokenizer=tokenizer)
+    final, queries = FinalFFN(backbone), []
+
+    class Noting:
+        uses_passages = False
+
+        def route(self, requests, k):
+            queries.append(*(request.query for request in requests))
+            return [[] for _ in requests]
+
+    routing = Routing(MemoryExperts(backbone), Noting(), ALWAYS)
+    for task in ["Where was Tova Blick", "Where was Tova Blick "]:
+        queries.clear()
+        ids = torch.tensor([encode_prompt(tokenizer, "Question: a\nAnswer:")])
+        Session(final, routing, ids, torch.ones_like(ids), [task], [()]).score(["born in Lisbon"])
+        assert queries[0] == task
+        ends = [" ".join(query.split()) for query in queries]
+        assert ends[-1] == "Where was Tova Blick born in Lisbon"
+        assert all(end.startswith("Where was Tova Blick b") or end == task.strip() for end in ends)
+
+
+def pieces_tokenizer():
+    """Like SentencePiece's: it decodes without the space before the first word."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False
+    )
+    tokenizer.train_from_iterator([CORPUS], trainer)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    first = made(" born", add_special_tokens=False)["input_ids"]
+    assert made.decode(first) == "born"
+    return made
 
 
 def test_a_long_query_keeps_its_last_tokens(tiny_backbone):
@@ -345,6 +407,36 @@ def test_generate_refuses_padding_on_the_right(tiny_backbone):
         make_decoder(tiny_backbone).generate(ids, mask)
     with pytest.raises(ValueError, match=r"expected a mask of the shape \[2, 4\]"):
         make_decoder(tiny_backbone).generate(ids, mask[:, :2])
+    with pytest.raises(ValueError, match="padding on the left only"):  # a hole
+        make_decoder(tiny_backbone).generate(ids, torch.tensor([[1, 1, 1, 1], [0, 1, 0, 1]]))
+
+
+def test_generate_refuses_what_it_cannot_read(tiny_backbone):
+    decoder, ids = make_decoder(tiny_backbone), torch.full((2, 4), 7)
+    with pytest.raises(ValueError, match="the prompt in row 1 is empty"):
+        decoder.generate(ids, torch.tensor([[0, 1, 1, 1], [0, 0, 0, 0]]))
+    for empty in (ids[:, :0], ids[:0], ids[0]):
+        with pytest.raises(ValueError, match=r"expected prompts of one token or more, \[B, T\]"):
+            decoder.generate(empty)
+    with pytest.raises(ValueError, match="max_new_tokens must be positive, got 0"):
+        decoder.generate(ids, max_new_tokens=0)
+    with pytest.raises(ValueError, match="exceed the 512 positions"):
+        decoder.generate(ids, max_new_tokens=509)
+    mask = torch.ones(2, 600, dtype=torch.long)
+    mask[:, :-4] = 0  # padding needs no position
+    padded = decoder.generate(torch.full((2, 600), 7), mask, max_new_tokens=2)
+    assert torch.equal(padded[:, -2:], decoder.generate(ids, max_new_tokens=2)[:, -2:])
+
+
+def test_a_stream_needs_a_prompt_and_something_to_decode(tiny_backbone):
+    decoder = make_decoder(tiny_backbone)
+    assert list(decoder.stream([])) == []
+    with pytest.raises(ValueError, match="expected one input or more, got none"):
+        decoder.start([], 4)
+    with pytest.raises(ValueError, match="max_new_tokens must be positive, got 0"):
+        decoder.stream(INPUTS, 0)
+    with pytest.raises(ValueError, match="the prompt in row 1 is empty"):
+        decoder.stream([INPUTS[0], DecoderInput("")])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
