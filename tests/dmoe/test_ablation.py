@@ -182,7 +182,8 @@ def test_a_bank_and_an_index_that_are_named_are_used(run, tmp_path, monkeypatch)
         "retrieval.bm25.BM25Settings.open", lambda self, corpus: WordRetriever(corpus)
     )
     corpus = tmp_path / "surrogates.jsonl"
-    write_jsonl(corpus, [{"id": "x", "title": "", "text": "Someone was born in Lisbon."}])
+    texts = {"x": "Someone was born in Lisbon.", next(iter(Bank.open(bank))): "zzz"}
+    write_jsonl(corpus, [{"id": id, "title": "", "text": text} for id, text in texts.items()])
     named = ["router.retriever.index_dir=index", f"router.corpus.path={corpus}"]
     metrics = run(f"bank.dir={bank}", "router=bm25", *named, axes=ONE)
     assert metrics["1/expert_norm"] == first["1/expert_norm"]
