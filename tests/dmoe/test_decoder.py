@@ -256,7 +256,8 @@ def test_the_query_is_the_task_and_what_was_decoded_without_the_triggering_token
 def test_the_query_keeps_the_task_and_the_first_decoded_word_apart(kind, tiny_tokenizer):
     tokenizer = pieces_tokenizer() if kind == "pieces" else tiny_tokenizer
     backbone = make_backbone(tokenizer=tokenizer)
-    final, queries = FinalFFN(backbone), []
+    final = FinalFFN(backbone)
+    queries: list = []
 
     class Noting:
         uses_passages = False
