@@ -16,6 +16,7 @@ from dmoe.trigger import Trigger
 from qa.backbone import Backbone
 from qa.decoding import first_line
 from qa.method import AnsweringMethod, Prediction, QuestionInput
+from retrieval.settings import typed
 
 CONTROLS = (None, "noise")
 
@@ -91,6 +92,7 @@ class DMoEMethod(AnsweringMethod):
         return first_line(self.backbone.tokenizer.decode(ids, skip_special_tokens=True))
 
 
+@typed("method")
 def load_dmoe(
     backbone: Backbone,
     bank_dir: str | Path,

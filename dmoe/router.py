@@ -13,6 +13,7 @@ from hashlib import blake2b
 from typing import Any, Protocol
 
 from retrieval.retriever import Hit, Retriever
+from retrieval.settings import check_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +100,15 @@ class RandomRouter:
     Args:
         bank: The ids of all experts.
         seed: Other seeds, other experts.
+
+    Raises:
+        ValueError: If the seed is no whole number from 0 on.
     """
 
     uses_passages = False
 
     def __init__(self, bank: Iterable[str], seed: int = 0) -> None:
+        check_seed(seed, "router.seed")
         self._ids = sorted(bank)
         self._seed = seed
 

@@ -13,7 +13,9 @@ from dmoe.controls import SomeExperts
 from dmoe.endpoint import EndpointWriter
 from dmoe.expert import ExpertSpec
 from dmoe.grouped import Limits
+from dmoe.method import load_dmoe
 from dmoe.recipe import Recipe
+from dmoe.router import RandomRouter
 from dmoe.routing import Routing
 from dmoe.trigger import ConstantTrigger, RandomTrigger, UncertaintyTrigger
 from dmoe.writer import BackboneWriter
@@ -42,6 +44,12 @@ from dmoe.writer import BackboneWriter
         (RandomTrigger, {"rate": "often"}, "set trigger.rate"),
         (ConstantTrigger, {"active": "no_thanks"}, "active must be true or false, got 'no_thanks'"),
         (SomeExperts, {"source": object(), "fraction": "half"}, "set method.fraction"),
+        (
+            load_dmoe,
+            {"backbone": object(), "bank_dir": "x", "fraction": True},
+            "fraction must be a number, got True; set method.fraction",
+        ),
+        (RandomRouter, {"bank": ["a"], "seed": "abc"}, "got 'abc'; set router.seed"),
         (ModelAugmenter, {"writer": object(), "max_attempts": 1.5}, "set augmenter.max_attempts"),
         (BackboneWriter, {"backbone": object(), "batch_size": 2.5}, "augmenter.writer.batch_size"),
         (EndpointWriter, {"url": 5, "model": "m"}, "set augmenter.writer.url"),
