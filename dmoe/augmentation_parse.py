@@ -152,8 +152,9 @@ def _answer_text(value: Any) -> str:
         return ", ".join(parts) if len(parts) == len(value) and all(parts) else ""
     if isinstance(value, str):
         return value.strip()
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return str(value) if is_number and math.isfinite(value) else ""
+    if isinstance(value, float):
+        return str(value) if math.isfinite(value) else ""
+    return str(value) if type(value) is int else ""
 
 
 def _clean(text: str) -> str:

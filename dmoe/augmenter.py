@@ -136,7 +136,7 @@ class ModelAugmenter:
         found = []
         answers = self._answers(drafts, [task.ask(draft.passage, attempt) for draft in drafts])
         for draft, (texts, why) in zip(drafts, answers, strict=True):
-            draft.no_pairs = why or draft.no_pairs
+            draft.no_pairs = why
             taken = {question for question, _ in draft.pairs + draft.doubted}
             pairs = task.read(draft.passage, attempt, texts) if texts else []
             found.append([pair for pair in pairs if pair[0] not in taken])

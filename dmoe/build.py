@@ -75,8 +75,7 @@ def build_experts(
         last epoch, their mean ``‖ΔW‖``, and the seconds that each took.
 
     Raises:
-        ValueError: If a setting, the data or the bank is at fault, or every expert diverged; in
-            that case ``metrics.json`` is written before.
+        ValueError: If a setting, the data or the bank is at fault.
     """
     _check(config)
     start = time.perf_counter()
@@ -95,7 +94,21 @@ def build_experts(
             "%d experts built, %d there already, %d without instances, %d diverged; bank: %s",
             *(tally.experts, tally.skipped, tally.without, tally.failed, bank.path),
         )
-        tally.check()
+    return metrics
+
+
+def build_command(config: DictConfig) -> dict[str, float]:
+    """``scripts/build_experts.py``: `build_experts`, which must bring something.
+
+    Raises:
+        ValueError: Likewise, and if every expert diverged; ``metrics.json`` is written before.
+    """
+    metrics = build_experts(config)
+    if metrics["failed"] and not metrics["experts"] and not metrics["skipped"]:
+        raise ValueError(
+            f"all {metrics['failed']:.0f} experts diverged, and none of these passages has one in "
+            "the bank; lower recipe.lr"
+        )
     return metrics
 
 
@@ -106,7 +119,7 @@ def _check(config: DictConfig) -> None:
         raise ValueError(
             f"engine must be one of {', '.join(ENGINES)}, got {config.engine!r}; set engine=…"
         )
-    if not isinstance(config.bank.dir, str) or not config.bank.dir:
+    if not isinstance(config.bank.dir, str | Path) or not str(config.bank.dir):
         raise ValueError(f"bank.dir must be a folder's path, got {config.bank.dir!r}; set bank.dir")
     check_formats(config.instances.formats)
     check_trainer(config.trainer)
@@ -151,7 +164,8 @@ def corpus_passages(data: Mapping[str, Any], corpus: Mapping[str, Any]) -> Mappi
 def open_bank(config: DictConfig, backbone: Backbone, spec: ExpertSpec, recipe: Recipe) -> Bank:
     """Open the bank that the experts go into, or make it.
 
-    Which file augmentations came from is no part of its recipe: files grow, and banks with them.
+    Which file augmentations came from, and which split questions, is no part of its recipe: data
+    grow, and banks with them.
 
     Raises:
         BankError: If there is one of another backbone, other settings or another recipe.
@@ -162,9 +176,7 @@ def open_bank(config: DictConfig, backbone: Backbone, spec: ExpertSpec, recipe: 
         **recipe.as_dict(),
         "backbone_dtype": str(backbone.dtype).removeprefix("torch."),
         "formats": list(chosen.formats),
-        "source": (
-            "augmentation" if chosen.augmentation else f"questions ({chosen.split}, {chosen.part})"
-        ),
+        "source": "augmentation" if chosen.augmentation else f"questions ({chosen.part})",
     }
     bank_spec = BankSpec(backbone.name, backbone.fingerprint, layout, spec.alpha, made_by)
     return Bank.create(config.bank.dir, bank_spec, exist_ok=True)

@@ -126,6 +126,7 @@ class DMoEDecoder:
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         self._check(input_ids, mask, max_new_tokens)
+        check_room(self.backbone, int(mask.bool().sum(1).max()), max_new_tokens)
         tokenizer = self.backbone.tokenizer
         prompts = [
             tokenizer.decode(row[keep.bool()], skip_special_tokens=True)
@@ -166,7 +167,6 @@ class DMoEDecoder:
                 f"the prompt in row {tokens.index(0)} is empty: expected one token or more; leave "
                 "it out, or begin it with a token"
             )
-        check_room(self.backbone, max(tokens), max_new_tokens)
 
     def _stops(self, stop_ids: Collection[int] | None) -> frozenset[int]:
         return frozenset([self.backbone.tokenizer.eos_token_id] if stop_ids is None else stop_ids)

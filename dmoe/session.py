@@ -165,12 +165,11 @@ class Session:
     def _request(self, row: int) -> RoutingRequest:
         """The query of eq. 5: task input and decoded text, without the triggering token."""
         tokenizer = self._backbone.tokenizer
-        task, new = (
-            self._task_inputs[row],
-            tokenizer.decode(self._new[row], skip_special_tokens=True),
-        )
-        # Some tokenizers (SentencePiece's) decode without the space before the first word.
-        apart = not new or new[0].isspace() or task[-1:].isspace()
+        task, ids = self._task_inputs[row], self._new[row]
+        new = tokenizer.decode(ids, skip_special_tokens=True)
+        # SentencePiece's tokenizers decode without the space before the first word.
+        is_word = tokenizer.convert_ids_to_tokens(ids[:1])[0].startswith("▁") if ids else False
+        apart = not is_word or not new or new[0].isspace() or task[-1:].isspace()
         query = task + new if apart else f"{task} {new}"
         query = last_tokens(tokenizer, query, self._routing.max_query_tokens)
         return RoutingRequest(query, self._given[row])

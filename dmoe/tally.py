@@ -62,17 +62,6 @@ class Tally:
         self.last_loss += float(trained.last_loss[kept].sum())
         self.norm += float(trained.norm[kept].sum())
 
-    def check(self) -> None:
-        """Check that something came of the training.
-
-        Raises:
-            ValueError: If every expert diverged, and the bank had none of these passages before.
-        """
-        if self.failed and not self.experts and not self.skipped:
-            raise ValueError(
-                f"all {self.failed:.0f} experts diverged, and none is in the bank; lower recipe.lr"
-            )
-
     def values(self) -> list[float]:
         """All sums, in the order of the attributes."""
         return [getattr(self, field.name) for field in fields(self)]

@@ -61,7 +61,7 @@ def check_devices(devices: Any) -> None:
         ValueError: If it is none of what Lightning takes.
     """
     if isinstance(devices, str):
-        is_valid = re.fullmatch(r"auto|-1|[1-9]\d*|(\d+,)+\d*", devices) is not None
+        is_valid = re.fullmatch(r"auto|-1|[1-9]\d*|(\d+\s*,\s*)+\d*", devices) is not None
     elif isinstance(devices, int):
         is_valid = not isinstance(devices, bool) and (devices > 0 or devices == -1)
     else:

@@ -2,7 +2,7 @@
 
 What a warm-up adds to a weight is far less than the last bit of a bfloat16: merged, most of it
 would be rounded away. So would its product be, if it were added to an output that is rounded
-already. Here both products are summed before the one rounding.
+already. Here both products are summed before they are rounded, and a bias is added behind that.
 
 Shapes: R rank, I inputs, O outputs.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class WarmLinear(nn.Linear):
-    """``W x + B A x``, rounded once.
+    """``W x + B A x``, summed before it is rounded.
 
     It keeps the linear map's own weights, so that a fingerprint finds them as they were. The
     factors are buffers in float32, which follow a copy and a move.
@@ -45,8 +45,8 @@ class WarmLinear(nn.Linear):
         """``[..., I]`` to ``[..., O]``, in the dtype of the weights."""
         x = input.flatten(0, -2)
         term = x.to(self.warmup_A.dtype) @ self.warmup_A.mT @ self.warmup_B.mT
-        if self.bias is not None:
-            term = term + self.bias
         # Not `super().forward(input) + term`: addmm sums in float32 what it rounds.
         out = torch.addmm(term.to(x.dtype), x, self.weight.mT)
+        if self.bias is not None:  # not within the term, which it would round away
+            out = out + self.bias
         return out.unflatten(0, input.shape[:-1])

@@ -148,7 +148,7 @@ def warm_backbone(adapter: str | Path, name: str = EMBEDDED, **settings: Any) ->
     ffn = FinalFFN(backbone)
     expert, spec = import_adapter(adapter, ffn)
     # Of the weights before: a fingerprint samples them, and might not see so small a change.
-    both = f"{backbone.fingerprint} {sha256_of(Path(adapter) / WEIGHTS)} {spec.scaling}"
+    both = f"beside {backbone.fingerprint} {sha256_of(Path(adapter) / WEIGHTS)} {spec.scaling}"
     merge_expert(ffn, expert, spec)
     backbone.fingerprint = hashlib.sha256(both.encode()).hexdigest()
     return backbone

@@ -43,11 +43,11 @@ class WritingRequest:
 
 
 class WriterError(ValueError):
-    """Why a request has no answer. It is owed to the writer: others will have none either."""
+    """Why a request has no answer; but for a `RefusedError`, others will have none either."""
 
 
 class RefusedError(WriterError):
-    """Why one request never has an answer: it is too long, say. Others are not concerned."""
+    """Why one request never has an answer: it is too long, say. Others may have one."""
 
 
 class Writer(Protocol):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from dmoe.build import build_experts
+from dmoe.build import build_command
 from qa.cli import run
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="build_experts")
 def main(config: DictConfig) -> None:
     """See ``conf/build_experts.yaml`` for the settings."""
-    run(build_experts, config)
+    run(build_command, config)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,7 @@ def test_nothing_is_found_where_nothing_is(text):
         ('["Lisbon", "Porto", 3]', "Lisbon, Porto, 3"),
         *((nothing, None) for nothing in ("null", "NaN", "Infinity", "-Infinity", "1e999")),
         *((nothing, None) for nothing in ("true", "[]", '""', '" "', "{}", '["a", null]', "[[1]]")),
+        ("9" * 400, "9" * 400),
         ("9" * 5000, None),
     ],
 )
@@ -117,7 +118,7 @@ def test_an_answer_is_a_text_a_number_or_a_list_of_them(answer, expected):
 @pytest.mark.parametrize("part", ["{", '{"', '{"a":', '{"a":[', "[{'", "{''", '{"a": "\\'])
 def test_the_longest_nonsense_is_read_in_no_time(part):
     start = time.perf_counter()
-    assert find_pairs(part * 3000) == []
+    assert find_pairs(part * 1000) == []
     assert time.perf_counter() - start < 5
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 
 import pytest
 import torch
@@ -60,11 +59,6 @@ def merged(backbone, source, ids):
     return model
 
 
-def joined(task, new):
-    """A routing query: two words stay two."""
-    return f"{task} {new}" if re.match(r"\S", new) and re.search(r"\S$", task) else task + new
-
-
 @torch.inference_mode()
 def obvious(backbone, routing, input, max_new_tokens, answer=None):
     """One row by itself, all recomputed at every token: (id, uncertainty, experts, nll) of each."""
@@ -78,7 +72,7 @@ def obvious(backbone, routing, input, max_new_tokens, answer=None):
         logits = merged(backbone, routing.source, active)(ids, use_cache=False).logits[:, -1]
         uncertainty = float(torch.distributions.Categorical(logits=logits.double()).entropy())
         if routing.trigger.fires([uncertainty], [f"{position} {task}"])[0]:
-            query = joined(task, tokenizer.decode(new, skip_special_tokens=True))
+            query = task + tokenizer.decode(new, skip_special_tokens=True)
             hits = routing.router.route([RoutingRequest(query, input.given)], routing.k)[0]
             active = tuple(hit.passage_id for hit in hits)
             logits = merged(backbone, routing.source, active)(ids, use_cache=False).logits[:, -1]
@@ -249,7 +243,7 @@ def test_the_query_is_the_task_and_what_was_decoded_without_the_triggering_token
         for row, task in enumerate(tasks):
             before = [step.token_id for step in rows[row][:position]]
             decoded = tiny_backbone.tokenizer.decode(before, skip_special_tokens=True)
-            assert queries[position][row] == joined(task, decoded)
+            assert queries[position][row] == task + decoded
 
 
 @pytest.mark.parametrize("kind", ["bytes", "pieces"])

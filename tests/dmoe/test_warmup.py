@@ -99,13 +99,25 @@ def test_what_is_beside_the_weights_adds_up(bias):
     linear = torch.nn.Linear(64, 48, bias=bias, dtype=torch.bfloat16)
     warm, whole = WarmLinear(linear), copy.deepcopy(linear).float()
     x = torch.randn(3, 5, 64).bfloat16()
-    torch.testing.assert_close(warm(x), linear(x))
+    torch.testing.assert_close(warm(x), linear(x), rtol=1e-2, atol=1e-2)
     for rank in (4, 2):
         a, b = torch.randn(rank, 64), torch.randn(48, rank) / 8
         warm.add(a, b)
         whole.weight += b @ a
     torch.testing.assert_close(warm(x).float(), whole(x.float()), rtol=1e-2, atol=2e-2)
     assert warm(x[:0]).shape == (0, 5, 48)
+
+
+@pytest.mark.parametrize("size", [0.0, 1.0, 10.0])
+def test_what_is_small_beside_a_bias_survives(size):
+    linear = torch.nn.Linear(64, 512, dtype=torch.bfloat16)
+    torch.nn.init.normal_(linear.bias, std=size)
+    warm, x = WarmLinear(linear), torch.randn(512, 64).bfloat16()
+    a, b = torch.randn(2, 64) / 8, torch.randn(512, 2) * 1e-3
+    warm.add(a, b)
+    change = x.float() @ a.mT @ b.mT
+    mine = (warm(x) - linear(x)).float().detach()
+    assert 0.8 < float((mine * change).sum() / change.square().sum()) < 1.2
 
 
 def test_experts_on_a_warm_backbone_know_while_decoding_what_they_were_trained_to(half):
