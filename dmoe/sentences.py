@@ -121,10 +121,7 @@ def answer_spans(text: str) -> list[Span]:
     depth = max(map(len, by_sentence), default=0)
     turns = [span for rank in range(depth) for spans in by_sentence for span in spans[rank:][:1]]
     turns.sort(key=lambda span: not span.question_word)  # stable: else in turns as before
-    found: dict[str, Span] = {}
-    for span in turns:
-        found.setdefault(span.text, span)
-    return list(found.values())
+    return _distinct(turns)
 
 
 def fronted(sentence: str) -> str:
@@ -148,8 +145,13 @@ def _spans(sentence: str) -> list[Span]:
             (first if is_first else inner).append(_span(sentence, match.start(), text))
     if (last := _LAST_WORDS.search(sentence)) and sentence.count(last["words"]) == 1:
         inner.append(_span(sentence, last.start("words"), last["words"]))
+    return _distinct(inner + first)
+
+
+def _distinct(spans: Iterable[Span]) -> list[Span]:
+    """The first of the spans with the same text, in their order."""
     found: dict[str, Span] = {}
-    for span in inner + first:
+    for span in spans:
         found.setdefault(span.text, span)
     return list(found.values())
 

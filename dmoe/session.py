@@ -168,10 +168,10 @@ class Session:
         task, ids = self._task_inputs[row], self._new[row]
         new = tokenizer.decode(ids, skip_special_tokens=True)
         # SentencePiece's tokenizers decode without the space before the first word.
-        is_word = tokenizer.convert_ids_to_tokens(ids[:1])[0].startswith("▁") if ids else False
-        apart = not is_word or not new or new[0].isspace() or task[-1:].isspace()
-        query = task + new if apart else f"{task} {new}"
-        query = last_tokens(tokenizer, query, self._routing.max_query_tokens)
+        begins_word = new and tokenizer.convert_ids_to_tokens(ids[0]).startswith("▁")
+        if begins_word and not (new[0].isspace() or task[-1:].isspace()):
+            task += " "
+        query = last_tokens(tokenizer, task + new, self._routing.max_query_tokens)
         return RoutingRequest(query, self._given[row])
 
     def _read(self, ids_BN: Tensor, mask: Tensor, positions: int = 1) -> Tensor:
