@@ -86,7 +86,7 @@ class ActiveExperts:
         names = list(dict.fromkeys(id for row in changed for id in wanted[row]))
         if names:
             self._fill(changed, [[names.index(id) for id in wanted[row]] for row in changed], names)
-        else:
+        elif changed:
             for factor in self._merged.values():
                 factor[changed] = 0
         for row in rows:
@@ -98,14 +98,17 @@ class ActiveExperts:
         device = self._places.backbone.device
         blank = len(names)  # index of an expert of zeros, for rows with fewer than K
         filled = [[*row, *[blank] * (self._k - len(row))] for row in slots]
+        some_are_blank = any(len(row) < self._k for row in slots)
         index_bK, target_b = (torch.tensor(i, device=device) for i in (filled, list(rows)))
         for key, tensor in self._source.get(names).items():
-            tensor = tensor.to(device, torch.float32)
-            chosen = torch.cat([tensor, torch.zeros_like(tensor[:1])])[index_bK]
+            tensor = tensor.to(device)
+            if some_are_blank:
+                tensor = torch.cat([tensor, torch.zeros_like(tensor[:1])])
+            chosen = tensor[index_bK]
             if key.endswith("lora_A"):
-                merged = chosen.flatten(1, 2)
+                merged = chosen.float().flatten(1, 2)
             else:
-                merged = chosen.movedim(1, 2).flatten(2) * self._source.scaling
+                merged = chosen.movedim(1, 2).float().flatten(2) * self._source.scaling
             self._buffer(key, merged)[target_b] = merged
 
     def _buffer(self, key: str, like: Tensor) -> Tensor:

@@ -174,21 +174,38 @@ def measure(
     """Seconds from disk to active, of random sets of k experts.
 
     Banks take turns, draw by draw. The peer, which is slow, has a hundredth of the draws (10 at
-    least), spread between theirs.
+    least), spread between theirs, behind each of which a draw of each bank warms up and does not
+    count.
     """
     chance = random.Random(0)
     seconds: dict[str, list[float]] = {**{str(size): [] for size in banks}, "PEFT": []}
     active = {size: ActiveExperts(final, bank, rows=1, k=k) for size, bank in banks.items()}
     every = max(1, min(100, draws // 10))
-    for draw in range(draws + 1):
-        for size in banks:
-            ids = [f"p{n}" for n in chance.sample(range(size), k)]
-            seconds[str(size)].append(_timed(active[size].swap, [0], [ids]))
+
+    def take(size: int) -> float:
+        ids = [f"p{n}" for n in chance.sample(range(size), k)]
+        return _timed(active[size].swap, [0], [ids])
+
+    for bank in banks.values():
+        read_whole(bank.path)
+    peer.load(folders[:k])  # warms up
+    peer.unload()
+    for draw in range(draws):
         if draw % every == 0:
-            ids = chance.sample(folders, k)
-            seconds["PEFT"].append(_timed(peer.load, ids))
+            seconds["PEFT"].append(_timed(peer.load, chance.sample(folders, k)))
             peer.unload()
-    return {name: values[1:] for name, values in seconds.items()}  # the first warms up
+            for size in banks:
+                take(size)
+        for size in banks:
+            seconds[str(size)].append(take(size))
+    return seconds
+
+
+def read_whole(folder: Path) -> None:
+    """Bring all files of a folder into the page cache; what was written need not have stayed."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.read_bytes()
 
 
 def opening(path: Path) -> float:

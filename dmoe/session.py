@@ -62,6 +62,7 @@ class Session:
         self._backbone = final.backbone
         self._routing = routing
         self._prompt = prompt_ids, prompt_mask
+        self._padded = not bool(prompt_mask.all())
         self._task_inputs = task_inputs
         self._given = given
         self._final = final
@@ -177,13 +178,13 @@ class Session:
     def _read(self, ids_BN: Tensor, mask: Tensor, positions: int = 1) -> Tensor:
         """Final hidden states ``[B, P, D]`` of the last positions; the cache grows by N."""
         start = mask.shape[1] - ids_BN.shape[1]
+        places: dict[str, Tensor] = {}
+        if self._padded:  # else the model's own are the same, and cost nothing
+            positions_BN = (mask.cumsum(1) - 1).clamp(min=0)[:, start:]
+            places = {"attention_mask": mask, "position_ids": positions_BN}
         with keep_residual(self._final, positions) as self._residual, self._active.attached():
             output = self._backbone.decoder(
-                input_ids=ids_BN,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, start:],
-                past_key_values=self.cache,
-                use_cache=True,
+                input_ids=ids_BN, past_key_values=self.cache, use_cache=True, **places
             )
         self.cache = output.past_key_values
         return output.last_hidden_state[:, -positions:]
