@@ -27,7 +27,7 @@ class Step:
         targets_A: Labels.
         weights_A: One over the number of the expert's labels in this step.
         experts_A: Whose label it is.
-        padded_nP: Of each expert, its tokens, padded with any.
+        padded_nP: Of each expert, its tokens, padded with its first.
         slots_A: Where in the flattened ``padded_nP`` a token stands.
     """
 
@@ -66,9 +66,10 @@ def make_step(residual_AD: Tensor, batch: Sequence[Sequence[InstanceStates]]) ->
     targets = torch.cat([part.targets for each in batch for part in each])
     counts = torch.tensor([sum(len(part.rows) for part in each) for each in batch])
     experts = torch.arange(len(batch)).repeat_interleave(counts)
-    within = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[experts]
-    slots = experts * int(counts.max()) + within
-    padded = torch.zeros(len(batch) * int(counts.max()), dtype=torch.long)
+    first = counts.cumsum(0) - counts
+    slots = experts * int(counts.max()) + torch.arange(len(rows)) - first[experts]
+    # Padding repeats the expert's own first token: another's could be a NaN where that one diverges.
+    padded = first.repeat_interleave(int(counts.max()))
     padded[slots] = torch.arange(len(rows))
     device = residual_AD.device
     return Step(

@@ -74,12 +74,12 @@ def test_what_is_there_is_not_built_again(build, tmp_path):
     assert (metrics["experts"], metrics["skipped"]) == (0, 7)
 
 
-def test_paper_and_prag(build, tmp_path):
+def test_the_papers_recipe(build, tmp_path):
     metrics = build("recipe=paper", f"bank.dir={tmp_path / 'paper'}")
     assert 0 < metrics["expert_norm"] < 0.1  # one epoch at 1e-5
-    prag = build("recipe=prag", f"bank.dir={tmp_path / 'prag'}", "instances.limit=2")
-    assert prag["experts"] == 2
-    assert Bank.open(tmp_path / "prag").spec.recipe["loss"] == "all"
+    recipe = Bank.open(tmp_path / "paper").spec.recipe
+    assert recipe["loss"] == "all"
+    assert recipe["formats"] == ["qa_with_passage", "qa_with_rewrite", "qa"]
 
 
 def test_augmentations_of_a_corpus(build, tmp_path):

@@ -99,6 +99,23 @@ def test_order_groups_and_limits_do_not_matter(order, cut, limits):
                 )
 
 
+def test_one_that_diverges_spares_the_others(tiny_backbone):
+    draw = random.Random(0)
+    instances = [
+        [Encoded((5, 6, *(draw.randrange(3, 300) for _ in range(draw.randrange(2, 9)))), 1)] * count
+        for count in (12, 2, 3, 3, 3)
+    ]
+    trainer = GroupedTrainer(FinalFFN(tiny_backbone), ExpertSpec(), Recipe(lr=500.0, epochs=2))
+    together = trainer.train(IDS, instances)
+    finite = []
+    for index, (id, some) in enumerate(zip(IDS, instances, strict=True)):
+        ours = expert_at(together.experts, index)
+        alone = expert_at(trainer.train([id], [some]).experts, 0)
+        finite.append(all(bool(tensor.isfinite().all()) for tensor in alone.values()))
+        assert all(torch.isfinite(ours[name]).equal(alone[name].isfinite()) for name in alone)
+    assert finite == [False, True, True, True, True]
+
+
 def test_the_losses_are_those_of_the_epochs(tiny_backbone):
     """The first epoch's of one step is the untouched model's; a rate of 0 leaves it so."""
     ffn, instances = FinalFFN(tiny_backbone), lessons()
