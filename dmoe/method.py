@@ -16,6 +16,7 @@ from dmoe.trigger import Trigger
 from qa.backbone import Backbone
 from qa.decoding import first_line
 from qa.method import AnsweringMethod, Prediction, QuestionInput
+from retrieval.passage import Passage
 from retrieval.settings import typed
 
 CONTROLS = (None, "noise")
@@ -30,7 +31,8 @@ class DMoEMethod(AnsweringMethod):
     Each prediction's details are ``tokens`` decoded; ``triggers`` among them; each token's
     ``uncertainty``, nats, before anything was routed there; ``routed``, the passages of each
     trigger by position; and ``routed_gold``, whether a gold passage was among them (null without
-    gold ones).
+    gold ones). Where the evaluation gives no passages, its ``passage_ids`` are those that were
+    routed, each of weight 1 (eq. 6).
 
     Args:
         backbone: The frozen model.
@@ -41,6 +43,8 @@ class DMoEMethod(AnsweringMethod):
         max_query_tokens: A routing query's last so many tokens are kept.
         rag: Whether the passages also stand in the prompt.
         max_new_tokens: At most so many tokens are decoded.
+        bank: Where the experts come from; None: from no bank, and nothing is known of what they
+            were made of.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -57,9 +61,12 @@ class DMoEMethod(AnsweringMethod):
         max_query_tokens: int = 128,
         rag: bool = False,
         max_new_tokens: int = 32,
+        bank: Bank | None = None,
     ) -> None:
         super().__init__(backbone, rag, max_new_tokens)
+        self._bank = bank
         routing = Routing(source, router(source), trigger, k, max_query_tokens)
+        self._given_experts = routing.router.uses_passages
         self.decoder = DMoEDecoder(backbone, routing)
         self.uses_passages = rag or routing.router.uses_passages  # type: ignore[misc]
 
@@ -77,6 +84,24 @@ class DMoEMethod(AnsweringMethod):
             Prediction(self._text(row), value, _details(row, input))
             for row, value, input in zip(steps, nll, inputs, strict=True)
         ]
+
+    def check_passages(self, passages: Sequence[Passage]) -> None:
+        """See `AnsweringMethod.check_passages`: the experts must be of these texts.
+
+        Raises:
+            BankError: If one was made of another text than its passage has.
+            ValueError: If the router is to choose among the questions' passages (``router=oracle``)
+                and none of them has an expert.
+        """
+        if self._bank is None:
+            return
+        self._bank.check_passages(passages)
+        if self._given_experts and not any(passage.id in self._bank for passage in passages):
+            raise ValueError(
+                f"{self._bank.path}: expected experts of the questions' own {len(passages)} "
+                "passages, which router=oracle chooses among, got a bank of others; build it from "
+                "the same data and split (scripts/build_experts.py), or set router=bm25"
+            )
 
     def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
         """How often routing took place; see `routing_metrics`."""
@@ -114,16 +139,22 @@ def load_dmoe(
 
     Raises:
         BankError: If there is no sound bank, or it is of another backbone.
-        ValueError: If the control is unknown, or a setting is out of range.
+        ValueError: If the bank is empty, the control unknown, or a setting out of range.
     """
     if control not in CONTROLS:
         raise ValueError(f"control must be null or noise, got {control!r}; set method.control")
-    source: ExpertSource = Bank.open(bank_dir, backbone=backbone, read_only=True)
+    bank = Bank.open(bank_dir, backbone=backbone, read_only=True)
+    if not len(bank):
+        raise ValueError(
+            f"{bank_dir}: expected experts, got an empty bank; build it "
+            "(scripts/build_experts.py), or choose another bank.dir"
+        )
+    source: ExpertSource = bank
     if fraction != 1:
         source = SomeExperts(source, fraction, seed)
     if control == "noise":
         source = NoiseExperts(source, seed)
-    return DMoEMethod(backbone, source, **settings)
+    return DMoEMethod(backbone, source, bank=bank, **settings)
 
 
 def routing_metrics(details: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -163,7 +194,10 @@ def _details(steps: Sequence[Step], input: QuestionInput) -> dict[str, Any]:
         step.position: [hit.passage_id for hit in step.routed] for step in steps if step.triggered
     }
     gold = set(input.question.passage_ids)
+    acted = list(dict.fromkeys(id for ids in routed.values() for id in ids))
+    given = bool(input.selection.passages)  # then these are the prediction's passages
     return {
+        **({} if given else {"passage_ids": acted, "weights": [1.0] * len(acted)}),
         "tokens": len(steps),
         "triggers": len(routed),
         "uncertainty": [round(step.uncertainty, 4) for step in steps],

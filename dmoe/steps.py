@@ -68,7 +68,7 @@ def make_step(residual_AD: Tensor, batch: Sequence[Sequence[InstanceStates]]) ->
     experts = torch.arange(len(batch)).repeat_interleave(counts)
     first = counts.cumsum(0) - counts
     slots = experts * int(counts.max()) + torch.arange(len(rows)) - first[experts]
-    # Padding repeats the expert's own first token: another's could be a NaN where that one diverges.
+    # Padding repeats the expert's own first token: another's may be a NaN, if that one diverges.
     padded = first.repeat_interleave(int(counts.max()))
     padded[slots] = torch.arange(len(rows))
     device = residual_AD.device

@@ -14,6 +14,7 @@ from qa.dataset import Question
 from qa.decoding import greedy_decode, score_answers
 from qa.passage_source import Selection
 from qa.prompts import build_prompt
+from retrieval.passage import Passage
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,15 @@ class AnsweringMethod:
         By default there are none.
         """
         return {}
+
+    def check_passages(self, passages: Sequence[Passage]) -> None:
+        """Check the questions' gold passages against what was made of them before, if anything was.
+
+        By default nothing was.
+
+        Raises:
+            ValueError: If they do not belong together.
+        """
 
     def prompt(self, input: QuestionInput) -> str:
         """What the model reads: the question, behind its passages if there is RAG."""

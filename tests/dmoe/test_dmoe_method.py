@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -151,13 +151,20 @@ def composed(*overrides):
 
 @pytest.fixture
 def compose_small(bank_dir, tiny_backbone, tmp_path, monkeypatch):
-    """Composes an evaluation of a few bios questions with the tiny backbone and its bank."""
+    """Composes an evaluation of a few questions with the tiny backbone and its bank."""
     monkeypatch.setattr("qa.backbone.load_backbone", lambda **settings: tiny_backbone)
+    write_data(tmp_path / "data", PASSAGES.values())
     small = [
-        *("data.train_entities=1", "data.dev_entities=2", "data.distractor_entities=0"),
-        *(f"bank.dir={bank_dir}", f"paths.output_dir={tmp_path}", "max_new_tokens=3", "limit=3"),
+        *("data=local", f"data.dir={tmp_path / 'data'}", f"bank.dir={bank_dir}"),
+        *(f"paths.output_dir={tmp_path}", "max_new_tokens=3"),
     ]
     return lambda *overrides: composed(*small, *overrides)
+
+
+def write_data(folder, passages):
+    write_jsonl(folder / "passages.jsonl", map(asdict, passages))
+    for split in ("train", "dev"):
+        write_jsonl(folder / f"{split}.jsonl", map(asdict, (QUESTIONS[0], QUESTIONS[2])))
 
 
 @pytest.mark.parametrize("trigger", ["uncertainty", "random", "always", "never"])
@@ -166,9 +173,41 @@ def test_the_command_line_chooses_router_and_trigger(compose_small, router, trig
     rate = ["trigger.rate=0.5"] if trigger == "random" else []
     config = compose_small(f"router={router}", f"trigger={trigger}", *rate)
     metrics = evaluate_command(config)
-    assert metrics["n"] == 3
-    rows = [row for _, row in read_jsonl(tmp_path / "predictions.jsonl")]
-    assert all(bool(row["passage_ids"]) == (router == "oracle") for row in rows)
+    assert metrics["n"] == 2
+    for _, row in read_jsonl(tmp_path / "predictions.jsonl"):
+        routed = dict.fromkeys(id for at in row["routed"] for id in at["passage_ids"])
+        gold = next(question.passage_ids for question in QUESTIONS if question.id == row["id"])
+        assert row["passage_ids"] == list(gold[:3] if router == "oracle" else routed)
+        assert len(row["weights"]) == len(row["passage_ids"])
+
+
+def test_experts_of_other_texts_are_an_error(compose_small, tmp_path):
+    other = [replace(passage, text=f"{passage.text}!") for passage in PASSAGES.values()]
+    config = compose_small("router=random")
+    write_data(tmp_path / "data", other)
+    with pytest.raises(BankError, match="was made of another text than the corpus has"):
+        evaluate_command(config)
+
+
+def test_the_oracle_needs_an_expert_of_a_gold_passage(compose_small, bank_dir):
+    Bank.open(bank_dir).remove(["p0", "p1", "p3"])
+    assert evaluate_command(compose_small("router=random"))["n"] == 2
+    with pytest.raises(ValueError, match="own 3 passages, which router=oracle chooses among"):
+        evaluate_command(compose_small("router=oracle"))
+
+
+def test_an_empty_bank_is_an_error(tiny_backbone, bank_dir):
+    Bank.open(bank_dir).remove(list(PASSAGES))
+    with pytest.raises(ValueError, match="expected experts, got an empty bank; build it"):
+        load_dmoe(tiny_backbone, bank_dir, **SETTINGS)
+
+
+def test_passages_that_change_nothing_are_said(compose_small, caplog):
+    evaluate_command(compose_small("router=random", "passages=shuffled"))
+    assert "passages=shuffled changes nothing" in caplog.text
+    caplog.clear()
+    evaluate_command(compose_small("router=oracle", "passages=shuffled"))
+    assert "changes nothing" not in caplog.text
 
 
 def test_the_papers_settings_are_the_default(compose_small):
@@ -198,7 +237,7 @@ def test_a_router_by_retrieval_is_opened_over_the_surrogates(compose_small, tmp_
         *(f"router.corpus.path={tmp_path / 'surrogates.jsonl'}", "router.retriever.index_dir=x"),
         *(f"router.corpus.cache_dir={tmp_path / 'cache'}", "trigger=always"),
     ]
-    assert evaluate_command(compose_small(*overrides))["n"] == 3
+    assert evaluate_command(compose_small(*overrides))["n"] == 2
 
 
 SETTINGS: dict = {"router": RandomRouter, "trigger": ConstantTrigger(True), "k": 2}
