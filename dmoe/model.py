@@ -1,0 +1,81 @@
+"""DMoE as users hold it: open a bank, and ask.
+
+>>> dmoe = DMoE.from_bank("BANK", "AUG/surrogates.jsonl", "INDEX", k=1)
+>>> dmoe.ask("Where was Tova Blick born?")
+'Lisbon'
+>>> for step in dmoe.steps("Where was Tova Blick born?"):
+...     print(step.token, step.uncertainty, step.active)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from dmoe.bank import Bank
+from dmoe.decoder import DecoderInput, DMoEDecoder
+from dmoe.router import retrieval_router
+from dmoe.routing import Routing, Step
+from dmoe.trigger import UncertaintyTrigger
+from qa.backbone import Backbone, load_backbone
+from qa.decoding import first_line
+from qa.prompts import build_prompt
+from retrieval.bm25 import BM25Settings
+from retrieval.corpus import Corpus
+
+
+class DMoE(DMoEDecoder):
+    """A decoder over a bank on disk that is asked questions."""
+
+    @classmethod
+    def from_bank(
+        cls,
+        bank_dir: str | Path,
+        surrogates: str | Path,
+        index_dir: str | Path,
+        backbone: Backbone | None = None,
+        k: int = 3,
+        threshold: float = 2.0,
+        device: str = "cpu",
+    ) -> DMoE:
+        """Open what the scripts made: experts, and the BM25 router over their surrogates.
+
+        Args:
+            bank_dir: The bank, of ``scripts/build_experts.py``.
+            surrogates: The surrogates, of ``scripts/augment.py``.
+            index_dir: The BM25 index over them, of ``scripts/build_index.py``.
+            backbone: The frozen model; None: the one that the bank names.
+            k: Experts at a time.
+            threshold: Token uncertainty above which the router is asked, nats.
+            device: Where a backbone of the bank's name is loaded.
+
+        Raises:
+            BankError: If there is no sound bank, or it is of another backbone.
+            IndexFolderError: If the index is missing, damaged, or of other surrogates.
+            ValueError: If a setting is out of range, or the bank and the surrogates do not belong
+                together.
+        """
+        bank = Bank.open(bank_dir, read_only=True)
+        if backbone is None:
+            backbone = load_backbone(bank.spec.backbone, device=device)
+        bank.check_backbone(backbone)
+        router = retrieval_router(bank, BM25Settings(index_dir), Corpus.open(surrogates))
+        return cls(backbone, Routing(bank, router, UncertaintyTrigger(threshold), k))
+
+    def steps(self, question: str, max_new_tokens: int = 32) -> Iterator[Step]:
+        """The tokens of an answer, one by one, with what triggered and which experts acted.
+
+        Raises:
+            ValueError: If the question is longer than the backbone can read.
+        """
+        row = DecoderInput(build_prompt(question), question)
+        return self.stream([row], max_new_tokens, self.backbone.stop_token_ids)
+
+    def ask(self, question: str, max_new_tokens: int = 32) -> str:
+        """The answer to a question: greedy, to a natural stop.
+
+        Raises:
+            ValueError: If the question is longer than the backbone can read.
+        """
+        ids = [step.token_id for step in self.steps(question, max_new_tokens)]
+        return first_line(self.backbone.tokenizer.decode(ids, skip_special_tokens=True))
