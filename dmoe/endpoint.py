@@ -11,7 +11,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -38,6 +38,8 @@ class EndpointWriter:
         timeout: Seconds to wait for an answer.
         tries: How often one request is sent, at most, while the endpoint is busy.
         pause: Seconds before the second try; doubled for each further one.
+        body: Further keys of a request's JSON, or other values of those that are sent; null leaves
+            a key out. An endpoint that dislikes a key refuses every request.
 
     Raises:
         ValueError: If a number is out of range, or the URL is none.
@@ -54,6 +56,7 @@ class EndpointWriter:
         timeout: float = 120.0,
         tries: int = 4,
         pause: float = 1.0,
+        body: Mapping[str, Any] | None = None,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"expected an http(s) URL, got {url!r}; set augmenter.writer.url")
@@ -70,11 +73,13 @@ class EndpointWriter:
         self._timeout = timeout
         self._tries = tries
         self._pause = pause
+        self._body = dict(body or {})
 
     @property
     def fingerprint(self) -> str:
-        """Endpoint, model and temperature; the key is no part of it."""
-        return f"{self._url} {self._model} {self._temperature}"
+        """Endpoint, model, temperature and what else is asked; the key is no part of it."""
+        body = f" {json.dumps(self._body, sort_keys=True)}" if self._body else ""
+        return f"{self._url} {self._model} {self._temperature}{body}"
 
     def write(self, requests: Sequence[WritingRequest]) -> list[str | WriterError]:
         """See `Writer.write`; all requests at the same time, and their openings left to the model.
@@ -99,8 +104,10 @@ class EndpointWriter:
             "temperature": self._temperature if request.attempt else 0.0,
             "max_tokens": request.max_new_tokens,
             "seed": request.attempt,
+            **self._body,
         }
-        answer = self._post(json.dumps(body).encode())
+        kept = {key: value for key, value in body.items() if value is not None}
+        answer = self._post(json.dumps(kept).encode())
         text = _content(answer)
         if text is None:
             raise EndpointError(

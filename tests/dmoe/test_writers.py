@@ -193,6 +193,16 @@ def test_further_attempts_are_drawn(server):
     assert (body["temperature"], body["seed"]) == (0.9, 2)
 
 
+def test_further_keys_are_sent_and_null_leaves_one_out(server):
+    body = {"max_tokens": None, "max_completion_tokens": 90, "seed": 5}
+    writer = endpoint(server, body=body)
+    writer.write([request("x")])
+    sent = server.seen[0][2]
+    assert "max_tokens" not in sent
+    assert (sent["max_completion_tokens"], sent["seed"]) == (90, 5)
+    assert writer.fingerprint != endpoint(server).fingerprint
+
+
 def test_without_a_key_none_is_sent(server, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     endpoint(server).write([request("x")])
