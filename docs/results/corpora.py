@@ -41,7 +41,8 @@ def wikipedia(data: Path, index: Path) -> Iterator[dict[str, Any]]:
     facts = {row["id"]: row for row in rows(data / "strategyqa/passages.jsonl.gz")}
     asked: list[Any] = []
     for name in SETS:
-        asked += sample(list(rows(data / name / "dev.jsonl.gz")), QUESTIONS)
+        questions: list[Any] = list(rows(data / name / "dev.jsonl.gz"))
+        asked += sample(questions, QUESTIONS)
     chosen = {id: wiki.get(id) or facts[id] for row in asked for id in row["passage_ids"]}
     free = PASSAGES - sum(id in wiki for id in chosen)
     bm25 = BM25Settings(index).open(Corpus.open(data / "wiki/passages.jsonl.gz"))
