@@ -28,6 +28,7 @@ from dmoe.bank import Bank
 from dmoe.build import build_experts, open_lessons
 from dmoe.expert import delta_norm
 from dmoe.instances import read_augmentations
+from dmoe.open_bank import is_built
 from dmoe.settings import typed_settings
 from qa.backbone import Backbone
 from qa.cli import check_complete, one_line
@@ -201,7 +202,9 @@ class Workshop:
             if not (built / METRICS).exists():
                 building = config.copy()
                 building.paths.output_dir = str(built)
-                build_experts(building, open_lessons(building, self._passages), backbone)
+                lessons = open_lessons(building, self._passages)
+                if not is_built(building, lessons, backbone):
+                    build_experts(building, lessons, backbone)
             self._norms[built] = _expert_norm(Bank.open(config.bank.dir, backbone))
         return self._norms[built]
 

@@ -33,6 +33,7 @@ _AT_A_TIME = 500  # experts that are added to a bank at a time
 _SUM = "sum"  # how PEFT calls the k adapters together
 _REST = "rest"  # and the one that is active between two measurements
 _OPENINGS = 7
+_BLOCKS = 5  # of draws, between those of the peer
 
 
 class PeftFolders:
@@ -75,9 +76,10 @@ def bank_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     """Milliseconds from disk to active, of banks of several sizes and of PEFT; bytes an expert.
 
     Raises:
-        ValueError: If ours and the peer do not compute the same.
+        ValueError: If ours and the peer do not compute the same, or a setting is out of range.
     """
     settings, source = config.bank, config.model.backbone
+    _check(settings)
     final = FinalFFN(instantiate(source, dtype="float32"))
     spec = ExpertSpec()
     output = Path(config.paths.output_dir)
@@ -103,6 +105,25 @@ def bank_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
             "PEFT": used(Path(folder, "peft")) / len(folders),
         }
     return result, _lines(config, result)
+
+
+def _check(settings: DictConfig) -> None:
+    # PEFT's k adapters are drawn from the folders.
+    for key, least in {"k": 1, "draws": 1, "folders": settings.k}.items():
+        if not isinstance(settings[key], int) or settings[key] < least:
+            what = f"{least} (bank.k)" if key == "folders" else least
+            raise ValueError(
+                f"{key} must be a whole number of {what} or more, got {settings[key]!r}; "
+                f"set bank.{key}"
+            )
+    sizes = list(settings.sizes) if isinstance(settings.sizes, Sequence) else [settings.sizes]
+    if len(set(sizes)) < max(2, len(sizes)) or not all(
+        isinstance(size, int) and size >= settings.k for size in sizes
+    ):
+        raise ValueError(
+            f"sizes must be two or more different whole numbers, none below bank.k, which is "
+            f"{settings.k}, got {sizes}; set bank.sizes=[…]"
+        )
 
 
 def made_up(count: int) -> list[Passage]:
@@ -174,31 +195,32 @@ def measure(
     """Seconds from disk to active, of random sets of k experts.
 
     Banks take turns, draw by draw. The peer, which is slow, has a hundredth of the draws (10 at
-    least), spread between theirs, behind each of which a draw of each bank warms up and does not
-    count.
+    least), in several blocks between theirs. All draws count but the very first of each, which
+    warms up.
     """
     chance = random.Random(0)
-    seconds: dict[str, list[float]] = {**{str(size): [] for size in banks}, "PEFT": []}
     active = {size: ActiveExperts(final, bank, rows=1, k=k) for size, bank in banks.items()}
-    every = max(1, min(100, draws // 10))
+    seconds: dict[str, list[float]] = {name: [] for name in (*map(str, banks), "PEFT")}
 
-    def take(size: int) -> float:
-        ids = [f"p{n}" for n in chance.sample(range(size), k)]
-        return _timed(active[size].swap, [0], [ids])
+    def draw_banks() -> None:
+        for size in banks:
+            ids = [f"p{n}" for n in chance.sample(range(size), k)]
+            seconds[str(size)].append(_timed(active[size].swap, [0], [ids]))
+
+    def draw_peer() -> None:
+        seconds["PEFT"].append(_timed(peer.load, chance.sample(folders, k)))
+        peer.unload()
 
     for bank in banks.values():
         read_whole(bank.path)
-    peer.load(folders[:k])  # warms up
-    peer.unload()
-    for draw in range(draws):
-        if draw % every == 0:
-            seconds["PEFT"].append(_timed(peer.load, chance.sample(folders, k)))
-            peer.unload()
-            for size in banks:
-                take(size)
-        for size in banks:
-            seconds[str(size)].append(take(size))
-    return seconds
+    draw_peer()
+    draw_banks()
+    for _ in range(_BLOCKS):
+        for _ in range(max(10, draws // 100) // _BLOCKS):
+            draw_peer()
+        for _ in range(max(1, draws // _BLOCKS)):
+            draw_banks()
+    return {name: values[1:] for name, values in seconds.items()}
 
 
 def read_whole(folder: Path) -> None:

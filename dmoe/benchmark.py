@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from dmoe.bank import Bank, BankSpec, ExpertLayout
 from dmoe.expert import ExpertSpec, expert_at
 from dmoe.final_ffn import FinalFFN
 from dmoe.grouped import GroupedTrainer, Limits
+from dmoe.groups import Groups
 from dmoe.instances import Encoded, Lesson, encode_all, lessons_from_questions
 from dmoe.peft_loop import PeftLoop
 from dmoe.recipe import LOSSES, Recipe
@@ -22,7 +27,7 @@ from retrieval.devices import peak_rss
 
 _TOLERANCE = 1e-3  # of the relative difference of an expert trained both ways, by norm
 _EPOCHS = (1, 10)
-_GROWTH = (1, 2, 4)  # groups
+_GROWTH = (1, 2, 4)  # times experts.passages, different ones
 
 
 @dataclass(frozen=True)
@@ -114,9 +119,10 @@ def experts_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     """Seconds an expert, ours against PEFT one passage after another, both in float32.
 
     Raises:
-        ValueError: If the two do not train equal experts.
+        ValueError: If the two do not train equal experts, or a setting is out of range.
     """
     settings = config.experts
+    _check(settings)
     lessons = lessons_from_questions(instantiate(config.data), "train")[: settings.passages]
     spec, recipe = ExpertSpec(), Recipe(lr=settings.lr)
     contest = Contest(lessons, settings.peer_passages, list(settings.formats), spec, recipe)
@@ -136,22 +142,68 @@ def experts_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     for name, times in interleaved(tasks, config.rounds).items():
         count = contest.peer_size if name.startswith("PEFT") else contest.size
         result["seconds_per_expert"][name] = [seconds / count for seconds in times]
-    result["growth"] = growth(contest.ours(backbone, Setting("answer", 1)), contest.size)
+    result["growth"] = growth(config)
     return result, _lines(config, contest, result)
 
 
-def growth(train: Callable[[], Any], size: int) -> list[dict[str, float]]:
-    """What more passages cost: seconds an expert, and the process's peak memory so far (MiB)."""
-    rows = []
-    for groups in _GROWTH:
+def _check(settings: DictConfig) -> None:
+    for key, least in {"passages": 2, "peer_passages": 1}.items():
+        value = settings[key]
+        if not isinstance(value, int) or value < least:  # an expert is compared amid others
+            raise ValueError(
+                f"{key} must be a whole number of {least} or more, got {value!r}; set experts.{key}"
+            )
+
+
+def growth(config: DictConfig) -> list[dict[str, float]]:
+    """What more passages cost: whole builds of different passages, each in a process of its own."""
+    sizes = [times * config.experts.passages for times in _GROWTH]
+    # Spawned, so that none inherits what this process has in memory.
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        return list(pool.map(build_bank, [config] * len(sizes), sizes))
+
+
+def build_bank(config: DictConfig, count: int) -> dict[str, float]:
+    """Train experts of different passages, group by group, into a bank.
+
+    Args:
+        config: Composed from ``conf/benchmark.yaml``.
+        count: Of the passages.
+
+    Returns:
+        ``experts`` built, ``seconds_per_expert`` without loading the model, and ``peak_mib``, the
+        process's peak memory.
+
+    Raises:
+        ValueError: If the data has fewer passages with questions.
+    """
+    settings = config.experts
+    lessons = lessons_from_questions(instantiate(config.data), "train")[:count]
+    if len(lessons) < count:
+        raise ValueError(
+            f"expected {count} training passages with questions ({_GROWTH[-1]} times "
+            f"experts.passages at most), got {len(lessons)}; lower experts.passages"
+        )
+    spec, recipe = ExpertSpec(), Recipe(lr=settings.lr, loss="answer")
+    limits = Limits(group_size=settings.passages)
+    final = FinalFFN(instantiate(config.model.backbone, dtype="float32"))
+    backbone, layout = final.backbone, ExpertLayout(spec.shapes(final.sizes), "float32")
+    with tempfile.TemporaryDirectory() as folder:
+        bank_spec = BankSpec(backbone.name, backbone.fingerprint, layout, spec.alpha)
+        bank = Bank.create(folder, bank_spec)
+        trainer = GroupedTrainer(final, spec, recipe, limits)
         start = time.perf_counter()
-        for _ in range(groups):
-            train()
-        count = groups * size
-        seconds = (time.perf_counter() - start) / count
+        formats = list(settings.formats)
+        for group in Groups(lambda: lessons, bank, backbone.tokenizer, formats, recipe, limits):
+            ids = [passage.id for passage in group.passages]
+            bank.add(group.passages, trainer.train(ids, group.instances).experts)
+        seconds = time.perf_counter() - start
         peak = peak_rss() / 2**20
-        rows.append({"experts": count, "seconds_per_expert": seconds, "peak_mib": peak})
-    return rows
+        return {
+            "experts": len(bank),
+            "seconds_per_expert": seconds / len(bank),
+            "peak_mib": peak,
+        }
 
 
 def _lines(config: DictConfig, contest: Contest, result: dict[str, Any]) -> list[str]:
@@ -179,7 +231,14 @@ def _lines(config: DictConfig, contest: Contest, result: dict[str, Any]) -> list
             f"| {setting} | {sorted(theirs)[len(theirs) // 2]:.3f} | "
             f"{sorted(ours)[len(ours) // 2]:.3f} | {cells[0]} | {cells[1]} |"
         )
-    lines += ["", "| experts | s an expert | peak memory, MiB |", "|---|---|---|"]
+    lines += [
+        *(
+            "",
+            "Whole builds into a bank, float32, loss on answers, one epoch, each in a process:",
+            "",
+        ),
+        *("| experts | s an expert | peak memory, MiB |", "|---|---|---|"),
+    ]
     lines += [
         f"| {row['experts']} | {row['seconds_per_expert']:.3f} | {row['peak_mib']:.0f} |"
         for row in result["growth"]

@@ -16,10 +16,9 @@ from hydra.utils import instantiate
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
-from dmoe.bank import Bank, BankSpec, ExpertLayout
-from dmoe.cluster import train_on_cluster
+from dmoe.bank import Bank
+from dmoe.cluster import Cluster, train_on_cluster
 from dmoe.expert import ExpertSpec
-from dmoe.final_ffn import FinalFFN
 from dmoe.grouped import Limits
 from dmoe.groups import Groups
 from dmoe.instances import (
@@ -29,6 +28,7 @@ from dmoe.instances import (
     lessons_from_questions,
 )
 from dmoe.module import ExpertModule
+from dmoe.open_bank import check_bank, open_bank, pack
 from dmoe.recipe import Recipe
 from dmoe.settings import typed_settings
 from dmoe.strategy import training_strategy
@@ -63,7 +63,10 @@ class Job:
 def build_experts(
     config: DictConfig, lessons: Lessons | None = None, backbone: Backbone | None = None
 ) -> dict[str, float]:
-    """Train the experts that are not in the bank yet, and write ``metrics.json``.
+    """Train the experts that are not in the bank yet, and write what came of it.
+
+    In the run folder: ``metrics.json``; and the ids of the passages that got no expert, a line
+    each, in ``without_instances.jsonl`` and ``diverged.jsonl``.
 
     Args:
         config: Composed from ``conf/build_experts.yaml``.
@@ -89,10 +92,14 @@ def build_experts(
     tally, is_first = (_by_ray if config.engine == "ray" else _by_lightning)(config, job)
     metrics = tally.metrics(time.perf_counter() - start)
     if is_first:
-        write_json(Path(config.paths.output_dir, "metrics.json"), metrics)
+        folder = Path(config.paths.output_dir)
+        tally.write_left_out(folder)
+        write_json(folder / "metrics.json", metrics)
+        if tally.experts:
+            pack(bank)
         log.info(
             "%d experts built, %d there already, %d without instances, %d diverged; bank: %s",
-            *(tally.experts, tally.skipped, tally.without, tally.failed, bank.path),
+            *(tally.experts, tally.skipped, len(tally.without), len(tally.failed), bank.path),
         )
     return metrics
 
@@ -119,14 +126,14 @@ def _check(config: DictConfig) -> None:
         raise ValueError(
             f"engine must be one of {', '.join(ENGINES)}, got {config.engine!r}; set engine=…"
         )
-    if not isinstance(config.bank.dir, str | Path) or not str(config.bank.dir):
-        raise ValueError(f"bank.dir must be a folder's path, got {config.bank.dir!r}; set bank.dir")
+    check_bank(config.bank)
+    Cluster(**config.ray)
     check_formats(config.instances.formats)
     check_trainer(config.trainer)
 
 
 def open_lessons(config: DictConfig, passages: Mapping[str, Passage] | None = None) -> Lessons:
-    """What makes the stream of lessons of a configuration.
+    """What makes the stream of lessons of a configuration; all of them are checked before.
 
     Args:
         config: Composed from ``conf/build_experts.yaml``.
@@ -142,7 +149,13 @@ def open_lessons(config: DictConfig, passages: Mapping[str, Passage] | None = No
         found = lessons_from_questions(instantiate(config.data), chosen.split, chosen.part)
         return lambda: islice(found, limit)
     passages = corpus_passages(config.data, config.corpus) if passages is None else passages
-    return lambda: islice(lessons_from_augmentation(chosen.augmentation, passages), limit)
+
+    def lessons() -> Iterable[Lesson]:
+        return islice(lessons_from_augmentation(chosen.augmentation, passages), limit)
+
+    for _ in lessons():
+        pass
+    return lessons
 
 
 def corpus_passages(data: Mapping[str, Any], corpus: Mapping[str, Any]) -> Mapping[str, Passage]:
@@ -159,27 +172,6 @@ def corpus_passages(data: Mapping[str, Any], corpus: Mapping[str, Any]) -> Mappi
         instantiate(data).passages if corpus["path"] is None else instantiate(corpus)
     )
     return found
-
-
-def open_bank(config: DictConfig, backbone: Backbone, spec: ExpertSpec, recipe: Recipe) -> Bank:
-    """Open the bank that the experts go into, or make it.
-
-    Which file augmentations came from, and which split questions, is no part of its recipe: data
-    grow, and banks with them.
-
-    Raises:
-        BankError: If there is one of another backbone, other settings or another recipe.
-    """
-    chosen = config.instances
-    layout = ExpertLayout(spec.shapes(FinalFFN(backbone).sizes), config.bank.dtype)
-    made_by = {
-        **recipe.as_dict(),
-        "backbone_dtype": str(backbone.dtype).removeprefix("torch."),
-        "formats": list(chosen.formats),
-        "source": "augmentation" if chosen.augmentation else f"questions ({chosen.part})",
-    }
-    bank_spec = BankSpec(backbone.name, backbone.fingerprint, layout, spec.alpha, made_by)
-    return Bank.create(config.bank.dir, bank_spec, exist_ok=True)
 
 
 def _by_lightning(config: DictConfig, job: Job) -> tuple[Tally, bool]:
@@ -207,8 +199,8 @@ def _by_ray(config: DictConfig, job: Job) -> tuple[Tally, bool]:
     make = functools.partial(instantiate, source | {"device": device, "dtype": dtype})
     tally = Tally()
     for group, trained in train_on_cluster(
-        groups, make, job.backbone.fingerprint, job.spec, job.recipe, limits, **config.ray
+        groups, make, job.backbone.fingerprint, job.spec, job.recipe, limits, Cluster(**config.ray)
     ):
         tally.store(job.bank, group, trained)
-    tally.skipped, tally.without = groups.skipped, len(groups.without)
+    tally.skipped, tally.without = groups.skipped, groups.without
     return tally, True

@@ -8,6 +8,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from dmoe.bank import BankError
@@ -18,6 +19,34 @@ from dmoe.groups import Group
 from dmoe.recipe import Recipe
 from qa.backbone import Backbone
 from retrieval.ray_cluster import ray_cluster
+from retrieval.settings import check_types
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Who trains.
+
+    Attributes:
+        workers: How many processes.
+        gpus_per_worker: GPUs of each, or a part of one.
+        address: Of the cluster; None: the one that this process is connected to, else a new one on
+            this machine that ends with the training.
+
+    Raises:
+        ValueError: If a setting is mistyped or out of range.
+    """
+
+    workers: int = 1
+    gpus_per_worker: float = 0
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self, "ray")
+        if self.workers < 1 or not self.gpus_per_worker >= 0:
+            raise ValueError(
+                f"expected ray.workers >= 1 and ray.gpus_per_worker >= 0, got {self.workers} and "
+                f"{self.gpus_per_worker}"
+            )
 
 
 def train_on_cluster(
@@ -27,9 +56,7 @@ def train_on_cluster(
     spec: ExpertSpec,
     recipe: Recipe,
     limits: Limits,
-    workers: int = 1,
-    gpus_per_worker: float = 0,
-    address: str | None = None,
+    cluster: Cluster,
 ) -> Iterator[tuple[Group, TrainedGroup]]:
     """Train groups on workers of a cluster.
 
@@ -40,33 +67,24 @@ def train_on_cluster(
         spec: The experts' settings.
         recipe: The training's.
         limits: The memory's.
-        workers: How many.
-        gpus_per_worker: GPUs of each, or a part of one.
-        address: Of the cluster; None: the one that this process is connected to, else a new one on
-            this machine that ends with the training.
+        cluster: Who trains.
 
     Yields:
         Each group and its experts, in the order in which they are done.
 
     Raises:
-        ValueError: If Ray is not installed, or a setting is out of range.
+        ValueError: If Ray is not installed.
         BankError: If a worker has another backbone.
     """
-    if workers < 1 or gpus_per_worker < 0:
-        raise ValueError(
-            f"expected ray.workers >= 1 and ray.gpus_per_worker >= 0, got {workers} and "
-            f"{gpus_per_worker}"
-        )
-    with ray_cluster(workers, address, otherwise="lightning") as ray:
-        actor = ray.remote(
-            num_cpus=1, num_gpus=gpus_per_worker, max_restarts=-1, max_task_retries=3
-        )(_Worker)
+    gpus = cluster.gpus_per_worker
+    with ray_cluster(cluster.workers, cluster.address, otherwise="lightning") as ray:
+        actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=3)(_Worker)
         # One that the cluster has no room for would keep its groups waiting for ever.
         there = ray.cluster_resources()
         room = there.get("CPU", 1)
-        if gpus_per_worker:
-            room = min(room, there.get("GPU", 0) / gpus_per_worker)
-        count = max(1, min(workers, int(room)))
+        if gpus:
+            room = min(room, there.get("GPU", 0) / gpus)
+        count = max(1, min(cluster.workers, int(room)))
         each = [
             actor.remote(make_backbone, fingerprint, spec, recipe, limits) for _ in range(count)
         ]

@@ -119,6 +119,8 @@ class ExpertModule(LightningModule):
 
     def on_train_end(self) -> None:
         """Add up what the ranks have built."""
-        self.tally.skipped, self.tally.without = self._groups.skipped, len(self._groups.without)
-        mine = torch.tensor(self.tally.values(), dtype=torch.float64, device=self.device)
-        self.tally = Tally(*self.trainer.strategy.reduce(mine, reduce_op="sum").tolist())
+        self.tally.skipped, self.tally.without = self._groups.skipped, self._groups.without
+        if self.trainer.world_size > 1:
+            tallies = [Tally()] * self.trainer.world_size
+            torch.distributed.all_gather_object(tallies, self.tally)
+            self.tally = sum(tallies, Tally())

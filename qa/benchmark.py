@@ -15,10 +15,10 @@ from qa.timing import machine, write_report
 
 
 def run_suite(config: DictConfig, suites: Mapping[str, str]) -> dict[str, Any]:
-    """Run a suite and write ``<suite>.json`` and ``<suite>.md`` into the run directory.
+    """Run a suite and write ``<suite>.json``, ``<suite>.md`` and ``metrics.json``.
 
     Args:
-        config: Composed from ``conf/benchmark.yaml``.
+        config: Composed from ``conf/benchmark.yaml``; the files go into its run directory.
         suites: By name, the function that measures: it takes the configuration and returns what it
             measured, and the lines of a page in Markdown.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-# metric → heading, decimals
-_COLUMNS = {"em": ("EM", 1), "f1": ("F1", 1), "acc": ("Acc", 1), "nll": ("nll", 2)}
+# score → heading, decimals
+SCORES = {"em": ("EM", 1), "f1": ("F1", 1), "acc": ("Acc", 1), "nll": ("nll", 2)}
 _METHODS = ("base", "rag")  # the baselines stand first, then the others by name
 _PASSAGES = ("", "gold", "retrieved", "oracle_negative", "shuffled")
 
@@ -72,14 +73,12 @@ def results_table(metrics: Mapping[str, float]) -> str:
     rows = {
         Setting.parse(key.rpartition("/")[0]): key.rpartition("/")[0]
         for key in metrics
-        if "/" in key and key.rpartition("/")[2] in _COLUMNS
+        if "/" in key and key.rpartition("/")[2] in SCORES
     }
     if not rows:
         raise ValueError("there are no results to show: no key ends in /em, /f1, /acc or /nll")
-    columns = [
-        name for name in _COLUMNS if any(f"{key}/{name}" in metrics for key in rows.values())
-    ]
-    header = ["Method", "RAG", "Passages", *(_COLUMNS[name][0] for name in columns)]
+    columns = [name for name in SCORES if any(f"{key}/{name}" in metrics for key in rows.values())]
+    header = ["Method", "RAG", "Passages", *(SCORES[name][0] for name in columns)]
     lines = [header, ["---"] * 3 + ["---:"] * len(columns)]
     for setting in sorted(rows, key=_order):
         cells = [_cell(metrics, rows[setting], name) for name in columns]
@@ -90,10 +89,28 @@ def results_table(metrics: Mapping[str, float]) -> str:
 
 def summary(metrics: Mapping[str, float]) -> str:
     """The metrics of one evaluation on one line."""
-    scores = [
-        f"{_COLUMNS[name][0]} {_cell(metrics, '', name)}" for name in _COLUMNS if name in metrics
-    ]
+    scores = [f"{SCORES[name][0]} {_cell(metrics, '', name)}" for name in SCORES if name in metrics]
     return f"{', '.join(scores)} over {metrics['n']:.0f} questions"
+
+
+def flat(result: Mapping[Any, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a nested result, by their keys with "/" between.
+
+    Of a list of numbers, such as the seconds of several rounds, it is the median; the entries of
+    another list have their index as key. What is no number is left out.
+    """
+    found: dict[str, float] = {}
+    for key, value in result.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, list) and value and all(map(_is_number, value)):
+            value = statistics.median(value)
+        elif isinstance(value, list):
+            value = dict(enumerate(value))
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{name}/")
+        elif _is_number(value):
+            found[name] = value
+    return found
 
 
 def with_interval(metrics: Mapping[str, float], name: str, digits: int) -> str:
@@ -108,6 +125,10 @@ def with_interval(metrics: Mapping[str, float], name: str, digits: int) -> str:
     return f"{value} ({low:.{digits}f}{between}{high:.{digits}f})"
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _order(setting: Setting) -> tuple[int, str, bool, int]:
     known = setting.method in _METHODS
     first = _METHODS.index(setting.method) if known else len(_METHODS)
@@ -115,4 +136,4 @@ def _order(setting: Setting) -> tuple[int, str, bool, int]:
 
 
 def _cell(metrics: Mapping[str, float], key: str, name: str) -> str:
-    return with_interval(metrics, f"{key}/{name}" if key else name, _COLUMNS[name][1])
+    return with_interval(metrics, f"{key}/{name}" if key else name, SCORES[name][1])

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from tqdm import tqdm
 
+from qa.report import flat
 from retrieval.files import write_json
 
 T = TypeVar("T")
@@ -85,8 +86,12 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def write_report(folder: Path, name: str, result: dict[str, Any], lines: list[str]) -> None:
-    """Write ``<name>.json`` and ``<name>.md``; ``result`` holds ``machine``."""
+    """Write ``<name>.json``, its numbers as ``metrics.json`` (`qa.report.flat`), and ``<name>.md``.
+
+    ``result`` holds ``machine``.
+    """
     write_json(folder / f"{name}.json", result)
+    write_json(folder / "metrics.json", flat(result))
     text = "\n".join(
         [*lines, "", *(f"- {key}: {value}" for key, value in result["machine"].items()), ""]
     )

@@ -11,8 +11,8 @@ import numpy as np
 from dmoe.bank.bank import Bank
 from dmoe.bank.card import write_card
 from dmoe.bank.errors import BankError
-from dmoe.bank.lock import cleaning
-from dmoe.bank.manifest import read_manifest
+from dmoe.bank.lock import cleaning, publishing, writing
+from dmoe.bank.manifest import mend, read_manifest
 from dmoe.bank.shard_file import FOLDER, ShardEntry
 from dmoe.bank.table import Places, split_places
 from dmoe.bank.view import View, open_view
@@ -43,7 +43,7 @@ def compact(bank: Bank, drop_damaged: bool = False, shard_bytes: int = SHARD_BYT
 
     Writers and readers go on meanwhile. What was removed or replaced is gone from the disk
     afterwards, and so is what killed writers left. A shard is written anew, too, when one copy of
-    its head is damaged.
+    its head is damaged, and the manifest when one copy of it is.
 
     Args:
         bank: The bank; it shows the new version afterwards.
@@ -56,6 +56,8 @@ def compact(bank: Bank, drop_damaged: bool = False, shard_bytes: int = SHARD_BYT
     """
     bank.check_writable()
     before = _folder_bytes(bank.path)
+    with writing(bank.path), publishing(bank.path):
+        mend(bank.path)
     view = open_view(bank.path)  # anew, for the files as they are now
     places, dropped = _sound(view) if drop_damaged else (view.table.places, {})
     kept, places = _plan(view, places, shard_bytes)

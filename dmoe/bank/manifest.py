@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -88,16 +89,17 @@ class BankSpec:
         Raises:
             BankError: Naming what differs.
         """
-        mine, theirs = self.to_json(), other.to_json()
+        mine, theirs = (dict(_leaves(spec.to_json())) for spec in (self, other))
         differing = [
-            f"{key} {theirs[key]!r}, got {mine[key]!r}"
-            for key in mine
-            if key != "backbone" and mine[key] != theirs[key]
+            f"{key}: {_shown(theirs, key)} here, {_shown(mine, key)} in the bank"
+            for key in sorted(mine | theirs)
+            if key != "backbone"
+            and (key in mine, mine.get(key)) != (key in theirs, theirs.get(key))
         ]
         if differing:
             raise BankError(
-                f"{where}: the bank does not fit: expected {'; expected '.join(differing)}; use "
-                "another bank.dir, or the settings that it was built with"
+                f"{where}: the bank does not fit: {'; '.join(differing)}; use another bank.dir, or "
+                "the settings that it was built with"
             )
 
 
@@ -174,6 +176,31 @@ def publish(bank: Path, manifest: Manifest) -> None:
     replace_file(bank / MANIFEST, manifest.encoded, sync=True)
     sync_folder(bank)
     replace_file(bank / COPY, manifest.encoded, sync=False)
+
+
+def mend(bank: Path) -> None:
+    """Write both files anew, unless they are intact and the same; hold ``publishing`` meanwhile.
+
+    Raises:
+        BankError: If both are damaged.
+    """
+    manifest = read_manifest(bank)[0]
+    paths = (bank / MANIFEST, bank / COPY)
+    if any(not path.exists() or path.read_bytes() != manifest.encoded for path in paths):
+        publish(bank, manifest)
+
+
+def _leaves(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """What a nested mapping holds, by dotted keys."""
+    for key, part in value.items():
+        if isinstance(part, dict):
+            yield from _leaves(part, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", part
+
+
+def _shown(leaves: dict[str, Any], key: str) -> str:
+    return repr(leaves[key]) if key in leaves else "none"
 
 
 def _read(path: Path) -> tuple[Manifest | None, str | None]:

@@ -19,8 +19,9 @@ from omegaconf import OmegaConf
 
 import dmoe.ablation
 from dmoe.ablation import RESULTS, Cell, _set_rate, ablate, read_cells
-from dmoe.ablation_report import Row, table
+from dmoe.ablation_report import Row
 from dmoe.bank import Bank
+from dmoe.build import build_experts
 from dmoe.controls import SomeExperts
 from qa.evaluate_command import evaluate_command
 from retrieval.jsonl import read_jsonl, write_jsonl
@@ -125,6 +126,19 @@ def test_every_cell_of_every_ablation_composes(name):
         assert {key: OmegaConf.select(config, key) for key in settings} == settings
 
 
+@pytest.mark.parametrize("model", ["smollm2_135m", "qwen2_5_1_5b"])
+def test_the_warm_up_keeps_the_model(model):
+    given = [f"model={model}", "ablation=warmup", "ablation.adapter=x", "augmenter=file"]
+    plain, warm = (cell.config.model for cell in read_cells(compose("ablation", given), given))
+    assert plain == compose("ablation", given).model
+    assert plain.backbone._target_ == "qa.backbone.load_backbone"
+    ours = {"_target_": "dmoe.warmup.warm_backbone", "adapter": "x"}
+    assert warm == {**plain, "backbone": {**plain.backbone, **ours}}
+    named = ["model=smollm2_135m_warm", "model.backbone.adapter=x", *given[1:]]
+    if model == "smollm2_135m":
+        assert compose("ablation", named).model == warm
+
+
 def test_two_by_two(run):
     metrics = run()
     assert counts(run) == [1, 2, 4]
@@ -189,7 +203,27 @@ def test_a_bank_and_an_index_that_are_named_are_used(run, tmp_path, monkeypatch)
     assert metrics["1/expert_norm"] == first["1/expert_norm"]
     assert metrics["1/routed_gold"] == 0
     assert len(Bank.open(bank)) == 3
-    with pytest.raises(ValueError, match="the bank does not fit"):
+    with pytest.raises(ValueError, match=r"the bank does not fit: recipe\.lr: "):
+        run(f"bank.dir={bank}", axes={"lr": {1: ["recipe.lr=1"]}})
+
+
+def test_a_bank_of_questions_is_used_where_it_has_every_expert(run, model, tmp_path):
+    bank = tmp_path / "bank"
+    small = ["data.train_entities=1", "data.dev_entities=3", "data.distractor_entities=0"]
+    for limit in (2, 3):
+        given = [f"model.backbone.name={model}", "model.backbone.dtype=float32", *small]
+        given += [f"bank.dir={bank}", "instances.split=dev", f"instances.limit={limit}"]
+        given += ["trainer=cpu", f"trainer.default_root_dir={tmp_path}"]
+        build_experts(compose("build_experts", [*given, f"paths.output_dir={tmp_path / 'built'}"]))
+        if limit == 2:
+            differs = r"does not fit: recipe\.source: 'augmentation' here, 'questions \(all\)' in"
+            with pytest.raises(ValueError, match=differs):
+                run(f"bank.dir={bank}", axes=ONE)
+    before = Bank.open(bank).fingerprint
+    assert run(f"bank.dir={bank}", axes=ONE).keys() >= {"1/expert_norm"}
+    assert counts(run) == [0, 0, 1]
+    assert Bank.open(bank).fingerprint == before
+    with pytest.raises(ValueError, match=r"the bank does not fit: recipe\.lr: 1 here, "):
         run(f"bank.dir={bank}", axes={"lr": {1: ["recipe.lr=1"]}})
 
 
@@ -312,19 +346,6 @@ def test_parts_of_a_bank_lie_in_one_another(tiny_backbone):
     assert torch.equal(parts[1].get(ids)["up.lora_A"], source.get(ids)["up.lora_A"])
     with pytest.raises(ValueError, match=r"fraction must be in 0\.\.1, got 25; set method"):
         SomeExperts(source, 25)
-
-
-def test_a_table_shows_what_there_is():
-    rows = [
-        Row({"k": "1"}, {"em": 10.0, "em_low": 5.0, "em_high": 15.0}, Path()),
-        Row({"k": "2"}, {"em": 20.0, "acc": 50.0}, Path()),
-    ]
-    assert table(rows).splitlines() == [
-        "| k | EM | Acc |",
-        "| --- | ---: | ---: |",
-        "| 1 | 10.0 (5.0–15.0) | – |",
-        "| 2 | 20.0 | 50.0 |",
-    ]
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,25 @@ def test_it_runs(config: Any, tmp_path: Any):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"draws": 0}, r"draws must be a whole number of 1 or more, got 0; set bank\.draws"),
+        ({"k": 0}, r"k must be .* 1 or more, got 0; set bank\.k"),
+        ({"folders": 2}, r"folders must be .* 3 \(bank\.k\) or more, got 2; set bank\.folders"),
+        *(
+            ({"sizes": sizes}, r"sizes must be two or more different .*set bank\.sizes")
+            for sizes in ([20], [20, 20], [2, 20], 20, ["a", "b"])
+        ),
+    ],
+)
+def test_settings_are_checked_first(config: Any, setting: dict[str, Any], message: str):
+    config.model.backbone = None  # nothing is loaded
+    config.bank.update(setting)
+    with pytest.raises(ValueError, match=message):
+        bank_suite(config)
+
+
 def test_what_differs_is_not_compared(config: Any, monkeypatch: pytest.MonkeyPatch):
     load = bank_benchmark.PeftFolders.load
     monkeypatch.setattr(bank_benchmark.PeftFolders, "load", lambda self, ids: load(self, ids[:2]))

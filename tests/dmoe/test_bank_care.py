@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from dmoe.bank import (
     Bank,
     BankError,
+    BankSpec,
     DamagedExpertError,
+    ExpertLayout,
     compact,
     from_pretrained,
     merge,
@@ -24,7 +29,11 @@ from dmoe.bank import (
     verify,
 )
 from dmoe.bank.command import bank_command
-from tests.dmoe.tiny_bank import add, holds, make_bank, make_spec
+from dmoe.expert import ExpertSpec
+from dmoe.final_ffn import FinalFFN
+from qa.backbone import Backbone
+from retrieval.jsonl import write_jsonl
+from tests.dmoe.tiny_bank import add, holds, make_bank, make_spec, passage
 
 pytestmark = pytest.mark.usefixtures("no_sync")
 
@@ -65,6 +74,44 @@ def test_compaction_leaves_full_shards_alone_and_ends(tmp_path: Path):
     assert compact(bank).shards == (3, 0)
     assert holds(bank, {})
     assert list((tmp_path / "shards").iterdir()) == []
+
+
+@pytest.mark.parametrize("shards", [1, 2])  # a small one alone stays, two are packed
+@pytest.mark.parametrize("name", ["manifest.json", "manifest.copy.json", "*.head", "*.safetensors"])
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_compaction_mends_either_of_two_copies(
+    tmp_path: Path, shards: int, name: str, is_gone: bool
+):
+    if is_gone and name == "*.safetensors":
+        return  # its weights stand nowhere else
+    bank = make_bank(tmp_path)
+    model = {}
+    for number in range(shards):
+        add(bank, [f"{number}"], seed=number)
+        model[f"{number}"] = number
+    path = next(tmp_path.rglob(name))
+    if is_gone:
+        path.unlink()
+    else:
+        with path.open("r+b") as file:
+            file.seek(100)
+            file.write(b"\x7f")
+    assert not verify(tmp_path).sound
+    compact(Bank.open(tmp_path))
+    assert verify(tmp_path).sound
+    assert holds(Bank.open(tmp_path), model)
+
+
+def test_compaction_brings_a_copy_up_to_date(tmp_path: Path):
+    bank = make_bank(tmp_path)
+    copy = tmp_path / "manifest.copy.json"
+    old = copy.read_bytes()
+    add(bank, ["a"])
+    copy.write_bytes(old)  # as a writer leaves it that was killed between the two
+    before = bank.fingerprint
+    compact(bank)
+    assert copy.read_bytes() == (tmp_path / "manifest.json").read_bytes() != old
+    assert bank.fingerprint == before
 
 
 def test_banks_of_workers_are_merged(tmp_path: Path):
@@ -112,7 +159,7 @@ def test_only_banks_of_a_kind_are_merged(tmp_path: Path):
         "y": make_spec(backbone_sha256="1" * 64),
     }.items():
         Bank.create(tmp_path / name, spec)
-        with pytest.raises(BankError, match=r"/[xy]: the bank does not fit: expected (re|back)"):
+        with pytest.raises(BankError, match=r"/[xy]: the bank does not fit: (re|back)"):
             merge(bank, tmp_path / name)
 
 
@@ -227,6 +274,79 @@ def test_verification_fails_where_there_is_damage(tmp_path: Path):
     assert list(json.loads(output.getvalue())["damaged"]) == ["a"]
 
 
+def test_numbers_of_a_run(tmp_path: Path):
+    path, run = tmp_path / "bank", f"hydra.run.dir={tmp_path / 'run'}"
+    bank, other = make_bank(path), make_bank(tmp_path / "other")
+
+    def metrics(*arguments: object) -> dict[str, float]:
+        results(*arguments, run)
+        return json.loads((tmp_path / "run" / "metrics.json").read_text())
+
+    assert metrics("list", path) == {"results": 0}
+    add(bank, ["a", "b"])
+    add(other, ["c", "d", "e"])
+    assert metrics("list", path) == {"results": 2}
+    assert metrics("merge", path, other.path, other.path) == {"results": 2, "copied": 3}
+    info = metrics("info", path)
+    assert (info["experts"], info["shards"], info["alpha"]) == (5, 2, 16)
+    packed = metrics("compact", path)
+    assert (packed["shards/before"], packed["shards/after"], packed["dropped"]) == (2, 1, 0)
+    assert metrics("verify", path) == {
+        **{"results": 1, "experts": 5, "damaged": 0, "files": 0, "unnamed": 0}
+    }
+    (path / "manifest.json").unlink()
+    with pytest.raises(BankError, match="0 experts and 1 other parts"):
+        metrics("verify", path)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["files"] == 1
+    with pytest.raises(BankError, match="expected a bank"):
+        results("list", tmp_path / "none", f"hydra.run.dir={tmp_path / 'failed'}")
+    assert not (tmp_path / "failed").exists()
+
+
+def test_who_reads_the_output_may_end_before(tmp_path: Path):
+    bank = make_bank(tmp_path)
+    add(bank, [str(number) for number in range(300)])  # more than a buffer of output
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as output, pytest.raises(SystemExit) as end:
+        bank_command(["list", str(tmp_path)], output)
+    assert end.value.code == 141  # as a tool that the signal ended
+
+
+def test_adapters_go_out_and_come_in(tiny_backbone: Backbone, tmp_path: Path):
+    folder = tmp_path / "model"
+    tiny_backbone.model.save_pretrained(folder)
+    tiny_backbone.tokenizer.save_pretrained(folder)
+    spec = ExpertSpec(2, 3.0, ["down", "gate"])
+    layout = ExpertLayout(spec.shapes(FinalFFN(tiny_backbone).sizes))
+    bank, other = (
+        Bank.create(
+            tmp_path / name, BankSpec(str(folder), tiny_backbone.fingerprint, layout, alpha)
+        )
+        for name, alpha in (("bank", 3.0), ("other", 4.0))
+    )
+    bank.add(
+        [passage("a")], {name: torch.randn(1, *shape) for name, shape in layout.shapes.items()}
+    )
+    write_jsonl(tmp_path / "passages.jsonl", [asdict(passage("b"))])
+    adapter, texts = tmp_path / "adapter", tmp_path / "passages.jsonl"
+    assert results("export-peft", bank.path, adapter, "--id", "a") == [{"exported": 1}]
+    given = [adapter, "--passages", texts, "--backbone", folder]
+    came = results("import-peft", bank.path, *given, "--id", "b")
+    assert came == [{"imported": 1, "experts": 2}]
+    bank.refresh()
+    pair = bank.get(["a", "b"])
+    assert all(torch.equal(tensor[0], tensor[1]) for tensor in pair.values())
+    bank.check_passages([passage("b")])
+    with pytest.raises(BankError, match=r"passage 'b' .* has an expert already"):
+        results("import-peft", bank.path, *given, "--id", "b")
+    results("import-peft", bank.path, *given, "--id", "b", "--replace")
+    with pytest.raises(BankError, match="expected the passage 'c', found none"):
+        results("import-peft", bank.path, *given, "--id", "c")
+    with pytest.raises(BankError, match=r"expected ExpertSpec\(rank=2, alpha=4.0"):
+        results("import-peft", other.path, *given, "--id", "b")
+
+
 @pytest.mark.slow
 def test_the_script(tmp_path: Path):
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -236,6 +356,15 @@ def test_the_script(tmp_path: Path):
     add(make_bank(tmp_path / "bank"), ["a"])
     done = run("list", str(tmp_path / "bank"))
     assert (done.returncode, json.loads(done.stdout)["id"]) == (0, "a")
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "bank.py"), "list", str(tmp_path / "bank")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as unread:
+        assert unread.stdout is not None
+        assert unread.stderr is not None
+        unread.stdout.close()
+        assert unread.stderr.read() == b""
     failed = run("verify", str(tmp_path / "nowhere"))
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: ")

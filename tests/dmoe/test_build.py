@@ -16,6 +16,7 @@ from dmoe.build import build_command, build_experts
 from dmoe.strategy import IndependentRanks, training_strategy
 from dmoe.trainer_settings import check_trainer
 from dmoe.warmup import warmup
+from retrieval.jsonl import read_jsonl, write_jsonl
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,6 +98,37 @@ def test_augmentations_of_a_corpus(build, tmp_path):
     )
     assert (metrics["experts"], metrics["without"]) == (1, 1)
     assert list(Bank.open(tmp_path / "bank")) == ["x1"]
+    assert left_out(tmp_path) == (["x2"], [])
+
+
+def left_out(tmp_path):
+    names = ("without_instances", "diverged")
+    lines = (read_jsonl(tmp_path / "run" / f"{name}.jsonl") for name in names)
+    return tuple([row["id"] for _, row in each] for each in lines)
+
+
+def test_faults_are_found_before_the_model_is_loaded(build, tmp_path, monkeypatch):
+    monkeypatch.setattr("dmoe.build.training_backbone", lambda config: pytest.fail("loaded"))
+    good = {"passage_id": "x", "qa": [{"question": "Which?", "answer": "1"}]}
+    write_jsonl(tmp_path / "passages.jsonl", [{"id": "x", "title": "", "text": "Text."}])
+    write_jsonl(tmp_path / "augmentation.jsonl", [good, {"passage_id": "y", "qa": 1}])
+    (tmp_path / "file").write_text("")
+    corpus = f"corpus.path={tmp_path / 'passages.jsonl'}"
+    augmented = [corpus, f"paths.cache_dir={tmp_path}"]
+    for overrides, message in (
+        (["bank.dtype=fp32"], "dtype must be one of float32, .*, got 'fp32'; set bank.dtype"),
+        (["bank.dtype=[]"], "set bank.dtype"),
+        ([f"bank.dir={tmp_path}/file"], r"bank\.dir must be a folder, got .* is a file"),
+        ([f"bank.dir={tmp_path}/file/bank"], r"/file is a file\); set bank\.dir"),
+        ([*augmented, "instances.augmentation=/nope"], "/nope: expected a JSON-lines file"),
+        (
+            [*augmented, f"instances.augmentation={tmp_path / 'augmentation.jsonl'}"],
+            r"augmentation\.jsonl:2: 'qa' must be a list",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(*overrides)
+    assert not (tmp_path / "bank").exists()
 
 
 @pytest.mark.parametrize(
@@ -144,6 +176,8 @@ def test_if_every_expert_diverged_the_build_fails(build, tmp_path):
         build("recipe.lr=1e30", "instances.limit=2", command=build_command)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (metrics["experts"], metrics["failed"]) == (0, 2)
+    without, diverged = left_out(tmp_path)
+    assert (without, len(diverged)) == ([], 2)
     assert build("recipe.lr=1e30", "instances.limit=2")["failed"] == 2  # a cell of an ablation
 
 
@@ -176,7 +210,7 @@ def test_a_warm_backbone_is_another_backbone(build, arguments, tmp_path):
     assert metrics["expert_norm"] > 0.1
     warm = ["model=smollm2_135m_warm", f"model.backbone.adapter={tmp_path / 'warm' / 'adapter'}"]
     build()
-    with pytest.raises(BankError, match="the bank does not fit: expected backbone_sha256"):
+    with pytest.raises(BankError, match="the bank does not fit: backbone_sha256: "):
         build(*warm)
     plain = build(f"bank.dir={tmp_path / 'plain'}", "recipe.epochs=1", "recipe.lr=0")
     after = build(*warm, f"bank.dir={tmp_path / 'other'}", "recipe.epochs=1", "recipe.lr=0")
@@ -239,6 +273,24 @@ def test_ray_builds_the_same_experts(build, tmp_path):
     same_experts(tmp_path / "bank", tmp_path / "ray")
 
 
+def test_many_shards_are_packed_at_the_end(build, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("dmoe.open_bank._MANY", 3)
+    build("limits.group_size=1", "instances.limit=3")
+    assert len(Bank.open(tmp_path / "bank").view.shards) == 3
+    build("limits.group_size=1", "instances.limit=4")
+    bank = Bank.open(tmp_path / "bank")
+    assert (len(bank), len(bank.view.shards)) == (4, 1)
+    packed = bank.fingerprint
+    monkeypatch.setattr("dmoe.open_bank._MANY", 0)
+    build("limits.group_size=1", "instances.limit=4")  # nothing is added
+    assert Bank.open(tmp_path / "bank").fingerprint == packed
+    bank.view.shards[0].paths[0].write_bytes(b"")  # what cannot be packed
+    assert build("limits.group_size=1", "instances.limit=5")["experts"] == 1
+    assert "the bank is left unpacked: " in caplog.text
+
+
 def test_rays_settings_are_checked(build):
+    with pytest.raises(ValueError, match=r"workers must be a whole .*'two'; set ray\.workers"):
+        build("engine=ray", "ray.workers=two")
     with pytest.raises(ValueError, match=r"expected ray\.workers >= 1 .*, got 0 and 0"):
         build("engine=ray", "ray.workers=0")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
+from contextlib import nullcontext
+
 import pytest
 import torch
 from omegaconf import OmegaConf
 from tiny import make_backbone
 
 from dmoe import benchmark
-from dmoe.benchmark import experts_suite
+from dmoe.benchmark import build_bank, experts_suite
 from dmoe.peft_loop import PeftLoop
 from qa.bios import generate
 
@@ -18,13 +21,15 @@ def config(monkeypatch):
     def build(node, **settings):
         if "data" in node:
             return generate(
-                train_entities=6, dev_entities=2, distractor_entities=0, train_questions=2
+                train_entities=16, dev_entities=2, distractor_entities=0, train_questions=2
             )
         backbone = make_backbone(max_position_embeddings=2048)
         backbone.model.to(getattr(torch, settings["dtype"]))
         return backbone
 
     monkeypatch.setattr(benchmark, "instantiate", build)
+    # In this process, where the doubles are.
+    monkeypatch.setattr(benchmark, "ProcessPoolExecutor", lambda *_, **__: nullcontext(builtins))
     return OmegaConf.create(
         {
             "rounds": 2,
@@ -43,6 +48,22 @@ def test_it_runs(config):
     text = "\n".join(lines)
     assert "| all tokens, 1 epoch |" in text
     assert "times PEFT's speed" in text
+
+
+def test_too_few_passages_to_grow_are_an_error(config):
+    with pytest.raises(ValueError, match=r"expected 17 training passages .* got 16; lower exper"):
+        build_bank(config, 17)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "least"),
+    [("passages", 1, 2), ("passages", "all", 2), ("peer_passages", 0, 1)],
+)
+def test_settings_are_checked_first(config, key, value, least):
+    config.model.backbone = None  # nothing is loaded
+    config.experts[key] = value
+    with pytest.raises(ValueError, match=rf"{key} must be .* {least} or more.*set experts\.{key}"):
+        experts_suite(config)
 
 
 def test_what_differs_is_not_compared(config, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -112,10 +114,10 @@ def test_experts_that_diverged_are_named_and_left_out(tmp_path, caplog):
     tally.store(bank, group, trained(["p0", "p1", "p2"], batch))
     assert sorted(bank) == ["p0", "p2"]
     assert torch.equal(bank.get(["p2"])["up.lora_A"][0], batch["up.lora_A"][2])
-    assert (tally.experts, tally.failed, tally.first_loss) == (2, 1, 4.0)
+    assert (tally.experts, tally.failed, tally.first_loss) == (2, ["p1"], 4.0)
     assert "the expert of passage 'p1' diverged and is left out; lower recipe.lr" in caplog.text
     tally.store(bank, group_of(3), trained(["p3"], {n: t[1:2] for n, t in batch.items()}))
-    assert (tally.experts, tally.failed) == (2, 2)
+    assert (tally.experts, tally.failed) == (2, ["p1", "p3"])
 
 
 def test_an_expert_of_a_changed_text_is_replaced(tmp_path):
@@ -127,13 +129,16 @@ def test_an_expert_of_a_changed_text_is_replaced(tmp_path):
 
 def test_sums_become_means():
     tally = Tally(experts=4, skipped=1, first_loss=8, last_loss=4, norm=2)
-    assert Tally(*tally.values()) == tally
+    assert tally + Tally() == tally
+    other = Tally(experts=1, failed=["a"], without=["b"], norm=1)
+    both = Tally(5, ["a", "a"], 1, ["b", "b"], 8, 4, 4)
+    assert sum([other, tally, replace(other, experts=0)], Tally()) == both
     metrics = tally.metrics(seconds=10)
     assert metrics["train/first_loss"] == 2
     assert metrics["train/last_loss"] == 1
     assert metrics["expert_norm"] == 0.5
     assert metrics["seconds_per_expert"] == 2.5
-    assert "train/last_loss" not in Tally(failed=3).metrics(1)  # no perfect loss of no expert
+    assert "train/last_loss" not in Tally(failed=["a"]).metrics(1)  # no perfect loss of no expert
 
 
 def test_a_longest_instance_must_fit_before_anything_is_built():

@@ -67,6 +67,8 @@ def test_injection(run, tmp_path):
     result = run("inject")
     assert result["decoding_over_plain"]["median"] > 0
     assert "| ratio (median, range) |" in (tmp_path / "inject.md").read_text()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["decoding_over_plain/median"] == result["decoding_over_plain"]["median"]
 
 
 def test_what_differs_is_not_compared(run, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qa.report import Setting, results_table, summary
+from qa.report import Setting, flat, results_table, summary
 
 METRICS = {
     "genpoe/rag/shuffled/em": 11.0,
@@ -69,3 +69,20 @@ def test_key_and_setting_are_inverse(method: str, rag: bool, passages: str) -> N
 def test_summary_is_one_line() -> None:
     metrics = {"em": 50.0, "em_low": 40.0, "em_high": 60.0, "nll": 1.0, "n": 8}
     assert summary(metrics) == "EM 50.0 (40.0–60.0), nll 1.00 over 8 questions"
+
+
+def test_flat_keeps_numbers() -> None:
+    result = {
+        "speed": {"ours": [3.0, 1.0, 9.0], "a peer's": {"median": 2}},
+        "growth": [{"passages": 10, "name": "x"}, {"passages": 20}],
+        "equal": True,
+        "machine": {"threads": 2, "processor": "…"},
+        "none": [],
+    }
+    assert flat(result) == {
+        "speed/ours": 3.0,
+        "speed/a peer's/median": 2,
+        "growth/0/passages": 10,
+        "growth/1/passages": 20,
+        "machine/threads": 2,
+    }
