@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dmoe.active import ActiveExperts
 from dmoe.bank import Bank, BankSpec, ExpertLayout
+from dmoe.bank.layout import DTYPES
 from dmoe.expert import ExpertSpec, expert_at
 from dmoe.final_ffn import FinalFFN
 from dmoe.peft_io import export_adapter
@@ -108,6 +109,10 @@ def bank_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
 
 
 def _check(settings: DictConfig) -> None:
+    if settings.dtype not in DTYPES:
+        raise ValueError(
+            f"dtype must be one of {', '.join(DTYPES)}, got {settings.dtype!r}; set bank.dtype"
+        )
     # PEFT's k adapters are drawn from the folders.
     for key, least in {"k": 1, "draws": 1, "folders": settings.k}.items():
         if not isinstance(settings[key], int) or settings[key] < least:
@@ -215,10 +220,10 @@ def measure(
         read_whole(bank.path)
     draw_peer()
     draw_banks()
-    for _ in range(_BLOCKS):
+    for block in range(_BLOCKS):
         for _ in range(max(10, draws // 100) // _BLOCKS):
             draw_peer()
-        for _ in range(max(1, draws // _BLOCKS)):
+        for _ in range(block, draws, _BLOCKS):
             draw_banks()
     return {name: values[1:] for name, values in seconds.items()}
 

@@ -122,8 +122,8 @@ def experts_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         ValueError: If the two do not train equal experts, or a setting is out of range.
     """
     settings = config.experts
-    _check(settings)
-    lessons = lessons_from_questions(instantiate(config.data), "train")[: settings.passages]
+    _check(config)
+    lessons = _lessons(config, _GROWTH[-1] * settings.passages)[: settings.passages]
     spec, recipe = ExpertSpec(), Recipe(lr=settings.lr)
     contest = Contest(lessons, settings.peer_passages, list(settings.formats), spec, recipe)
     source = config.model.backbone
@@ -146,13 +146,25 @@ def experts_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     return result, _lines(config, contest, result)
 
 
-def _check(settings: DictConfig) -> None:
+def _check(config: DictConfig) -> None:
+    if config.rounds < 1:
+        raise ValueError(f"rounds must be positive, got {config.rounds}; set rounds=…")
     for key, least in {"passages": 2, "peer_passages": 1}.items():
-        value = settings[key]
+        value = config.experts[key]
         if not isinstance(value, int) or value < least:  # an expert is compared amid others
             raise ValueError(
                 f"{key} must be a whole number of {least} or more, got {value!r}; set experts.{key}"
             )
+
+
+def _lessons(config: DictConfig, count: int) -> list[Lesson]:
+    lessons = lessons_from_questions(instantiate(config.data), "train")[:count]
+    if len(lessons) < count:
+        raise ValueError(
+            f"expected {count} training passages with questions ({_GROWTH[-1]} times "
+            f"experts.passages), got {len(lessons)}; lower experts.passages"
+        )
+    return lessons
 
 
 def growth(config: DictConfig) -> list[dict[str, float]]:
@@ -178,12 +190,7 @@ def build_bank(config: DictConfig, count: int) -> dict[str, float]:
         ValueError: If the data has fewer passages with questions.
     """
     settings = config.experts
-    lessons = lessons_from_questions(instantiate(config.data), "train")[:count]
-    if len(lessons) < count:
-        raise ValueError(
-            f"expected {count} training passages with questions ({_GROWTH[-1]} times "
-            f"experts.passages at most), got {len(lessons)}; lower experts.passages"
-        )
+    lessons = _lessons(config, count)
     spec, recipe = ExpertSpec(), Recipe(lr=settings.lr, loss="answer")
     limits = Limits(group_size=settings.passages)
     final = FinalFFN(instantiate(config.model.backbone, dtype="float32"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from qa.decoding import first_line
 from qa.method import AnsweringMethod, Prediction, QuestionInput
 from retrieval.passage import Passage
 from retrieval.settings import typed
+
+log = logging.getLogger(__name__)
 
 CONTROLS = (None, "noise")
 
@@ -66,7 +69,6 @@ class DMoEMethod(AnsweringMethod):
         super().__init__(backbone, rag, max_new_tokens)
         self._bank = bank
         routing = Routing(source, router(source), trigger, k, max_query_tokens)
-        self._given_experts = routing.router.uses_passages
         self.decoder = DMoEDecoder(backbone, routing)
         self.uses_passages = rag or routing.router.uses_passages  # type: ignore[misc]
 
@@ -90,22 +92,20 @@ class DMoEMethod(AnsweringMethod):
 
         Raises:
             BankError: If one was made of another text than its passage has.
-            ValueError: If the router is to choose among the questions' passages (``router=oracle``)
-                and none of them has an expert.
         """
-        if self._bank is None:
-            return
-        self._bank.check_passages(passages)
-        if self._given_experts and not any(passage.id in self._bank for passage in passages):
-            raise ValueError(
-                f"{self._bank.path}: expected experts of the questions' own {len(passages)} "
-                "passages, which router=oracle chooses among, got a bank of others; build it from "
-                "the same data and split (scripts/build_experts.py), or set router=bm25"
-            )
+        if self._bank is not None:
+            self._bank.check_passages(passages)
 
     def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
         """How often routing took place; see `routing_metrics`."""
-        return routing_metrics([prediction.details for prediction in predictions])
+        details = [prediction.details for prediction in predictions]
+        triggered = any(row["triggers"] for row in details)
+        if triggered and not any(at["passage_ids"] for row in details for at in row["routed"]):
+            log.warning(
+                "no expert was ever routed, and all answers are the backbone's own: the router "
+                "found no passage that has one (router=oracle looks among the questions' passages)"
+            )
+        return routing_metrics(details)
 
     def _decoder_input(self, input: QuestionInput) -> DecoderInput:
         given = tuple(passage.id for passage in input.selection.passages)
@@ -138,17 +138,13 @@ def load_dmoe(
         **settings: See `DMoEMethod`.
 
     Raises:
-        BankError: If there is no sound bank, or it is of another backbone.
-        ValueError: If the bank is empty, the control unknown, or a setting out of range.
+        BankError: If there is no sound bank, it is empty, or of another backbone.
+        ValueError: If the control is unknown, or a setting is out of range.
     """
     if control not in CONTROLS:
         raise ValueError(f"control must be null or noise, got {control!r}; set method.control")
     bank = Bank.open(bank_dir, backbone=backbone, read_only=True)
-    if not len(bank):
-        raise ValueError(
-            f"{bank_dir}: expected experts, got an empty bank; build it "
-            "(scripts/build_experts.py), or choose another bank.dir"
-        )
+    bank.check_filled()
     source: ExpertSource = bank
     if fraction != 1:
         source = SomeExperts(source, fraction, seed)

@@ -50,12 +50,13 @@ class DMoE(DMoEDecoder):
             device: Where a backbone of the bank's name is loaded.
 
         Raises:
-            BankError: If there is no sound bank, or it is of another backbone.
+            BankError: If there is no sound bank, it is empty, or of another backbone.
             IndexFolderError: If the index is missing, damaged, or of other surrogates.
             ValueError: If a setting is out of range, or the bank and the surrogates do not belong
                 together.
         """
         bank = Bank.open(bank_dir, read_only=True)
+        bank.check_filled()
         if backbone is None:
             backbone = load_backbone(bank.spec.backbone, device=device)
         bank.check_backbone(backbone)

@@ -43,6 +43,7 @@ CASES = [
         *("hparams_search", "paths", "hydra"),
     )
     for option in options(group)
+    if not option.startswith("dmoe_")  # experiments of other commands
 ]
 
 
@@ -97,41 +98,21 @@ def test_every_option_of_a_group_composes(root, group):
             assert callable(get_object(target))
 
 
-@pytest.mark.parametrize("root", ["build_experts", "evaluate", "ablation"])
+@pytest.mark.parametrize("root", ["build_experts", "train_sft_lora", "ablation"])
 @pytest.mark.parametrize("model", ["llama3_2_1b", "qwen2_5_1_5b"])
 def test_the_dmoe_papers_experiments_have_its_settings(root, model):
-    given = [*ROOTS[root], *(["method=dmoe", "bank.dir=bank"] if root == "evaluate" else [])]
-    plain = composed(root, *given)
-    config = composed(root, *given, f"experiment=dmoe_{model}")
-    assert config.model == composed(root, *given, f"model={model}").model
-    expected = {"recipe.lr": 1e-5, "recipe.epochs": 1, "recipe.loss": "all", "limit": 300}
-    if root != "evaluate":
-        expected |= {"expert.rank": 4, "expert.alpha": 16, "bank.dtype": plain.bank.dtype}
-    if root != "build_experts":
+    given = [*ROOTS[root], f"experiment=dmoe_{model}"]
+    config = composed(root, *given)
+    assert config.model == composed(root, *ROOTS[root], f"model={model}").model
+    expected = {"recipe.lr": 1e-5, "recipe.epochs": 1, "recipe.loss": "all"}
+    if root != "train_sft_lora":
+        expected |= {"expert.rank": 4, "expert.alpha": 16}
+    if root == "ablation":
         expected |= {"k": 3, "trigger.threshold": 2.0, "method.max_query_tokens": 128}
+        expected |= {"limit": 300}
     assert {key: OmegaConf.select(config, key) for key in expected} == expected
     assert len(config.instances.formats) == 3
-    assert composed(root, *given, f"experiment=dmoe_{model}", "limit=5").limit == 5
-
-
-@pytest.mark.parametrize("experiment", ["dmoe_llama3_2_1b", "bios", "squad_smollm2"])
-@pytest.mark.parametrize(
-    ("root", "kept"),
-    [
-        ("augment", ["limit"]),  # of passages
-        ("train_warmup", ["recipe", "instances"]),
-        ("train_sft_lora", ["recipe.batch_size", "recipe.seed", "lora"]),
-        ("evaluate", ["method", "k"]),
-    ],
-)
-def test_experiments_choose_data_and_model_of_every_command(root, kept, experiment):
-    plain, config = composed(root), composed(root, f"experiment={experiment}")
-    for key in kept:
-        assert OmegaConf.select(config, key) == OmegaConf.select(plain, key)
-    trained = composed("train_hypernet", f"experiment={experiment}")
-    assert config.model.backbone.name == trained.model.backbone.name
-    if not experiment.startswith("dmoe"):  # whose data set is chosen beside it
-        assert config.data == trained.data
+    assert composed(root, *given, "recipe=tuned").recipe.epochs == 10
 
 
 def test_sft_lora_takes_the_recipes_of_experts():

@@ -195,6 +195,18 @@ class Bank:
                 f"({self.spec.backbone_sha256[:12]}); use that model, or another bank.dir"
             )
 
+    def check_filled(self) -> None:
+        """Check that there is any expert.
+
+        Raises:
+            BankError: If there is none.
+        """
+        if not len(self):
+            raise BankError(
+                f"{self.path}: expected experts, got an empty bank; build it "
+                "(scripts/build_experts.py), or choose another bank.dir"
+            )
+
     def _compared(self, passages: Iterable[Passage]) -> Iterator[tuple[Passage, bool | None]]:
         """Each passage, and whether its expert was made of its text; None where there is none."""
         view, stream = self.view, iter(passages)

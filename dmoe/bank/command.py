@@ -59,10 +59,17 @@ def bank_command(arguments: Sequence[str] | None = None, output: TextIO | None =
         with _ended_with_its_reader(output):
             output.flush()
         metrics.setdefault("results", 0)
-    finally:
-        folders = [one.removeprefix(_RUN) for one in given if one.startswith(_RUN)]
-        if folders and metrics:
-            write_json(Path(folders[-1], "metrics.json"), metrics)
+    except ValueError:
+        if run is _verify:  # it has counted all that is damaged
+            _write_metrics(given, metrics)
+        raise
+    _write_metrics(given, metrics)
+
+
+def _write_metrics(arguments: Sequence[str], metrics: Mapping[str, float]) -> None:
+    folders = [one.removeprefix(_RUN) for one in arguments if one.startswith(_RUN)]
+    if folders and metrics:
+        write_json(Path(folders[-1], "metrics.json"), metrics)
 
 
 @contextmanager

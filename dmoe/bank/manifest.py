@@ -171,11 +171,14 @@ def check_copy(bank: Path) -> str | None:
 
 
 def publish(bank: Path, manifest: Manifest) -> None:
-    """Make a version the one that counts, by one atomic rename; on return it is on the disk."""
+    """Make a version the one that counts, by one atomic rename; on return it is on the disk.
+
+    So is the copy: it has all that was acknowledged when it must stand in for the manifest.
+    """
     sync_folder(bank / FOLDER)
     replace_file(bank / MANIFEST, manifest.encoded, sync=True)
+    replace_file(bank / COPY, manifest.encoded, sync=True)
     sync_folder(bank)
-    replace_file(bank / COPY, manifest.encoded, sync=False)
 
 
 def mend(bank: Path) -> None:

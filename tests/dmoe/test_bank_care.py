@@ -23,6 +23,7 @@ from dmoe.bank import (
     ExpertLayout,
     compact,
     from_pretrained,
+    manifest,
     merge,
     push_to_hub,
     save_pretrained,
@@ -77,13 +78,18 @@ def test_compaction_leaves_full_shards_alone_and_ends(tmp_path: Path):
 
 
 @pytest.mark.parametrize("shards", [1, 2])  # a small one alone stays, two are packed
-@pytest.mark.parametrize("name", ["manifest.json", "manifest.copy.json", "*.head", "*.safetensors"])
-@pytest.mark.parametrize("is_gone", [False, True])
+@pytest.mark.parametrize(
+    ("name", "is_gone"),
+    [
+        *(("manifest.json", gone) for gone in (False, True)),
+        *(("manifest.copy.json", gone) for gone in (False, True)),
+        *(("*.head", gone) for gone in (False, True)),
+        ("*.safetensors", False),  # its weights stand nowhere else
+    ],
+)
 def test_compaction_mends_either_of_two_copies(
     tmp_path: Path, shards: int, name: str, is_gone: bool
 ):
-    if is_gone and name == "*.safetensors":
-        return  # its weights stand nowhere else
     bank = make_bank(tmp_path)
     model = {}
     for number in range(shards):
@@ -100,6 +106,34 @@ def test_compaction_mends_either_of_two_copies(
     compact(Bank.open(tmp_path))
     assert verify(tmp_path).sound
     assert holds(Bank.open(tmp_path), model)
+
+
+@pytest.mark.parametrize("stops_at", ["manifest.copy.json", "manifest.json", None])
+def test_a_copy_that_stands_in_has_all_that_was_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops_at: str | None
+):
+    bank = make_bank(tmp_path)
+    add(bank, ["a"], seed=0)
+    replace = manifest.replace_file
+
+    def stopped(path: Path, *args: Any, **kwargs: Any) -> None:
+        if path.name == stops_at:
+            raise KeyboardInterrupt
+        replace(path, *args, **kwargs)
+
+    monkeypatch.setattr(manifest, "replace_file", stopped)
+    try:
+        add(bank, ["b"], seed=1)
+        acknowledged = {"a", "b"}
+    except KeyboardInterrupt:
+        acknowledged = {"a"}
+    monkeypatch.undo()
+    assert acknowledged <= set(Bank.open(tmp_path))
+    (tmp_path / "manifest.json").write_bytes(b"{")
+    assert acknowledged <= set(Bank.open(tmp_path))
+    compact(Bank.open(tmp_path))
+    assert acknowledged <= set(Bank.open(tmp_path))
+    assert verify(tmp_path).sound
 
 
 def test_compaction_brings_a_copy_up_to_date(tmp_path: Path):

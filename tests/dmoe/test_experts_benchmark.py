@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from tiny import make_backbone
 
 from dmoe import benchmark
-from dmoe.benchmark import build_bank, experts_suite
+from dmoe.benchmark import experts_suite
 from dmoe.peft_loop import PeftLoop
 from qa.bios import generate
 
@@ -50,19 +50,13 @@ def test_it_runs(config):
     assert "times PEFT's speed" in text
 
 
-def test_too_few_passages_to_grow_are_an_error(config):
-    with pytest.raises(ValueError, match=r"expected 17 training passages .* got 16; lower exper"):
-        build_bank(config, 17)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "least"),
-    [("passages", 1, 2), ("passages", "all", 2), ("peer_passages", 0, 1)],
-)
-def test_settings_are_checked_first(config, key, value, least):
-    config.model.backbone = None  # nothing is loaded
-    config.experts[key] = value
-    with pytest.raises(ValueError, match=rf"{key} must be .* {least} or more.*set experts\.{key}"):
+def test_what_cannot_be_measured_is_said_before_anything_is(config, monkeypatch):
+    monkeypatch.setattr(benchmark, "PeftLoop", None)
+    config.experts.passages = 5
+    with pytest.raises(ValueError, match=r"expected 20 training passages .* got 16; lower exper"):
+        experts_suite(config)
+    config.rounds = 0
+    with pytest.raises(ValueError, match="rounds must be positive, got 0"):
         experts_suite(config)
 
 

@@ -78,3 +78,9 @@ def test_the_banks_backbone_is_loaded_by_its_name(folder, tiny_backbone, monkeyp
 def test_another_backbone_is_an_error(folder, tiny_tokenizer):
     with pytest.raises(BankError, match="got a bank for tiny-llama-0"):
         open_in(folder, make_backbone(seed=1, tokenizer=tiny_tokenizer))
+
+
+def test_an_empty_bank_is_an_error(folder, tiny_backbone):
+    Bank.open(folder / "bank").remove([passage.id for passage in PASSAGES])
+    with pytest.raises(BankError, match="got an empty bank"):
+        open_in(folder, tiny_backbone)
