@@ -29,6 +29,7 @@ from dmoe.bank import (
     save_pretrained,
     verify,
 )
+from dmoe.bank.atomic import replace_file
 from dmoe.bank.command import bank_command
 from dmoe.expert import ExpertSpec
 from dmoe.final_ffn import FinalFFN
@@ -114,7 +115,7 @@ def test_a_copy_that_stands_in_has_all_that_was_acknowledged(
 ):
     bank = make_bank(tmp_path)
     add(bank, ["a"], seed=0)
-    replace = manifest.replace_file
+    replace = replace_file
 
     def stopped(path: Path, *args: Any, **kwargs: Any) -> None:
         if path.name == stops_at:
