@@ -17,7 +17,10 @@ def composed(*overrides):
         return compose("train_hypernet", ["paths.output_dir=out", *overrides])
 
 
-@pytest.mark.parametrize("experiment", sorted(p.stem for p in (CONF / "experiment").glob("*.yaml")))
+SHIPPED = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", [name for name in SHIPPED if not name.startswith("dmoe_")])
 def test_the_shipped_experiments_are_well_typed(experiment):
     config = composed(f"experiment={experiment}")
     check_sections(config)
