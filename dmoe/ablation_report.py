@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qa.evaluation import SCALE
 from qa.metrics import paired_difference
 from qa.report import SCORES
 from qa.side_by_side import SECONDS, TRIGGER_RATE, Evaluated, plot, table
@@ -22,7 +23,7 @@ _COLUMNS = {
     **{"routed_gold": ("gold routed (%)", 1), "expert_norm": ("‖ΔW‖", 3)},
     **SECONDS,
 }
-_COMPARED = {"f1": 100.0, "nll": 1.0}  # scores of a question, and their unit in a table
+_COMPARED = ("f1", "nll")
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ def differences(row: Row, first: Row) -> dict[str, float]:
     """A cell's scores less those of the first, paired by question, with 95 % intervals."""
     found: dict[str, float] = {}
     if row is not first:
-        for name, scale in _COMPARED.items():
+        for name in _COMPARED:
             ours, theirs = (
-                [scale * line[name] for _, line in read_jsonl(each.predictions)]
+                [SCALE[name] * line[name] for _, line in read_jsonl(each.predictions)]
                 for each in (row, first)
             )
             ends = ("", "_low", "_high")

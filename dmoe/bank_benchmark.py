@@ -22,9 +22,9 @@ from torch import Tensor
 
 from dmoe.active import ActiveExperts
 from dmoe.bank import Bank, BankSpec, ExpertLayout
-from dmoe.bank.layout import DTYPES
 from dmoe.expert import ExpertSpec, expert_at
 from dmoe.final_ffn import FinalFFN
+from dmoe.open_bank import check_dtype
 from dmoe.peft_io import export_adapter
 from qa.backbone import Backbone
 from retrieval.passage import Passage
@@ -109,10 +109,7 @@ def bank_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
 
 
 def _check(settings: DictConfig) -> None:
-    if settings.dtype not in DTYPES:
-        raise ValueError(
-            f"dtype must be one of {', '.join(DTYPES)}, got {settings.dtype!r}; set bank.dtype"
-        )
+    check_dtype(settings.dtype)
     # PEFT's k adapters are drawn from the folders.
     for key, least in {"k": 1, "draws": 1, "folders": settings.k}.items():
         if not isinstance(settings[key], int) or settings[key] < least:

@@ -5,7 +5,7 @@ Shapes: B rows, T prompt tokens, N new tokens.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from dmoe.final_ffn import FinalFFN
 from dmoe.routing import Routing, Step
 from dmoe.session import Session
 from qa.backbone import Backbone
-from qa.decoding import check_room, left_padded, pad_token_id
+from qa.decoding import check_room, first_line, left_padded, pad_token_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,11 @@ class DMoEDecoder:
         if not inputs:
             return iter(())
         return self.start(inputs, max_new_tokens).stream(max_new_tokens, self._stops(stop_ids))
+
+    def text(self, steps: Iterable[Step]) -> str:
+        """The answer in the tokens of one row, as `qa.decoding.greedy_decode` reads it."""
+        ids = [step.token_id for step in steps]
+        return first_line(self.backbone.tokenizer.decode(ids, skip_special_tokens=True))
 
     def generate(
         self,

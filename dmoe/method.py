@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from dmoe.router import Router
 from dmoe.routing import Routing, Step
 from dmoe.trigger import Trigger
 from qa.backbone import Backbone
-from qa.decoding import first_line
 from qa.method import AnsweringMethod, Prediction, QuestionInput
 from retrieval.passage import Passage
 from retrieval.settings import typed
@@ -83,11 +82,11 @@ class DMoEMethod(AnsweringMethod):
             steps[step.row].append(step)
         nll = session.score([input.question.answers[0] for input in inputs])
         return [
-            Prediction(self._text(row), value, _details(row, input))
+            Prediction(self.decoder.text(row), value, _details(row, input))
             for row, value, input in zip(steps, nll, inputs, strict=True)
         ]
 
-    def check_passages(self, passages: Sequence[Passage]) -> None:
+    def check_passages(self, passages: Iterable[Passage]) -> None:
         """See `AnsweringMethod.check_passages`: the experts must be of these texts.
 
         Raises:
@@ -110,11 +109,6 @@ class DMoEMethod(AnsweringMethod):
     def _decoder_input(self, input: QuestionInput) -> DecoderInput:
         given = tuple(passage.id for passage in input.selection.passages)
         return DecoderInput(self.prompt(input), input.question.question, given)
-
-    def _text(self, steps: Sequence[Step]) -> str:
-        """The first line, as `qa.decoding.greedy_decode` reads it."""
-        ids = [step.token_id for step in steps]
-        return first_line(self.backbone.tokenizer.decode(ids, skip_special_tokens=True))
 
 
 @typed("method")

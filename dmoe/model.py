@@ -18,7 +18,6 @@ from dmoe.router import retrieval_router
 from dmoe.routing import Routing, Step
 from dmoe.trigger import UncertaintyTrigger
 from qa.backbone import Backbone, load_backbone
-from qa.decoding import first_line
 from qa.prompts import build_prompt
 from retrieval.bm25 import BM25Settings
 from retrieval.corpus import Corpus
@@ -78,5 +77,4 @@ class DMoE(DMoEDecoder):
         Raises:
             ValueError: If the question is longer than the backbone can read.
         """
-        ids = [step.token_id for step in self.steps(question, max_new_tokens)]
-        return first_line(self.backbone.tokenizer.decode(ids, skip_special_tokens=True))
+        return self.text(self.steps(question, max_new_tokens))

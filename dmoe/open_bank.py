@@ -40,6 +40,15 @@ def check_bank(settings: Mapping[str, Any]) -> None:
     there = next(part for part in (folder, *folder.parents) if part.exists())
     if not there.is_dir():
         raise ValueError(f"bank.dir must be a folder, got {path} ({there} is a file); set bank.dir")
+    check_dtype(dtype)
+
+
+def check_dtype(dtype: Any) -> None:
+    """Check the dtype that a bank is to store.
+
+    Raises:
+        ValueError: If there is no such.
+    """
     if dtype not in tuple(DTYPES):
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}; set bank.dtype")
 

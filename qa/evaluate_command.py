@@ -70,8 +70,8 @@ def evaluate_command(
     parts = {"source": source} if "source" in config.method else {}  # it retrieves on its own
     backbone = backbone or instantiate(config.model.backbone)
     method = instantiate(config.method, backbone=backbone, **parts)
-    gold = {id for question in questions for id in question.passage_ids}
-    method.check_passages([dataset.passages[id] for id in gold if id in dataset.passages])
+    gold = dict.fromkeys(id for question in questions for id in question.passage_ids)
+    method.check_passages(dataset.passages[id] for id in gold if id in dataset.passages)
     if not (method.uses_passages or parts or settings.passages == "gold"):
         log.warning(
             "passages=%s changes nothing: this method, as it is set, is given no passages",

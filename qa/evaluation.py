@@ -21,7 +21,7 @@ from retrieval.jsonl import write_jsonl
 from retrieval.settings import check_limit
 
 # Scores of a question, and what one unit of each is worth in metrics.json.
-_SCALE = {"em": 100.0, "f1": 100.0, "acc": 100.0, "nll": 1.0}
+SCALE = {"em": 100.0, "f1": 100.0, "acc": 100.0, "nll": 1.0}
 
 
 def evaluate(
@@ -127,7 +127,7 @@ def answer_all(
 def summarize(rows: Sequence[dict[str, object]], seed: int = 0) -> dict[str, float]:
     """Means of the scores of ``predictions.jsonl``, with their 95 % bootstrap intervals."""
     metrics: dict[str, float] = {}
-    for name, scale in _SCALE.items():
+    for name, scale in SCALE.items():
         if not all(name in row for row in rows):
             continue  # accuracy, where questions want more than yes or no
         values = scale * np.array([row[name] for row in rows], dtype=np.float64)

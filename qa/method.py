@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -80,7 +80,7 @@ class AnsweringMethod:
         """
         return {}
 
-    def check_passages(self, passages: Sequence[Passage]) -> None:
+    def check_passages(self, passages: Iterable[Passage]) -> None:
         """Check the questions' gold passages against what was made of them before, if anything was.
 
         By default nothing was.

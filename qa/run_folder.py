@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qa.evaluation import SCALE
 from qa.metrics import paired_difference
 from retrieval.jsonl import (
     DataError,
@@ -18,8 +19,6 @@ from retrieval.jsonl import (
     text_field,
 )
 
-# Scores of a question, and what one unit of each is worth in metrics.json.
-_UNITS = {"em": 100.0, "f1": 100.0, "acc": 100.0, "nll": 1.0}
 _NEEDED = ("em", "nll", "n")
 _ENDS = ("", "_low", "_high")
 
@@ -119,7 +118,7 @@ def differences(run: RunFolder, baseline: RunFolder, seed: int = 0) -> dict[str,
                 "evaluations of the same data and split"
             )
     found: dict[str, float] = {"n": len(both)}
-    for name in _UNITS:
+    for name in SCALE:
         if all(name in line.scores for pair in pairs for line in pair):
             a, b = ([line.scores[name] for line in side] for side in zip(*pairs, strict=True))
             values = paired_difference(a, b, seed)
@@ -153,7 +152,7 @@ def _answered(row: Mapping[str, Any], where: str) -> Answered:
             f"{where}: 'answers' must be a list of strings, got {describe(answers)}; evaluate again"
         )
     scores = {
-        name: unit * _number(row, name, where) for name, unit in _UNITS.items() if name in row
+        name: scale * _number(row, name, where) for name, scale in SCALE.items() if name in row
     }
     return Answered(where, answers, scores)
 
