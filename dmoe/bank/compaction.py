@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -127,5 +128,8 @@ def _sound(view: View) -> tuple[Places, dict[str, str]]:
 
 
 def _folder_bytes(path: Path) -> int:
-    sizes = (file.stat().st_size for file in (path / FOLDER).iterdir())
-    return sum(sizes)
+    size = 0
+    for file in (path / FOLDER).iterdir():
+        with suppress(FileNotFoundError):  # a compaction at work beside this one deletes files
+            size += file.stat().st_size
+    return size
