@@ -2,7 +2,7 @@
 
 A shard is encoded on its own, in batches that depend on its passages alone, and is acknowledged
 once its file is on the disk. So the bytes are the same however often an encoding was interrupted,
-and whichever engine (`retrieval.engines`) handed the shards out.
+and the vectors whichever engine (`retrieval.engines`) handed the shards out.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Engines: who encodes the shards of a corpus.
 
 ``plain`` does it in this process, ``lightning`` on several devices of this machine by Lightning's
-predict loop, ``ray`` on a cluster. Each hands whole shards out, so the bytes are the same whichever
-does it (on devices of the same kind).
+predict loop, ``ray`` on a cluster. Each hands whole shards out, so the vectors are the same
+whichever does it, on devices of the same kind: bit for bit where all run as many threads; else some
+processors add up in another order.
 """
 
 from __future__ import annotations
