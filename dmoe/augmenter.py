@@ -93,7 +93,7 @@ class ModelAugmenter:
             )
         self._writer = writer
         self._tasks = task_set(prompts)
-        self._cache = EntryLog(Path(cache_dir) / "answers.log")
+        self._cache = EntryLog(Path(cache_dir).expanduser() / "answers.log")
         self._max_attempts = max_attempts
         self._chunk = chunk
         self._refused: dict[str, RefusedError] = {}  # of the passages that are worked on

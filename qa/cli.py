@@ -17,11 +17,12 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from hydra.errors import HydraException, InstantiationException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 P = ParamSpec("P")
@@ -55,7 +56,8 @@ def run(command: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
     Args:
         command: A function decorated by ``hydra.main``, or what it calls.
-        *args: Its arguments.
+        *args: Its arguments; in a configuration ``~/`` becomes the home folder, which no shell
+            expands behind ``bank.dir=``.
         **kwargs: Its keyword arguments.
 
     Returns:
@@ -69,6 +71,9 @@ def run(command: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         # Without it Hydra prints errors of the configuration itself, over several lines.
         os.environ |= {_FULL_ERROR: "1", _SET_BY_US: "1"}
     try:
+        for config in args:
+            if isinstance(config, DictConfig):
+                _expand_home(config)
         return command(*args, **kwargs)
     except _MENDABLE as error:
         if not isinstance(_cause(error), _MENDABLE):
@@ -76,6 +81,18 @@ def run(command: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if _SET_BY_US not in os.environ and os.environ[_FULL_ERROR] == "1":
             raise
         _exit(error)
+
+
+def _expand_home(node: DictConfig | ListConfig) -> None:
+    keys: Iterable[Any] = node if isinstance(node, DictConfig) else range(len(node))
+    for key in keys:
+        if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
+            continue
+        value = node[key]
+        if isinstance(value, DictConfig | ListConfig):
+            _expand_home(value)
+        elif isinstance(value, str) and value.startswith("~/"):
+            node[key] = str(Path(value).expanduser())
 
 
 def check_complete(config: DictConfig) -> None:

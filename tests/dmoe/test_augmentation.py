@@ -82,6 +82,14 @@ def test_what_was_answered_is_never_asked_again(tmp_path):
     assert third.asked == []
 
 
+def test_the_cache_is_in_the_home_folder_where_that_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    list(make_augmenter(Scripted(), "~/cache").augment(PASSAGES))
+    assert (tmp_path / "home" / "cache" / "answers.log").is_file()
+    assert not (tmp_path / "~").exists()
+
+
 def test_another_passage_model_or_prompt_is_asked_anew(tmp_path):
     list(make_augmenter(Scripted(), tmp_path).augment(PASSAGES))
     edited = PASSAGES | {"p1": Passage("p1", "Tova 1", TEXT.format("one"))}

@@ -34,6 +34,17 @@ def test_what_the_command_returns_comes_back() -> None:
     assert run(lambda a, b: a + b, 1, b=2) == 3
 
 
+def test_the_home_folder_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    given = {"bank": {"dir": "~/bank", "n": None}, "runs": ["~/a", "b~/c", 1], "x": "???"}
+    config = OmegaConf.create(given | {"same": "${bank.dir}", "none": None, "all": "${bank}"})
+    OmegaConf.set_struct(config, True)
+    run(lambda config: None, config)
+    assert (config.bank.dir, config.same) == ("/home/me/bank", "/home/me/bank")
+    assert config.runs == ["/home/me/a", "b~/c", 1]
+    assert (config.bank.n, config.none, config["all"]) == (None, None, config.bank)
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
