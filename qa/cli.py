@@ -1,15 +1,16 @@
-"""What every command does with an error that the user can mend: one line, exit code 2.
+"""The command line's door: help and errors come at once, the heavy libraries afterwards.
 
 A script reads::
 
-    @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
-    def main(config: DictConfig) -> None:
-        run(evaluate_command, config)
+    # Its docstring says what the command does.
+    from qa.cli import command
 
     if __name__ == "__main__":
-        run(main)
+        command("evaluate", "qa.evaluate_command.evaluate_command", __doc__)
 
-The inner call is for the command's own errors, the outer one for those of the configuration.
+The configuration is composed, and all its keys are known to be good, before the function is
+imported that the dotted name stands for. An error that the user can mend takes one line, and the
+exit code is 2.
 """
 
 from __future__ import annotations
@@ -17,23 +18,31 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from qa.cli_help import help_page
+from qa.cli_keys import SettingError, compose_command, find_fault, uses_old_key
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 EXIT_CODE = 2
+CONF = Path(__file__).resolve().parents[1] / "conf"
 
 _LONGEST_NAME = 120  # characters of a run's folder; longer ones end with a digest
 
 # DataError, CheckpointError and the like are ValueErrors.
-_MENDABLE = (HydraException, OmegaConfBaseException, ValueError, OSError, ImportError)
+_CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
+_MENDABLE = (*_CONFIG_ERRORS, ValueError, OSError, ImportError)
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _SET_BY_US = "QA_CLI_SET_HYDRA_FULL_ERROR"  # environment, so that DDP's child processes know too
 
@@ -47,6 +56,129 @@ def as_folder(overrides: str) -> str:
 
 
 OmegaConf.register_new_resolver("as_folder", as_folder, replace=True)  # conf/hydra/default.yaml
+
+
+def command(
+    name: str,
+    target: str,
+    about: str | None,
+    *,
+    arguments: Sequence[Any] = (),
+    with_overrides: bool = False,
+    needs: Sequence[str] | None = None,
+) -> None:
+    """Run the command of a script with the configuration that ``sys.argv`` asks for.
+
+    Where a configuration says what a sweep minimises (``optimized_metric``), and the function
+    returns its metrics, the sweep is told that metric.
+
+    Args:
+        name: Of the command: its configuration is ``conf/<name>.yaml``, its script
+            ``scripts/<name>.py``.
+        target: The dotted name of the function to call with the configuration. It is imported only
+            when the configuration is known to be good.
+        about: The script's docstring, for ``--help``.
+        arguments: What the function is given besides.
+        with_overrides: Whether it is also given the list of settings on the command line.
+        needs: The sections and settings that must have a value before the function is imported;
+            None: all of them.
+
+    Raises:
+        SystemExit: After ``--help`` with code 0, after an error that the user can mend with code 2.
+    """
+    options, others = get_args_parser().parse_known_args()
+    settings = [*options.overrides, *(one for one in others if not one.startswith("-"))]
+    if options.help:
+        run(_help, name, about or "", settings)
+        return
+    started = False
+
+    def task(config: DictConfig) -> Any:
+        nonlocal started
+        started = True
+        return run(_call, config)
+
+    def _call(config: DictConfig) -> Any:
+        check_complete(config if needs is None else OmegaConf.masked_copy(config, list(needs)))
+        function = hydra.utils.get_method(target)
+        overrides = [list(HydraConfig.get().overrides.task)] if with_overrides else []
+        result = function(config, *arguments, *overrides)
+        if isinstance(result, Mapping) and "optimized_metric" in config:
+            return result.get(config.optimized_metric)
+        return None
+
+    task.__module__ = name  # Hydra names the job and its log after it
+
+    def compose_and_call() -> None:
+        _check_options(name, others)
+        own = options.config_path is None and options.config_name is None
+        if (
+            own
+            and uses_old_key(settings)
+            and (fault := find_fault(CONF, name, settings, sweeps=True))
+        ):
+            raise SettingError(fault)
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+        except (*_CONFIG_ERRORS, ValueError) as error:
+            sweeps = bool(options.multirun)
+            fault = find_fault(CONF, name, settings, sweeps=sweeps) if own and not started else None
+            if fault is None:
+                raise
+            raise SettingError(fault) from error
+
+    run(compose_and_call)
+
+
+def tool(
+    target: str | Callable[[], Any], about: str | None, *, takes_arguments: bool = False
+) -> None:
+    """Run a script that has no configuration.
+
+    Args:
+        target: The function to call, which imports what is heavy itself; or its dotted name, which
+            is imported only when it is to run.
+        about: The script's docstring: what is printed for ``--help``.
+        takes_arguments: Whether the function reads ``sys.argv`` itself; else none may be given.
+
+    Raises:
+        SettingError: If arguments are given to a script that takes none; as a line and exit code 2.
+    """
+    if sys.argv[1:2] and sys.argv[1] in ("-h", "--help"):
+        sys.stdout.write((about or "").replace("``", "").strip() + "\n")
+        return
+
+    def import_and_call() -> None:
+        if sys.argv[1:] and not takes_arguments:
+            script = f"scripts/{Path(sys.argv[0]).name}"
+            raise SettingError(f"{script} takes no settings, got {' '.join(sys.argv[1:])}")
+        (hydra.utils.get_method(target) if isinstance(target, str) else target)()
+
+    run(import_and_call)
+
+
+def _help(name: str, about: str, settings: Sequence[str]) -> None:
+    try:
+        composed = compose_command(CONF, name, settings)
+    except (*_CONFIG_ERRORS, ValueError) as error:
+        if fault := find_fault(CONF, name, settings):
+            raise SettingError(fault) from error
+        raise
+    sys.stdout.write(help_page(CONF, name, about, composed, settings))
+
+
+def _check_options(name: str, others: Sequence[str]) -> None:
+    """Check what Hydra's parser would answer by its usage."""
+    if not others:
+        return
+    if others[0].startswith("-"):
+        raise SettingError(
+            f"scripts/{name}.py has no option {others[0]}; settings are given as KEY=VALUE, and "
+            f"python scripts/{name}.py --help lists them"
+        )
+    raise SettingError(
+        f"give options such as -m before or behind all settings, not before {others[0]}"
+    )
 
 
 def run(command: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,19 +1,8 @@
-"""Evaluate retrieval: ``python scripts/evaluate_retrieval.py retriever=bm25 data=squad …``."""
+"""Evaluate a retriever, and a reranker behind it, on the questions of a data set."""
 
 from __future__ import annotations
 
-import hydra
-from omegaconf import DictConfig
-
-from qa.cli import run
-from qa.retrieval_command import evaluate_retrieval_command
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate_retrieval")
-def main(config: DictConfig) -> None:
-    """See ``conf/evaluate_retrieval.yaml`` for the settings."""
-    run(evaluate_retrieval_command, config)
-
+from qa.cli import command
 
 if __name__ == "__main__":
-    run(main)
+    command("evaluate_retrieval", "qa.retrieval_command.evaluate_retrieval_command", __doc__)

@@ -1,19 +1,8 @@
-"""Train one LoRA adapter over the merged corpus: ``python scripts/train_sft_lora.py data=bios``."""
+"""Train one LoRA adapter over all passages, the baseline SFT-LoRA."""
 
 from __future__ import annotations
 
-import hydra
-from omegaconf import DictConfig
-
-from dmoe.baselines.sft_command import train_sft_lora
-from qa.cli import run
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train_sft_lora")
-def main(config: DictConfig) -> None:
-    """See ``conf/train_sft_lora.yaml`` for the settings."""
-    run(train_sft_lora, config)
-
+from qa.cli import command
 
 if __name__ == "__main__":
-    run(main)
+    command("train_sft_lora", "dmoe.baselines.sft_command.train_sft_lora", __doc__)
