@@ -19,6 +19,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -96,16 +97,8 @@ def command(
     def task(config: DictConfig) -> Any:
         nonlocal started
         started = True
-        return run(_call, config)
-
-    def _call(config: DictConfig) -> Any:
-        check_complete(config if needs is None else OmegaConf.masked_copy(config, list(needs)))
-        function = hydra.utils.get_method(target)
         overrides = [list(HydraConfig.get().overrides.task)] if with_overrides else []
-        result = function(config, *arguments, *overrides)
-        if isinstance(result, Mapping) and "optimized_metric" in config:
-            return result.get(config.optimized_metric)
-        return None
+        return run(_check_and_call, config, target, [*arguments, *overrides], needs)
 
     task.__module__ = name  # Hydra names the job and its log after it
 
@@ -152,9 +145,26 @@ def tool(
         if sys.argv[1:] and not takes_arguments:
             script = f"scripts/{Path(sys.argv[0]).name}"
             raise SettingError(f"{script} takes no settings, got {' '.join(sys.argv[1:])}")
-        (hydra.utils.get_method(target) if isinstance(target, str) else target)()
+        (_function(target) if isinstance(target, str) else target)()
 
     run(import_and_call)
+
+
+def _check_and_call(
+    config: DictConfig, target: str, arguments: Sequence[Any], needs: Sequence[str] | None
+) -> Any:
+    """Call a command's function; return what a sweep minimises, if it minimises anything."""
+    check_complete(config if needs is None else OmegaConf.masked_copy(config, list(needs)))
+    result = _function(target)(config, *arguments)
+    if isinstance(result, Mapping) and "optimized_metric" in config:
+        return result.get(config.optimized_metric)
+    return None
+
+
+def _function(target: str) -> Callable[..., Any]:
+    module, _, name = target.rpartition(".")
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found
 
 
 def _help(name: str, about: str, settings: Sequence[str]) -> None:

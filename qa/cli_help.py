@@ -13,9 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.default_element import ResultDefault
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 from qa.cli_comments import Comments, read_comments
 from qa.cli_keys import Composition
@@ -51,7 +50,7 @@ def help_page(
     choices = {
         f"{key}={_shown(choice)}": " | ".join(composed.options[key])
         for key, choice in composed.choices.items()
-        if len(composed.options[key]) > 1 and key not in _HIDDEN
+        if key not in _HIDDEN and (len(composed.options[key]) > 1 or choice in (None, MISSING))
     }
     if choices:
         lines += ["", f"Choices (python scripts/{name}.py KEY=CHOICE --help shows their settings):"]
@@ -161,8 +160,10 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _shown(value: Any) -> str:
     """A value as it is given on a command line."""
     match value:
-        case None | bool():
-            return yaml.safe_dump(value).splitlines()[0]
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
         case float():
             return re.sub(r"e([+-])0", r"e\1", repr(value))
         case list():

@@ -289,7 +289,7 @@ def _renamed(composed: Composition, override: Override, renamed: Mapping[str, st
         new, _, choice = setting.partition("=")
         has = _has(composed, new.partition(".")[0] if adds else new)
         if choice in composed.options.get(new, [choice]) and (has or new in composed.choices):
-            found.append(f"{sign}{setting}")
+            found.append(setting if _has(composed, new) else f"{sign}{setting}")
     if not found:
         return None
     return f"{key} has been renamed; give {' '.join(found)} instead of {override.input_line}"
