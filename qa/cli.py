@@ -16,6 +16,7 @@ exit code is 2.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -155,6 +156,8 @@ def _check_and_call(
 ) -> Any:
     """Call a command's function; return what a sweep minimises, if it minimises anything."""
     check_complete(config if needs is None else OmegaConf.masked_copy(config, list(needs)))
+    # Lightning, imported behind Hydra, would show each message twice: itself, and through the log.
+    logging.getLogger("lightning").propagate = False
     result = _function(target)(config, *arguments)
     if isinstance(result, Mapping) and "optimized_metric" in config:
         return result.get(config.optimized_metric)
