@@ -22,6 +22,7 @@ from qa.cli_keys import Composition
 WIDTH = 100  # characters
 _COLUMN = 36  # where the meanings stand, at most
 _LAST = ("trainer", "callbacks", "logger")  # sections that few people change
+_PLUMBING = ("callbacks", "logger")  # sections of which only what has a comment is shown
 _HIDDEN = ("hydra", "paths", "task_name")
 _REFERENCE = re.compile(r"\$\{[^${}]*\}")
 
@@ -46,7 +47,7 @@ def help_page(
     sections = _sections(composed, files)
     lines = [*_prose(about), "", *_usage(files[name].header)]
     if own := sections.pop("", {}):
-        lines += ["", "Settings:", *_table(own)]
+        lines += ["", "Settings:", *_tables(own)]
     choices = {
         f"{key}={_shown(choice)}": " | ".join(composed.options[key])
         for key, choice in composed.choices.items()
@@ -90,15 +91,20 @@ def _sections(
     for key in dict.fromkeys([*owner, *values]):
         if key not in values or _is_hidden(key, values[key], meaning):
             continue
-        title = owner.get(key, groups.get(key.partition(".")[0], ""))
+        section = key.partition(".")[0]
+        title = owner.get(key, groups.get(section, ""))
+        if section != key and section in meaning and not title:
+            sections[title][f"{section}:"] = meaning[section]
         sections.setdefault(title, {})[f"{key}={_shown(values[key])}"] = meaning.get(key)
     return sections
 
 
 def _is_hidden(key: str, value: Any, meaning: Mapping[str, str]) -> bool:
     repeats = isinstance(value, str) and _REFERENCE.fullmatch(value) is not None
+    section = key.partition(".")[0]
     return (
-        key.partition(".")[0] in _HIDDEN
+        section in _HIDDEN
+        or (section in _PLUMBING and key not in meaning)
         or key.rpartition(".")[2].startswith("_")
         or value == {}
         or (repeats and key not in meaning)
@@ -198,6 +204,19 @@ def _usage(header: Sequence[str]) -> list[str]:
 def _heading(title: str, header: Sequence[str]) -> list[str]:
     said = " ".join(" ".join(header).split())
     return _folded(f"{title}  {said}".rstrip(), WIDTH, "    ")
+
+
+def _tables(settings: Mapping[str, str | None]) -> list[str]:
+    """A table for each section, those without a section first."""
+    sections: dict[str, dict[str, str | None]] = {"": {}}
+    for setting, said in settings.items():
+        key = setting.partition("=")[0]
+        section = key.partition(".")[0] if "." in key else key[:-1] if key.endswith(":") else ""
+        sections.setdefault(section, {})[setting] = said
+    lines: list[str] = []
+    for table in filter(None, sections.values()):
+        lines += ["", *_table(table)] if lines else _table(table)
+    return lines
 
 
 def _table(settings: Mapping[str, str | None]) -> list[str]:

@@ -112,6 +112,7 @@ def test_an_unknown_key_is_named(name: str, answers: dict[str, Answer]) -> None:
 def test_help_shows_the_settings_of_what_is_chosen(answers: dict[str, Answer]) -> None:
     page = answers["evaluate method=dmoe -h"]["out"]
     lines = page.splitlines()
+    assert "  bank:" not in page
     assert any(line.startswith("  k=3 ") and "experts at a time" in line for line in lines)
     assert "  bank.dir=???                 what scripts/build_experts.py made" in lines
     assert "  trigger.threshold=2.0  tau, nats (sec. 4.3)" in lines
