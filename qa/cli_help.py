@@ -121,10 +121,11 @@ def _by_interest(
         for key, choice in composed.choices.items()
         if key in asked
     }
+    named = {one.config_path for one in composed.defaults if one.parent in chosen}
     brought = {
         _title(one, composed.choices)
         for one in composed.defaults
-        if one.parent in chosen or any(one.parent == each for each in _parents(composed, chosen))
+        if one.parent in chosen or one.parent in named
     }
 
     def rank(title: str) -> int:
@@ -136,11 +137,6 @@ def _by_interest(
         return 3 if group in _LAST else 2
 
     return sorted(sections, key=rank)
-
-
-def _parents(composed: Composition, chosen: set[str]) -> set[str]:
-    """The files that chosen files name in their defaults."""
-    return {one.config_path or "" for one in composed.defaults if one.parent in chosen}
 
 
 def _title(one: ResultDefault, choices: Mapping[str, str | None]) -> str:
