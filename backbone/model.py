@@ -112,7 +112,7 @@ class Backbone:
         if not 0 <= layer < self.num_layers:
             raise ValueError(
                 f"layer must be in 0..{self.num_layers - 1} for {self.name}, got {layer}; "
-                "set model.layer"
+                "set hypernet.layer"
             )
         part = _first(self.layers[layer], _FFN)
         return self._need(part, f"FFN in layer {layer}", " or ".join(_FFN))

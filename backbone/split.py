@@ -55,7 +55,7 @@ class SplitBackbone:
     def __init__(self, backbone: Backbone, layer: int) -> None:
         if layer < 1:
             raise ValueError(
-                "nothing lies below layer 0: set model.cache_frozen=false, or model.layer >= 1"
+                "nothing lies below layer 0: set cache_frozen=false, or hypernet.layer >= 1"
             )
         self.backbone = backbone
         self._tap = _Tap()

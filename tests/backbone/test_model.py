@@ -38,7 +38,7 @@ def test_right_padding_changes_nothing(tiny_backbone):
 @pytest.mark.parametrize("layer", [-1, 2, 99])
 def test_a_layer_out_of_range_is_named(tiny_backbone, layer):
     with pytest.raises(
-        ValueError, match=rf"layer must be in 0\.\.1 .* got {layer}; set model.layer"
+        ValueError, match=rf"layer must be in 0\.\.1 .* got {layer}; set hypernet.layer"
     ):
         tiny_backbone.ffn(layer)
 
