@@ -13,7 +13,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 PACKAGES = ("plumbing", "backbone", "retrieval", "qa", "genpoe", "dmoe", "benchmarks")
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).absolute().parents[2]
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
