@@ -12,7 +12,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
-CODE   := $(wildcard retrieval qa genpoe dmoe scripts tests)
+CODE   := $(wildcard plumbing backbone retrieval qa genpoe dmoe benchmarks scripts tests)
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:

@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dmoe.active import ExpertSource
+from backbone.model import Backbone
 from dmoe.bank import Bank
-from dmoe.controls import NoiseExperts, SomeExperts
-from dmoe.decoder import DecoderInput, DMoEDecoder
-from dmoe.router import Router
-from dmoe.routing import Routing, Step
-from dmoe.trigger import Trigger
-from qa.backbone import Backbone
+from dmoe.decoding.active import ExpertSource
+from dmoe.decoding.controls import NoiseExperts, SomeExperts
+from dmoe.decoding.decoder import DecoderInput, DMoEDecoder
+from dmoe.decoding.router import Router
+from dmoe.decoding.routing import Routing, Step
+from dmoe.decoding.trigger import Trigger
+from dmoe.metrics import routing_metrics
+from plumbing.settings import typed
 from qa.method import AnsweringMethod, Prediction, QuestionInput
 from retrieval.passage import Passage
-from retrieval.settings import typed
 
 log = logging.getLogger(__name__)
 
@@ -145,38 +146,6 @@ def load_dmoe(
     if control == "noise":
         source = NoiseExperts(source, seed)
     return DMoEMethod(backbone, source, bank=bank, **settings)
-
-
-def routing_metrics(details: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """How often routing took place, over the details of an evaluation's predictions.
-
-    Returns:
-        In percent: those of `trigger_metrics`, and ``routed_gold``, of the questions with gold
-        passages those that one of them was routed for (left out where no question has any).
-    """
-    return trigger_metrics(details) | gold_metrics(details)
-
-
-def gold_metrics(details: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """``routed_gold`` of `routing_metrics`, in percent; nothing where no question has gold ones."""
-    gold = [row["routed_gold"] for row in details if row["routed_gold"] is not None]
-    return {"routed_gold": 100 * sum(gold) / len(gold)} if gold else {}
-
-
-def trigger_metrics(details: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """How often something triggered, over the details of an evaluation's predictions.
-
-    Returns:
-        In percent: ``trigger_rate``, triggers of all decoded tokens; ``triggered_questions``, those
-        with a trigger at least. Nothing without predictions.
-    """
-    if not details:
-        return {}
-    tokens, triggers = (sum(row[key] for row in details) for key in ("tokens", "triggers"))
-    return {
-        "trigger_rate": 100 * triggers / tokens,
-        "triggered_questions": 100 * sum(row["triggers"] > 0 for row in details) / len(details),
-    }
 
 
 def _details(steps: Sequence[Step], input: QuestionInput) -> dict[str, Any]:

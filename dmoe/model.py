@@ -12,15 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from backbone.loading import load_backbone
+from backbone.model import Backbone
 from dmoe.bank import Bank
-from dmoe.decoder import DecoderInput, DMoEDecoder
-from dmoe.router import retrieval_router
-from dmoe.routing import Routing, Step
-from dmoe.trigger import UncertaintyTrigger
-from qa.backbone import Backbone, load_backbone
+from dmoe.decoding.decoder import DecoderInput, DMoEDecoder
+from dmoe.decoding.router import retrieval_router
+from dmoe.decoding.routing import Routing, Step
+from dmoe.decoding.trigger import UncertaintyTrigger
 from qa.prompts import build_prompt
-from retrieval.bm25 import BM25Settings
-from retrieval.corpus import Corpus
+from retrieval.bm25.index import BM25Settings
+from retrieval.corpus.corpus import Corpus
 
 
 class DMoE(DMoEDecoder):

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from backbone.model import Backbone
 from genpoe.experts import Experts, mix_experts
-from qa.backbone import Backbone
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from backbone.model import Backbone
 from genpoe.model import GenPoE
-from qa.backbone import Backbone
 from qa.method import AnsweringMethod, QuestionInput
 
 

@@ -17,13 +17,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from genpoe.collate import pad
+from backbone.decoding import greedy_decode
+from backbone.loading import load_backbone
+from backbone.model import Backbone
 from genpoe.experts import Experts
-from genpoe.hypernet import Hypernet, mean_pool
+from genpoe.hypernet.mean import Hypernet, mean_pool
 from genpoe.injection import ExpertLayer
-from qa.backbone import Backbone, load_backbone
-from qa.checkpoint import AtomicCheckpointIO, CheckpointError, load_checkpoint
-from qa.decoding import greedy_decode
+from genpoe.training.collate import pad
+from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError, load_checkpoint
 from qa.prompts import build_prompt, encode_passage
 from retrieval.passage import Passage
 

@@ -1,0 +1,1 @@
+"""The task that all methods share: data, passages, prompts, metrics, evaluation, tables."""

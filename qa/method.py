@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from qa.backbone import Backbone
-from qa.dataset import Question
-from qa.decoding import greedy_decode, score_answers
-from qa.passage_source import Selection
+from backbone.decoding import greedy_decode, score_answers
+from backbone.model import Backbone
+from qa.data.dataset import Question
+from qa.passages.source import Selection
 from qa.prompts import build_prompt
 from retrieval.passage import Passage
 

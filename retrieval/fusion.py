@@ -15,10 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from retrieval.corpus import Corpus
-from retrieval.index_settings import IndexSettings
-from retrieval.retriever import Hit, Retriever
-from retrieval.settings import check_types
+from plumbing.settings import check_types
+from retrieval.corpus.corpus import Corpus
+from retrieval.retriever import Hit, IndexSettings, Retriever
 
 METHODS = ("rrf", "weighted")
 _FORMAT = 1  # of how lists are fused: part of the fingerprint

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from retrieval.manifest import MANIFEST, IndexFolderError, read_manifest
+from plumbing.storage.manifest import MANIFEST, IndexFolderError, read_manifest
 
 T = TypeVar("T")
 

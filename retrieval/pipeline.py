@@ -14,12 +14,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from retrieval.cached import CachedReranker, CachedRetriever, checked_scores
-from retrieval.jsonl import DataError
+from plumbing.settings import check_types
+from plumbing.storage.jsonl import DataError
+from retrieval.cache import CachedReranker, CachedRetriever, checked_scores
 from retrieval.passage import Passage
-from retrieval.reranker import Reranker, relevance
+from retrieval.rerank.reranker import Reranker, relevance
 from retrieval.retriever import Hit, Retriever
-from retrieval.settings import check_types
 
 WEIGHTINGS = ("auto", "softmax", "uniform")
 

@@ -1,4 +1,7 @@
-"""What every retriever is: passages found for queries, best first."""
+"""What every retriever is: passages found for queries, best first.
+
+A retriever's configuration makes its `IndexSettings`, which can build an index and open it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from retrieval.corpus.corpus import Corpus
 from retrieval.passage import Passage
 
 
@@ -74,3 +78,29 @@ class Editable(ABC):
         Raises:
             IndexFolderError: If another process changed the index, or is writing it.
         """
+
+
+class IndexSettings(Protocol):
+    """Settings of a retriever; made without touching a disk or loading a model."""
+
+    def build(self, corpus: Corpus) -> dict[str, float]:
+        """Build the index, whole or not at all; do nothing where it is there already.
+
+        Args:
+            corpus: The passages.
+
+        Returns:
+            Numbers about it; ``bytes`` on disk at least.
+
+        Raises:
+            ValueError: If a setting is at fault, or another index is there.
+        """
+        ...
+
+    def open(self, corpus: Corpus) -> Retriever:
+        """Open the index, after checking that it is whole and made of these settings and passages.
+
+        Raises:
+            IndexFolderError: If it is not; the message says in what it differs.
+        """
+        ...

@@ -6,8 +6,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from dmoe.ablation import ablate
-from qa.cli import run
+from dmoe.commands.ablation import ablate
+from plumbing.cli import run
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="ablation")

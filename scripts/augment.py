@@ -5,8 +5,8 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from dmoe.augment_command import augment_command
-from qa.cli import run
+from dmoe.commands.augment import augment_command
+from plumbing.cli import run
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="augment")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dmoe.bank.command import bank_command
-from qa.cli import run
+from dmoe.commands.bank import bank_command
+from plumbing.cli import run
 
 if __name__ == "__main__":
     run(bank_command)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from qa.benchmark import run_suite
-from qa.cli import run
+from benchmarks.run import run_suite
+from plumbing.cli import run
 
 SUITES = {
-    "train": "genpoe.benchmark_train.train_suite",
-    "inject": "genpoe.benchmark_inject.inject_suite",
-    "retrieval": "qa.retrieval_benchmark.retrieval_suite",
-    "experts": "dmoe.benchmark.experts_suite",
-    "bank": "dmoe.bank_benchmark.bank_suite",
-    "decode": "dmoe.decode_benchmark.decode_suite",
+    "train": "benchmarks.train.train_suite",
+    "inject": "benchmarks.inject.inject_suite",
+    "retrieval": "benchmarks.retrieval.retrieval_suite",
+    "experts": "benchmarks.experts.experts_suite",
+    "bank": "benchmarks.bank.bank_suite",
+    "decode": "benchmarks.decode.decode_suite",
 }
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from dmoe.build import build_command
-from qa.cli import run
+from dmoe.commands.build_experts import build_command
+from plumbing.cli import run
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="build_experts")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from qa.cli import check_complete, run
-from retrieval.build_command import build_index_command
+from plumbing.cli import check_complete, run
+from retrieval.commands.build_index import build_index_command
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="build_index")

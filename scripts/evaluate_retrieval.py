@@ -5,8 +5,8 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from qa.cli import run
-from qa.retrieval_command import evaluate_retrieval_command
+from plumbing.cli import run
+from qa.commands.evaluate_retrieval import evaluate_retrieval_command
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate_retrieval")

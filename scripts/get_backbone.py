@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from qa.cli import run
-from qa.embedded import embedded_backbone
+from backbone.embedded import embedded_backbone
+from plumbing.cli import run
 
 
 def main() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from genpoe.mean_study import mean_study
-from qa.cli import run
+from genpoe.commands.mean_study import mean_study
+from plumbing.cli import run
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="mean_study")

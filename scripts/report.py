@@ -5,8 +5,8 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from qa.cli import run
-from qa.report_command import report_command
+from plumbing.cli import run
+from qa.commands.report import report_command
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from genpoe.train import train
-from qa.cli import run
+from genpoe.commands.train_hypernet import train
+from plumbing.cli import run
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train_hypernet")

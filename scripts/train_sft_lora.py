@@ -5,8 +5,8 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from dmoe.baselines.sft_command import train_sft_lora
-from qa.cli import run
+from dmoe.commands.train_sft_lora import train_sft_lora
+from plumbing.cli import run
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train_sft_lora")

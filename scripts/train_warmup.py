@@ -5,8 +5,8 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from dmoe.warmup import warmup
-from qa.cli import run
+from dmoe.commands.train_warmup import warmup
+from plumbing.cli import run
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train_warmup")

@@ -11,8 +11,8 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
-from genpoe.train import build_module
-from qa.backbone import meta_backbone
+from backbone.loading import meta_backbone
+from genpoe.commands.train_hypernet import build_module
 
 CONF = Path(__file__).parents[1] / "conf"
 

@@ -16,13 +16,12 @@ an expert's weights are kept once, with a checksum, and a damaged one is named.
 from __future__ import annotations
 
 from dmoe.bank.bank import Bank
-from dmoe.bank.compaction import compact
 from dmoe.bank.errors import BankError, DamagedExpertError
 from dmoe.bank.hub import from_pretrained, push_to_hub, save_pretrained
 from dmoe.bank.layout import ExpertLayout
 from dmoe.bank.manifest import BankSpec
 from dmoe.bank.merging import merge
-from dmoe.bank.verification import verify
+from dmoe.bank.upkeep import compact, verify
 
 __all__ = [
     "Bank",

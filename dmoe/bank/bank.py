@@ -13,17 +13,17 @@ from typing import Any
 
 from torch import Tensor
 
+from backbone.model import Backbone
 from dmoe.bank.card import write_card
 from dmoe.bank.errors import BankError, shown
 from dmoe.bank.layout import LARGEST, ExpertLayout, poisoned
-from dmoe.bank.lock import publishing, writing
+from dmoe.bank.locks import publishing, writing
 from dmoe.bank.manifest import COPY, MANIFEST, BankSpec, Manifest, publish
+from dmoe.bank.places import ABSENT
+from dmoe.bank.publish import publish_shards, write_rows
 from dmoe.bank.records import SHA_BYTES, Records, encode, keys_of, passage_sha256
-from dmoe.bank.shard_file import FOLDER, write_shard
-from dmoe.bank.table import ABSENT
-from dmoe.bank.view import View, open_view
-from dmoe.bank.write import publish_shards, write_rows
-from qa.backbone import Backbone
+from dmoe.bank.shard import FOLDER, write_shard
+from dmoe.bank.version import View, open_view
 from retrieval.passage import Passage
 
 _BATCH = 4096  # passages that are looked up at a time

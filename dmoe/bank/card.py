@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from dmoe.bank.atomic import replace_file
-from dmoe.bank.lock import writing
-from dmoe.bank.view import View
+from dmoe.bank.locks import writing
+from dmoe.bank.version import View
+from plumbing.storage.files import replace_file
 
 CARD = "README.md"
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from backbone.model import Backbone
 from dmoe.bank.bank import Bank
 from dmoe.bank.card import CARD, write_card
 from dmoe.bank.errors import BankError
 from dmoe.bank.manifest import COPY, MANIFEST
-from dmoe.bank.shard_file import FOLDER
-from dmoe.bank.write import copy_rows, publish_shards
-from qa.backbone import Backbone
+from dmoe.bank.publish import copy_rows, publish_shards
+from dmoe.bank.shard import FOLDER
 
 _PATTERNS = [MANIFEST, COPY, CARD, f"{FOLDER}/*"]
 

@@ -14,10 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dmoe.bank.atomic import replace_file, sync_folder
 from dmoe.bank.errors import BankError
 from dmoe.bank.layout import ExpertLayout
-from dmoe.bank.shard_file import FOLDER, ShardEntry
+from dmoe.bank.shard import FOLDER, ShardEntry
+from plumbing.storage.files import replace_file, sync_folder
 
 MANIFEST = "manifest.json"
 COPY = "manifest.copy.json"
@@ -30,7 +30,7 @@ class BankSpec:
 
     Attributes:
         backbone: The name of the model that they belong to.
-        backbone_sha256: Its hash, `qa.backbone.Backbone.fingerprint`.
+        backbone_sha256: Its hash, `backbone.model.Backbone.fingerprint`.
         layout: The tensors of an expert, and the dtype that they are stored in.
         alpha: LoRA's scale: an expert adds ``alpha / rank * B A x``.
         recipe: How they are trained, whatever decides the result; plain JSON values.

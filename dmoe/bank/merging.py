@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from dmoe.bank.bank import Bank
 from dmoe.bank.errors import BankError, shown
+from dmoe.bank.places import ABSENT
+from dmoe.bank.publish import copy_rows, publish_shards
 from dmoe.bank.records import keys_of
-from dmoe.bank.table import ABSENT
-from dmoe.bank.view import View, open_view
-from dmoe.bank.write import copy_rows, publish_shards
+from dmoe.bank.version import View, open_view
 
 CONFLICTS = ("error", "keep", "replace")
 

@@ -1,10 +1,25 @@
-"""An open shard: ids and checksums in memory, the weights mapped."""
+"""A shard of the bank: what it is on disk, how one is written, and how one is read.
+
+A shard is a safetensors file: its header, the columns of `Records`, and last the weights, a row an
+expert, so that loading one is a single read, however many there are. All before the rows is the
+*head*. The head stands once more in a file of its own, and the manifest has its SHA-256. An open
+shard has its ids and checksums in memory and its weights mapped.
+
+Shapes: N experts, P parameters of one.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +27,160 @@ import torch
 
 from dmoe.bank.errors import BankError
 from dmoe.bank.layout import ExpertLayout
-from dmoe.bank.shard_file import ShardEntry, parse_head
+from dmoe.bank.records import KEY_BYTES, SHA_BYTES, Records
+
+FOLDER = "shards"
+_ALIGN = 64  # bytes; rows begin at a multiple
+_TAGS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_NAME = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """A shard as the manifest names it.
+
+    Attributes:
+        name: Its files' name, without their endings; no part of it comes from an id.
+        rows: How many ids it holds.
+        removed: Whether these were removed, so that it holds no weights.
+        head_bytes: How long its head is.
+        head_sha256: SHA-256 of its head.
+    """
+
+    name: str
+    rows: int
+    removed: bool
+    head_bytes: int
+    head_sha256: str
+
+    @classmethod
+    def from_json(cls, value: Any) -> ShardEntry:
+        """The entry of a manifest, which may come from a stranger.
+
+        Raises:
+            ValueError: If a value is not what ``asdict`` of an entry has.
+        """
+        entry = cls(**value)
+        typed = {"name": str, "rows": int, "removed": bool, "head_bytes": int, "head_sha256": str}
+        if any(type(getattr(entry, name)) is not kind for name, kind in typed.items()):
+            raise ValueError(f"a shard of unexpected types: {value}")
+        if not _NAME.fullmatch(entry.name) or entry.rows < 1 or entry.head_bytes < 8:
+            raise ValueError(f"a shard of unexpected values: {value}")
+        return entry
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, in the order of the attributes."""
+        return dict(vars(self))
+
+    def paths(self, bank: Path) -> tuple[Path, Path]:
+        """The shard, and the copy of its head."""
+        stem = bank / FOLDER / self.name
+        return stem.with_suffix(".safetensors"), stem.with_suffix(".head")
+
+    def delete(self, bank: Path) -> None:
+        """Delete its files, as far as they are there."""
+        for path in self.paths(bank):
+            path.unlink(missing_ok=True)
+
+
+def write_shard(
+    bank: Path,
+    layout: ExpertLayout,
+    records: Records,
+    rows: Iterable[npt.NDArray[np.uint8]] | None,
+) -> ShardEntry:
+    """Write a shard, which counts for nothing before a manifest names it.
+
+    Args:
+        bank: The bank's folder.
+        layout: What the bank stores.
+        records: The experts.
+        rows: Their weights, a row or several at a time; None: these ids are removed.
+
+    Returns:
+        Its entry. If ``rows`` raises, nothing is left behind.
+    """
+    head = _head(records, len(records.ids), 0 if rows is None else len(records), layout)
+    sha256 = hashlib.sha256(head).hexdigest()
+    entry = ShardEntry(uuid.uuid4().hex, len(records), rows is None, len(head), sha256)
+    path, copy = entry.paths(bank)
+    try:
+        _write(path, head, rows or (), sync=True)
+        # Without waiting for the disk: after a loss of power the original is there.
+        _write(copy, head, (), sync=False)
+    except BaseException:
+        with suppress(OSError):
+            entry.delete(bank)
+        raise
+    return entry
+
+
+def _write(path: Path, head: bytes, rows: Iterable[npt.NDArray[np.uint8]], sync: bool) -> None:
+    with path.open("xb") as file:
+        file.write(head)
+        for row in rows:
+            file.write(row.data)
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
+
+
+def _header(rows: int, id_bytes: int, experts: int, layout: ExpertLayout) -> bytes:
+    """Safetensors' header: the length of a JSON object, and the object, padded with spaces."""
+    columns: list[tuple[str, str, tuple[int, ...], int]] = [
+        ("keys", "U64", (rows, 2), KEY_BYTES * rows),
+        ("id_ends", "I64", (rows,), 8 * rows),
+        ("ids", "U8", (id_bytes,), id_bytes),
+        ("passage_sha256", "U8", (rows, SHA_BYTES), SHA_BYTES * rows),
+        ("expert_sha256", "U8", (experts, SHA_BYTES), SHA_BYTES * experts),
+    ]
+    ahead = sum(size for *_, size in columns)
+    shape = (experts, layout.numel)
+    columns.append(("experts", _TAGS[layout.dtype], shape, experts * layout.row_bytes))
+    header: dict[str, Any] = {"__metadata__": {"layout": json.dumps(layout.to_json())}}
+    start = 0
+    for name, tag, shape_, size in columns:
+        header[name] = {"dtype": tag, "shape": shape_, "data_offsets": (start, start + size)}
+        start += size
+    text = json.dumps(header).encode("ascii")
+    text += b" " * (-(8 + len(text) + ahead) % _ALIGN)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _head(records: Records, id_bytes: int, experts: int, layout: ExpertLayout) -> bytes:
+    columns = (records.keys, records.id_ends, records.ids, records.passages, records.weights)
+    header = _header(len(records), id_bytes, experts, layout)
+    return header + b"".join(column.tobytes() for column in columns)
+
+
+def parse_head(path: Path, head: bytes, entry: ShardEntry, layout: ExpertLayout) -> Records:
+    """The columns of a head, whose header must be the one that we would write."""
+    rows, experts = entry.rows, 0 if entry.removed else entry.rows
+    length = 8 + int.from_bytes(head[:8], "little")
+    id_bytes = len(head) - length - (KEY_BYTES + 8 + SHA_BYTES) * rows - SHA_BYTES * experts
+    if id_bytes < 0 or head[:length] != _header(rows, id_bytes, experts, layout):
+        raise BankError(
+            f"{path}: expected a shard of {rows} experts in the manifest's layout, got another "
+            "header; the bank was not written by this version, or tampered with"
+        )
+    columns = []
+    for count, dtype in (
+        (2 * rows, "<u8"),
+        (rows, "<i8"),
+        (id_bytes, "u1"),
+        (SHA_BYTES * rows, "u1"),
+        (SHA_BYTES * experts, "u1"),
+    ):
+        columns.append(np.frombuffer(head, dtype, count, length))
+        length += columns[-1].nbytes
+    keys, id_ends, ids, passages, weights = columns
+    return Records(
+        keys.reshape(-1, 2),
+        id_ends,
+        ids,
+        passages.reshape(-1, SHA_BYTES),
+        weights.reshape(-1, SHA_BYTES),
+    )
 
 
 class Shard:

@@ -20,10 +20,7 @@ from typing import Any
 
 import torch
 
-from dmoe.method import trigger_metrics
-from dmoe.sentences import sentence_starts
-from qa.backbone import Backbone
-from qa.decoding import (
+from backbone.decoding import (
     Continuation,
     Decoded,
     check_room,
@@ -32,10 +29,13 @@ from qa.decoding import (
     left_padded,
     score_answers,
 )
+from backbone.model import Backbone
+from backbone.tokens import encode_prompt
+from dmoe.augmentation.sentences import sentence_starts
+from dmoe.metrics import trigger_metrics
 from qa.method import AnsweringMethod, Prediction, QuestionInput
-from qa.passage_source import PassageSource
-from qa.prompts import encode_prompt
-from qa.retrieved_passages import RetrievedPassages
+from qa.passages.retrieved import RetrievedPassages
+from qa.passages.source import PassageSource
 
 
 @dataclass

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from qa.evaluation import sample
-from retrieval.bm25 import BM25Settings
-from retrieval.corpus import Corpus
-from retrieval.jsonl import read_jsonl, write_jsonl
+from plumbing.storage.jsonl import read_jsonl, write_jsonl
+from qa.evaluation.evaluate import sample
+from retrieval.bm25.index import BM25Settings
+from retrieval.corpus.corpus import Corpus
 
 SETS = ("hotpotqa", "cwq", "quasart", "strategyqa")
 QUESTIONS, PASSAGES, PARAGRAPHS, DEPTH = 300, 2000, 1000, 20

@@ -1,7 +1,0 @@
-"""The embedded data set: encyclopaedia-like passages about invented entities."""
-
-from __future__ import annotations
-
-from qa.bios.generator import generate
-
-__all__ = ["generate"]

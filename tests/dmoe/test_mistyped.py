@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 
-from dmoe.augmenter import ModelAugmenter
-from dmoe.baselines.layer_ffns import LayerFFNs
-from dmoe.baselines.lora_adapter import LoraSettings
-from dmoe.controls import SomeExperts
-from dmoe.endpoint import EndpointWriter
-from dmoe.expert import ExpertSpec
-from dmoe.grouped import Limits
+from backbone.lora.adapter import LoraSettings
+from dmoe.augmentation.augmenter import ModelAugmenter
+from dmoe.augmentation.endpoint import EndpointWriter
+from dmoe.augmentation.writer import BackboneWriter
+from dmoe.baselines.prag.layer_ffns import LayerFFNs
+from dmoe.decoding.controls import SomeExperts
+from dmoe.decoding.router import RandomRouter
+from dmoe.decoding.routing import Routing
+from dmoe.decoding.trigger import ConstantTrigger, RandomTrigger, UncertaintyTrigger
+from dmoe.experts.expert import ExpertSpec
+from dmoe.experts.recipe import Recipe
 from dmoe.method import load_dmoe
-from dmoe.recipe import Recipe
-from dmoe.router import RandomRouter
-from dmoe.routing import Routing
-from dmoe.trigger import ConstantTrigger, RandomTrigger, UncertaintyTrigger
-from dmoe.writer import BackboneWriter
+from dmoe.training.grouped import Limits
 
 
 @pytest.mark.parametrize(

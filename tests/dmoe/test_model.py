@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import pytest
-from dmoe_doubles import MemoryExperts
-from fakes import WordRetriever
-from tiny import make_backbone
 
 from dmoe.bank import Bank, BankError, BankSpec, ExpertLayout
-from dmoe.expert import ExpertSpec
+from dmoe.decoding.router import RetrievalRouter
+from dmoe.decoding.trigger import UncertaintyTrigger
+from dmoe.experts.expert import ExpertSpec
 from dmoe.method import load_dmoe
 from dmoe.model import DMoE
-from dmoe.router import RetrievalRouter
-from dmoe.trigger import UncertaintyTrigger
-from qa.dataset import Question
+from plumbing.storage.jsonl import write_jsonl
+from qa.data.dataset import Question
 from qa.method import QuestionInput
-from retrieval.bm25 import BM25Settings
-from retrieval.jsonl import write_jsonl
+from retrieval.bm25.index import BM25Settings
 from retrieval.passage import Passage
+from tests.helpers.dmoe_doubles import MemoryExperts
+from tests.helpers.fakes import WordRetriever
+from tests.helpers.tiny import make_backbone
 
 PASSAGES = [Passage(f"p{i}", "", f"passage {i} about lisbon") for i in range(6)]
 QUESTION = "passage 4 about what?"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import make_backbone
 
+from backbone.decoding import greedy_decode
 from genpoe.experts import Experts
 from genpoe.injection import ExpertLayer
-from qa.decoding import greedy_decode
+from tests.helpers.tiny import make_backbone
 
 PROMPTS = ["Question: a\nAnswer:", "Question: Where was Tova Blick born?\nAnswer:", "b c\nAnswer:"]
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import make_backbone
 
-from genpoe.hypernet import Hypernet
+from genpoe.hypernet.mean import Hypernet
 from genpoe.method import GenPoEMethod
 from genpoe.model import BackboneMismatchError, GenPoE
-from qa.bios import generate
-from qa.evaluation import evaluate
+from qa.data.bios import generate
+from qa.evaluation.evaluate import evaluate
 from qa.method import BaseMethod, QuestionInput
-from qa.passage_source import make_passage_source
+from qa.passages.choose import make_passage_source
+from tests.helpers.tiny import make_backbone
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import make_backbone
 
-from genpoe.hypernet import Hypernet
+from genpoe.hypernet.mean import Hypernet
 from genpoe.model import BackboneMismatchError, GenPoE
-from qa.checkpoint import AtomicCheckpointIO, CheckpointError
+from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError
 from retrieval.passage import Passage
+from tests.helpers.tiny import make_backbone
 
 ONE = Passage("1", "Tova Blick", "Tova Blick was born in Lisbon.")
 TWO = Passage("2", "", "The old town by the sea.")

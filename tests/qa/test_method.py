@@ -8,12 +8,13 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from qa.backbone import Backbone
-from qa.dataset import QADataset
-from qa.decoding import Decoded, greedy_decode
+from backbone.decoding import Decoded, greedy_decode
+from backbone.model import Backbone
+from backbone.tokens import encode_answer, encode_prompt
+from qa.data.dataset import QADataset
 from qa.method import AnsweringMethod, BaseMethod, Prediction, QuestionInput, RAGMethod
-from qa.passage_source import GoldPassages
-from qa.prompts import build_prompt, encode_answer, encode_prompt
+from qa.passages.gold import GoldPassages
+from qa.prompts import build_prompt
 
 
 class Shifted(AnsweringMethod):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from qa.prompts import INSTRUCTION, build_prompt, encode_answer, encode_passage, stop_token_ids
+from backbone.tokens import encode_answer, stop_token_ids
+from qa.prompts import INSTRUCTION, build_prompt, encode_passage
 from retrieval.passage import Passage
 
 PASSAGE = Passage("1", "Tova Blick", "Tova Blick was born in Lisbon.")

@@ -7,11 +7,10 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from fakes import WordRetriever, WordSettings, make_hits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.bm25 import BM25Settings
+from retrieval.bm25.index import BM25Settings
 from retrieval.fusion import (
     FusedRetriever,
     Fusion,
@@ -22,6 +21,7 @@ from retrieval.fusion import (
 )
 from retrieval.passage import Passage
 from retrieval.retriever import Hit
+from tests.helpers.fakes import WordRetriever, WordSettings, make_hits
 
 CORPUS = {
     id: Passage(id, "", text)

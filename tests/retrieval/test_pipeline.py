@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 
 import pytest
-from fakes import FakeReranker, WordRetriever
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.jsonl import DataError
+from plumbing.storage.jsonl import DataError
 from retrieval.passage import Passage
 from retrieval.pipeline import Pipeline, PipelineSettings
-from retrieval.reranker import relevance
+from retrieval.rerank.reranker import relevance
 from retrieval.retriever import Hit
+from tests.helpers.fakes import FakeReranker, WordRetriever
 
 CORPUS = {
     id: Passage(id, "", text)
@@ -118,7 +118,8 @@ def test_ten_evaluations_ask_once(tmp_path):
         retriever, reranker = WordRetriever(CORPUS), FakeReranker()
         settings = PipelineSettings(cache_dir=tmp_path, batch_size=1)
         assert Pipeline(CORPUS, retriever, reranker, settings).rank(asked) == ranked
-        assert retriever.asked == reranker.asked == []
+        assert retriever.asked == []
+        assert reranker.asked == []
 
 
 def test_an_interrupted_reranking_goes_on_where_it_stopped(tmp_path):

@@ -1,0 +1,243 @@
+"""Free-running greedy decoding to a natural stop, and the likelihood of an answer after it.
+
+Shapes: N prompts, T prompt tokens, A answer tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from backbone.kv_cache import make_cache
+from backbone.model import Backbone
+from backbone.tokens import encode_answer, encode_prompt
+
+
+@dataclass
+class Decoded:
+    """What `greedy_decode` leaves: the texts, and the cache from which answers can be scored.
+
+    Without a cache, answers are scored all the same, and the prompts read for it.
+    """
+
+    texts: list[str]
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    cache: Any = None
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What `greedy_continue` decodes in one row.
+
+    Attributes:
+        ids: The tokens, the stop token included where there is one.
+        probabilities: Of each of them, when it was chosen.
+    """
+
+    ids: list[int]
+    probabilities: list[float]
+
+
+@torch.inference_mode()
+def greedy_decode(backbone: Backbone, prompts: Sequence[str], max_new_tokens: int = 32) -> Decoded:
+    """Continue each prompt greedily until the model ends its line or its text.
+
+    Whatever is injected into the backbone acts in every step; row i of an injection serves
+    prompt i. Rows are left-padded, and padding changes nothing.
+
+    Args:
+        backbone: The frozen model.
+        prompts: N prompts.
+        max_new_tokens: At most so many tokens.
+
+    Returns:
+        N continuations, first line only, stripped; and the KV cache.
+
+    Raises:
+        ValueError: If a prompt is longer than the backbone can read.
+    """
+    prompt_ids, prompt_mask = left_padded(backbone, prompts, max_new_tokens)
+    output = _generate(backbone, prompt_ids, prompt_mask, max_new_tokens)
+    new = output.sequences[:, prompt_ids.shape[1] :]
+    texts = backbone.tokenizer.batch_decode(new, skip_special_tokens=True)
+    return Decoded([*map(first_line, texts)], prompt_ids, prompt_mask, output.past_key_values)
+
+
+@torch.inference_mode()
+def greedy_continue(
+    backbone: Backbone, rows: Sequence[Sequence[int]], max_new_tokens: int
+) -> list[Continuation]:
+    """Continue token ids greedily as `greedy_decode` does, with the probability of each token.
+
+    Args:
+        backbone: The frozen model.
+        rows: N rows of token ids, of any lengths; padding changes nothing.
+        max_new_tokens: At most so many tokens.
+
+    Returns:
+        N continuations.
+    """
+    ids, mask = pad_left(backbone, rows)
+    chosen = _ChosenProbability()
+    output = _generate(backbone, ids, mask, max_new_tokens, [chosen])
+    new = output.sequences[:, ids.shape[1] :].tolist()
+    probabilities = torch.stack(chosen.steps, 1).tolist()
+    ends = [_end(row, backbone.stop_token_ids) for row in new]
+    return [
+        Continuation(row[:end], values[:end])
+        for row, values, end in zip(new, probabilities, ends, strict=True)
+    ]
+
+
+class _ChosenProbability(LogitsProcessor):
+    """Notes the probability of the most likely token, which is the one that greedy takes."""
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores_NV: Tensor) -> Tensor:
+        self.steps.append(scores_NV.float().softmax(-1).amax(-1))
+        return scores_NV
+
+
+def _end(ids: list[int], stop_ids: Sequence[int]) -> int:
+    """How many tokens a row has up to its stop token, that one included."""
+    return next((n for n, id in enumerate(ids, 1) if id in stop_ids), len(ids))
+
+
+def first_line(text: str) -> str:
+    """The answer in a decoded text: its first line that is not blank, stripped."""
+    return text.strip().split("\n", 1)[0].strip()
+
+
+@torch.inference_mode()
+def score_answers(backbone: Backbone, decoded: Decoded, answers: Sequence[str]) -> Tensor:
+    """Likelihood of given answers after the prompts just decoded, which are not read again.
+
+    Args:
+        backbone: The frozen model, with the same injection as while decoding.
+        decoded: What `greedy_decode` returned; its cache is cut back to the prompts and used up.
+        answers: One answer for each prompt.
+
+    Returns:
+        ``[N]``: mean negative log-likelihood, nats per answer token, the end-of-sequence token
+        among them.
+    """
+    rows = [encode_answer(backbone.tokenizer, answer) for answer in answers]
+    prompt_ids = decoded.prompt_ids
+    labels, mask = pad_right(rows, backbone.device)
+    start, cache = back_to_prompt(decoded.cache, prompt_ids.shape[1])
+    attention_mask = torch.cat([decoded.prompt_mask, mask[:, :-1]], 1)
+    logits_NAV = backbone.model(
+        input_ids=torch.cat([prompt_ids[:, start:], labels[:, :-1]], 1),
+        attention_mask=attention_mask,
+        position_ids=(attention_mask.cumsum(1) - 1).clamp(min=0)[:, start:],
+        past_key_values=cache,
+        logits_to_keep=labels.shape[1],
+    ).logits.float()
+    nll_NA = functional.cross_entropy(logits_NAV.transpose(1, 2), labels, reduction="none")
+    return (nll_NA * mask).sum(1) / mask.sum(1)
+
+
+def back_to_prompt(cache: Any, prompt_tokens: int) -> tuple[int, Any]:
+    """Cut a cache back to all of the prompt but its last token, which predicts the first label.
+
+    Returns:
+        How many tokens the cache holds, from which to read on, and the cache; 0 and None if nothing
+        has been read yet, or a sliding window has forgotten some.
+    """
+    layers = cache.layers if cache is not None else ()
+    if not layers or any(getattr(layer, "is_sliding", False) for layer in layers):
+        return 0, None
+    cache.crop(prompt_tokens - 1 - cache.get_seq_length())
+    return prompt_tokens - 1, cache
+
+
+def _generate(
+    backbone: Backbone,
+    ids: Tensor,
+    mask: Tensor,
+    max_new_tokens: int,
+    processors: Sequence[LogitsProcessor] = (),
+) -> Any:
+    """Greedy, whatever the checkpoint's own defaults say (some penalise repeating the prompt)."""
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=list(backbone.stop_token_ids),
+        pad_token_id=pad_token_id(backbone.tokenizer),
+        return_dict_in_generate=True,
+    )
+    own = backbone.model.generation_config
+    backbone.model.generation_config = GenerationConfig()  # else its values fill what we leave out
+    try:
+        return backbone.model.generate(
+            ids,
+            attention_mask=mask,
+            past_key_values=make_cache(backbone.model),
+            generation_config=settings,
+            logits_processor=LogitsProcessorList(processors),
+        )
+    finally:
+        backbone.model.generation_config = own
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """What stands at padding: the end of sequence, where a tokenizer has nothing for it."""
+    pad: int | None = tokenizer.pad_token_id
+    return tokenizer.eos_token_id if pad is None else pad
+
+
+def left_padded(
+    backbone: Backbone, prompts: Sequence[str], max_new_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask of prompts, padded on the left, both ``[N, T]``.
+
+    Raises:
+        ValueError: If the longest leaves no room for the new tokens.
+    """
+    rows = [encode_prompt(backbone.tokenizer, prompt) for prompt in prompts]
+    check_room(backbone, max(map(len, rows)), max_new_tokens)
+    return pad_left(backbone, rows)
+
+
+def check_room(backbone: Backbone, prompt_tokens: int, max_new_tokens: int) -> None:
+    """Check that a prompt leaves room for new tokens.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    limit = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)
+    if limit and prompt_tokens + max_new_tokens > limit:
+        raise ValueError(
+            f"a prompt of {prompt_tokens} tokens and {max_new_tokens} new ones exceed the "
+            f"{limit} positions of {backbone.name}; use fewer passages (k=…) or shorter ones"
+        )
+
+
+def pad_left(backbone: Backbone, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask ``[N, T]`` of rows of token ids, on the backbone's device."""
+    longest = max(map(len, rows))
+    input_ids = torch.full((len(rows), longest), pad_token_id(backbone.tokenizer))
+    mask = torch.zeros_like(input_ids)
+    for i, row in enumerate(rows):
+        input_ids[i, longest - len(row) :] = torch.tensor(row)
+        mask[i, longest - len(row) :] = 1
+    return input_ids.to(backbone.device), mask.to(backbone.device)
+
+
+def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Labels and their mask, both ``[N, A]``, of rows of token ids; zeros at padding."""
+    labels = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    mask = torch.zeros_like(labels)
+    for i, row in enumerate(rows):
+        labels[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+    return labels.to(device), mask.to(device)

@@ -1,0 +1,127 @@
+"""The final layer's FFN and all that follows it: the part of the backbone that experts change.
+
+    logits = head(norm(r + post(ffn(pre(r)))))
+
+where r is the residual stream behind the final layer's attention, and ``pre`` and ``post`` are the
+norms around the FFN, where a family has them (Llama: ``pre`` alone; Gemma: both; OLMo2: ``post``).
+Nothing here mixes positions, and nothing before it depends on an expert (DMoE sec. 3.2.1): so r can
+be computed once, and kept. It is all that a token needs to be decoded again under other experts:
+`FinalFFN.hidden` goes on from it, and the KV cache is neither read nor written (DMoE eq. 10).
+
+Shapes: A tokens (of any rows), B rows, P positions, D d_model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backbone.model import Backbone, UnsupportedBackboneError
+from backbone.projections import AdaptedProjections, projections
+
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+class FinalFFN(AdaptedProjections):
+    """The final FFN with what surrounds it, so that it runs on residual streams alone.
+
+    Args:
+        backbone: The frozen model; one forward pass of three tokens finds out what surrounds its
+            FFN, and checks it.
+
+    Attributes:
+        backbone: The same.
+        ffn: The FFN.
+        projections: Its linear maps by their names in an expert.
+        pre: The norm that feeds the FFN, or None.
+        post: The norm of the FFN's output, or None.
+
+    Raises:
+        UnsupportedBackboneError: If the FFN has no linear maps that we know, or if the final layer
+            is more than a residual sum around it.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self.ffn = backbone.ffn(backbone.num_layers - 1)
+        self.projections: dict[str, nn.Linear] = projections(self.ffn)
+        self.pre, self.post = self._probe()
+
+    def hidden(self, residual_AD: Tensor) -> Tensor:
+        """Final hidden states ``[A, D]``, after the last norm, of residual streams ``[A, D]``."""
+        out = self.ffn(residual_AD if self.pre is None else self.pre(residual_AD))
+        if self.post is not None:
+            out = self.post(out)
+        return self.backbone.final_norm(residual_AD + out)
+
+    @torch.no_grad()
+    def _probe(self) -> tuple[Any, Any]:
+        """The norms around the FFN: who made its input, and who read its output."""
+        layer = self.backbone.layers[-1]
+        calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+
+        def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            inputs = [*args, *kwargs.values()]
+            if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+                calls.append((module, inputs[0], output))
+
+        watched = [*layer.children(), layer]
+        handles = [m.register_forward_hook(note, with_kwargs=True) for m in watched]
+        try:
+            ids = torch.arange(3, device=self.backbone.device)[None]
+            self.backbone.hidden_states(ids, torch.ones_like(ids))
+        finally:
+            for handle in handles:
+                handle.remove()
+        read = next((call for call in calls if call[0] is self.ffn), None)
+        whole = next((call[2] for call in calls if call[0] is layer), None)
+        if read is None or whole is None:
+            raise self._unsupported()
+        # Tensors are told apart by identity: what one module returned, the next was given.
+        made = next((call for call in calls if call[2] is read[1]), None)
+        reader = next((call for call in calls if call[1] is read[2]), None)
+        total = (read if made is None else made)[1] + (read if reader is None else reader)[2]
+        tolerance = _TOLERANCE.get(total.dtype, 5e-2)
+        if not torch.allclose(total, whole, rtol=tolerance, atol=tolerance):
+            raise self._unsupported()
+        return made and made[0], reader and reader[0]
+
+    def _unsupported(self) -> UnsupportedBackboneError:
+        layer = type(self.backbone.layers[-1]).__name__
+        return UnsupportedBackboneError(
+            f"{type(self.backbone.model).__name__} ({self.backbone.name}): expected a final layer "
+            "that adds its FFN's output to the residual stream, each with a norm or none, got a "
+            f"{layer} that does something else; experts cannot be trained on it"
+        )
+
+
+@dataclass
+class Residual:
+    """What `keep_residual` kept: ``[B, P, D]``, of the last forward pass."""
+
+    hidden_BPD: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+@contextmanager
+def keep_residual(final: FinalFFN, positions: int = 1) -> Iterator[Residual]:
+    """Keep the residual stream at the last positions of a forward pass inside the block.
+
+    Args:
+        final: The final FFN of the model that runs.
+        positions: P; at a decoding step it is one vector a row.
+    """
+    kept = Residual()
+
+    def keep(_: nn.Module, args: tuple[Any, ...]) -> None:
+        kept.hidden_BPD = args[0][:, -positions:].clone()  # a view would hold the whole prompt's
+
+    handle = (final.ffn if final.pre is None else final.pre).register_forward_pre_hook(keep)
+    try:
+        yield kept
+    finally:
+        handle.remove()

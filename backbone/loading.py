@@ -1,0 +1,79 @@
+"""Loading a backbone by its name, and a backbone without weights for shapes alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from safetensors import SafetensorError
+
+from backbone.model import Backbone
+from plumbing.devices import pick_device, pick_dtype
+
+EMBEDDED = "smollm2_135m"
+
+
+def best_dtype(device: torch.device | str) -> torch.dtype:
+    """bfloat16 where the processor multiplies it natively, float32 elsewhere."""
+    return pick_dtype("auto", torch.device(device))
+
+
+def load_backbone(
+    name: str = EMBEDDED,
+    dtype: str = "auto",
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> Backbone:
+    """Load a backbone and its tokenizer.
+
+    Args:
+        name: "smollm2_135m" (embedded, needs no download), a Hugging Face hub id, or a folder.
+        dtype: "auto" (see `best_dtype`), "float32", "bfloat16" or "float16".
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …
+        trust_remote_code: Whether a model may bring its own code (Baichuan2 needs it).
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        ValueError: If the dtype is unknown, or the model cannot be found or built.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place = pick_device(device)
+    chosen = pick_dtype(dtype, place)
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    path = name
+    if name == EMBEDDED:
+        from backbone.embedded import embedded_backbone
+
+        path, source = str(embedded_backbone()), {"local_files_only": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **source)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=chosen, **source)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        first_line = (str(error) or repr(error)).splitlines()[0]
+        raise ValueError(
+            f"cannot load the backbone {name!r}: {first_line} Expected {EMBEDDED!r}, a hub id that "
+            "this machine can reach, or a folder with config.json; set model.backbone.name"
+        ) from error
+    return Backbone(model, tokenizer, name).to(place)
+
+
+def meta_backbone(config: Any, name: str = "meta") -> Backbone:
+    """A backbone without weights, for shapes and parameter counts: on the meta device."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return Backbone(AutoModelForCausalLM.from_config(config), None, name)
+
+
+def training_backbone(config: DictConfig) -> Backbone:
+    """Loaded on the CPU, in the dtype that suits the device that the Trainer will move it to."""
+    dtype = config.model.backbone.dtype
+    on_gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    if dtype == "auto" and on_gpu:
+        dtype = str(best_dtype("cuda")).removeprefix("torch.")
+    backbone: Backbone = instantiate(config.model.backbone, dtype=dtype)
+    return backbone

@@ -1,0 +1,180 @@
+"""One PEFT LoRA adapter beside a backbone that stays as it is.
+
+PEFT replaces modules of the model by its own. Here they stand in the model only while the adapter
+is attached; otherwise the model has its own modules, and all other methods find what they expect.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from backbone.lora.settings import CONFIG, WEIGHTS, AdapterError, check_lora, new_folder
+from backbone.lora.targets import CHOICES, lora_targets
+from backbone.model import Backbone
+from plumbing.storage.files import sha256_of
+
+RECORD = "backbone.json"  # beside PEFT's own files
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """What the adapter is.
+
+    Attributes:
+        rank: R (DMoE sec. 4.3: 4).
+        alpha: The outputs are scaled by ``alpha / rank`` (sec. 4.3: 16).
+        targets: Where it is, in every layer; see `lora_targets`.
+    """
+
+    rank: int = 4
+    alpha: float = 16.0
+    targets: Sequence[str] = ("gate", "up", "down")
+
+    def __post_init__(self) -> None:
+        check_lora(self, "lora", CHOICES, AdapterError)
+
+
+class LoraAdapter:
+    """An adapter, and where it goes in the model.
+
+    Args:
+        backbone: The frozen model.
+        wrap: Puts PEFT's modules into the model, and returns the ``PeftModel``; see `new` and
+            `load`.
+
+    Attributes:
+        parameters: The factors by PEFT's names, float32 where the backbone is bfloat16.
+    """
+
+    def __init__(self, backbone: Backbone, wrap: Callable[[Any], Any]) -> None:
+        model = backbone.model
+        self._backbone, self._fingerprint = backbone, backbone.fingerprint
+        own = [(m, name, child) for m in model.modules() for name, child in m.named_children()]
+        with warnings.catch_warnings():
+            # PEFT asks transformers by a name that is going; nothing for us to change.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            self._peft = wrap(model)
+        now = [getattr(parent, name) for parent, name, _ in own]
+        self._places = [
+            (*place, module)
+            for place, module in zip(own, now, strict=True)
+            if place[2] is not module
+        ]
+        self.parameters: dict[str, nn.Parameter] = {
+            name: parameter for name, parameter in model.named_parameters() if "lora_" in name
+        }
+        self._detach()
+        vars(model).pop("peft_config", None)  # by which PEFT would take the model for its own
+
+    @classmethod
+    def new(cls, backbone: Backbone, settings: LoraSettings) -> LoraAdapter:
+        """An untrained adapter, whose output is zero; PyTorch's global generator draws it.
+
+        Raises:
+            UnsupportedBackboneError: If the backbone has not all the targets.
+        """
+        from peft import LoraConfig, get_peft_model
+
+        targets = lora_targets(backbone, settings.targets)
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT takes fractions as well
+            target_modules=targets.modules,
+            target_parameters=targets.parameters or None,
+            lora_dropout=0.0,
+            task_type="CAUSAL_LM",
+        )
+
+        def wrap(model: Any) -> Any:
+            wrapped = get_peft_model(model, config)
+            config.base_model_name_or_path = backbone.name
+            return wrapped
+
+        return cls(backbone, wrap)
+
+    @classmethod
+    def load(cls, folder: str | Path, backbone: Backbone) -> LoraAdapter:
+        """The adapter that `save` wrote, not to be trained further.
+
+        Raises:
+            AdapterError: If it is missing, damaged, or was trained for another backbone.
+        """
+        folder = Path(folder)
+        record = _read_record(folder)
+        if record["fingerprint"] != backbone.fingerprint:
+            raise AdapterError(
+                f"{folder}: expected an adapter of {backbone.name} ({backbone.fingerprint[:12]}), "
+                f"got one of {record['name']} ({record['fingerprint'][:12]}); use that model, or "
+                "another adapter_dir"
+            )
+        if sha256_of(folder / WEIGHTS) != record["weights"]:
+            raise AdapterError(
+                f"{folder / WEIGHTS} is not what was written; train the adapter again "
+                "(scripts/train_sft_lora.py)"
+            )
+        from peft import PeftModel
+
+        return cls(backbone, lambda model: PeftModel.from_pretrained(model, str(folder)))
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Let the adapter act inside the block."""
+        for parent, name, _, adapted in self._places:
+            setattr(parent, name, adapted)
+        try:
+            yield
+        finally:
+            self._detach()
+
+    def save(self, folder: str | Path) -> None:
+        """Write an adapter folder, as PEFT reads it, with the backbone's name and fingerprint.
+
+        Args:
+            folder: Where; must not exist. It appears by one rename.
+
+        Raises:
+            AdapterError: If it exists.
+        """
+        with new_folder(folder) as part:
+            with self.attached():
+                self._peft.save_pretrained(str(part), save_embedding_layers=False)
+            record = {
+                "name": self._backbone.name,
+                "fingerprint": self._fingerprint,
+                "weights": sha256_of(part / WEIGHTS),
+            }
+            (part / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    def _detach(self) -> None:
+        for parent, name, module, _ in self._places:
+            setattr(parent, name, module)
+
+
+def _read_record(folder: Path) -> dict[str, str]:
+    """Name and fingerprint of the backbone, and the checksum of the weights.
+
+    Raises:
+        AdapterError: If a file is missing or the record is damaged.
+    """
+    missing = [name for name in (CONFIG, WEIGHTS, RECORD) if not (folder / name).is_file()]
+    if missing:
+        raise AdapterError(
+            f"{folder}: expected an adapter of scripts/train_sft_lora.py, found no {missing[0]}; "
+            "give its run folder's adapter as adapter_dir"
+        )
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return {key: str(record[key]) for key in ("name", "fingerprint", "weights")}
+    except (ValueError, TypeError, KeyError) as error:
+        raise AdapterError(
+            f"{folder / RECORD} is damaged ({error}); train the adapter again "
+            "(scripts/train_sft_lora.py)"
+        ) from error

@@ -1,0 +1,64 @@
+"""The settings that every LoRA shares, and the errors of adapter folders."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from plumbing.settings import check_types
+
+
+def check_lora(
+    settings: Any, section: str, choices: Sequence[str], error: type[ValueError]
+) -> None:
+    """Check the rank, alpha and targets of a dataclass.
+
+    Args:
+        settings: An instance.
+        section: Where the configuration has it.
+        choices: The targets that there are.
+        error: What is raised if a value is out of range.
+    """
+    check_types(settings, section)
+    rank, alpha, chosen = settings.rank, settings.alpha, list(settings.targets)
+    if rank < 1:
+        raise error(f"rank must be positive, got {rank}; set {section}.rank")
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise error(f"alpha must be positive, got {alpha}; set {section}.alpha")
+    if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(choices):
+        raise error(
+            f"targets must be some of {', '.join(choices)}, each once, got {chosen}; "
+            f"set {section}.targets"
+        )
+
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+class AdapterError(ValueError):
+    """An adapter folder that is missing, damaged, or no expert of the final FFN."""
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """A folder that is filled under another name inside the block, and renamed at its end.
+
+    Raises:
+        AdapterError: If it exists already.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise AdapterError(f"{folder} exists; remove it, or choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield part
+        part.chmod(0o755)  # mkdtemp's folders are for their maker alone
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

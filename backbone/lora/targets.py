@@ -1,0 +1,110 @@
+"""Where in a backbone, dense or a coupled mixture of experts, a LoRA of its FFNs goes.
+
+A dense FFN has linear maps. A sparse MoE block has experts instead: as modules of their own, or, in
+today's transformers, as parameters that hold all experts of a layer, which PEFT adapts expert by
+expert. The router stays as it is.
+
+Shapes: E experts, F their width, D d_model; ``gate_up_proj`` is ``[E, 2 F, D]``, ``down_proj``
+``[E, D, F]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from backbone.model import Backbone, UnsupportedBackboneError
+from backbone.projections import TARGETS, linear_maps
+
+ATTENTION = "attention"
+CHOICES = (*TARGETS, ATTENTION)
+
+# Parameters of all experts of a layer, and the projections that are in them.
+_FUSED = {"gate_up_proj": ("gate", "up"), "down_proj": ("down",)}
+_ATTENTION = (
+    *("q_proj", "k_proj", "v_proj", "o_proj"),
+    *("query_key_value", "W_pack", "c_attn", "dense", "out_proj"),
+)
+
+
+@dataclass(frozen=True)
+class LoraTargets:
+    """Full names, as PEFT takes them.
+
+    Attributes:
+        modules: Linear maps.
+        parameters: Parameters that hold the weights of several experts.
+    """
+
+    modules: list[str]
+    parameters: list[str]
+
+
+def lora_targets(backbone: Backbone, targets: Sequence[str]) -> LoraTargets:
+    """Find the places of a LoRA in every layer.
+
+    Args:
+        backbone: The frozen model.
+        targets: Any of gate, up and down, of the FFNs or of their experts, and attention, its
+            linear maps.
+
+    Raises:
+        UnsupportedBackboneError: If a layer has nothing of a target, or only together with one that
+            is not wanted.
+    """
+    names = {id(module): name for name, module in backbone.model.named_modules()}
+    found = LoraTargets([], [])
+    for layer in range(backbone.num_layers):
+        reached: set[str] = set()
+        for target, module in _linear(backbone, layer):
+            if target in targets:
+                found.modules.append(names[id(module)])
+                reached.add(target)
+        for experts, parameter in _fused(backbone.ffn(layer)):
+            held = _FUSED[parameter]
+            if _wanted(experts, held, targets):
+                found.parameters.append(f"{names[id(experts)]}.{parameter}")
+                reached.update(held)
+        if missing := [target for target in targets if target not in reached]:
+            raise UnsupportedBackboneError(
+                f"{type(backbone.model).__name__} ({backbone.name}): found nothing in layer "
+                f"{layer} for the target {missing[0]!r}; choose others of {', '.join(CHOICES)} in "
+                "lora.targets"
+            )
+    return found
+
+
+def _wanted(experts: nn.Module, held: Sequence[str], targets: Sequence[str]) -> bool:
+    """Whether a parameter that holds some projections is among the targets.
+
+    Raises:
+        UnsupportedBackboneError: If only some of what it holds is.
+    """
+    wanted = [target for target in held if target in targets]
+    if wanted and len(wanted) < len(held):
+        raise UnsupportedBackboneError(
+            f"{type(experts).__name__} holds {' and '.join(held)} as one parameter, got the "
+            f"targets {', '.join(targets)}; name both or neither in lora.targets"
+        )
+    return bool(wanted)
+
+
+def _linear(backbone: Backbone, layer: int) -> Iterator[tuple[str, nn.Linear]]:
+    """The linear maps of a layer, by target; those of every expert, where they are modules."""
+    ffn = backbone.ffn(layer)
+    for module in ffn.modules():
+        yield from linear_maps(module).items()
+    inside = {id(module) for module in ffn.modules()}
+    for name, module in backbone.layers[layer].named_modules():
+        is_attention = name.rpartition(".")[2] in _ATTENTION and id(module) not in inside
+        if is_attention and isinstance(module, nn.Linear):
+            yield ATTENTION, module
+
+
+def _fused(ffn: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    for module in ffn.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if name in _FUSED and parameter.ndim == 3:
+                yield module, name

@@ -1,0 +1,173 @@
+"""The frozen causal language model, whatever its family, behind one adapter.
+
+Shapes: N rows, T tokens, D d_model, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backbone.tokens import stop_token_ids
+
+# Where the families keep their parts; the first name that exists is taken.
+_LAYERS = ("layers", "h", "blocks")
+_FFN = ("mlp", "feed_forward", "ffn")
+_FINAL_NORM = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
+
+# Settings that change what the same weights compute, by the names of all families.
+_COMPUTED = (
+    *("hidden_act", "hidden_activation", "rms_norm_eps", "layer_norm_eps", "attention_bias"),
+    *("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "head_dim"),
+    *("num_attention_heads", "num_key_value_heads", "query_pre_attn_scalar", "sliding_window"),
+    *("layer_types", "attn_logit_softcapping", "final_logit_softcapping", "num_experts_per_tok"),
+)
+
+
+class UnsupportedBackboneError(ValueError):
+    """A model in which a part that we need cannot be found."""
+
+
+class Backbone:
+    """A frozen Hugging Face decoder-only model and its tokenizer.
+
+    Deliberately no ``nn.Module``: a LightningModule that holds one has none of its weights in its
+    checkpoints, its optimiser or its gradient exchange.
+
+    Args:
+        model: Any causal language model of the Llama, Baichuan2, Qwen, Mistral or Gemma kind, with
+            a tied or an untied head. Its parameters are frozen and it is set to evaluation mode.
+        tokenizer: Its tokenizer (None where only shapes matter).
+        name: What a checkpoint calls it; `load_backbone` loads the same from it.
+
+    Raises:
+        UnsupportedBackboneError: Naming the part that was not found.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.decoder: Any = self._need(_decoder(model), "a decoder", "get_decoder()")
+        self.embedding: Any = self._need(
+            model.get_input_embeddings(), "input embeddings", "get_input_embeddings()"
+        )
+        self.head: Any = self._need(
+            model.get_output_embeddings(), "a language-model head", "get_output_embeddings()"
+        )
+        self.head.register_forward_pre_hook(_contiguous)
+        self.layers: Any = self._need(
+            _first(self.decoder, _LAYERS), "decoder layers", " or ".join(_LAYERS)
+        )
+        self.final_norm: Any = self._need(
+            _first(self.decoder, _FINAL_NORM), "a final norm", " or ".join(_FINAL_NORM)
+        )
+        for index in range(len(self.layers)):
+            self.ffn(index)
+        config = model.config.get_text_config()
+        self.d_model: int = self.embedding.weight.shape[1]
+        self.vocab_size: int = self.embedding.weight.shape[0]
+        self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
+
+    def _need(self, part: Any, what: str, where: str) -> Any:
+        if part is None:
+            raise UnsupportedBackboneError(
+                f"{type(self.model).__name__} ({self.name}): found no {what} (looked for {where}); "
+                "supported are decoder-only models like Llama, Baichuan2, Qwen, Mistral and Gemma"
+            )
+        return part
+
+    @property
+    def num_layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self.layers)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype."""
+        return self.embedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.weight.device
+
+    def to(self, device: torch.device | str) -> Backbone:
+        """Move the model; returns itself."""
+        self.model.to(device)
+        return self
+
+    def ffn(self, layer: int) -> nn.Module:
+        """The FFN of one decoder layer.
+
+        Raises:
+            ValueError: If ``layer`` is out of range.
+            UnsupportedBackboneError: If that layer has no FFN that we know.
+        """
+        if not 0 <= layer < self.num_layers:
+            raise ValueError(
+                f"layer must be in 0..{self.num_layers - 1} for {self.name}, got {layer}; "
+                "set model.layer"
+            )
+        part = _first(self.layers[layer], _FFN)
+        return self._need(part, f"FFN in layer {layer}", " or ".join(_FFN))
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Final hidden states ``[N, T, D]``, after the last norm, of right-padded rows."""
+        out = self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return out.last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits ``[..., V]`` of final hidden states ``[..., D]``."""
+        logits = self.head(hidden)
+        if self._softcap:
+            logits = torch.tanh(logits / self._softcap) * self._softcap
+        return logits
+
+    @cached_property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer: the tokenizer's, and those that the model itself names.
+
+        Chat models name several, the end of a turn beside the end of the text.
+        """
+        settings = getattr(self.model, "generation_config", None)
+        own = getattr(settings, "eos_token_id", None)
+        named = own if isinstance(own, list) else [own] if own is not None else []
+        return tuple(sorted({*stop_token_ids(self.tokenizer), *named}))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over what is computed with the weights, their names and shapes, and a sample.
+
+        The sample of each weight's values is read in bfloat16, so that one model has one
+        fingerprint in float32 and in bfloat16; float16 has another.
+        """
+        settings = self.model.config.get_text_config().to_dict()
+        computed = {key: settings[key] for key in _COMPUTED if key in settings}
+        digest = hashlib.sha256(json.dumps(computed, sort_keys=True, default=str).encode())
+        for name, parameter in self.model.named_parameters():
+            digest.update(f"{name}{list(parameter.shape)}".encode())
+            flat = parameter.detach().reshape(-1)
+            sample = flat[:: (flat.numel() // 1024) | 1].to(torch.bfloat16).cpu()
+            digest.update(sample.view(torch.int16).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _contiguous(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The head's input in one piece: a slice of it makes torch copy the head's weights per row."""
+    return inputs[0].contiguous(), *inputs[1:]
+
+
+def _first(module: nn.Module, names: tuple[str, ...]) -> Any:
+    return next((part for name in names if (part := getattr(module, name, None)) is not None), None)
+
+
+def _decoder(model: Any) -> Any:
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    # Some remote-code families (Baichuan2) answer with the model itself or not at all.
+    return getattr(model, "model", None) if decoder is None or decoder is model else decoder

@@ -1,0 +1,178 @@
+"""The frozen decoder, cut below one layer or below its final FFN.
+
+Everything below the cut is computed once and without gradients. Both cuts are shallow copies that
+share every weight with the backbone and leave it as it is.
+
+Shapes: N rows, T tokens or nodes, D d_model.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backbone.final_ffn import FinalFFN
+from backbone.model import Backbone
+from backbone.token_tree import TokenTree, pack_trees
+
+
+class _Pass(nn.Module):
+    """Stands in for a layer that is not computed."""
+
+    attention_type = "full_attention"
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        return hidden_states
+
+
+class _Tap(_Pass):
+    """Hands out what reaches it, or hands on what it was given instead."""
+
+    states: Tensor | None = None
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        if self.states is not None:
+            return self.states
+        self.seen = hidden_states
+        return hidden_states
+
+
+class SplitBackbone:
+    """The decoder cut below one layer: the part below it, and the part from it on.
+
+    Both are shallow copies that share every weight with the backbone. The part above keeps the
+    place of each layer, since some families choose a layer's attention by its index.
+
+    Args:
+        backbone: The frozen model.
+        layer: The cut lies below this layer; at least 1.
+    """
+
+    def __init__(self, backbone: Backbone, layer: int) -> None:
+        if layer < 1:
+            raise ValueError(
+                "nothing lies below layer 0: set model.cache_frozen=false, or model.layer >= 1"
+            )
+        self.backbone = backbone
+        self._tap = _Tap()
+        self._resume = _Tap()
+        skipped = [_Pass() for _ in range(layer - 1)]
+        self._below = _with_layers(backbone.decoder, [*backbone.layers[:layer], self._tap])
+        self._above = _with_layers(
+            backbone.decoder, [*skipped, self._resume, *backbone.layers[layer:]]
+        )
+
+    @torch.no_grad()
+    def below(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """``[N, T, D]``: what the layer reads."""
+        self._below(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        seen, self._tap.seen = self._tap.seen, None  # type: ignore[assignment]
+        return seen
+
+    def above(self, states_NTD: Tensor, attention_mask: Tensor) -> Tensor:
+        """``[N, T, D]``: the final hidden states, after the last norm."""
+        self._resume.states = states_NTD
+        try:
+            out = self._above(
+                inputs_embeds=states_NTD, attention_mask=attention_mask, use_cache=False
+            )
+        finally:
+            self._resume.states = None
+        return out.last_hidden_state
+
+
+def _with_layers(decoder: nn.Module, layers: Sequence[nn.Module]) -> nn.Module:
+    part = copy.copy(decoder)
+    part._modules = dict(decoder._modules)
+    name = next(n for n in ("layers", "h", "blocks") if n in part._modules)
+    part._modules[name] = nn.ModuleList(layers)
+    return part
+
+
+class Trunk:
+    """The backbone up to its final FFN, without it.
+
+    A shallow copy that shares every weight with the backbone, and leaves it as it is.
+
+    Args:
+        ffn: The final FFN and what surrounds it.
+    """
+
+    def __init__(self, ffn: FinalFFN) -> None:
+        backbone = ffn.backbone
+        self.backbone = backbone
+        self._tap = _TrunkTap()
+        layer = copy.copy(backbone.layers[-1])
+        # The norm before the FFN reads the residual stream; without one the FFN itself does.
+        layer._modules = {
+            name: self._tap
+            if part is (ffn.pre or ffn.ffn)
+            else _Skip()
+            if part is ffn.ffn
+            else part
+            for name, part in layer._modules.items()
+        }
+        self._decoder: Any = copy.copy(backbone.decoder)
+        self._decoder._modules = dict(backbone.decoder._modules)
+        for name, part in backbone.decoder._modules.items():
+            if part is backbone.layers:
+                self._decoder._modules[name] = nn.ModuleList([*backbone.layers[:-1], layer])
+            elif part is backbone.final_norm:
+                self._decoder._modules[name] = _Skip()
+
+    @torch.no_grad()
+    def residual(self, trees: Sequence[TokenTree]) -> Tensor:
+        """``[N, T, D]``: the residual stream before the final FFN at every node."""
+        input_ids, positions, attends = (t.to(self.backbone.device) for t in pack_trees(trees))
+        self._decoder(
+            input_ids=input_ids,
+            position_ids=positions,
+            attention_mask=self._masks(positions, attends),
+            use_cache=False,
+        )
+        return self._tap.take()
+
+    def _masks(self, positions: Tensor, attends: Tensor) -> Any:
+        """Additive masks, ready-made, as each layer kind of the family wants them."""
+        config = self.backbone.model.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        whole = self._additive(attends)
+        if window is None or int(positions.max()) < window:
+            return whole
+        near = self._additive(attends & (positions[:, :, None] - positions[:, None] < window))
+        kinds = getattr(config, "layer_types", None)
+        if kinds is None:
+            return near
+        return {kind: near if kind.startswith("sliding") else whole for kind in set(kinds)}
+
+    def _additive(self, attends: Tensor) -> Tensor:
+        dtype = self.backbone.dtype
+        mask = torch.zeros(attends.shape, dtype=dtype, device=attends.device)
+        return mask.masked_fill_(~attends, torch.finfo(dtype).min)[:, None]
+
+
+class _TrunkTap(nn.Module):
+    """Keeps what reaches it, and hands it on."""
+
+    _seen: Tensor | None = None
+
+    def forward(self, states: Tensor, *_: Any, **__: Any) -> Tensor:
+        self._seen = states
+        return states
+
+    def take(self) -> Tensor:
+        seen, self._seen = self._seen, None
+        if seen is None:
+            raise RuntimeError("the decoder did not call its final layer")
+        return seen
+
+
+class _Skip(nn.Module):
+    """Stands in for what is not computed."""
+
+    def forward(self, states: Tensor, *_: Any, **__: Any) -> Tensor:
+        return states

@@ -1,0 +1,333 @@
+"""Speed of building experts against a plain PEFT loop: ``scripts/benchmark.py suite=experts``.
+
+The peer is the obvious way to train experts: PEFT, one passage after another. The grouped trainer
+must equal it (``tests/dmoe/training/test_grouped.py``) before its speed is measured.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from backbone.final_ffn import FinalFFN
+from backbone.model import Backbone
+from benchmarks.timing import interleaved, ratio
+from dmoe.bank import Bank, BankSpec, ExpertLayout
+from dmoe.experts.expert import Expert, ExpertSpec, expert_at, initial_expert
+from dmoe.experts.recipe import LOSSES, Recipe
+from dmoe.training.grouped import GroupedTrainer, Limits
+from dmoe.training.groups import Groups
+from dmoe.training.instances import Encoded, encode_all, pad_instances
+from dmoe.training.lessons import Lesson, lessons_from_questions
+from plumbing.devices import peak_rss
+
+_TOLERANCE = 1e-3  # of the relative difference of an expert trained both ways, by norm
+_EPOCHS = (1, 10)
+_GROWTH = (1, 2, 4)  # times experts.passages, different ones
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table: a loss, and a number of epochs."""
+
+    loss: str
+    epochs: int
+
+    def __str__(self) -> str:
+        labels = "answers" if self.loss == "answer" else "all tokens"
+        return f"{labels}, {self.epochs} epoch{'s' if self.epochs > 1 else ''}"
+
+
+class Contest:
+    """Ours and the peer on the same passages.
+
+    Args:
+        lessons: The passages; ours trains all of them at the same time.
+        peer_passages: So many of them the peer trains, one after another: its cost is linear.
+        formats: Of the instances.
+        spec: The experts' settings.
+        recipe: The training's; loss and epochs are varied.
+    """
+
+    def __init__(
+        self,
+        lessons: Sequence[Lesson],
+        peer_passages: int,
+        formats: Sequence[str],
+        spec: ExpertSpec,
+        recipe: Recipe,
+    ) -> None:
+        self.settings = [Setting(loss, epochs) for loss in LOSSES for epochs in _EPOCHS]
+        self.size, self.peer_size = len(lessons), min(peer_passages, len(lessons))
+        self._lessons, self._formats, self._spec, self._recipe = lessons, formats, spec, recipe
+
+    def recipe(self, setting: Setting) -> Recipe:
+        """The recipe of a row."""
+        return replace(self._recipe, loss=setting.loss, epochs=setting.epochs)
+
+    def ours(self, backbone: Backbone, setting: Setting) -> Callable[[], Any]:
+        """Trains all passages' experts at the same time."""
+        ids, instances = self._encoded(backbone, setting.loss, self.size)
+        limits = Limits(group_size=self.size)
+        trainer = GroupedTrainer(FinalFFN(backbone), self._spec, self.recipe(setting), limits)
+        return lambda: trainer.train(ids, instances)
+
+    def peer(self, backbone: Backbone, loop: PeftLoop, setting: Setting) -> Callable[[], Any]:
+        """Trains the peer's share of them, one after another."""
+        ids, instances = self._encoded(backbone, setting.loss, self.peer_size)
+        recipe = self.recipe(setting)
+        return lambda: [
+            loop.train(*each, recipe=recipe) for each in zip(ids, instances, strict=True)
+        ]
+
+    def check_equal(self, backbone: Backbone, loop: PeftLoop, setting: Setting) -> float:
+        """The relative difference of one expert trained both ways, in the middle of a group.
+
+        Raises:
+            ValueError: If it is more than rounding.
+        """
+        ids, instances = self._encoded(backbone, setting.loss, 3)
+        trainer = GroupedTrainer(FinalFFN(backbone), self._spec, self.recipe(setting))
+        ours = expert_at(trainer.train(ids, instances).experts, 1)
+        theirs = loop.train(ids[1], instances[1], recipe=self.recipe(setting))
+        each = [(ours[n] - theirs[n]).norm() / theirs[n].norm() for n in theirs]
+        worst = max(float(difference) for difference in each)
+        if worst > _TOLERANCE:
+            raise ValueError(f"ours and PEFT's experts differ ({setting}): by {worst:.1e}")
+        return worst
+
+    def _encoded(
+        self, backbone: Backbone, loss: str, count: int
+    ) -> tuple[list[str], list[list[Encoded]]]:
+        lessons = self._lessons[:count]
+        return [lesson.passage.id for lesson in lessons], [
+            encode_all(
+                backbone.tokenizer,
+                lesson.instances(self._formats),
+                loss,
+                self._recipe.max_tokens,
+            )
+            for lesson in lessons
+        ]
+
+
+def experts_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
+    """Seconds an expert, ours against PEFT one passage after another, both in float32.
+
+    Raises:
+        ValueError: If the two do not train equal experts, or a setting is out of range.
+    """
+    settings = config.experts
+    _check(config)
+    lessons = _lessons(config, _GROWTH[-1] * settings.passages)[: settings.passages]
+    spec, recipe = ExpertSpec(), Recipe(lr=settings.lr)
+    contest = Contest(lessons, settings.peer_passages, list(settings.formats), spec, recipe)
+    source = config.model.backbone
+    backbone, half, other = (
+        instantiate(source, dtype=dtype) for dtype in ("float32", "bfloat16", "float32")
+    )
+    loop = PeftLoop(other, spec, recipe)
+    result: dict[str, Any] = {"differences": {}, "seconds_per_expert": {}}
+    tasks: dict[str, Callable[[], Any]] = {}
+    for setting in contest.settings:
+        difference = contest.check_equal(backbone, loop, setting)
+        result["differences"][str(setting)] = difference
+        tasks[f"ours: {setting}"] = contest.ours(backbone, setting)
+        tasks[f"bfloat16: {setting}"] = contest.ours(half, setting)
+        tasks[f"PEFT: {setting}"] = contest.peer(other, loop, setting)
+    for name, times in interleaved(tasks, config.rounds).items():
+        count = contest.peer_size if name.startswith("PEFT") else contest.size
+        result["seconds_per_expert"][name] = [seconds / count for seconds in times]
+    result["growth"] = growth(config)
+    return result, _lines(config, contest, result)
+
+
+def _check(config: DictConfig) -> None:
+    if config.rounds < 1:
+        raise ValueError(f"rounds must be positive, got {config.rounds}; set rounds=…")
+    for key, least in {"passages": 2, "peer_passages": 1}.items():
+        value = config.experts[key]
+        if not isinstance(value, int) or value < least:  # an expert is compared amid others
+            raise ValueError(
+                f"{key} must be a whole number of {least} or more, got {value!r}; set experts.{key}"
+            )
+
+
+def _lessons(config: DictConfig, count: int) -> list[Lesson]:
+    lessons = lessons_from_questions(instantiate(config.data), "train")[:count]
+    if len(lessons) < count:
+        raise ValueError(
+            f"expected {count} training passages with questions ({_GROWTH[-1]} times "
+            f"experts.passages), got {len(lessons)}; lower experts.passages"
+        )
+    return lessons
+
+
+def growth(config: DictConfig) -> list[dict[str, float]]:
+    """What more passages cost: whole builds of different passages, each in a process of its own."""
+    sizes = [times * config.experts.passages for times in _GROWTH]
+    # Spawned, so that none inherits what this process has in memory.
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        return list(pool.map(build_bank, [config] * len(sizes), sizes))
+
+
+def build_bank(config: DictConfig, count: int) -> dict[str, float]:
+    """Train experts of different passages, group by group, into a bank.
+
+    Args:
+        config: Composed from ``conf/benchmark.yaml``.
+        count: Of the passages.
+
+    Returns:
+        ``experts`` built, ``seconds_per_expert`` without loading the model, and ``peak_mib``, the
+        process's peak memory.
+
+    Raises:
+        ValueError: If the data has fewer passages with questions.
+    """
+    settings = config.experts
+    lessons = _lessons(config, count)
+    spec, recipe = ExpertSpec(), Recipe(lr=settings.lr, loss="answer")
+    limits = Limits(group_size=settings.passages)
+    final = FinalFFN(instantiate(config.model.backbone, dtype="float32"))
+    backbone, layout = final.backbone, ExpertLayout(spec.shapes(final.sizes), "float32")
+    with tempfile.TemporaryDirectory() as folder:
+        bank_spec = BankSpec(backbone.name, backbone.fingerprint, layout, spec.alpha)
+        bank = Bank.create(folder, bank_spec)
+        trainer = GroupedTrainer(final, spec, recipe, limits)
+        start = time.perf_counter()
+        formats = list(settings.formats)
+        for group in Groups(lambda: lessons, bank, backbone.tokenizer, formats, recipe, limits):
+            ids = [passage.id for passage in group.passages]
+            bank.add(group.passages, trainer.train(ids, group.instances).experts)
+        seconds = time.perf_counter() - start
+        peak = peak_rss() / 2**20
+        return {
+            "experts": len(bank),
+            "seconds_per_expert": seconds / len(bank),
+            "peak_mib": peak,
+        }
+
+
+def _lines(config: DictConfig, contest: Contest, result: dict[str, Any]) -> list[str]:
+    worst = max(result["differences"].values())
+    shape = (
+        f"Rank {ExpertSpec().rank} on the final FFN of {config.model.backbone.name}; instances: "
+        f"{', '.join(config.experts.formats)}; {contest.size} experts at a time; PEFT one after "
+        f"another; {config.rounds} interleaved rounds."
+    )
+    lines = [
+        "# Building experts: seconds an expert against PEFT in a plain loop",
+        *("", shape, ""),
+        f"Equal before measuring: an expert trained both ways differs by {worst:.0e} at most.",
+        "",
+        "| loss on | PEFT, s | ours, s | times PEFT's speed (range) | bfloat16 adds (range) |",
+        "|---|---|---|---|---|",
+    ]
+    seconds = result["seconds_per_expert"]
+    for setting in contest.settings:
+        ours, theirs, half = (seconds[f"{n}: {setting}"] for n in ("ours", "PEFT", "bfloat16"))
+        speedup, extra = ratio(theirs, ours), ratio(ours, half)
+        result[str(setting)] = speedup
+        cells = [f"{r['median']:.2f} ({r['min']:.2f}–{r['max']:.2f})" for r in (speedup, extra)]
+        lines.append(
+            f"| {setting} | {sorted(theirs)[len(theirs) // 2]:.3f} | "
+            f"{sorted(ours)[len(ours) // 2]:.3f} | {cells[0]} | {cells[1]} |"
+        )
+    lines += [
+        *(
+            "",
+            "Whole builds into a bank, float32, loss on answers, one epoch, each in a process:",
+            "",
+        ),
+        *("| experts | s an expert | peak memory, MiB |", "|---|---|---|"),
+    ]
+    lines += [
+        f"| {row['experts']} | {row['seconds_per_expert']:.3f} | {row['peak_mib']:.0f} |"
+        for row in result["growth"]
+    ]
+    return lines
+
+
+class PeftLoop:
+    """A backbone with one PEFT adapter on its final FFN, trained anew for each passage.
+
+    Args:
+        backbone: PEFT puts its layers into this model: give it one of its own.
+        spec: The experts' settings.
+        recipe: The training's.
+    """
+
+    def __init__(self, backbone: Backbone, spec: ExpertSpec, recipe: Recipe) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        ffn = FinalFFN(backbone)
+        self._sizes, self._spec, self._recipe = ffn.sizes, spec, recipe
+        leaves = {
+            target: name.rpartition(".")[2]
+            for target in spec.targets
+            for name, module in backbone.model.named_modules()
+            if module is ffn.projections[target]
+        }
+        last = backbone.num_layers - 1
+        config = LoraConfig(
+            r=spec.rank,
+            lora_alpha=spec.alpha,  # type: ignore[arg-type]  # PEFT takes fractions as well
+            target_modules=list(leaves.values()),
+            layers_to_transform=[last],
+            lora_dropout=0.0,
+            task_type="CAUSAL_LM",
+        )
+        with warnings.catch_warnings():
+            # PEFT asks transformers by a name that is going; nothing for us to change.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            self._model: Any = get_peft_model(backbone.model, config)
+        parameters = dict(self._model.named_parameters())
+        self._parameters = {
+            f"{target}.{matrix}": next(
+                parameter
+                for name, parameter in parameters.items()
+                if f".{last}." in name and f".{leaf}.{matrix}." in name
+            )
+            for target, leaf in leaves.items()
+            for matrix in ("lora_A", "lora_B")
+        }
+        self._device = backbone.device
+
+    def train(self, id: str, instances: Sequence[Encoded], recipe: Recipe | None = None) -> Expert:
+        """One passage's expert, on the CPU.
+
+        Args:
+            id: Of the passage.
+            instances: Its instances.
+            recipe: Another than the loop's.
+        """
+        recipe = recipe or self._recipe
+        initial = initial_expert(self._spec, self._sizes, id, recipe.seed)
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(initial[name])
+        optimizer = torch.optim.AdamW(
+            self._parameters.values(),
+            lr=recipe.lr,
+            betas=(recipe.betas[0], recipe.betas[1]),
+            eps=recipe.eps,
+            weight_decay=recipe.weight_decay,
+        )
+        for _ in range(recipe.epochs):
+            for first in range(0, len(instances), recipe.batch_size):
+                batch = pad_instances(instances[first : first + recipe.batch_size], self._device)
+                optimizer.zero_grad()
+                self._model(**batch).loss.backward()
+                optimizer.step()
+        return {name: p.detach().cpu().clone() for name, p in self._parameters.items()}

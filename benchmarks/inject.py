@@ -1,0 +1,120 @@
+"""What injecting K passages costs: ``scripts/benchmark.py suite=inject``."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+
+from backbone.model import Backbone
+from backbone.tokens import encode_prompt
+from benchmarks.timing import interleaved, ratio
+from genpoe.hypernet.mean import Hypernet
+from genpoe.model import GenPoE
+from qa.data.dataset import QADataset
+from qa.prompts import build_prompt
+
+
+def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
+    """What K experts cost: generating them, and decoding with them."""
+    settings = config.model
+    backbone = instantiate(settings.backbone)
+    dataset: QADataset = instantiate(config.data)
+    hypernet = Hypernet(
+        backbone.d_model, settings.rank, settings.hidden_width, settings.embedding_scaling
+    )
+    genpoe = GenPoE(
+        backbone,
+        hypernet.eval().requires_grad_(False).to(backbone.device).cast(backbone.dtype),
+        settings.layer,
+    )
+    questions = dataset.split("dev")[: config.rounds + 1]
+    passages = list(dataset.passages.values())
+    if len(questions) <= config.rounds or len(passages) < config.k:
+        raise ValueError(
+            f"rounds={config.rounds} and k={config.k} need {config.rounds + 1} questions and "
+            f"{config.k} passages, the data has {len(questions)} and {len(passages)}"
+        )
+    chosen = [
+        random.Random(config.seed + i).sample(passages, config.k) for i in range(len(questions))
+    ]
+    inputs = [_ids(backbone, build_prompt(q.question)) for q in questions]
+    turn = {"generate": 0, "answer": 0, "rag": 0, "plain": 0, "experts": 0}
+
+    def following(name: str) -> int:
+        turn[name] += 1
+        return turn[name] - 1
+
+    def decode(ids: Tensor, tokens: int) -> Tensor:
+        return backbone.model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            min_new_tokens=tokens,
+            max_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+
+    plain = decode(inputs[0], config.new_tokens)
+    with genpoe.injected(chosen[0]):  # untrained experts are zero: every token must be the same
+        same = torch.equal(decode(inputs[0], config.new_tokens), plain)
+    if not same:
+        raise ValueError("zero experts changed what is decoded")
+
+    def with_experts() -> None:
+        i = following("experts")
+        with genpoe.injected(chosen[i]):
+            decode(inputs[i], config.new_tokens)
+
+    def injected_only() -> None:
+        genpoe.inject(chosen[following("generate")])
+        genpoe.remove()
+
+    answer_tokens = 5  # a typical answer with its end
+    pairs = zip(questions, chosen, strict=True)
+    with_passages = [_ids(backbone, build_prompt(q.question, passages)) for q, passages in pairs]
+    seconds = interleaved(
+        {
+            "generate": injected_only,
+            "answer": lambda: decode(inputs[following("answer")], answer_tokens),
+            "rag": lambda: decode(with_passages[following("rag")], answer_tokens),
+            "plain": lambda: decode(inputs[following("plain")], config.new_tokens),
+            "experts": with_experts,
+        },
+        config.rounds,
+    )
+    decoding = [e - g for e, g in zip(seconds["experts"], seconds["generate"], strict=True)]
+    result: dict[str, Any] = {
+        "seconds": seconds,
+        "generation_over_answering": ratio(seconds["generate"], seconds["answer"]),
+        "generation_over_answering_with_rag": ratio(seconds["generate"], seconds["rag"]),
+        "decoding_over_plain": ratio(decoding, seconds["plain"]),
+    }
+    shape = (
+        f"Layer {settings.layer}, rank {settings.rank}, width {settings.hidden_width}; "
+        f"{str(backbone.dtype)[6:]}; one question at a time; {config.rounds} interleaved rounds. "
+        "Zero experts decode the same tokens."
+    )
+    lines = [
+        f"# Injecting K = {config.k} passages",
+        *("", shape, ""),
+        "| | ratio (median, range) |",
+        "|---|---|",
+    ]
+    labels = {
+        "generation_over_answering": f"generating the experts / answering ({answer_tokens} tokens)",
+        "generation_over_answering_with_rag": "generating the experts / answering with RAG",
+        "decoding_over_plain": f"decoding {config.new_tokens} tokens with the experts / without",
+    }
+    for key, label in labels.items():
+        r = result[key]
+        lines.append(f"| {label} | {r['median']:.3f} ({r['min']:.3f}–{r['max']:.3f}) |")
+    return result, lines
+
+
+def _ids(backbone: Backbone, prompt: str) -> Tensor:
+    return torch.tensor([encode_prompt(backbone.tokenizer, prompt)], device=backbone.device)

@@ -1,0 +1,35 @@
+"""Run one suite of benchmarks and write what it measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_method
+from omegaconf import DictConfig
+from rich.console import Console
+
+from benchmarks.timing import machine, write_report
+
+
+def run_suite(config: DictConfig, suites: Mapping[str, str]) -> dict[str, Any]:
+    """Run a suite and write ``<suite>.json``, ``<suite>.md`` and ``metrics.json``.
+
+    Args:
+        config: Composed from ``conf/benchmark.yaml``; the files go into its run directory.
+        suites: By name, the function that measures: it takes the configuration and returns what it
+            measured, and the lines of a page in Markdown.
+
+    Raises:
+        ValueError: If the suite is unknown, or ours and its peer do not compute the same.
+    """
+    if config.suite not in suites:
+        raise ValueError(f"suite must be one of {', '.join(suites)}, got {config.suite!r}")
+    torch.manual_seed(config.seed)
+    result, lines = get_method(suites[config.suite])(config)
+    result["machine"] = machine(config.model.backbone.device)
+    write_report(Path(config.paths.output_dir), config.suite, result, lines)
+    Console(highlight=False).print("\n".join(lines), markup=False)
+    return result

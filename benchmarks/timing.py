@@ -1,0 +1,107 @@
+"""Ratios of running times, honestly taken: interleaved in one process, medians of several."""
+
+from __future__ import annotations
+
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from tqdm import tqdm
+
+from plumbing.storage.files import write_json
+from qa.tables.tables import flat
+
+T = TypeVar("T")
+
+
+def interleaved(tasks: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each task in each round; a first round of all warms up and does not count.
+
+    Raises:
+        ValueError: If ``rounds`` is not positive.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds must be positive, got {rounds}; set rounds=…")
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for counted in tqdm([False] + [True] * rounds, desc="Rounds"):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if counted:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def in_turns(
+    ways: Mapping[str, Iterator[Any]],
+) -> tuple[dict[str, list[Any]], dict[str, list[float]]]:
+    """What iterators of equal length yield, and the seconds of each item; in random turns."""
+    found: dict[str, list[Any]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    names, chance = list(ways), random.Random(0)
+    while True:
+        chance.shuffle(names)  # nobody always comes behind one that empties the processor's caches
+        for name in names:
+            items, times = laps(islice(ways[name], 1))
+            found[name] += items
+            seconds[name] += times
+            if not items:
+                return found, seconds
+
+
+def laps(items: Iterator[T]) -> tuple[list[T], list[float]]:
+    """What an iterator yields, and the seconds that each took."""
+    found, seconds, start = [], [], time.perf_counter()
+    for item in items:
+        end = time.perf_counter()
+        found.append(item)
+        seconds.append(end - start)
+        start = time.perf_counter()
+    return found, seconds
+
+
+def ratio(over: list[float], under: list[float]) -> dict[str, float]:
+    """Median of the rounds' ratios, with the smallest and the largest of them."""
+    ratios = [a / b for a, b in zip(over, under, strict=True)]
+    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What the figures were taken on: the processor behind ``device``, threads, versions."""
+    gpu = torch.cuda.get_device_name() if device != "cpu" and torch.cuda.is_available() else None
+    return {
+        "processor": gpu or _processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "system": platform.platform(),
+    }
+
+
+def write_report(folder: Path, name: str, result: dict[str, Any], lines: list[str]) -> None:
+    """Write ``<name>.json``, its numbers as a flat ``metrics.json``, and ``<name>.md``.
+
+    ``result`` holds ``machine``.
+    """
+    write_json(folder / f"{name}.json", result)
+    write_json(folder / "metrics.json", flat(result))
+    text = "\n".join(
+        [*lines, "", *(f"- {key}: {value}" for key, value in result["machine"].items()), ""]
+    )
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,65 @@
+"""What names a result of an ablation: a hash of the settings that decide it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from plumbing.storage.files import sha256_of
+
+# Settings that name files or folders whose content decides a result. A bank (bank.dir) and an index
+# (retriever.index_dir) are not among them: both are large, and an ablation may add to a bank.
+_FILES = (
+    *("data.dir", "data.passages_path", "corpus.path", "router.corpus.path", "augmenter.path"),
+    *("model.backbone.name", "model.backbone.adapter"),
+)
+
+
+def digest(config: DictConfig, keys: Iterable[str]) -> str:
+    """Hash of some settings, and of the content of the files that they name.
+
+    The settings count as written: the run folder and caches that they refer to may move. A file
+    counts by what is in it, so that nothing made from it is used again when it has been edited.
+
+    Args:
+        config: A composed configuration, or a part of one.
+        keys: The top-level keys of those settings.
+
+    Returns:
+        16 hexadecimal digits.
+
+    Raises:
+        OSError: If a file that is named cannot be read.
+    """
+    chosen = list(keys)
+    values = OmegaConf.to_container(OmegaConf.masked_copy(config, chosen), resolve=False)
+    named = [key for key in _FILES if key.partition(".")[0] in chosen]
+    contents = {key: content for key in named if (content := _content(config, key))}
+    text = json.dumps([values, contents] if contents else values, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _content(config: DictConfig, key: str) -> dict[str, str]:
+    """Checksums by name of the file that a setting names, or of all files of the folder."""
+    value = OmegaConf.select(config, key)
+    path = Path(value).expanduser() if isinstance(value, str) and value else None
+    if path is None or not path.exists():
+        return {}  # a name on the hub, or a file whose absence others will report
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return {str(file.relative_to(path)): _checksum(file) for file in files}
+
+
+def _checksum(file: Path) -> str:
+    state = file.stat()
+    return _checksum_of(file.resolve(), state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _checksum_of(file: Path, size: int, mtime_ns: int) -> str:
+    """Read once as long as size and time stay the same: cells ask for the same files."""
+    return sha256_of(file)

@@ -1,0 +1,86 @@
+"""What an ablation found: its table, its figure, and their data."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from plumbing.storage.files import write_json
+from plumbing.storage.jsonl import read_jsonl
+from qa.evaluation.evaluate import SCALE
+from qa.metrics import paired_difference
+from qa.tables.side_by_side import SECONDS, TRIGGER_RATE, Evaluated, plot, table
+from qa.tables.tables import SCORES
+
+# metric → heading, decimals; the column stands where a cell has the metric
+_COLUMNS = {
+    **SCORES,
+    **{"f1_difference": ("F1 − first", 1), "nll_difference": ("nll − first", 2)},
+    **TRIGGER_RATE,
+    **{"routed_gold": ("gold routed (%)", 1), "expert_norm": ("‖ΔW‖", 3)},
+    **SECONDS,
+}
+_COMPARED = ("f1", "nll")
+
+
+@dataclass(frozen=True)
+class Row(Evaluated):
+    """A cell that has been evaluated.
+
+    Attributes:
+        predictions: The file of its predictions.
+    """
+
+    predictions: Path
+
+
+def write_report(rows: Sequence[Row], folder: Path) -> dict[str, float]:
+    """Write ``results.csv``, ``table.md``, ``figure.png`` and ``metrics.json``.
+
+    Args:
+        rows: All cells. Beside the metrics of each, ``f1_difference`` (points) and
+            ``nll_difference`` (nats) are what it has more than the first, question by question,
+            with their 95 % intervals.
+        folder: Where they go.
+
+    Returns:
+        All metrics, ``<label>/…/<metric>``.
+    """
+    rows = [Row(r.labels, r.metrics | differences(r, rows[0]), r.predictions) for r in rows]
+    (folder / "results.csv").write_text(_csv(rows), encoding="utf-8")
+    (folder / "table.md").write_text(table(rows, _COLUMNS), encoding="utf-8")
+    plot(rows, folder / "figure.png")
+    metrics = {
+        "/".join([*row.labels.values(), name]): value
+        for row in rows
+        for name, value in row.metrics.items()
+    }
+    write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def differences(row: Row, first: Row) -> dict[str, float]:
+    """A cell's scores less those of the first, paired by question, with 95 % intervals."""
+    found: dict[str, float] = {}
+    if row is not first:
+        for name in _COMPARED:
+            ours, theirs = (
+                [SCALE[name] * line[name] for _, line in read_jsonl(each.predictions)]
+                for each in (row, first)
+            )
+            ends = ("", "_low", "_high")
+            for end, value in zip(ends, paired_difference(ours, theirs), strict=True):
+                found[f"{name}_difference{end}"] = value
+    return found
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    names = dict.fromkeys(name for row in rows for name in row.metrics)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*rows[0].labels, *names], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row.labels, **row.metrics} for row in rows)
+    return text.getvalue()

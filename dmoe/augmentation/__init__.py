@@ -1,0 +1,16 @@
+"""What an expert is trained on, written from the passage's own text (DMoE sec. 4.3)."""
+
+from __future__ import annotations
+
+from dmoe.augmentation.augmenter import ModelAugmenter
+from dmoe.augmentation.endpoint import EndpointWriter
+from dmoe.augmentation.sources import FileAugmenter, QuestionAugmenter
+from dmoe.augmentation.writer import BackboneWriter
+
+__all__ = [
+    "BackboneWriter",
+    "EndpointWriter",
+    "FileAugmenter",
+    "ModelAugmenter",
+    "QuestionAugmenter",
+]

@@ -1,0 +1,236 @@
+"""Augmentation by a language model: asked, read, and asked again a bounded number of times.
+
+Every answer goes into a cache at once, under all that made it (model, messages with the passage,
+attempt): a run that was stopped goes on where it was, and a better reader of answers reads the old
+ones again. What the writer refuses is not kept, so that a run with another limit asks again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from dmoe.augmentation.parse import MalformedAnswerError
+from dmoe.augmentation.sources import Augmented, missing
+from dmoe.augmentation.tasks import PAIRS, task_set
+from dmoe.augmentation.writer import RefusedError, Writer, WriterError, WritingRequest
+from dmoe.training.lessons import Lesson
+from plumbing.settings import typed
+from plumbing.storage.log import EntryLog, cache_key
+from retrieval.passage import Passage
+
+log = logging.getLogger(__name__)
+
+_HOPELESS = 64  # passages: if all is refused about so many, it is not owed to the passages
+
+
+@dataclass
+class _Draft:
+    """A passage's augmentation as far as it has come."""
+
+    passage: Passage
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    doubted: list[tuple[str, str]] = field(default_factory=list)
+    rewrite: str | None = None
+    no_pairs: str = ""  # why there are too few
+    no_rewrite: str = ""  # why there is none
+    refusal: str = ""
+    answers: int = 0
+
+    def take(self, replies: Sequence[str | WriterError]) -> tuple[list[str], str]:
+        """Count answers; returns them, "" for a refused one, and why there is nothing to read."""
+        refusals = [str(reply) for reply in replies if isinstance(reply, WriterError)]
+        texts = ["" if isinstance(reply, WriterError) else reply for reply in replies]
+        self.answers += len(texts) - len(refusals)
+        if refusals:
+            self.refusal = refusals[0]
+            return texts, refusals[0]
+        is_silent = bool(texts) and not any(text.strip() for text in texts)
+        return texts, "the answer is empty" if is_silent else ""
+
+    def done(self) -> Augmented:
+        pairs = (self.pairs + self.doubted)[:PAIRS]
+        lesson = Lesson(self.passage, tuple(pairs), self.rewrite)
+        doubted = max(0, len(pairs) - len(self.pairs))
+        problems = missing(lesson, self.no_rewrite, self.no_pairs)
+        return Augmented(lesson, self.answers, doubted, problems, self.refusal)
+
+
+class ModelAugmenter:
+    """Asks a writer for a rewrite and for pairs, passage by passage.
+
+    Args:
+        writer: The language model.
+        prompts: "paper" or "small"; see `dmoe.augmentation.tasks`.
+        cache_dir: Folder of the answers; one file for all writers and prompts.
+        max_attempts: How often each prompt is tried; the first answer is the most likely one. What
+            is missing then is reported and left out. Pairs of several attempts are joined; those in
+            doubt fill up what lacks.
+        chunk: Passages that are worked on at a time.
+
+    Raises:
+        ValueError: If a number is not positive, or the prompts are unknown.
+    """
+
+    @typed("augmenter")
+    def __init__(
+        self,
+        writer: Writer,
+        prompts: str = "paper",
+        cache_dir: str | Path = "augmentations",
+        max_attempts: int = 3,
+        chunk: int = 256,
+    ) -> None:
+        if max_attempts < 1 or chunk < 1:
+            raise ValueError(
+                f"max_attempts and chunk must be positive, got {max_attempts} and {chunk}; set "
+                "augmenter.max_attempts and augmenter.chunk"
+            )
+        self._writer = writer
+        self._tasks = task_set(prompts)
+        self._cache = EntryLog(Path(cache_dir).expanduser() / "answers.log")
+        self._max_attempts = max_attempts
+        self._chunk = chunk
+        self._refused: dict[str, RefusedError] = {}  # of the passages that are worked on
+
+    def augment(self, passages: Mapping[str, Passage]) -> Iterator[Augmented]:
+        """See `Augmenter.augment`: one for every passage, in their order.
+
+        Raises:
+            WriterError: If the writer cannot answer at all, or refuses everything; what it has
+                answered is kept.
+        """
+        ids, done, start = iter(passages), 0, time.perf_counter()
+        answers, refused = 0, 0
+        while some := [passages[id] for id in islice(ids, self._chunk)]:
+            found = self._augment(some)
+            answers += sum(each.answers for each in found)
+            refusals = _refusals(found)
+            refused += len(refusals)
+            if refusals and not answers and refused >= min(len(passages), _HOPELESS):
+                raise WriterError(
+                    f"expected answers, but all was refused that was asked about {refused} "
+                    f"passages: {refusals[0]}; check augmenter.writer and its model"
+                )
+            yield from found
+            done += len(some)
+            rate = 60 * done / (time.perf_counter() - start)
+            log.info("%d of %d passages augmented, %.0f a minute", done, len(passages), rate)
+
+    def _augment(self, passages: Sequence[Passage]) -> list[Augmented]:
+        self._refused = {}
+        drafts = [_Draft(passage) for passage in passages]
+        for attempt in range(self._max_attempts):
+            self._ask_pairs([draft for draft in drafts if len(draft.pairs) < PAIRS], attempt)
+            self._ask_rewrites([draft for draft in drafts if draft.rewrite is None], attempt)
+        return [draft.done() for draft in drafts]
+
+    def _ask_pairs(self, drafts: Sequence[_Draft], attempt: int) -> None:
+        """Ask once for the pairs that some drafts lack; those of several attempts are joined."""
+        task = self._tasks.pairs
+        found = []
+        answers = self._answers(drafts, [task.ask(draft.passage, attempt) for draft in drafts])
+        for draft, (texts, why) in zip(drafts, answers, strict=True):
+            draft.no_pairs = why
+            taken = {question for question, _ in draft.pairs + draft.doubted}
+            pairs = task.read(draft.passage, attempt, texts) if texts else []
+            found.append([pair for pair in pairs if pair[0] not in taken])
+        asked = zip(drafts, found, strict=True)
+        doubts = [task.doubt(draft.passage, pairs) for draft, pairs in asked]
+        for draft, pairs, (texts, _) in zip(
+            drafts, found, self._answers(drafts, doubts), strict=True
+        ):
+            sure = task.confirm(pairs, texts)
+            draft.pairs += sure
+            draft.doubted += [pair for pair in pairs if pair not in sure]
+
+    def _ask_rewrites(self, drafts: Sequence[_Draft], attempt: int) -> None:
+        """Ask once for the rewrites that some drafts lack."""
+        task = self._tasks.rewrite
+        answers = self._answers(drafts, [task.ask(draft.passage, attempt) for draft in drafts])
+        for draft, (texts, why) in zip(drafts, answers, strict=True):
+            try:
+                draft.rewrite = task.read(draft.passage, texts)
+            except MalformedAnswerError as error:
+                draft.no_rewrite = why or str(error)
+
+    def _answers(
+        self, drafts: Sequence[_Draft], requests: Sequence[Sequence[WritingRequest]]
+    ) -> Iterator[tuple[list[str], str]]:
+        """The answers to each draft's requests, and why they are empty; see `_Draft.take`.
+
+        They are from the cache or from the writer. What was refused is not asked again.
+
+        Raises:
+            WriterError: Naming a passage, if the writer cannot answer at all.
+        """
+        wanted = {
+            self._key(request): _Wanted(request, draft.passage.id)
+            for draft, each in zip(drafts, requests, strict=True)
+            for request in each
+        }
+        known: dict[str, str | WriterError] = {
+            key: self._refused[asked]
+            for key, each in wanted.items()
+            if (asked := self._key(each.request, attempt=0)) in self._refused
+        }
+        known |= {key: values[0] for key, values in self._cache.read(wanted).items()}
+        known |= self._written({key: each for key, each in wanted.items() if key not in known})
+        for draft, each in zip(drafts, requests, strict=True):
+            yield draft.take([known[self._key(request)] for request in each])
+
+    def _written(self, wanted: Mapping[str, _Wanted]) -> dict[str, str | WriterError]:
+        """What the writer answers, all of it in the cache, and what it refuses."""
+        written: dict[str, str | WriterError] = {}
+        # Of near-equal length, so that little is padded; the longest first: memory fails at once.
+        order = sorted(wanted, key=lambda key: -_length(wanted[key].request))
+        for start in range(0, len(order), self._writer.batch_size):
+            batch = order[start : start + self._writer.batch_size]
+            replies = self._writer.write([wanted[key].request for key in batch])
+            entries = dict(zip(batch, replies, strict=True))
+            # First of all: what came is kept, whatever did not.
+            self._cache.append((key, text) for key, text in entries.items() if type(text) is str)
+            for key, reply in entries.items():
+                if isinstance(reply, RefusedError):
+                    self._refused[self._key(wanted[key].request, attempt=0)] = reply
+                elif isinstance(reply, WriterError):
+                    raise WriterError(f"passage {wanted[key].about!r}: {reply}") from reply
+            written |= entries
+        return written
+
+    def _key(self, request: WritingRequest, attempt: int | None = None) -> str:
+        return cache_key(
+            "augmentation",
+            self._writer.fingerprint,
+            request.messages,
+            request.opening,
+            request.max_new_tokens,
+            request.attempt if attempt is None else attempt,
+        )
+
+
+def _refusals(found: Sequence[Augmented]) -> list[str]:
+    """Why something was refused, of each passage about which it was; one of them is logged."""
+    refused = [each for each in found if each.refusal]
+    if refused:
+        log.warning(
+            "something was refused about %d of %d passages, such as %r: %s",
+            *(len(refused), len(found), refused[0].lesson.passage.id, refused[0].refusal),
+        )
+    return [each.refusal for each in refused]
+
+
+class _Wanted(NamedTuple):
+    """A request, and the id of the passage that it is about."""
+
+    request: WritingRequest
+    about: str
+
+
+def _length(request: WritingRequest) -> int:
+    return sum(len(text) for _, text in request.messages)

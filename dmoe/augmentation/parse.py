@@ -1,0 +1,250 @@
+"""Reading what a model answered: pairs and rewrites, repaired where that is safe.
+
+Small models wrap lists in prose, forget brackets and quotes, leave commas behind, break lines
+within a string, repeat themselves and are cut off in mid-sentence. What can be read without
+guessing is read; the rest raises `MalformedAnswerError`.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from dmoe.augmentation.sentences import invented, lost, split_sentences
+from qa.metrics import f1_score, normalize_answer
+from retrieval.answers import holds_answer
+from retrieval.passage import Passage
+
+Pair = tuple[str, str]
+
+_LABELLED = re.compile(
+    r"^[\s\d.)\-*]*q(?:uestion)?\s*\d*\W{0,3}:\s*(?P<question>[^\n]+?)\s*$"
+    r"\s*^[\s\d.)\-*]*a(?:nswer)?\s*\d*\W{0,3}:\s*(?P<answer>[^\n]+?)\s*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_LEAD_IN = re.compile(
+    r"^(?:(?:sure|certainly|of course)\b[^\n]*\n+)?"
+    r"(?:here(?:'s| is| are)[^\n:]*:|(?:the )?(?:rewritten|revised|new)[^\n:]{0,40}:)\s*",
+    re.IGNORECASE,
+)
+_MAX_ANSWER_WORDS = 24
+_LENGTHS = 0.4, 2.0  # of a text in other words, in words of the first one
+_MIN_OVERLAP = 0.25  # token F1 of a rewrite with its passage; below it is about something else
+_MIN_QUESTION_WORDS = 3
+
+
+class MalformedAnswerError(ValueError):
+    """A model's answer in which what was asked for cannot be found; the message says what lacks."""
+
+
+def find_pairs(text: str) -> list[Pair]:
+    """All question-answer pairs in an answer: JSON objects, or lines ``Q: …`` and ``A: …``.
+
+    A list that is cut off, or lacks a comma or bracket, gives the objects that are whole. Keys
+    count in any case. An answer may be a number, or a list of texts and numbers; these are joined,
+    because each may be a part of the answer, and nothing says that one of them will do.
+    """
+    objects = [{key.strip().lower(): o[key] for key in o} for o in find_objects(text)]
+    pairs = [(o.get("question"), _answer_text(o.get("answer"))) for o in objects]
+    found = [(q, a) for q, a in pairs if isinstance(q, str) and a]
+    if not found:
+        found = [(m["question"], m["answer"]) for m in _LABELLED.finditer(text)]
+    return [(_clean(question), _clean(answer)) for question, answer in found]
+
+
+def parse_pairs(text: str, passage: Passage, prompt: str = "") -> list[Pair]:
+    """The usable pairs of an answer, those first whose answer stands in the passage.
+
+    Args:
+        text: The model's answer.
+        passage: What it is about.
+        prompt: Where examples stand; their questions do not count when given back.
+
+    Returns:
+        Pairs with different questions, in the answer's order otherwise; possibly none.
+    """
+    taken = {normalize_answer(question) for question, _ in find_pairs(prompt)}
+    usable: list[Pair] = []
+    for question, answer in find_pairs(text):
+        key = normalize_answer(question)
+        if key and key not in taken and _answers(question, answer):
+            taken.add(key)
+            usable.append((question if question.endswith("?") else f"{question}?", answer))
+    return sorted(usable, key=lambda pair: not holds_answer(passage.text, [pair[1]]))
+
+
+def parse_question(text: str, answer: str, passage: Passage) -> str:
+    """The question in an answer to "which question has this answer?".
+
+    Raises:
+        MalformedAnswerError: If there is none, it gives the answer away, or names what neither
+            passage nor title does.
+    """
+    question, mark, _ = _clean(text.strip().split("\n")[0]).partition("?")
+    question = re.sub(r"^q(?:uestion)?\s*:\s*", "", question, flags=re.IGNORECASE).strip() + mark
+    words = len(question.split())
+    if not mark or not _MIN_QUESTION_WORDS <= words <= _MAX_ANSWER_WORDS:
+        raise MalformedAnswerError(f"expected a question, got {question[:80]!r}")
+    if holds_answer(question, [answer]):
+        raise MalformedAnswerError(f"expected a question without its answer, got {question!r}")
+    if unknown := invented(question, [passage.title, passage.text]):
+        raise MalformedAnswerError(
+            f"expected a question about the passage, got one about {', '.join(sorted(unknown))}"
+        )
+    return question
+
+
+def parse_sentence(text: str, source: str) -> str:
+    """A sentence in other words.
+
+    Raises:
+        MalformedAnswerError: If it lost or invented a name or number, or has another length.
+    """
+    sentence = _clean(text.strip().split("\n")[0])
+    if wrong := lost(sentence, source) | invented(sentence, [source]):
+        raise MalformedAnswerError(
+            f"expected the names and numbers of the sentence, got a difference in "
+            f"{', '.join(sorted(wrong))}"
+        )
+    _check_length(sentence, source)
+    return sentence
+
+
+def parse_rewrite(text: str, passage: Passage) -> str:
+    """The rewrite in an answer: without a lead-in, repetitions and a last sentence cut short.
+
+    Raises:
+        MalformedAnswerError: As `check_rewrite`.
+    """
+    body = _LEAD_IN.sub("", text.strip()).strip().strip('"').strip()
+    return check_rewrite(" ".join(_distinct_sentences(body)), passage)
+
+
+def check_rewrite(rewrite: str, passage: Passage) -> str:
+    """A rewrite as it is, if it can be one.
+
+    Raises:
+        MalformedAnswerError: If it is far shorter or longer than the passage, about something else,
+            or the passage itself.
+    """
+    _check_length(rewrite, passage.text)
+    overlap = f1_score(rewrite, [passage.text])
+    same = normalize_answer(rewrite) == normalize_answer(passage.text)
+    if same or overlap < _MIN_OVERLAP:
+        raise MalformedAnswerError(
+            f"expected another text about the same, got {overlap:.0%} of the passage's words"
+        )
+    return rewrite
+
+
+def _check_length(text: str, source: str) -> None:
+    words, wanted = len(text.split()), len(source.split())
+    low, high = (share * wanted for share in _LENGTHS)
+    if not low <= words <= high:
+        raise MalformedAnswerError(f"expected {low:.0f} to {high:.0f} words, got {words}")
+
+
+def _answer_text(value: Any) -> str:
+    """An answer that is a text, a number or a list of them, as text; else nothing."""
+    if isinstance(value, list):
+        parts = [_answer_text(part) for part in value if not isinstance(part, list)]
+        return ", ".join(parts) if len(parts) == len(value) and all(parts) else ""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, float):
+        return str(value) if math.isfinite(value) else ""
+    return str(value) if type(value) is int else ""
+
+
+def _clean(text: str) -> str:
+    text = " ".join(text.split()).strip("*_` ")
+    is_quoted = len(text) > 1 and text[0] + text[-1] in ('""', "“”")
+    return text[1:-1].strip() if is_quoted else text
+
+
+def _answers(question: str, answer: str) -> bool:
+    """Whether an answer is one: some words, not too many, and not the question again."""
+    normal = normalize_answer(answer)
+    return (
+        bool(normal)
+        and len(answer.split()) <= _MAX_ANSWER_WORDS
+        and (normal != normalize_answer(question))
+    )
+
+
+def _distinct_sentences(text: str) -> list[str]:
+    """Sentences in their order, each once; a last one without an end is left out if others are."""
+    sentences = split_sentences(" ".join(text.split()))
+    if len(sentences) > 1 and sentences[-1].rstrip("\"')]")[-1:] not in (".", "!", "?"):
+        sentences.pop()
+    return list(dict.fromkeys(sentences))
+
+
+_DECODER = json.JSONDecoder(strict=False)  # a string may hold line breaks
+# Up to the closing brace: strings may hold braces; if quotes do not match, they may not.
+_OBJECTS = (
+    re.compile(r"""\{(?:[^{}"']|"(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+')*+\}""", re.DOTALL),
+    re.compile(r"\{[^{}]*+\}"),
+)
+_DOUBLE = str.maketrans("“”„‟", '""""')  # one character each: places stay the same
+_SINGLE = _DOUBLE | str.maketrans("‘’‚‛", "'" * 4)
+
+
+def find_objects(text: str) -> list[dict[str, Any]]:
+    """The objects in a text, in their order; those within others as well.
+
+    Args:
+        text: Anything; what cannot be read is passed over.
+    """
+    spellings = list(dict.fromkeys([text, text.translate(_DOUBLE), text.translate(_SINGLE)]))
+    found: list[dict[str, Any]] = []
+    start = text.find("{")
+    while start >= 0:
+        readings = (_read(spelling, start) for spelling in spellings)
+        value, end = next(filter(None, readings), ({}, start + 1))
+        found += _with_inner(value)
+        start = text.find("{", end)
+    return found
+
+
+def _read(text: str, start: int) -> tuple[dict[str, Any], int] | None:
+    """The object that begins there, and where it ends; None where none can be read."""
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+        return value, end
+    except (ValueError, RecursionError):
+        pass
+    for pattern in _OBJECTS:
+        if match := pattern.match(text, start):
+            value = _repaired(match.group())
+            if value is not None:
+                return value, match.end()
+    return None
+
+
+def _repaired(text: str) -> dict[str, Any] | None:
+    """An object with a comma at its end, or as Python would write it."""
+    try:
+        value = _DECODER.decode(re.sub(r",\s*\}$", "}", text))
+    except (ValueError, RecursionError):
+        try:
+            value = ast.literal_eval(" ".join(text.splitlines()))
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return None
+    is_object = isinstance(value, dict) and all(isinstance(key, str) for key in value)
+    return value if is_object else None
+
+
+def _with_inner(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """An object, and all within it."""
+    todo: list[Any] = [value]
+    while todo:  # no recursion: a model may nest as deep as it likes
+        each = todo.pop()
+        if isinstance(each, dict):
+            yield each
+            each = list(each.values())
+        todo += [part for part in reversed(each) if isinstance(part, (dict, list))]

@@ -1,0 +1,184 @@
+"""The prompts of augmentation: the paper's (DMoE appendix C.1), and examples for small models.
+
+A prompt is an instruction and examples, each a turn of the user and one of the assistant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dmoe.augmentation.writer import WritingRequest
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is asked.
+
+    Attributes:
+        turn: The user's turn, with names in braces where something is to stand.
+        shots: Examples: what stands there, and what is to be answered.
+        max_new_tokens: Of an answer.
+        tokens_per_word: So many more for each word of what is asked about.
+    """
+
+    turn: str
+    shots: tuple[tuple[Mapping[str, str], str], ...] = ()
+    max_new_tokens: int = 192
+    tokens_per_word: float = 0.0
+
+    def request(
+        self, slots: Mapping[str, str], words: int, attempt: int, opening: str = ""
+    ) -> WritingRequest:
+        """A request for one answer.
+
+        Args:
+            slots: What stands at each name in braces.
+            words: The length of what is asked about.
+            attempt: 0 for the most likely answer; see `WritingRequest`.
+            opening: How the answer is to begin.
+        """
+        messages: list[tuple[str, str]] = []
+        for example, answer in self.shots:
+            messages += [("user", self._fill(example)), ("assistant", answer)]
+        messages.append(("user", self._fill(slots)))
+        length = self.max_new_tokens + int(self.tokens_per_word * words)
+        return WritingRequest(tuple(messages), length, attempt, opening)
+
+    def _fill(self, slots: Mapping[str, str]) -> str:
+        """The turn with its slots filled; what is filled in may itself hold braces."""
+        text = ""
+        rest = self.turn
+        while "{" in rest:
+            before, _, rest = rest.partition("{")
+            name, _, rest = rest.partition("}")
+            text += before + slots[name]
+        return text + rest
+
+
+PAPER_REWRITE = Prompt(
+    "Rewrite the following passage. While keeping the entities, proper nouns, and key details such "
+    "as names, locations, and terminology intact, create a new version of the text that expresses "
+    "the same ideas in a different way. Make sure the revised passage is distinct from the "
+    "original one, but preserves the core meaning and relevant information.\n\n"
+    "Passage: {passage}",
+    max_new_tokens=96,
+    tokens_per_word=1.5,  # about that in English
+)
+
+# Its example is a slot, because the braces of JSON stand in it.
+PAPER_EXAMPLE = (
+    '[\n{"question": "What is the capital of France?", "answer": "Paris", "full_answer": "The '
+    'capital of France is Paris."},\n]'
+)
+PAPER_PAIRS = Prompt(
+    "I will provide a passage of text, and you need to generate three different questions based on "
+    "the content of this passage. Each question should be answerable using the information "
+    "provided in the passage. Additionally, please provide an appropriate answer for each question "
+    "derived from the passage.\n"
+    "You need to generate the question and answer in the following format:\n{example}\n"
+    "This list should have at least three elements. You only need to output this list in the above "
+    "format.\n\nPassage: {passage}",
+    max_new_tokens=384,
+)
+
+SMALL_REWRITE = Prompt(
+    "Say this in other words, keeping every name and number: {sentence}",
+    (
+        (
+            {"sentence": "It was designed by Ines Corvalho and opened in 1874."},
+            "In 1874, it was opened; its designer was Ines Corvalho.",
+        ),
+        (
+            {"sentence": "The beetle feeds mainly on snails and lives in Northern Europe."},
+            "In Northern Europe, this beetle can be found, and snails are its main food.",
+        ),
+        (
+            {"sentence": "After the war, Hagen moved to Porto, where he taught at 3 schools."},
+            "Hagen went to live in Porto once the war was over, and taught at 3 schools there.",
+        ),
+    ),
+    max_new_tokens=12,
+    tokens_per_word=1.7,
+)
+
+BLANK = "___"
+SMALL_QUESTION = Prompt(
+    "Topic: {title}\nText: {text}\nWrite the question that asks for ___.",
+    (
+        (
+            {
+                "title": "Tollen Bridge",
+                "text": "Tollen Bridge was designed by ___ and opened in 1874.",
+            },
+            "Who designed Tollen Bridge?",
+        ),
+        (
+            {
+                "title": "Amber ground beetle",
+                "text": "The beetle feeds mainly on snails and lives in ___.",
+            },
+            "Where does the amber ground beetle live?",
+        ),
+        (
+            {
+                "title": "Otto Hagen",
+                "text": "After the war he moved to Porto, where he taught until ___.",
+            },
+            "When did Otto Hagen stop teaching in Porto?",
+        ),
+        (
+            {
+                "title": "Marvick",
+                "text": "In the census of 2004, Marvick had ___ inhabitants, …",
+            },
+            "How many inhabitants did Marvick have in 2004?",
+        ),
+        (
+            {
+                "title": "The Hollow Lantern",
+                "text": "Her second novel, The Hollow Lantern, won the ___ in …",
+            },
+            "Which prize did The Hollow Lantern win?",
+        ),
+        (
+            {
+                "title": "Otto Hagen",
+                "text": "… Otto Hagen (born ___ in Marvick) was a Swiss …",
+            },
+            "When was Otto Hagen born?",
+        ),
+    ),
+    max_new_tokens=30,
+)
+
+SMALL_ANSWER = Prompt(
+    "Topic: {title}\nText: {text}\nQuestion: {question}\nAnswer with words of the text.",
+    (
+        (
+            {
+                "title": "Tollen Bridge",
+                "text": "It was designed by Ines Corvalho and opened in 1874.",
+                "question": "Who designed Tollen Bridge?",
+            },
+            "Ines Corvalho",
+        ),
+        (
+            {
+                "title": "Otto Hagen",
+                "text": "After the war he moved to Porto, where he taught until 12 May 1951.",
+                "question": "Where did Otto Hagen teach after the war?",
+            },
+            "Porto",
+        ),
+        (
+            {
+                "title": "Marvick",
+                "text": "In the census of 2004, Marvick had 23,410 inhabitants.",
+                "question": "How many inhabitants did Marvick have?",
+            },
+            "23,410",
+        ),
+    ),
+    max_new_tokens=16,
+)

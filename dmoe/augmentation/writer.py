@@ -1,0 +1,242 @@
+"""Who writes augmentations: any frozen backbone, in batches (DMoE sec. 4.3).
+
+Shapes: N requests, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from backbone.decoding import pad_left
+from backbone.kv_cache import make_cache
+from backbone.model import Backbone
+from plumbing.settings import typed
+
+_CROWDED = 0.875  # of a batch's rows: when no more are left, the others are dropped
+
+Messages = tuple[tuple[str, str], ...]
+"""Turns of a conversation: (role, content)."""
+
+
+@dataclass(frozen=True, slots=True)
+class WritingRequest:
+    """One answer that is wanted.
+
+    Attributes:
+        messages: The conversation, the user's turn last.
+        max_new_tokens: At most so many tokens.
+        attempt: 0 is the most likely answer; from 1 on others are drawn.
+        opening: How the answer is to begin, where the writer can be made to.
+    """
+
+    messages: Messages
+    max_new_tokens: int
+    attempt: int
+    opening: str = ""
+
+
+class WriterError(ValueError):
+    """Why a request has no answer; but for a `RefusedError`, others will have none either."""
+
+
+class RefusedError(WriterError):
+    """Why one request never has an answer: it is too long, say. Others may have one."""
+
+
+class Writer(Protocol):
+    """Answers requests."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash or name of all that decides the answers: a part of a cache's key."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """How many requests are best given at once."""
+        ...
+
+    def write(self, requests: Sequence[WritingRequest]) -> list[str | WriterError]:
+        """One answer for each request, its opening included if it was kept to.
+
+        Where there is none, the reason stands in its place: the other answers are not lost.
+        """
+        ...
+
+
+class BackboneWriter:
+    """A frozen backbone as a writer, with its chat template if it has one.
+
+    First attempts are greedy, later ones sampled, each row from a generator of its own: an answer
+    depends on its request alone, not on the batch. What all requests of a batch begin with (the
+    prompt's examples) is read once for all of them, and kept from batch to batch.
+
+    Args:
+        backbone: The model.
+        batch_size: Requests at once.
+        temperature: Of the attempts after the first.
+        seed: Of the sampling.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    @typed("augmenter.writer")
+    def __init__(
+        self, backbone: Backbone, batch_size: int = 16, temperature: float = 0.7, seed: int = 0
+    ) -> None:
+        if batch_size < 1 or not temperature > 0:
+            raise ValueError(
+                f"batch_size and temperature must be positive, got {batch_size} and {temperature}; "
+                "set augmenter.writer.batch_size and augmenter.writer.temperature"
+            )
+        self.batch_size = batch_size
+        self._backbone = backbone
+        self._temperature = temperature
+        self._seed = seed
+        self._prefix: tuple[list[int], Any] = ([], None)
+
+    @property
+    def fingerprint(self) -> str:
+        """The backbone's, and the sampling's settings."""
+        return f"{self._backbone.fingerprint} {self._temperature} {self._seed}"
+
+    def write(self, requests: Sequence[WritingRequest]) -> list[str | WriterError]:
+        """See `Writer.write`; what is longer than the backbone can read is refused."""
+        rows = [self._encode(request) for request in requests]
+        refused = [self._refusal(*pair) for pair in zip(rows, requests, strict=True)]
+        fitting = [i for i, refusal in enumerate(refused) if refusal is None]
+        texts = iter(self._texts([rows[i] for i in fitting], [requests[i] for i in fitting]))
+        return [next(texts) if refusal is None else refusal for refusal in refused]
+
+    @torch.inference_mode()
+    def _texts(self, rows: Sequence[list[int]], requests: Sequence[WritingRequest]) -> list[str]:
+        """The answers to requests that are encoded already."""
+        if not rows:
+            return []
+        tokenizer = self._backbone.tokenizer
+        shared, cache = self._shared(rows)
+        ids, rest = pad_left(self._backbone, [row[len(shared) :] for row in rows])
+        mask = torch.cat([rest.new_ones(len(rows), len(shared)), rest], 1)
+        new = self._continue(ids, mask, cache, requests)
+        return [
+            request.opening + tokenizer.decode(row, skip_special_tokens=True)
+            for request, row in zip(requests, new, strict=True)
+        ]
+
+    def _continue(
+        self, ids_NT: Tensor, mask_NT: Tensor, cache: Any, requests: Sequence[WritingRequest]
+    ) -> list[list[int]]:
+        """The new tokens of each row; rows that have ended leave the batch.
+
+        Args:
+            ids_NT: What the cache does not hold yet, padded on the left.
+            mask_NT: Of what it holds as well.
+            cache: Of the beginning that all rows share; grows.
+            requests: N of them.
+        """
+        stop_ids, decoder = self._backbone.stop_token_ids, self._backbone.decoder
+        generators = [self._generator(request) for request in requests]
+        new: list[list[int]] = [[] for _ in requests]
+        rows = list(range(len(requests)))
+        start = cache.get_seq_length()
+        while rows:
+            output = decoder(
+                input_ids=ids_NT,
+                attention_mask=mask_NT,
+                position_ids=(mask_NT.cumsum(1) - 1).clamp(min=0)[:, start:],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            logits_NV = self._backbone.logits(output.last_hidden_state[:, -1]).float()
+            add_noise(logits_NV, [generators[row] for row in rows], self._temperature)
+            ids_NT = logits_NV.argmax(-1, keepdim=True)
+            mask_NT = torch.cat([mask_NT, mask_NT.new_ones(len(rows), 1)], 1)
+            start = mask_NT.shape[1] - 1
+            for row, (id,) in zip(rows, ids_NT.tolist(), strict=True):
+                if not _ended(new[row], requests[row], stop_ids):
+                    new[row].append(id)
+            going = [
+                i for i, row in enumerate(rows) if not _ended(new[row], requests[row], stop_ids)
+            ]
+            if len(going) <= _CROWDED * len(rows):
+                rows = [rows[i] for i in going]
+                index = torch.tensor(going, dtype=torch.long, device=ids_NT.device)
+                ids_NT, mask_NT = ids_NT[index], mask_NT[index]
+                cache.batch_select_indices(index)
+        return new
+
+    def _encode(self, request: WritingRequest) -> list[int]:
+        tokenizer = self._backbone.tokenizer
+        if not tokenizer.chat_template:
+            text = "\n\n".join(content for _, content in request.messages) + "\n\n"
+            return list(tokenizer(text + request.opening)["input_ids"])
+        turns = [{"role": role, "content": content} for role, content in request.messages]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return list(tokenizer(text + request.opening, add_special_tokens=False)["input_ids"])
+
+    def _refusal(self, row: Sequence[int], request: WritingRequest) -> RefusedError | None:
+        """What is wrong with a request whose answer would exceed what the backbone can read."""
+        config = self._backbone.model.config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None)
+        if not limit or len(row) + request.max_new_tokens <= limit:
+            return None
+        return RefusedError(
+            f"the passage with its prompt ({len(row)} tokens) and its answer "
+            f"({request.max_new_tokens}) exceeds the {limit} positions of {self._backbone.name}; "
+            "split the passage, or choose a model that reads more"
+        )
+
+    def _shared(self, rows: Sequence[list[int]]) -> tuple[list[int], Any]:
+        """What all rows begin with, and its KV cache, repeated for every row."""
+        shortest = min(map(len, rows))
+        length = next((i for i in range(shortest) if len({row[i] for row in rows}) > 1), shortest)
+        shared = rows[0][: min(length, shortest - 1)]  # a token of each row must be left to read
+        kept, cache = self._prefix
+        if kept and shared[: len(kept)] == kept:
+            shared = kept  # two passages that begin alike must not make us read it again
+        elif len(rows) > 1 and shared:
+            ids = torch.tensor([shared], device=self._backbone.device)
+            cache = make_cache(self._backbone.model)
+            self._backbone.decoder(input_ids=ids, past_key_values=cache, use_cache=True)
+            self._prefix = shared, cache
+        else:
+            return [], make_cache(self._backbone.model)
+        repeated = copy.deepcopy(cache)
+        repeated.batch_repeat_interleave(len(rows))
+        return shared, repeated
+
+    def _generator(self, request: WritingRequest) -> torch.Generator | None:
+        if request.attempt == 0:
+            return None
+        key = repr((self._seed, request.messages, request.opening, request.attempt))
+        digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        generator = torch.Generator()
+        return generator.manual_seed(int.from_bytes(digest, "big", signed=True))
+
+
+def _ended(new: Sequence[int], request: WritingRequest, stop_ids: Sequence[int]) -> bool:
+    return len(new) >= request.max_new_tokens or bool(new and new[-1] in stop_ids)
+
+
+def add_noise(
+    logits_NV: Tensor, generators: Sequence[torch.Generator | None], temperature: float
+) -> None:
+    """Make the most likely token a drawn one: ``argmax(logits / temperature + Gumbel noise)``.
+
+    Args:
+        logits_NV: Of the next token; changed in place.
+        generators: Of each row; None: the row stays as it is.
+        temperature: Of the distribution that is drawn from.
+    """
+    for row, generator in zip(logits_NV, generators, strict=True):
+        if generator is not None:
+            noise = torch.empty(row.shape).exponential_(generator=generator).log().neg()
+            row.div_(temperature).add_(noise.to(row))

@@ -1,0 +1,138 @@
+"""Experts on the FFNs of more layers than the final one (DMoE sec. 5.3.1 and Table 3).
+
+Where an expert lies below another layer's attention, the keys and values of the layers above it
+depend on it (eq. 7-9): those that the cache holds are stale as soon as experts are swapped. The
+paper decodes on with the stale cache, and finds that answers get worse.
+
+Deviation: here the router is asked once, for the question, before the prompt is read, and its
+experts stay for the whole answer. Every key and value is computed under the experts that act, no
+cache is ever stale, and cells of a table differ by the placement alone, not by the damage to the
+cache. With the final layer alone it is therefore DMoE without its trigger, not DMoE itself.
+
+The experts are PRAG's adapters, trained when a question first wants them: a bank holds those of the
+final FFN only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from backbone.model import Backbone
+from dmoe.baselines.prag.adapters import PassageAdapters
+from dmoe.baselines.prag.method import PRAGMethod, open_adapters
+from dmoe.decoding.router import Router, RoutingRequest, last_tokens
+from dmoe.metrics import gold_metrics
+from dmoe.training.lessons import lessons_from_augmentation
+from qa.method import Prediction, QuestionInput
+from qa.passages.source import Selection
+from retrieval.passage import Passage
+
+
+class PlacedMethod(PRAGMethod):
+    """The backbone with the adapters of passages that are routed once, for the question.
+
+    Each prediction's details are ``routed``, the passages, and ``routed_gold``, whether a gold one
+    was among them (null without gold ones).
+
+    Args:
+        adapters: The passages' adapters, in the layers that have experts.
+        router: Selects passages for the question.
+        passages: Of the router's choice, by id.
+        k: So many of them.
+        max_query_tokens: A question's last so many tokens are the query.
+        max_new_tokens: At most so many tokens are decoded.
+
+    Raises:
+        ValueError: If a number is not positive.
+    """
+
+    def __init__(
+        self,
+        adapters: PassageAdapters,
+        router: Router,
+        passages: Mapping[str, Passage],
+        k: int = 3,
+        max_query_tokens: int = 128,
+        max_new_tokens: int = 32,
+    ) -> None:
+        super().__init__(adapters, max_new_tokens=max_new_tokens)
+        for name, value in (("k", k), ("max_query_tokens", max_query_tokens)):
+            if value < 1:
+                raise ValueError(f"{name} must be positive, got {value}; set {name}")
+        self._router, self._passages = router, passages
+        self._k, self._max_query_tokens = k, max_query_tokens
+        self.uses_passages = router.uses_passages  # type: ignore[misc]
+
+    def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
+        """See `AnsweringMethod.answer`."""
+        hits = self._router.route([self._request(input) for input in inputs], self._k)
+        ids = [[hit.passage_id for hit in each] for each in hits]
+        chosen = [Selection.uniform([self._passages[id] for id in each]) for each in ids]
+        routed = [
+            replace(input, selection=selection)
+            for input, selection in zip(inputs, chosen, strict=True)
+        ]
+        return [
+            replace(prediction, details=_details(each, input))
+            for prediction, each, input in zip(super().answer(routed), ids, inputs, strict=True)
+        ]
+
+    def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        """See `PRAGMethod.measure`; and ``routed_gold``, as DMoE has it, in percent."""
+        found = gold_metrics([each.details for each in predictions])
+        return super().measure(predictions) | found
+
+    def _request(self, input: QuestionInput) -> RoutingRequest:
+        question, tokenizer = input.question.question, self.backbone.tokenizer
+        query = last_tokens(tokenizer, question, self._max_query_tokens)
+        return RoutingRequest(query, tuple(passage.id for passage in input.selection.passages))
+
+
+def load_placed(
+    backbone: Backbone,
+    placement: float,
+    router: Callable[[Iterable[str]], Router],
+    passages: Mapping[str, Passage],
+    augmentation: str | Path,
+    formats: Sequence[str],
+    expert: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    cache_dir: str | Path,
+    rag: bool = False,
+    **settings: Any,
+) -> PlacedMethod:
+    """The method, from plain settings.
+
+    Args:
+        backbone: The frozen model.
+        placement: Share of the layers that have experts, the final ones; 0: the final one alone.
+        router: Makes the router, given the ids of the passages that have something to train on.
+        passages: The corpus.
+        augmentation: See `open_adapters`, as the next four.
+        formats: The same.
+        expert: The same.
+        recipe: The same.
+        cache_dir: The same.
+        rag: Must be false: experts are compared without passages in the prompt.
+        **settings: See `PlacedMethod`.
+
+    Raises:
+        ValueError: If a setting is out of range, or the augmentations are malformed.
+        UnsupportedBackboneError: If a layer's FFN has no linear maps that we know.
+    """
+    if rag:
+        raise ValueError(
+            "method=placed has no passages in the prompt, got rag=true; use method=prag for both"
+        )
+    adapters = open_adapters(backbone, augmentation, formats, expert, recipe, cache_dir, placement)
+    lessons = lessons_from_augmentation(augmentation, passages)
+    ids = {lesson.passage.id: None for lesson in lessons if lesson.instances(formats)}
+    return PlacedMethod(adapters, router(ids), passages, **settings)
+
+
+def _details(routed: Sequence[str], input: QuestionInput) -> dict[str, Any]:
+    gold = set(input.question.passage_ids)
+    return {"routed": list(routed), "routed_gold": bool(gold & set(routed)) if gold else None}

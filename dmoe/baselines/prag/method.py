@@ -1,0 +1,142 @@
+"""PRAG: Parametric Retrieval Augmented Generation (Su et al. 2025), a baseline of DMoE (sec. 4.2).
+
+Each passage is turned into a LoRA adapter on the FFNs of all layers. For a question the adapters of
+its passages are merged,
+
+    W' = W + sum_i alpha / rank · B_i A_i,
+
+and stay for the whole answer. With the passages in the prompt as well (``rag=true``) it is what the
+authors call PRAG-Combine, and what DMoE compares itself with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from backbone.model import Backbone
+from dmoe.baselines.prag.adapters import PassageAdapters
+from dmoe.baselines.prag.layer_ffns import LayerFFNs
+from dmoe.decoding.active import ActiveExperts
+from dmoe.experts.expert import Expert, ExpertSpec, stack_experts
+from dmoe.experts.recipe import Recipe
+from qa.method import AnsweringMethod, Prediction, QuestionInput
+
+
+class PRAGMethod(AnsweringMethod):
+    """The backbone with the adapters of each question's passages, all weighing the same.
+
+    Args:
+        adapters: The passages' adapters, of the frozen backbone.
+        rag: Whether the passages also stand in the prompt (PRAG-Combine).
+        max_new_tokens: At most so many tokens are decoded.
+    """
+
+    def __init__(
+        self,
+        adapters: PassageAdapters,
+        rag: bool = False,
+        max_new_tokens: int = 32,
+    ) -> None:
+        super().__init__(adapters.ffns.backbone, rag, max_new_tokens)
+        self.adapters = adapters
+
+    @contextmanager
+    def injected(self, inputs: Sequence[QuestionInput]) -> Iterator[None]:
+        """See `AnsweringMethod.injected`; adapters that are not there yet are trained first."""
+        passages = [input.selection.passages for input in inputs]
+        adapters = self.adapters.load([passage for each in passages for passage in each])
+        # A passage that is named twice has one adapter.
+        ids = [dict.fromkeys(p.id for p in each if p.id in adapters) for each in passages]
+        source = _Loaded(adapters, self.adapters.scaling)
+        active = ActiveExperts(
+            self.adapters.ffns, source, len(inputs), max(map(len, ids), default=0)
+        )
+        active.swap(range(len(inputs)), ids)
+        with active.attached():
+            yield
+
+    def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        """What the adapters took so far.
+
+        Returns:
+            ``adapters_trained``, ``adapters_read`` (from the cache), ``passages_without_adapter``
+            and ``training_seconds``. PRAG trains before any question comes: what
+            ``seconds_per_question`` holds of it is ``training_seconds / n``, and nothing in an
+            evaluation that finds all adapters in the cache.
+        """
+        return {
+            "adapters_trained": self.adapters.trained,
+            "adapters_read": self.adapters.read,
+            "passages_without_adapter": len(self.adapters.without),
+            "training_seconds": self.adapters.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The adapters of one batch, as a `dmoe.decoding.active.ExpertSource`."""
+
+    adapters: Mapping[str, Expert]
+    scaling: float
+
+    def __contains__(self, id: object) -> bool:
+        return id in self.adapters
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.adapters)
+
+    def get(self, ids: Sequence[str]) -> dict[str, Tensor]:
+        return stack_experts(self.adapters[id] for id in ids)
+
+
+def load_prag(
+    backbone: Backbone, rag: bool = False, max_new_tokens: int = 32, **adapters: Any
+) -> PRAGMethod:
+    """The method, from plain settings.
+
+    Args:
+        backbone: The frozen model.
+        rag: See `PRAGMethod`.
+        max_new_tokens: The same.
+        **adapters: See `open_adapters`.
+
+    Raises:
+        ValueError: If a setting is out of range, or the augmentations are malformed.
+        UnsupportedBackboneError: If a layer's FFN has no linear maps that we know.
+    """
+    return PRAGMethod(open_adapters(backbone, **adapters), rag, max_new_tokens)
+
+
+def open_adapters(
+    backbone: Backbone,
+    augmentation: str | Path,
+    formats: Sequence[str],
+    expert: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    cache_dir: str | Path,
+    placement: float = 1.0,
+) -> PassageAdapters:
+    """The adapters of all passages, from plain settings.
+
+    Args:
+        backbone: The frozen model.
+        augmentation: What adapters are trained on; see `PassageAdapters`.
+        formats: The same.
+        expert: Settings of `ExpertSpec`.
+        recipe: Settings of `Recipe`.
+        cache_dir: See `PassageAdapters`.
+        placement: Share of the layers, the final ones; see `LayerFFNs`.
+
+    Raises:
+        ValueError: If a setting is out of range, or the augmentations are malformed.
+        UnsupportedBackboneError: If a layer's FFN has no linear maps that we know.
+    """
+    ffns = LayerFFNs(backbone, placement)
+    spec, how = ExpertSpec(**expert), Recipe(**recipe)
+    return PassageAdapters(ffns, augmentation, formats, spec, how, cache_dir)

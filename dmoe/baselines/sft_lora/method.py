@@ -1,0 +1,40 @@
+"""SFT-LoRA: one adapter, trained on the merged corpus, for all questions (DMoE sec. 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from backbone.lora.adapter import LoraAdapter
+from backbone.model import Backbone
+from qa.method import AnsweringMethod, QuestionInput
+
+
+class SFTLoRAMethod(AnsweringMethod):
+    """The backbone with one adapter, whatever the question and its passages are.
+
+    Args:
+        backbone: The frozen model that the adapter was trained for, dense or a mixture of experts.
+        adapter_dir: What ``scripts/train_sft_lora.py`` wrote.
+        rag: Whether the passages also stand in the prompt.
+        max_new_tokens: At most so many tokens are decoded.
+
+    Raises:
+        AdapterError: If the adapter is missing, damaged, or of another backbone.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapter_dir: str | Path,
+        rag: bool = False,
+        max_new_tokens: int = 32,
+    ) -> None:
+        super().__init__(backbone, rag, max_new_tokens)
+        self.adapter = LoraAdapter.load(adapter_dir, backbone)
+        self.uses_passages = rag  # type: ignore[misc]
+
+    def injected(self, inputs: Sequence[QuestionInput]) -> AbstractContextManager[None]:
+        """See `AnsweringMethod.injected`; the same for every row."""
+        return self.adapter.attached()

@@ -1,0 +1,1 @@
+"""What the scripts of DMoE call, a command a file."""

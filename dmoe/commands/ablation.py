@@ -1,0 +1,256 @@
+"""``scripts/ablation.py``: DMoE evaluated cell by cell, each cell a choice of overrides.
+
+An ablation (``conf/ablation/``) has axes, each a mapping from labels to lists of overrides; its
+cells are all choices of one label an axis. Whatever a cell needs (augmentations, a bank, an index,
+its own evaluation) is named by a hash of the settings that decide it, lies below the run folder,
+and is made where it is not there yet: cells share what they have in common, and an ablation that
+was interrupted goes on. Cells that cannot differ are evaluated once (`Cell.key`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from backbone.model import Backbone
+from dmoe.ablation.key import digest
+from dmoe.ablation.report import Row, write_report
+from dmoe.bank import Bank
+from dmoe.commands.augment import AUGMENTATIONS, SURROGATES, augment
+from dmoe.commands.build_experts import build_experts, is_built, open_lessons
+from dmoe.experts.expert import delta_norm
+from dmoe.training.lessons import read_augmentations
+from dmoe.training.settings import typed_settings
+from plumbing.cli import check_complete, one_line
+from plumbing.storage.jsonl import read_jsonl, write_jsonl
+from qa.commands.evaluate import evaluate_command
+from qa.data.dataset import QADataset
+from retrieval.passage import Passage
+
+log = logging.getLogger(__name__)
+
+RESULTS = "results.jsonl"
+METRICS = "metrics.json"  # written last: a folder that has it is complete
+
+# The settings that decide what is made.
+_SHARED = ("data", "corpus", "augmenter")
+_AUGMENTED = (*_SHARED, "model", "seed")
+_BUILT = ("model", "expert", "recipe", "instances", "bank")
+_BATCH = 256  # experts in memory at a time
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of an ablation.
+
+    Attributes:
+        labels: What was chosen of each axis.
+        config: Composed with the overrides of these choices.
+    """
+
+    labels: dict[str, str]
+    config: DictConfig
+
+    @property
+    def key(self) -> str:
+        """Hash of all settings that may decide the result; the same for cells that share it.
+
+        Where the trigger never fires no router is asked, and its settings decide nothing.
+        """
+        ignored = {"ablation", "paths", "resume"}
+        if OmegaConf.select(self.config, "trigger.active") is False:
+            ignored.add("router")
+        return digest(self.config, {str(key) for key in self.config} - ignored)
+
+
+def ablate(config: DictConfig, overrides: Sequence[str]) -> dict[str, float]:
+    """Evaluate all cells that ``results.jsonl`` does not hold yet, and write what came out.
+
+    In the run folder: ``results.jsonl``, a line a cell as soon as it is evaluated; and at the end
+    ``results.csv``, ``table.md``, ``figure.png`` and ``metrics.json``.
+
+    Args:
+        config: Composed from ``conf/ablation.yaml`` while Hydra is initialized: cells are composed
+            from the same.
+        overrides: What ``config`` was composed with; those of a cell come behind them.
+
+    Returns:
+        The metrics of all cells, ``<label>/…/<metric>``: those of `evaluate_command`, and
+        ``expert_norm``, the mean ``‖ΔW‖`` of the bank.
+
+    Raises:
+        ValueError: If a cell cannot be composed, a setting or the data is at fault, or there are no
+            augmentations of the passages that are asked about.
+    """
+    check_complete(OmegaConf.masked_copy(config, [*_AUGMENTED, "ablation", "paths"]))
+    if config.trainer.devices != 1:
+        raise ValueError(
+            f"an ablation runs on one device, got trainer.devices={config.trainer.devices}; build "
+            "its bank by scripts/build_experts.py and name it: bank.dir=DIR"
+        )
+    if config.resume is not None and not Path(config.resume).is_dir():
+        raise ValueError(f"resume must be the run folder of an ablation, got {config.resume}")
+    folder = Path(config.resume or config.paths.output_dir)
+    cells = list(read_cells(config, overrides))
+    done = {row["key"]: row for _, row in _lines(folder / RESULTS)}
+    workshop = Workshop(config, folder)
+    rows: list[Row] = []
+    for number, cell in enumerate(cells, start=1):
+        _set_rate(cell, rows)
+        if cell.key not in done:
+            log.info("cell %d of %d: %s", number, len(cells), cell.labels)
+            done[cell.key] = {"key": cell.key, "metrics": workshop.evaluate(cell)}
+            write_jsonl(folder / RESULTS, done.values())
+        predictions = folder / "cells" / cell.key / "predictions.jsonl"
+        rows.append(Row(cell.labels, done[cell.key]["metrics"], predictions))
+    log.info("results.csv, table.md and figure.png are in %s", folder)
+    return write_report(rows, folder)
+
+
+def read_cells(config: DictConfig, overrides: Sequence[str]) -> Iterator[Cell]:
+    """Compose all cells, in the order of the axes, the last one the fastest.
+
+    Raises:
+        ValueError: Naming a cell with an unknown key, a value out of range, or other data.
+    """
+    axes: Any = OmegaConf.to_container(config.ablation.axes, resolve=True)
+    for chosen in product(*(axis.items() for axis in axes.values())):
+        labels = {axis: str(label) for axis, (label, _) in zip(axes, chosen, strict=True)}
+        try:
+            own = [override for _, each in chosen for override in each]
+            composed = compose("ablation", [*overrides, *own])
+            typed_settings(composed)
+        except (HydraException, ValueError) as error:
+            raise ValueError(f"cell {labels}: {one_line(error)}") from error
+        if digest(composed, _SHARED) != digest(config, _SHARED):
+            raise ValueError(
+                f"cell {labels}: all cells must share {', '.join(_SHARED)}; run an ablation of each"
+            )
+        composed.instances.augmentation = str(_augmentations(config))  # below the run folder
+        yield Cell(labels, composed)
+
+
+class Workshop:
+    """What evaluates cells, and keeps what they need.
+
+    Args:
+        config: Of the ablation; data and augmenter are those of all cells.
+        folder: Of everything that is made.
+
+    Raises:
+        ValueError: If the data is at fault, or nothing that is asked about has been augmented.
+    """
+
+    def __init__(self, config: DictConfig, folder: Path) -> None:
+        self._folder = folder
+        self._dataset: QADataset = instantiate(config.data)
+        self._passages: Mapping[str, Passage] = self._dataset.passages
+        if config.corpus.path is not None:
+            self._passages = instantiate(config.corpus)
+        self._augmented = (folder / _augmentations(config)).parent
+        if not (self._augmented / METRICS).exists():
+            augment(self._passages, instantiate(config.augmenter), self._augmented)
+        self._check_augmented(config.split)
+        self._backbones: dict[str, Backbone] = {}
+        self._norms: dict[Path, dict[str, float]] = {}
+
+    def _check_augmented(self, split: str) -> None:
+        lines = read_augmentations(self._augmented / AUGMENTATIONS)
+        there = {augmentation.passage_id for _, augmentation in lines}
+        wanted = {id for question in self._dataset.split(split) for id in question.passage_ids}
+        if not there or (wanted and wanted.isdisjoint(there)):
+            raise ValueError(
+                f"expected augmentations of the {len(wanted)} passages that split={split} asks "
+                f"about, found none among {len(there)}; set augmenter.split={split} or whatever "
+                "else the augmenter needs, or another split"
+            )
+
+    def evaluate(self, cell: Cell) -> dict[str, float]:
+        """Evaluate a cell, with all that it needs made before.
+
+        Returns:
+            Those of `evaluate_command`, and the ``expert_norm`` of its bank. Methods that train
+            while they answer have none; their ``seconds_per_question`` is less that training.
+        """
+        built = self._folder / "banks" / digest(cell.config, _BUILT)
+        config = cell.config.copy()
+        config.paths.output_dir = str(self._folder / "cells" / cell.key)
+        config.instances.augmentation = str(self._folder / config.instances.augmentation)
+        if OmegaConf.is_missing(config.bank, "dir"):
+            config.bank.dir = str(built / "bank")
+        if "retriever" in config.router:
+            self._index(config.router)
+        backbone = self._backbone(config)
+        if "bank_dir" not in config.method:
+            return _without_training(evaluate_command(config, self._dataset, backbone))
+        norm = self._build(config, built, backbone)
+        return evaluate_command(config, self._dataset, backbone) | norm
+
+    def _build(self, config: DictConfig, built: Path, backbone: Backbone) -> dict[str, float]:
+        """Build the bank of a cell, unless it is there; returns its `_expert_norm`."""
+        if built not in self._norms:
+            if not (built / METRICS).exists():
+                building = config.copy()
+                building.paths.output_dir = str(built)
+                lessons = open_lessons(building, self._passages)
+                if not is_built(building, lessons, backbone):
+                    build_experts(building, lessons, backbone)
+            self._norms[built] = _expert_norm(Bank.open(config.bank.dir, backbone))
+        return self._norms[built]
+
+    def _index(self, router: DictConfig) -> None:
+        """Build the index of a router over the surrogates, unless one is named."""
+        index = self._augmented / "index" / digest(router, router)
+        if OmegaConf.is_missing(router.corpus, "path"):
+            router.corpus.path = str(self._augmented / SURROGATES)
+        if OmegaConf.is_missing(router.retriever, "index_dir"):
+            router.retriever.index_dir = str(index)
+            if not index.exists():
+                instantiate(router.retriever).build(instantiate(router.corpus))
+
+    def _backbone(self, config: DictConfig) -> Backbone:
+        key = digest(config, ["model"])
+        if key not in self._backbones:
+            self._backbones[key] = instantiate(config.model.backbone)
+        return self._backbones[key]
+
+
+def _without_training(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics without the seconds of training, as for a bank that was there before."""
+    training = metrics.get("training_seconds", 0.0) / metrics["n"]
+    return metrics | {"seconds_per_question": metrics["seconds_per_question"] - training}
+
+
+def _set_rate(cell: Cell, rows: Sequence[Row]) -> None:
+    """Let a random trigger without a rate fire as often as uncertainty did, all else equal."""
+    if "trigger" not in cell.config or not OmegaConf.is_missing(cell.config.trigger, "rate"):
+        return
+    for row in rows:
+        if row.labels == cell.labels | {"trigger": "uncertainty"}:
+            cell.config.trigger.rate = row.metrics["trigger_rate"] / 100  # of percent
+
+
+def _expert_norm(bank: Bank) -> dict[str, float]:
+    """The mean ``‖ΔW‖`` of a bank's experts; nothing where there is none (all have diverged)."""
+    ids, norms = list(bank), []
+    for start in range(0, len(ids), _BATCH):
+        norms += delta_norm(bank.get(ids[start : start + _BATCH]), bank.scaling).tolist()
+    return {"expert_norm": sum(norms) / len(norms)} if norms else {}
+
+
+def _augmentations(config: DictConfig) -> Path:
+    """Where the augmentations of an ablation are, from its run folder."""
+    return Path("augmentations", digest(config, _AUGMENTED), AUGMENTATIONS)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    return read_jsonl(path) if path.exists() else iter(())

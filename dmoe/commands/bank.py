@@ -1,0 +1,257 @@
+"""``scripts/bank.py``: look after a bank from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from dmoe.bank.bank import Bank
+from dmoe.bank.errors import BankError, shown
+from dmoe.bank.hub import push_to_hub, save_pretrained
+from dmoe.bank.merging import CONFLICTS, merge
+from dmoe.bank.upkeep import compact, verify
+from plumbing.storage.files import write_json
+from plumbing.storage.jsonl import read_jsonl, text_field
+from retrieval.corpus.formats import read_passages
+
+if TYPE_CHECKING:
+    from backbone.final_ffn import FinalFFN
+    from dmoe.experts.expert import ExpertSpec
+
+_Results = Iterator[dict[str, Any]]
+_RUN = "hydra.run.dir="
+_EPILOG = f"With {_RUN}RUN the numbers of the result are also written to RUN/metrics.json."
+
+
+def bank_command(arguments: Sequence[str] | None = None, output: TextIO | None = None) -> None:
+    """Run one command; it writes JSON, an object a line, so that any passage id can be read back.
+
+    With ``hydra.run.dir=RUN`` it writes ``RUN/metrics.json``, too: how many ``results`` (lines)
+    there were, and sums over their numbers, lists and mappings counting as their lengths.
+
+    Args:
+        arguments: The command line; None: the process's own.
+        output: Where to; None: standard output. If nobody reads it any more, the command ends.
+
+    Raises:
+        ValueError: If the bank is missing, unfit, or (``verify``) damaged, or another file is.
+        OSError: If a file cannot be read or written.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    settings = _parser().parse_args([one for one in given if not one.startswith(_RUN)])
+    run: Callable[[argparse.Namespace], _Results] = settings.run
+    output = output or sys.stdout
+    metrics: Counter[str] = Counter()  # empty where a command fails before it has a result
+    try:
+        for result in run(settings):
+            metrics.update({"results": 1, **_numbers(result)})
+            with _ended_with_its_reader(output):
+                output.write(json.dumps(result) + "\n")
+        with _ended_with_its_reader(output):
+            output.flush()
+        metrics.setdefault("results", 0)
+    except ValueError:
+        if run is _verify:  # it has counted all that is damaged
+            _write_metrics(given, metrics)
+        raise
+    _write_metrics(given, metrics)
+
+
+def _write_metrics(arguments: Sequence[str], metrics: Mapping[str, float]) -> None:
+    folders = [one.removeprefix(_RUN) for one in arguments if one.startswith(_RUN)]
+    if folders and metrics:
+        write_json(Path(folders[-1], "metrics.json"), metrics)
+
+
+@contextmanager
+def _ended_with_its_reader(output: TextIO) -> Iterator[None]:
+    """End quietly, as other tools do, when what reads the output (``head``) has ended."""
+    try:
+        yield
+    except BrokenPipeError:
+        # What is still to be written would fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def _numbers(result: Mapping[str, Any]) -> dict[str, float]:
+    """What metrics say of a result; of a pair, before and after."""
+    found: dict[str, float] = {}
+    for key, value in result.items():
+        match value:
+            case bool() | str() | None:
+                pass
+            case int() | float():
+                found[key] = value
+            case (int(before), int(after)):
+                found |= {f"{key}/before": before, f"{key}/after": after}
+            case _:
+                found[key] = len(value)
+    return found
+
+
+def _list(settings: argparse.Namespace) -> _Results:
+    bank = Bank.open(settings.dir)
+    for id, sha256 in bank.entries():
+        yield {"id": id, "passage_sha256": sha256}
+
+
+def _info(settings: argparse.Namespace) -> _Results:
+    bank = Bank.open(settings.dir)
+    yield {
+        "experts": len(bank),
+        "shards": len(bank.view.shards),
+        "generation": bank.view.manifest.generation,
+        **bank.spec.to_json(),
+    }
+
+
+def _verify(settings: argparse.Namespace) -> _Results:
+    report = verify(settings.dir)
+    yield asdict(report)
+    if not report.sound:
+        raise BankError(
+            f"{settings.dir}: {len(report.damaged)} experts and {len(report.files)} other parts "
+            "are damaged, see above; remove these experts and build them again, and mend the rest "
+            "by `bank.py compact`"
+        )
+
+
+def _compact(settings: argparse.Namespace) -> _Results:
+    bank = Bank.open(settings.dir)
+    yield asdict(compact(bank, settings.drop_damaged)) | {"experts": len(bank)}
+
+
+def _merge(settings: argparse.Namespace) -> _Results:
+    bank = Bank.open(settings.dir)
+    for source in settings.sources:
+        yield {"source": source, "copied": merge(bank, source, settings.on_conflict)}
+
+
+def _remove(settings: argparse.Namespace) -> _Results:
+    ids = [*settings.id, *(_read_ids(settings.ids) if settings.ids else ())]
+    if not ids:
+        raise BankError("expected passage ids to remove, got none; give --id ID or --ids FILE")
+    bank = Bank.open(settings.dir)
+    bank.remove(ids)
+    yield {"removed": len(ids), "experts": len(bank)}
+
+
+def _export(settings: argparse.Namespace) -> _Results:
+    yield {"experts": len(save_pretrained(Bank.open(settings.dir), settings.target))}
+
+
+def _push(settings: argparse.Namespace) -> _Results:
+    yield {"commit": push_to_hub(Bank.open(settings.dir), settings.repo_id, settings.private)}
+
+
+def _export_peft(settings: argparse.Namespace) -> _Results:
+    from dmoe.experts.peft import export_adapter
+
+    bank = Bank.open(settings.dir)
+    expert = {name: tensors[0] for name, tensors in bank.get([settings.id]).items()}
+    export_adapter(settings.target, expert, _expert_spec(bank), _final_ffn(bank, settings))
+    yield {"exported": 1}
+
+
+def _import_peft(settings: argparse.Namespace) -> _Results:
+    from dmoe.experts.peft import import_adapter
+
+    bank = Bank.open(settings.dir)
+    passages = [each for each in read_passages(settings.passages) if each.id == settings.id]
+    if not passages:
+        raise BankError(
+            f"{settings.passages}: expected the passage {shown(settings.id)}, found none of this "
+            "id; check --id and --passages"
+        )
+    expert, spec = import_adapter(settings.folder, _final_ffn(bank, settings))
+    if spec != (wanted := _expert_spec(bank)):
+        raise BankError(
+            f"{settings.folder}: expected {wanted}, as the bank's experts are, got {spec}; import "
+            "it into a bank of its kind"
+        )
+    batch = {name: tensor[None] for name, tensor in expert.items()}
+    bank.add(passages, batch, settings.replace)
+    yield {"imported": 1, "experts": len(bank)}
+
+
+def _expert_spec(bank: Bank) -> ExpertSpec:
+    from dmoe.experts.expert import ExpertSpec
+
+    targets = {name.partition(".")[0] for name in bank.layout.shapes}
+    return ExpertSpec(bank.layout.rank, bank.spec.alpha, sorted(targets))
+
+
+def _final_ffn(bank: Bank, settings: argparse.Namespace) -> FinalFFN:
+    """Of the bank's backbone, which has the modules' names and says whether an expert fits."""
+    from backbone.final_ffn import FinalFFN
+    from backbone.loading import load_backbone
+    from dmoe.training.warmup import warm_backbone
+
+    name = settings.backbone or bank.spec.backbone
+    warm = settings.warmup
+    backbone = warm_backbone(warm, name) if warm else load_backbone(name)
+    bank.check_backbone(backbone)
+    return FinalFFN(backbone)
+
+
+def _read_ids(path: str) -> Iterator[str]:
+    """Ids of JSON lines, as ``list`` writes them."""
+    for number, row in read_jsonl(path):
+        yield text_field(row, "id", f"{path}:{number}", may_be_blank=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bank.py", description="Look after a bank of experts.", epilog=_EPILOG
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[Any], _Results], help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help, epilog=_EPILOG)
+        sub.set_defaults(run=run)
+        sub.add_argument("dir", metavar="DIR", type=Path, help="the bank's folder")
+        return sub
+
+    command("info", _info, "say what the experts are, and how many")
+    command("list", _list, "write the id and the passage's hash of every expert, as JSON lines")
+    command("verify", _verify, "check every byte that counts; exit code 2 if one is damaged")
+    sub = command("compact", _compact, "pack small and holey shards anew, delete what is not used")
+    sub.add_argument("--drop-damaged", action="store_true", help="leave damaged experts out")
+    sub = command("merge", _merge, "copy the experts of other banks into this one")
+    sub.add_argument("sources", metavar="SOURCE", nargs="+", help="the other banks' folders")
+    sub.add_argument("--on-conflict", choices=CONFLICTS, default="error", help="default: error")
+    sub = command("remove", _remove, "remove experts; `compact` frees their room")
+    sub.add_argument("--id", action="append", default=[], help="a passage id; may be repeated")
+    sub.add_argument("--ids", metavar="FILE", help="JSON lines with an id each, as `list` writes")
+    sub = command("export", _export, "copy the bank, packed and checked, into a new folder")
+    sub.add_argument("target", metavar="TARGET", help="the new folder")
+    sub = command("push", _push, "upload the bank to the Hugging Face hub")
+    sub.add_argument("repo_id", metavar="OWNER/NAME", help="the repository; made when missing")
+    sub.add_argument("--private", action="store_true", default=None, help="make it private")
+    sub = command("export-peft", _export_peft, "write an expert as a PEFT adapter")
+    sub.add_argument("target", metavar="TARGET", help="the new folder")
+    _add_peft(sub)
+    sub = command("import-peft", _import_peft, "add a PEFT adapter of the final FFN as an expert")
+    sub.add_argument("folder", metavar="FOLDER", help="what PEFT's save_pretrained wrote")
+    _add_peft(sub)
+    sub.add_argument("--passages", metavar="FILE", required=True, help="the corpus; JSON lines")
+    sub.add_argument("--replace", action="store_true", help="of a passage that has an expert")
+    return parser
+
+
+def _add_peft(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--id", required=True, help="the passage id")
+    sub.add_argument(
+        "--backbone", metavar="NAME", help="name or folder; default: what the bank says"
+    )
+    sub.add_argument("--warmup", metavar="ADAPTER", help="merged into the backbone before")

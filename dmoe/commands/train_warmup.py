@@ -1,0 +1,53 @@
+"""``scripts/train_warmup.py``: the warm-up stage of DMoE (sec. 4.3)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from backbone.final_ffn import FinalFFN
+from dmoe.experts.expert import expert_at
+from dmoe.experts.peft import export_adapter
+from dmoe.training.lessons import lessons_from_questions
+from dmoe.training.settings import typed_settings
+from dmoe.training.warmup import log, train_warmup
+from plumbing.cli import check_complete
+from plumbing.settings import check_limit
+from plumbing.storage.files import write_json
+from qa.data.dataset import QADataset, check_disjoint
+
+
+def warmup(config: DictConfig) -> dict[str, float]:
+    """``scripts/train_warmup.py``: train the adapter, write it and ``metrics.json``.
+
+    Args:
+        config: Composed from ``conf/train_warmup.yaml``.
+
+    Returns:
+        The mean losses in the first and in the last epoch (nats a label), and ``‖ΔW‖``.
+
+    Raises:
+        ValueError: If a setting or the data is at fault; also if a gold passage of the split that
+            it is trained on is one of ``held_out``'s.
+    """
+    check_complete(config)
+    check_limit(config.instances.limit, "instances.limit")  # before the model
+    spec, recipe, limits = typed_settings(config)
+    dataset: QADataset = instantiate(config.data)
+    chosen = config.instances
+    check_disjoint(dataset, chosen.split, chosen.held_out)
+    lessons = lessons_from_questions(dataset, chosen.split)
+    ffn = FinalFFN(instantiate(config.model.backbone))
+    trained = train_warmup(ffn, lessons, chosen.formats, spec, recipe, limits, chosen.limit)
+    folder = Path(config.paths.output_dir)
+    export_adapter(folder / "adapter", expert_at(trained.experts, 0), spec, ffn)
+    metrics = {
+        "train/first_loss": trained.first_loss.item(),
+        "train/last_loss": trained.last_loss.item(),
+        "expert_norm": trained.norm.item(),
+    }
+    write_json(folder / "metrics.json", metrics)
+    log.info("the adapter is in %s", folder / "adapter")
+    return metrics

@@ -1,0 +1,148 @@
+"""The active experts of every row of a batch (DMoE eq. 6).
+
+Each projection becomes ``W x + sum_i s B_i A_i x`` over the row's own k experts. The
+experts of a row stand side by side along the rank, which is that sum exactly, without products of
+one expert's B with another's A.
+
+Shapes: B rows, b some of them, T tokens, N experts, K experts a row, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from backbone.projections import AdaptedProjections
+
+
+class ExpertSource(Protocol):
+    """Where experts come from: the bank, or something in its place (a control)."""
+
+    @property
+    def scaling(self) -> float:
+        """LoRA's ``alpha / rank``."""
+        ...
+
+    def __contains__(self, id: object) -> bool:
+        """Whether there is an expert of this passage."""
+        ...
+
+    def __iter__(self) -> Iterator[str]:
+        """The ids of all passages that have an expert."""
+        ...
+
+    def get(self, ids: Sequence[str]) -> Mapping[str, Tensor]:
+        """N experts: ``gate.lora_A`` ``[N, R, in]``, ``gate.lora_B`` ``[N, out, R]``, and so on."""
+        ...
+
+
+class ActiveExperts:
+    """Which experts act in which row, and their effect on the backbone while attached.
+
+    The weights of the backbone are never touched: while detached it is bit-identical.
+
+    Args:
+        places: The projections that get the experts, such as those of the final FFN.
+        source: The experts.
+        rows: B, the rows of the batch.
+        k: K, at most so many experts a row.
+    """
+
+    def __init__(self, places: AdaptedProjections, source: ExpertSource, rows: int, k: int) -> None:
+        self._places = places
+        self._source = source
+        self._k = k
+        self._ids: list[tuple[str, ...]] = [()] * rows
+        # Each row's experts as one: "gate.lora_A" [B, K R, in], "gate.lora_B" [B, out, K R], …
+        self._merged: dict[str, Tensor] = {}
+
+    @property
+    def ids(self) -> list[tuple[str, ...]]:
+        """The passages whose experts act now, row by row."""
+        return list(self._ids)
+
+    def swap(self, rows: Sequence[int], ids: Sequence[Iterable[str]]) -> list[int]:
+        """Let other experts act in some rows; those that acted there leave.
+
+        Args:
+            rows: b rows.
+            ids: The passages of each, at most K, none twice.
+
+        Returns:
+            The rows whose experts changed.
+
+        Raises:
+            ValueError: If a row gets more than K experts, or one twice.
+        """
+        wanted = dict(zip(rows, map(tuple, ids), strict=True))
+        for row_ids in wanted.values():
+            if len(row_ids) > self._k or len(set(row_ids)) < len(row_ids):
+                raise ValueError(f"expected at most {self._k} different experts, got {row_ids}")
+        changed = [row for row in rows if set(wanted[row]) != set(self._ids[row])]
+        names = list(dict.fromkeys(id for row in changed for id in wanted[row]))
+        if names:
+            self._fill(changed, [[names.index(id) for id in wanted[row]] for row in changed], names)
+        elif changed:
+            for factor in self._merged.values():
+                factor[changed] = 0
+        for row in rows:
+            self._ids[row] = wanted[row]
+        return changed
+
+    def _fill(self, rows: Sequence[int], slots: Sequence[Sequence[int]], names: list[str]) -> None:
+        """Write the experts of ``names`` into the rows, ``slots`` saying which go where."""
+        device = self._places.backbone.device
+        blank = len(names)  # index of an expert of zeros, for rows with fewer than K
+        filled = [[*row, *[blank] * (self._k - len(row))] for row in slots]
+        some_are_blank = any(len(row) < self._k for row in slots)
+        index_bK, target_b = (torch.tensor(i, device=device) for i in (filled, list(rows)))
+        for key, tensor in self._source.get(names).items():
+            tensor = tensor.to(device)
+            if some_are_blank:
+                tensor = torch.cat([tensor, torch.zeros_like(tensor[:1])])
+            chosen = tensor[index_bK]
+            if key.endswith("lora_A"):
+                merged = chosen.float().flatten(1, 2)
+            else:
+                merged = chosen.movedim(1, 2).float().flatten(2) * self._source.scaling
+            self._buffer(key, merged)[target_b] = merged
+
+    def _buffer(self, key: str, like: Tensor) -> Tensor:
+        """All rows' merged factors of one name; zeros at first."""
+        if key not in self._merged:
+            name = key.rpartition(".")[0]
+            if name not in self._places.projections:
+                raise ValueError(
+                    f"an expert adapts the projection {name!r}, but this backbone's final FFN has "
+                    f"{', '.join(self._places.projections)}; the bank is of another backbone"
+                )
+            self._merged[key] = like.new_zeros(len(self._ids), *like.shape[1:])
+        return self._merged[key]
+
+    @contextmanager
+    def attached(self, rows: Tensor | None = None) -> Iterator[None]:
+        """Let the experts act inside the block.
+
+        Args:
+            rows: ``[b]``, which rows the batches inside hold; None: all B.
+        """
+        if not any(self._ids):
+            yield
+            return
+        merged = self._merged
+        if rows is not None:
+            merged = {key: tensor[rows] for key, tensor in merged.items()}
+
+        def term(name: str, x: Tensor) -> Tensor:
+            """What the experts add to ``[b, T, out]``, or to ``[b, out]`` of one position."""
+            down, up = merged[f"{name}.lora_A"], merged[f"{name}.lora_B"]
+            x_bTI = x if x.ndim == 3 else x[:, None]
+            term_bTO = x_bTI.to(down.dtype) @ down.mT @ up.mT
+            return term_bTO if x.ndim == 3 else term_bTO[:, 0]
+
+        with self._places.adding(term, {key.rpartition(".")[0] for key in merged}):
+            yield

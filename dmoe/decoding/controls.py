@@ -1,0 +1,106 @@
+"""What stands in for a bank: noise of the same size in each expert's place, or a part of them.
+
+Shapes: N experts, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+from dmoe.decoding.active import ExpertSource
+from plumbing.settings import typed
+
+
+class NoiseExperts:
+    """Experts of random directions, each projection with the ``‖B A‖`` of the one it replaces.
+
+    What remains of a method's gain under them is owed to the size of the change, or to the routing,
+    and not to what the experts know.
+
+    Args:
+        source: The experts that they stand in for.
+        seed: Other seeds, other noise; a passage's noise depends on nothing else.
+    """
+
+    def __init__(self, source: ExpertSource, seed: int = 0) -> None:
+        self._source = source
+        self._seed = seed
+
+    @property
+    def scaling(self) -> float:
+        """That of the source."""
+        return self._source.scaling
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._source
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._source)
+
+    def get(self, ids: Sequence[str]) -> dict[str, Tensor]:
+        """See `ExpertSource.get`."""
+        experts = self._source.get(ids)
+        noises = [self._noise(id, experts) for id in ids]
+        noise = {key: torch.stack([each[key] for each in noises]) for key in experts}
+        for key in [key for key in experts if key.endswith("lora_B")]:
+            twin = key.replace("lora_B", "lora_A")
+            wanted, got = _norm(experts[twin], experts[key]), _norm(noise[twin], noise[key])
+            noise[key] *= (wanted / got)[:, None, None]
+        return noise
+
+    def _noise(self, id: str, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        digest = _digest(f"{self._seed} {id}")
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
+        return {key: torch.randn(like[key].shape[1:], generator=generator) for key in sorted(like)}
+
+
+class SomeExperts:
+    """A part of a bank, drawn at random (DMoE Table 9): the others are as if they were not there.
+
+    A smaller part is in every larger one of the same seed.
+
+    Args:
+        source: All experts.
+        fraction: Share of them that there are, rounded to whole experts.
+        seed: Other seeds, other experts.
+
+    Raises:
+        ValueError: If the fraction is not in 0..1.
+    """
+
+    @typed("method")
+    def __init__(self, source: ExpertSource, fraction: float, seed: int = 0) -> None:
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"fraction must be in 0..1, got {fraction}; set method.fraction")
+        self._source = source
+        ids = sorted(source, key=lambda id: _digest(f"{seed} {id}"))
+        self._ids = frozenset(ids[: round(fraction * len(ids))])
+
+    @property
+    def scaling(self) -> float:
+        """That of the source."""
+        return self._source.scaling
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._ids
+
+    def __iter__(self) -> Iterator[str]:
+        return (id for id in self._source if id in self._ids)
+
+    def get(self, ids: Sequence[str]) -> Mapping[str, Tensor]:
+        """See `ExpertSource.get`."""
+        return self._source.get(ids)
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def _norm(a_NRI: Tensor, b_NOR: Tensor) -> Tensor:
+    """``‖B A‖`` of each expert, ``[N]``, from two matrices of R by R."""
+    a, b = a_NRI.float(), b_NOR.float()
+    return ((a @ a.mT) * (b.mT @ b)).sum((1, 2)).clamp(min=0).sqrt()

@@ -1,0 +1,177 @@
+"""Cached decoding, with experts routed where the model is uncertain (DMoE sec. 3.2.2).
+
+Shapes: B rows, T prompt tokens, N new tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from backbone.decoding import check_room, first_line, left_padded, pad_token_id
+from backbone.final_ffn import FinalFFN
+from backbone.model import Backbone
+from dmoe.decoding.routing import Routing, Step
+from dmoe.decoding.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderInput:
+    """What one row decodes from.
+
+    Attributes:
+        prompt: What the model reads.
+        task_input: What the routing query begins with, such as the question alone; None: the
+            prompt.
+        given: Ids of the passages that an oracle router may use, best first.
+    """
+
+    prompt: str
+    task_input: str | None = None
+    given: tuple[str, ...] = ()
+
+
+class DMoEDecoder:
+    """The frozen backbone with experts that come and go while it decodes.
+
+    At every token: the uncertainty of the current effective model (eq. 1); above the trigger's
+    threshold (eq. 4) the router selects experts for the task input and what has been decoded so
+    far (eq. 5), those that acted before leave, and the token is decoded again under the new ones
+    (eq. 6), which stay until the next trigger. Each row of a batch triggers on its own and has
+    experts of its own. Nothing is left on the backbone between two steps.
+
+    Args:
+        backbone: The frozen model.
+        routing: Experts, router, trigger and their settings.
+
+    Raises:
+        UnsupportedBackboneError: If the final FFN cannot have experts.
+    """
+
+    def __init__(self, backbone: Backbone, routing: Routing) -> None:
+        self.backbone = backbone
+        self.routing = routing
+        self._final = FinalFFN(backbone)
+
+    def start(self, inputs: Sequence[DecoderInput], max_new_tokens: int) -> Session:
+        """A session over a batch, from which tokens are streamed and answers scored.
+
+        Args:
+            inputs: B rows, at least one.
+            max_new_tokens: So many tokens must fit behind the longest prompt.
+
+        Raises:
+            ValueError: If there are no rows, ``max_new_tokens`` is not positive, or a prompt is
+                empty, or longer than the backbone can read.
+        """
+        if not inputs:
+            raise ValueError("expected one input or more, got none; start no session for them")
+        ids, mask = left_padded(self.backbone, [row.prompt for row in inputs], max_new_tokens)
+        self._check(ids, mask, max_new_tokens)
+        queries = [row.prompt if row.task_input is None else row.task_input for row in inputs]
+        given = [row.given for row in inputs]
+        return Session(self._final, self.routing, ids, mask, queries, given)
+
+    def stream(
+        self,
+        inputs: Sequence[DecoderInput],
+        max_new_tokens: int = 32,
+        stop_ids: Collection[int] | None = None,
+    ) -> Iterator[Step]:
+        """Decode a batch, token by token, with what triggered and what was routed.
+
+        Args:
+            inputs: B rows; without any, no tokens.
+            max_new_tokens: At most so many tokens a row.
+            stop_ids: Tokens that end a row; None: the end of sequence.
+
+        Returns:
+            The tokens of all unfinished rows, position by position.
+
+        Raises:
+            ValueError: If ``max_new_tokens`` is not positive, or a prompt is empty, or longer than
+                the backbone can read.
+        """
+        if not inputs:
+            return iter(())
+        return self.start(inputs, max_new_tokens).stream(max_new_tokens, self._stops(stop_ids))
+
+    def text(self, steps: Iterable[Step]) -> str:
+        """The answer in the tokens of one row, as `backbone.decoding.greedy_decode` reads it."""
+        ids = [step.token_id for step in steps]
+        return first_line(self.backbone.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        max_new_tokens: int = 32,
+        stop_ids: Collection[int] | None = None,
+    ) -> Tensor:
+        """Greedy ``generate()`` as Hugging Face's, with experts routed on the way.
+
+        The routing query begins with the prompt's text.
+
+        Args:
+            input_ids: ``[B, T]``, left-padded.
+            attention_mask: ``[B, T]``, 0 at padding; None: no padding.
+            max_new_tokens: At most so many tokens a row.
+            stop_ids: Tokens that end a row; None: the end of sequence.
+
+        Returns:
+            ``[B, T + N]``: prompts and new tokens, padded behind a row's end.
+
+        Raises:
+            ValueError: If the mask has another shape, or padding elsewhere than on the left, if
+                ``max_new_tokens`` is not positive, or a prompt is empty, or longer than the
+                backbone can read.
+        """
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        self._check(input_ids, mask, max_new_tokens)
+        check_room(self.backbone, int(mask.bool().sum(1).max()), max_new_tokens)
+        tokenizer = self.backbone.tokenizer
+        prompts = [
+            tokenizer.decode(row[keep.bool()], skip_special_tokens=True)
+            for row, keep in zip(input_ids, mask, strict=True)
+        ]
+        none: list[tuple[str, ...]] = [()] * len(prompts)
+        session = Session(self._final, self.routing, input_ids, mask, prompts, none)
+        new: list[list[int]] = [[] for _ in prompts]
+        for step in session.stream(max_new_tokens, self._stops(stop_ids)):
+            new[step.row].append(step.token_id)
+        width = max(map(len, new))
+        rows = [row + [pad_token_id(tokenizer)] * (width - len(row)) for row in new]
+        return torch.cat([input_ids, torch.tensor(rows).to(input_ids)], 1)
+
+    def _check(self, input_ids: Tensor, mask: Tensor, max_new_tokens: int) -> None:
+        """Once a batch, before anything is read.
+
+        Raises:
+            ValueError: See `generate`.
+        """
+        if max_new_tokens < 1:
+            raise ValueError(
+                f"max_new_tokens must be positive, got {max_new_tokens}; set it to 1 or more"
+            )
+        if input_ids.ndim != 2 or not input_ids.numel():
+            raise ValueError(
+                f"expected prompts of one token or more, [B, T], got {list(input_ids.shape)}; "
+                "leave empty prompts out, or begin them with a token"
+            )
+        if mask.shape != input_ids.shape or bool((mask.bool().diff() & ~mask[:, 1:].bool()).any()):
+            raise ValueError(
+                f"expected a mask of the shape {list(input_ids.shape)} with padding on the left "
+                f"only, got {list(mask.shape)}; set tokenizer.padding_side = 'left'"
+            )
+        tokens = mask.bool().sum(1).tolist()
+        if not all(tokens):
+            raise ValueError(
+                f"the prompt in row {tokens.index(0)} is empty: expected one token or more; leave "
+                "it out, or begin it with a token"
+            )
+
+    def _stops(self, stop_ids: Collection[int] | None) -> frozenset[int]:
+        return frozenset([self.backbone.tokenizer.eos_token_id] if stop_ids is None else stop_ids)

@@ -1,0 +1,216 @@
+"""One batch that is being decoded: its KV cache, and the experts that act in each of its rows.
+
+Shapes: B rows, T prompt tokens, N new tokens read at once, A answer tokens, P positions, D d_model,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from backbone.decoding import back_to_prompt, pad_right
+from backbone.final_ffn import FinalFFN, Residual, keep_residual
+from backbone.kv_cache import make_cache
+from backbone.tokens import encode_answer
+from dmoe.decoding.active import ActiveExperts
+from dmoe.decoding.router import RoutingRequest, last_tokens
+from dmoe.decoding.routing import Routing, Step
+from dmoe.decoding.trigger import token_uncertainty
+from retrieval.retriever import Hit
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """A position's logits, after those rows that triggered were decoded again."""
+
+    logits_BV: Tensor
+    uncertainty: list[float]
+    routed: dict[int, tuple[Hit, ...]]
+
+
+class Session:
+    """Decodes one batch greedily, or scores given answers, with experts routed on the way.
+
+    The KV cache is never recomputed: at a trigger the final FFN, norm and head read the residual
+    stream of the last position once more, which was kept, and nothing else.
+
+    Args:
+        final: The frozen model's final FFN; nothing is left on the model between two steps.
+        routing: How experts are chosen.
+        prompt_ids: ``[B, T]``, left-padded.
+        prompt_mask: ``[B, T]``, 0 at padding.
+        task_inputs: What each query begins with, such as the question.
+        given: The passages that the evaluation gives each row; for an oracle.
+    """
+
+    def __init__(
+        self,
+        final: FinalFFN,
+        routing: Routing,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        task_inputs: Sequence[str],
+        given: Sequence[tuple[str, ...]],
+    ) -> None:
+        self._backbone = final.backbone
+        self._routing = routing
+        self._prompt = prompt_ids, prompt_mask
+        self._padded = not bool(prompt_mask.all())
+        self._task_inputs = task_inputs
+        self._given = given
+        self._final = final
+        self._residual = Residual()
+        self.cache: Any = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """As before the first new token."""
+        rows = len(self._task_inputs)
+        routing = self._routing
+        self._active = ActiveExperts(self._final, routing.source, rows, routing.k)
+        self._new: list[list[int]] = [[] for _ in range(rows)]
+
+    @torch.inference_mode()
+    def stream(self, max_new_tokens: int, stop_ids: Collection[int]) -> Iterator[Step]:
+        """Decode greedily, each row until a stop token (which is yielded) or the last step.
+
+        Args:
+            max_new_tokens: At most so many tokens a row.
+            stop_ids: Tokens that end a row.
+
+        Yields:
+            The tokens of all unfinished rows, position by position.
+        """
+        self._forget()
+        self.cache = make_cache(self._backbone.model)
+        ids_BN, mask = self._prompt
+        running = list(range(len(self._task_inputs)))
+        for position in range(max_new_tokens):
+            hidden_BPD = self._read(ids_BN, mask)
+            settled = self._settle(self._logits(hidden_BPD[:, 0]), running, 0)
+            token_B = settled.logits_BV.argmax(-1)
+            tokens, active = token_B.tolist(), self._active.ids
+            for row in running:
+                self._new[row].append(tokens[row])
+                yield self._step(row, position, settled, active[row])
+            running = [row for row in running if tokens[row] not in stop_ids]
+            if not running:
+                return
+            ids_BN = token_B[:, None]  # those that have ended run along unheard
+            mask = torch.cat([mask, mask.new_ones(len(tokens), 1)], 1)
+
+    @torch.inference_mode()
+    def score(self, answers: Sequence[str]) -> list[float]:
+        """Likelihood of given answers after the prompts, under the model that routes as it decodes.
+
+        At each token of an answer the same happens as while decoding: its uncertainty may trigger,
+        and the query holds the answer's tokens before it. All tokens pass the backbone at once;
+        only what follows the final attention runs token by token.
+
+        Args:
+            answers: One for each row.
+
+        Returns:
+            Mean negative log-likelihood of each, nats an answer token, end of sequence included.
+        """
+        self._forget()
+        rows = [encode_answer(self._backbone.tokenizer, answer) for answer in answers]
+        labels_BA, mask_BA = pad_right(rows, self._prompt[0].device)
+        hidden_BAD = self._read_answers(labels_BA, mask_BA)
+        total_B = torch.zeros(len(rows), device=labels_BA.device)
+        for t in range(labels_BA.shape[1]):
+            running = [row for row, ids in enumerate(rows) if t < len(ids)]
+            hidden_BD = hidden_BAD[:, t]  # of no expert
+            if active := [row for row in running if self._active.ids[row]]:
+                index = torch.tensor(active, device=labels_BA.device)
+                hidden_BD[index] = self._under_experts(index, t)
+            logits_BV = self._settle(self._logits(hidden_BD), running, t).logits_BV
+            nll_B = functional.cross_entropy(logits_BV.float(), labels_BA[:, t], reduction="none")
+            total_B += nll_B * mask_BA[:, t]
+            for row in running:
+                self._new[row].append(rows[row][t])
+        return (total_B / mask_BA.sum(1)).tolist()
+
+    def _settle(self, logits_BV: Tensor, running: list[int], position: int) -> _Settled:
+        """Trigger, route, and decode again where the experts changed (eq. 4-6)."""
+        uncertainty = token_uncertainty(logits_BV).tolist()
+        names = [f"{len(self._new[row])} {self._task_inputs[row]}" for row in running]
+        fires = self._routing.trigger.fires([uncertainty[row] for row in running], names)
+        fired = [row for row, fire in zip(running, fires, strict=True) if fire]
+        if not fired:
+            return _Settled(logits_BV, uncertainty, {})
+        hits = self._routing.router.route([self._request(row) for row in fired], self._routing.k)
+        ids = [[hit.passage_id for hit in row_hits] for row_hits in hits]
+        self._redecode(logits_BV, self._active.swap(fired, ids), position)
+        routed = {row: tuple(row_hits) for row, row_hits in zip(fired, hits, strict=True)}
+        return _Settled(logits_BV, uncertainty, routed)
+
+    def _redecode(self, logits_BV: Tensor, rows: list[int], position: int) -> None:
+        """Replace the logits of some rows by those under the experts that act there now."""
+        if rows:
+            index = torch.tensor(rows, device=logits_BV.device)
+            logits_BV[index] = self._logits(self._under_experts(index, position))
+
+    def _under_experts(self, rows_b: Tensor, position: int) -> Tensor:
+        """Final hidden states ``[b, D]`` of some rows, under the experts that act there now."""
+        with self._active.attached(rows_b):
+            return self._final.hidden(self._residual.hidden_BPD[rows_b, position])
+
+    def _request(self, row: int) -> RoutingRequest:
+        """The query of eq. 5: task input and decoded text, without the triggering token."""
+        tokenizer = self._backbone.tokenizer
+        task, ids = self._task_inputs[row], self._new[row]
+        new = tokenizer.decode(ids, skip_special_tokens=True)
+        # SentencePiece's tokenizers decode without the space before the first word.
+        begins_word = new and tokenizer.convert_ids_to_tokens(ids[0]).startswith("▁")
+        if begins_word and not (new[0].isspace() or task[-1:].isspace()):
+            task += " "
+        query = last_tokens(tokenizer, task + new, self._routing.max_query_tokens)
+        return RoutingRequest(query, self._given[row])
+
+    def _read(self, ids_BN: Tensor, mask: Tensor, positions: int = 1) -> Tensor:
+        """Final hidden states ``[B, P, D]`` of the last positions; the cache grows by N."""
+        start = mask.shape[1] - ids_BN.shape[1]
+        places: dict[str, Tensor] = {}
+        if self._padded:  # else the model's own are the same, and cost nothing
+            positions_BN = (mask.cumsum(1) - 1).clamp(min=0)[:, start:]
+            places = {"attention_mask": mask, "position_ids": positions_BN}
+        with keep_residual(self._final, positions) as self._residual, self._active.attached():
+            output = self._backbone.decoder(
+                input_ids=ids_BN, past_key_values=self.cache, use_cache=True, **places
+            )
+        self.cache = output.past_key_values
+        return output.last_hidden_state[:, -positions:]
+
+    def _read_answers(self, labels_BA: Tensor, mask_BA: Tensor) -> Tensor:
+        """Hidden states ``[B, A, D]`` that predict the answers, with no expert active.
+
+        The cache is cut back to the prompt, whose last token predicts the first label.
+        """
+        prompt_ids, prompt_mask = self._prompt
+        start, self.cache = back_to_prompt(self.cache, prompt_ids.shape[1])
+        ids = torch.cat([prompt_ids[:, start:], labels_BA[:, :-1]], 1)
+        mask = torch.cat([prompt_mask, mask_BA[:, :-1]], 1)
+        return self._read(ids, mask, positions=labels_BA.shape[1])
+
+    def _logits(self, hidden_BD: Tensor) -> Tensor:
+        return self._backbone.logits(hidden_BD)
+
+    def _step(self, row: int, position: int, settled: _Settled, active: tuple[str, ...]) -> Step:
+        token_id = self._new[row][-1]
+        return Step(
+            row=row,
+            position=position,
+            token_id=token_id,
+            token=self._backbone.tokenizer.decode([token_id]),
+            uncertainty=settled.uncertainty[row],
+            triggered=row in settled.routed,
+            routed=settled.routed.get(row, ()),
+            active=active,
+        )

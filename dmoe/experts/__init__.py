@@ -1,0 +1,8 @@
+"""One expert: its tensors, how it is trained, and its form as a PEFT adapter."""
+
+from __future__ import annotations
+
+from dmoe.experts.expert import Expert, ExpertSpec
+from dmoe.experts.recipe import Recipe
+
+__all__ = ["Expert", "ExpertSpec", "Recipe"]

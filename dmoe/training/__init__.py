@@ -1,0 +1,1 @@
+"""Training of many experts at the same time, each as if it were alone."""

@@ -1,0 +1,225 @@
+"""Many experts trained at the same time, each as if it were alone.
+
+The products with the frozen weights run over the tokens of all experts together, those with the
+experts' own matrices as grouped (batched) products. Each expert has its own optimiser state, its
+own steps, and its own loss, the mean over its own labels: the gradient of the losses' sum by one
+expert is that of its own loss. So the result does not depend on who else is in the group.
+
+Shapes: N experts of the group, n of them active in a step, A labels of a step, P labels of the
+expert that has most, D d_model, I inputs and O outputs of a projection, R rank, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from backbone.final_ffn import FinalFFN
+from backbone.model import Backbone
+from backbone.split import Trunk
+from dmoe.experts.expert import Expert, ExpertSpec, delta_norm, initial_expert, stack_experts
+from dmoe.experts.recipe import Recipe
+from dmoe.training.adamw import GroupedAdamW
+from dmoe.training.instances import Encoded
+from dmoe.training.label_states import label_states
+from dmoe.training.steps import Step, make_step, make_steps
+from plumbing.settings import check_types
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds the memory; nothing here changes a result.
+
+    Attributes:
+        group_size: At most so many experts are trained at the same time.
+        group_tokens: At most so many labels of a group (one expert's own may be more); each costs
+            one residual stream, and some dozen vectors of the FFN's width while it is in a step.
+        trunk_tokens: At most so many tokens at a time below the final FFN.
+        head_tokens: At most so many labels at a time have logits.
+
+    Raises:
+        ValueError: If one is not positive.
+    """
+
+    group_size: int = 64
+    group_tokens: int = 8192
+    trunk_tokens: int = 2048
+    head_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        check_types(self, "limits")
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"{name} must be positive, got {value}; set limits.{name}")
+
+
+@dataclass(frozen=True)
+class TrainedGroup:
+    """Experts, and how their training went.
+
+    Attributes:
+        ids: Whose experts they are.
+        experts: N of them, float32, on the CPU.
+        first_loss: ``[N]``, mean of the first epoch's losses (nats a label).
+        last_loss: ``[N]``, of the last epoch's.
+        norm: ``[N]``, ``‖ΔW‖``; see `dmoe.experts.expert.delta_norm`.
+    """
+
+    ids: list[str]
+    experts: Expert
+    first_loss: Tensor
+    last_loss: Tensor
+    norm: Tensor
+
+
+class GroupedTrainer:
+    """Trains groups of experts on one device.
+
+    Args:
+        ffn: The final FFN of the frozen backbone.
+        spec: The experts' settings.
+        recipe: The training's.
+        limits: The memory's.
+
+    Raises:
+        ExpertError: If the FFN lacks one of the projections that experts are to be on.
+    """
+
+    def __init__(
+        self, ffn: FinalFFN, spec: ExpertSpec, recipe: Recipe, limits: Limits | None = None
+    ) -> None:
+        self.ffn, self.spec, self.recipe = ffn, spec, recipe
+        self.limits = limits or Limits()
+        self._trunk = Trunk(ffn)
+        spec.shapes(ffn.sizes)  # raises where the FFN lacks a target
+
+    def train(self, ids: Sequence[str], instances: Sequence[Sequence[Encoded]]) -> TrainedGroup:
+        """Train one group, from the initial experts of its passages.
+
+        Args:
+            ids: Of the passages.
+            instances: Of each passage, at least one.
+
+        Returns:
+            The experts, in the order of ``ids``.
+
+        Raises:
+            ValueError: If a passage has no instances.
+        """
+        if empty := [id for id, each in zip(ids, instances, strict=True) if not each]:
+            raise ValueError(f"passage {empty[0]!r} has no instances to train on; leave it out")
+        # By falling number of steps: those still active in a step are then the first n.
+        order = sorted(range(len(ids)), key=lambda i: -len(instances[i]))
+        experts = self._initial([ids[i] for i in order])
+        states = label_states(self._trunk, [instances[i] for i in order], self.limits.trunk_tokens)
+        losses = self._epochs(experts, make_steps(states, self.recipe.batch_size))
+        back = torch.tensor(order).argsort()
+        experts = {name: tensor.cpu()[back] for name, tensor in experts.items()}
+        return TrainedGroup(
+            list(ids),
+            experts,
+            losses[0].cpu()[back],
+            losses[-1].cpu()[back],
+            delta_norm(experts, self.spec.scaling),
+        )
+
+    def _initial(self, ids: Sequence[str]) -> Expert:
+        """The untrained experts of some passages, on the backbone's device."""
+        each = (initial_expert(self.spec, self.ffn.sizes, id, self.recipe.seed) for id in ids)
+        device = self.ffn.backbone.device
+        return {name: tensor.to(device) for name, tensor in stack_experts(each).items()}
+
+    @torch.no_grad()
+    def losses(self, experts: Expert, instances: Sequence[Sequence[Encoded]]) -> Tensor:
+        """What experts know: the loss of each on instances of its own.
+
+        Args:
+            experts: N of them.
+            instances: Of each, at least one.
+
+        Returns:
+            ``[N]``, mean over all labels of an expert's instances (nats a label).
+        """
+        states = label_states(self._trunk, instances, self.limits.trunk_tokens)
+        step = make_step(states.residual_AD, states.instances)
+        there = {name: t.to(states.residual_AD.device) for name, t in experts.items()}
+        hidden_AD = self._hidden(there, step)
+        logits = (self.ffn.backbone.logits(h) for h in hidden_AD.split(self.limits.head_tokens))
+        targets = step.targets_A.split(self.limits.head_tokens)
+        nll = [
+            functional.cross_entropy(each.float(), target, reduction="none")
+            for each, target in zip(logits, targets, strict=True)
+        ]
+        return step.mean_of_each(torch.cat(nll)).cpu()
+
+    def _epochs(self, experts: Expert, steps: Sequence[Step]) -> list[Tensor]:
+        """Train in place; each expert's mean loss ``[N]`` in each epoch."""
+        optimizer = GroupedAdamW(experts, self.recipe)
+        losses = []
+        for _ in range(self.recipe.epochs):
+            total = torch.zeros(len(next(iter(experts.values()))), device=self.ffn.backbone.device)
+            taken = torch.zeros_like(total)
+            for step in steps:
+                active = {
+                    name: tensor[: step.active].detach().requires_grad_()
+                    for name, tensor in experts.items()
+                }
+                loss_n, gradients = self._gradients(active, step)
+                optimizer.step(gradients)
+                total[: step.active] += loss_n
+                taken[: step.active] += 1
+            losses.append(total / taken)
+        return losses
+
+    def _gradients(self, active: Expert, step: Step) -> tuple[Tensor, Expert]:
+        """Each active expert's loss ``[n]``, and its gradient."""
+        hidden_AD = self._hidden(active, step)
+        nll_A, slope_AD = head_gradient(
+            self.ffn.backbone, hidden_AD, step.targets_A, step.weights_A, self.limits.head_tokens
+        )
+        gradients = torch.autograd.grad(hidden_AD, list(active.values()), slope_AD)
+        return step.mean_of_each(nll_A), dict(zip(active, gradients, strict=True))
+
+    def _hidden(self, active: Expert, step: Step) -> Tensor:
+        """Final hidden states ``[A, D]``, each token under its own expert."""
+
+        def grouped(name: str, x_AI: Tensor) -> Tensor:
+            """``alpha / rank · B A x`` of each token's own expert, in float32 as in PEFT."""
+            a_nRI, b_nOR = active[f"{name}.lora_A"], active[f"{name}.lora_B"]
+            x_nPI = x_AI.to(a_nRI.dtype)[step.padded_nP]
+            out_nPO = x_nPI @ a_nRI.mT @ b_nOR.mT * self.spec.scaling
+            return out_nPO.flatten(0, 1)[step.slots_A]
+
+        with self.ffn.adding(grouped, self.spec.targets):
+            return self.ffn.hidden(step.residual_AD)
+
+
+def head_gradient(
+    backbone: Backbone, hidden_AD: Tensor, targets_A: Tensor, weights_A: Tensor, tokens: int
+) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihoods, and the gradient of their weighted sum by the hidden states.
+
+    Both in one go, some tokens at a time: logits ``[A, V]`` never exist as a whole.
+
+    Args:
+        backbone: Whose head reads the hidden states.
+        hidden_AD: Final hidden states.
+        targets_A: The labels.
+        weights_A: Of each label in the sum.
+        tokens: So many have logits at a time.
+
+    Returns:
+        ``[A]`` in float32, and ``[A, D]``.
+    """
+    nll, slopes = [], []
+    parts = (hidden_AD.detach().split(tokens), targets_A.split(tokens), weights_A.split(tokens))
+    for hidden, targets, weights in zip(*parts, strict=True):
+        hidden.requires_grad_()
+        each = functional.cross_entropy(backbone.logits(hidden).float(), targets, reduction="none")
+        slopes.append(torch.autograd.grad(each @ weights, hidden)[0])
+        nll.append(each.detach())
+    return torch.cat(nll), torch.cat(slopes)

@@ -1,0 +1,121 @@
+"""Groups of passages whose experts are trained at the same time.
+
+Lessons stream through: those whose experts are in the bank are left out, a window of the others is
+encoded and sorted, so that the experts of a group have about equally many steps and labels, and cut
+into groups that fit the limits. Only one window is in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+from dmoe.bank import Bank
+from dmoe.experts.recipe import Recipe
+from dmoe.training.grouped import Limits
+from dmoe.training.instances import Encoded, encode_all
+from dmoe.training.lessons import Lesson, check_formats
+from retrieval.passage import Passage
+
+_WINDOW = 16  # groups
+
+
+@dataclass(frozen=True)
+class Group:
+    """Passages, and what the expert of each is trained on.
+
+    Attributes:
+        passages: N of them.
+        instances: Of each, at least one.
+    """
+
+    passages: list[Passage]
+    instances: list[list[Encoded]]
+
+
+class Groups(IterableDataset[Group]):
+    """The groups that are still to be trained, of one of several workers.
+
+    Args:
+        lessons: Makes the stream of lessons; the same for every worker.
+        bank: Whatever it holds is left out, unless the passage's text has changed since. That the
+            lesson of the same passage has changed (other augmentations) is not noticed: use another
+            bank, or remove the experts first.
+        tokenizer: The backbone's.
+        formats: Of the instances; see `dmoe.training.lessons.Lesson.instances`.
+        recipe: The training's settings.
+        limits: The memory's.
+        worker: This worker takes every ``workers``-th lesson, from this one on.
+        workers: How many there are.
+
+    Attributes:
+        skipped: Lessons whose experts were in the bank, counted while iterating.
+        without: Ids of passages without any instance, likewise.
+
+    Raises:
+        InstancesError: If a format is unknown.
+    """
+
+    def __init__(
+        self,
+        lessons: Callable[[], Iterable[Lesson]],
+        bank: Bank,
+        tokenizer: Any,
+        formats: Sequence[str],
+        recipe: Recipe,
+        limits: Limits,
+        worker: int = 0,
+        workers: int = 1,
+    ) -> None:
+        check_formats(formats)
+        self._lessons, self._bank, self._tokenizer = lessons, bank, tokenizer
+        self._formats, self._recipe, self._limits = list(formats), recipe, limits
+        self._worker, self._workers = worker, workers
+        self.skipped = 0
+        self.without: list[str] = []
+
+    def __iter__(self) -> Iterator[Group]:
+        self.skipped, self.without = 0, []
+        mine = islice(self._lessons(), self._worker, None, self._workers)
+        while window := list(islice(mine, _WINDOW * self._limits.group_size)):
+            yield from self._groups(self._todo(window))
+
+    def _todo(self, window: Sequence[Lesson]) -> Iterator[tuple[Passage, list[Encoded]]]:
+        missing = {passage.id for passage in self._bank.missing(x.passage for x in window)}
+        self.skipped += len(window) - len(missing)
+        for lesson in window:
+            if lesson.passage.id not in missing:
+                continue
+            instances = encode_all(
+                self._tokenizer,
+                lesson.instances(self._formats),
+                self._recipe.loss,
+                self._recipe.max_tokens,
+            )
+            if instances:
+                yield lesson.passage, instances
+            else:
+                self.without.append(lesson.passage.id)
+
+    def _groups(self, todo: Iterable[tuple[Passage, list[Encoded]]]) -> Iterator[Group]:
+        passages: list[Passage] = []
+        instances: list[list[Encoded]] = []
+        tokens = 0
+        for passage, each in sorted(todo, key=lambda item: (len(item[1]), _labels(item[1]))):
+            tokens += _labels(each)
+            full = len(passages) == self._limits.group_size
+            if passages and (full or tokens > self._limits.group_tokens):
+                yield Group(passages, instances)
+                passages, instances, tokens = [], [], _labels(each)
+            passages.append(passage)
+            instances.append(each)
+        if passages:
+            yield Group(passages, instances)
+
+
+def _labels(instances: Iterable[Encoded]) -> int:
+    return sum(len(instance.ids) - instance.first_label for instance in instances)

@@ -1,0 +1,144 @@
+"""The residual stream that enters the final FFN, computed once, where a label is predicted.
+
+Everything below the final FFN is frozen, and nothing behind it mixes positions (DMoE sec. 3.2.1),
+so this is all that training needs to know of a passage's instances, in every epoch.
+
+Shapes: N trees, T nodes, A positions that predict a label, D d_model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from backbone.split import Trunk
+from backbone.token_tree import TokenTree
+from dmoe.training.instances import Encoded
+
+
+@dataclass(frozen=True)
+class InstanceStates:
+    """Where one instance's labels are predicted.
+
+    Attributes:
+        rows: ``[A]``, rows of `LabelStates.residual_AD`.
+        targets: ``[A]``, the labels.
+    """
+
+    rows: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class LabelStates:
+    """The residual streams of several passages' instances.
+
+    Attributes:
+        residual_AD: In the backbone's dtype and on its device; a position that several instances
+            of a passage share stands here once.
+        instances: Of each passage, in their order.
+    """
+
+    residual_AD: Tensor
+    instances: list[list[InstanceStates]]
+
+
+def label_states(
+    trunk: Trunk, passages: Sequence[Sequence[Encoded]], trunk_tokens: int = 2048
+) -> LabelStates:
+    """Compute the residual streams of several passages' instances.
+
+    Args:
+        trunk: The backbone below its final FFN.
+        passages: The instances of each passage.
+        trunk_tokens: At most so many tokens, padding among them, are computed at a time.
+
+    Raises:
+        ValueError: If one instance alone has more tokens.
+    """
+    forest = _Forest(trunk_tokens)
+    places = [forest.plant(instances) for instances in passages]
+    residual_AD, starts = forest.compute(trunk)
+    return LabelStates(
+        residual_AD,
+        [
+            [
+                InstanceStates(
+                    torch.tensor(place.order) + starts[place.tree], torch.tensor(place.targets)
+                )
+                for place in each
+            ]
+            for each in places
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an instance's labels are predicted: in which tree, at which of its wanted nodes."""
+
+    tree: int
+    order: list[int]
+    targets: tuple[int, ...]
+
+
+class _Forest:
+    """The trees of many passages; more than one a passage where one would be too large."""
+
+    def __init__(self, trunk_tokens: int) -> None:
+        self._limit = trunk_tokens
+        self._trees: list[TokenTree] = []
+        self._wanted: list[dict[int, int]] = []  # of each tree: nodes that predict, in their order
+
+    def plant(self, instances: Sequence[Encoded]) -> list[_Place]:
+        """Add one passage's instances."""
+        self._new_tree()
+        return [self._add(instance) for instance in instances]
+
+    def _new_tree(self) -> None:
+        self._trees.append(TokenTree())
+        self._wanted.append({})
+
+    def _add(self, instance: Encoded) -> _Place:
+        inputs = instance.ids[:-1]  # the last token is only ever predicted
+        if len(inputs) > self._limit:
+            raise ValueError(
+                f"an instance has {len(inputs)} tokens, more than the {self._limit} that are "
+                "computed at a time; set limits.trunk_tokens higher, or recipe.max_tokens lower"
+            )
+        if len(self._trees[-1]) + len(inputs) > self._limit:
+            self._new_tree()
+        wanted = self._wanted[-1]
+        nodes = self._trees[-1].add(inputs)[instance.first_label - 1 :]
+        order = [wanted.setdefault(node, len(wanted)) for node in nodes]
+        return _Place(len(self._trees) - 1, order, instance.ids[instance.first_label :])
+
+    def compute(self, trunk: Trunk) -> tuple[Tensor, list[int]]:
+        """The residual streams of all wanted nodes ``[A, D]``, and where each tree's begin."""
+        backbone = trunk.backbone
+        nothing = torch.zeros(0, backbone.d_model, dtype=backbone.dtype, device=backbone.device)
+        parts = [nothing for _ in self._trees]
+        for batch in _batches([len(tree) for tree in self._trees], self._limit):
+            states_NTD = trunk.residual([self._trees[index] for index in batch])
+            for row, index in enumerate(batch):
+                nodes = torch.tensor(list(self._wanted[index]), device=backbone.device)
+                parts[index] = states_NTD[row, nodes]
+        starts = torch.tensor([0, *(len(part) for part in parts)]).cumsum(0).tolist()
+        return torch.cat([nothing, *parts]), starts
+
+
+def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Indices of what is not empty, in batches of about equal length and at most ``tokens``."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if not lengths[index]:
+            continue
+        if batch and (len(batch) + 1) * lengths[index] > tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

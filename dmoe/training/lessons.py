@@ -1,0 +1,191 @@
+"""What an expert is trained on: instances made of one passage (DMoE sec. 4.3).
+
+They come from the passage's augmentation (a rewrite and question-answer pairs), or from a data
+set's own questions about the passage, which parts the method from an augmentation's quality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from plumbing.storage.jsonl import DataError, describe, read_jsonl, require_key, text_field
+from qa.data.dataset import QADataset
+from qa.prompts import build_prompt
+from retrieval.passage import Passage
+
+FORMATS = ("qa", "qa_with_passage", "qa_with_rewrite", "passage", "rewrite")
+
+
+class InstancesError(ValueError):
+    """Settings from which no instances can be made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A text to continue, and its continuation.
+
+    Attributes:
+        prompt: What the model reads; may be empty.
+        answer: What it is to say.
+    """
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """All that one expert is trained on.
+
+    Attributes:
+        passage: The passage whose expert it is.
+        pairs: Questions about it, with their answers.
+        rewrite: The passage in other words; None where there is none.
+    """
+
+    passage: Passage
+    pairs: tuple[tuple[str, str], ...]
+    rewrite: str | None = None
+
+    def instances(self, formats: Sequence[str]) -> list[Instance]:
+        """The instances, format by format; those that would need a missing rewrite are left out.
+
+        Args:
+            formats: Any of ``qa`` (the question alone), ``qa_with_passage`` and ``qa_with_rewrite``
+                (behind the text, as PRAG trains), ``passage`` and ``rewrite`` (the text itself).
+
+        Raises:
+            InstancesError: If a format is unknown.
+        """
+        check_formats(formats)
+        found: list[Instance] = []
+        for form in formats:
+            text = self._text(form)
+            if text is None:
+                continue
+            if form in ("passage", "rewrite"):
+                found.append(Instance("", text.text))
+                continue
+            context = [] if form == "qa" else [text]
+            found += [Instance(build_prompt(q, context), a) for q, a in self.pairs]
+        return found
+
+    def _text(self, form: str) -> Passage | None:
+        if not form.endswith("rewrite"):
+            return self.passage
+        return None if self.rewrite is None else replace(self.passage, text=self.rewrite)
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Check a choice of formats.
+
+    Raises:
+        InstancesError: If it is no list, there is none, or one that is unknown or named twice.
+    """
+    is_list = isinstance(formats, Sequence) and not isinstance(formats, str)
+    given = list(formats) if is_list else []
+    if not given or not all(form in FORMATS for form in given) or len(set(given)) < len(given):
+        raise InstancesError(
+            f"formats must be some of {', '.join(FORMATS)}, each once, as a list, got "
+            f"{given if is_list else formats!r}; set instances.formats=[…]"
+        )
+
+
+def lessons_from_questions(dataset: QADataset, split: str, part: str = "all") -> list[Lesson]:
+    """One lesson for each gold passage of a split, in order of appearance.
+
+    Args:
+        dataset: The data set.
+        split: The split that asks about the passages.
+        part: "all" questions of each passage; "even" or "odd": every other one, counted from 0, so
+            that the other half can be asked later.
+
+    Raises:
+        InstancesError: If ``part`` is unknown.
+        DataError: If there is no such split, or a passage is missing.
+    """
+    parts = {"all": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}
+    if part not in parts:
+        raise InstancesError(
+            f"part must be one of {', '.join(parts)}, got {part!r}; set instances.part"
+        )
+    pairs: dict[str, list[tuple[str, str]]] = {}
+    for question in dataset.split(split):
+        for passage in dataset.gold(question):
+            pairs.setdefault(passage.id, []).append((question.question, question.answers[0]))
+    return [
+        Lesson(dataset.passages[id], tuple(chosen))
+        for id, each in pairs.items()
+        if (chosen := each[parts[part]])
+    ]
+
+
+def lessons_from_augmentation(
+    path: str | Path, passages: Mapping[str, Passage]
+) -> Iterator[Lesson]:
+    """The lessons of a file of augmentations, in its order.
+
+    Args:
+        path: JSON lines ``{"passage_id": str, "rewrite": str | null, "qa": [{"question": str,
+            "answer": str}, …]}``; further keys are ignored.
+        passages: The corpus.
+
+    Raises:
+        DataError: If a line is malformed, names an unknown passage, or one named before.
+    """
+    for where, augmentation in read_augmentations(path):
+        id = augmentation.passage_id
+        if id not in passages:
+            raise DataError(
+                f"{where}: 'passage_id' names {id!r}, which is not in the corpus; give the corpus "
+                "that was augmented"
+            )
+        yield augmentation.lesson(passages[id])
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """What a file of augmentations says of one passage; see `Lesson`."""
+
+    passage_id: str
+    pairs: tuple[tuple[str, str], ...]
+    rewrite: str | None
+
+    def lesson(self, passage: Passage) -> Lesson:
+        """The lesson, given the passage itself."""
+        return Lesson(passage, self.pairs, self.rewrite)
+
+
+def read_augmentations(path: str | Path) -> Iterator[tuple[str, Augmentation]]:
+    """The lines of a file of augmentations, each behind its place, ``file:number``.
+
+    Args:
+        path: See `lessons_from_augmentation`.
+
+    Raises:
+        DataError: If a line is malformed, or names a passage that was named before.
+    """
+    seen: dict[str, int] = {}
+    for number, row in read_jsonl(path):
+        where = f"{path}:{number}"
+        id = text_field(row, "passage_id", where)
+        if id in seen:
+            raise DataError(f"{where}: passage {id!r} is augmented in line {seen[id]} already")
+        seen[id] = number
+        rewrite = row.get("rewrite")
+        if rewrite is not None and not isinstance(rewrite, str):
+            raise DataError(f"{where}: 'rewrite' must be a text or null, got {describe(rewrite)}")
+        pairs = tuple(_pairs(row, where))
+        yield where, Augmentation(id, pairs, rewrite if rewrite and rewrite.strip() else None)
+
+
+def _pairs(row: Mapping[str, Any], where: str) -> Iterator[tuple[str, str]]:
+    pairs = require_key(row, "qa", where)
+    if not isinstance(pairs, list) or not all(isinstance(pair, dict) for pair in pairs):
+        raise DataError(f"{where}: 'qa' must be a list of objects, got {describe(pairs)}")
+    for index, pair in enumerate(pairs):
+        at = f"{where}: qa[{index}]"
+        yield text_field(pair, "question", at), text_field(pair, "answer", at)

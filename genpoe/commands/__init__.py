@@ -1,0 +1,1 @@
+"""What the scripts of GenPoE call, a command a file."""

@@ -1,0 +1,93 @@
+"""What a mean of word embeddings can hold: the bound under GenPoE eq. 4, without any training.
+
+Shapes: P passages, D d_model, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from torch import Tensor
+
+from backbone.model import Backbone
+from backbone.tokens import encode_answer
+from plumbing.storage.files import write_json
+from qa.data.dataset import QADataset, Question
+from qa.prompts import encode_passage
+
+_POWERS = {"mean, centred": 0.0, "whitened": 0.5, "matched filter": 1.0}
+_SHRINKAGES = (0.01, 0.1, 1.0)
+
+
+def mean_study(config: DictConfig) -> list[dict[str, Any]]:
+    """Score words by ``E_v C^-p (x - mu)``; see ``docs/study.md``. Writes ``mean_study.json``.
+
+    Args:
+        config: ``conf/mean_study.yaml``, composed; ``data`` must be bios, whose question ids name
+            the attribute.
+    """
+    results = measure(instantiate(config.model.backbone), instantiate(config.data))
+    write_json(Path(config.paths.output_dir, "mean_study.json"), results)
+    for row in results:
+        Console(highlight=False).print(row)
+    return results
+
+
+@torch.inference_mode()
+def measure(backbone: Backbone, dataset: QADataset) -> list[dict[str, Any]]:
+    """Share of dev questions whose answer's first token scores best, in percent.
+
+    Returns:
+        A row for each power p and shrinkage (share of the mean eigenvalue added to each): among the
+        first tokens of the attribute's training values, and among the first 100 of all V.
+    """
+    tokenizer, embedding_VD = backbone.tokenizer, backbone.embedding.weight.float()
+    pooled = {
+        id: embedding_VD[torch.tensor(encode_passage(tokenizer, passage, 512))].mean(0)
+        for id, passage in dataset.passages.items()
+    }
+    seen = {id for question in dataset.split("train") for id in question.passage_ids}
+    train_PD = torch.stack([pooled[id] for id in sorted(seen)])
+    mean = train_PD.mean(0)
+    eigenvalues, vectors = torch.linalg.eigh(torch.cov(train_PD.T, correction=0))
+    values: dict[str, set[int]] = defaultdict(set)
+    for question in dataset.split("train"):
+        values[_attribute(question)].add(encode_answer(tokenizer, question.answers[0])[0])
+    rows = []
+    for shrinkage in _SHRINKAGES:
+        spectrum = eigenvalues.clamp(min=0) + shrinkage * eigenvalues.mean()
+        for name, power in _POWERS.items():
+            transform = vectors * spectrum.pow(-power) @ vectors.T
+            hits = [
+                _hit(
+                    q,
+                    embedding_VD @ (transform @ (pooled[q.passage_ids[0]] - mean)),
+                    values,
+                    tokenizer,
+                )
+                for q in dataset.split("dev")
+            ]
+            first, hundred = (100 * sum(column) / len(hits) for column in zip(*hits, strict=True))
+            rows.append(
+                {"scores": name, "shrinkage": shrinkage, "first": first, "first_100": hundred}
+            )
+    return rows
+
+
+def _hit(
+    question: Question, scores_V: Tensor, values: dict[str, set[int]], tokenizer: Any
+) -> tuple[bool, bool]:
+    right = encode_answer(tokenizer, question.answers[0])[0]
+    candidates = torch.tensor(sorted(values[_attribute(question)] | {right}))
+    best = int(candidates[scores_V[candidates].argmax()])
+    return best == right, int((scores_V > scores_V[right]).sum()) < 100
+
+
+def _attribute(question: Question) -> str:
+    return question.id.split("-", 3)[-1]

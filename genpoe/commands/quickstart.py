@@ -1,0 +1,149 @@
+"""``make train``: train, evaluate beside the baselines and the controls, print one table."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+
+from backbone.loading import training_backbone
+from backbone.model import Backbone
+from genpoe.commands.train_hypernet import train
+from genpoe.method import GenPoEMethod
+from genpoe.training.curves import plot_training
+from plumbing.storage.files import write_json
+from plumbing.storage.jsonl import read_jsonl
+from qa.data.dataset import QADataset
+from qa.evaluation.evaluate import evaluate
+from qa.method import AnsweringMethod, BaseMethod, RAGMethod
+from qa.metrics import paired_difference
+from qa.passages.choose import make_passage_source
+from qa.passages.source import NoPassages
+from qa.tables.tables import Setting, results_table
+
+log = logging.getLogger(__name__)
+LAST = "last.ckpt"
+
+
+def quickstart(config: DictConfig) -> dict[str, float]:
+    """Run the whole of it; see ``conf/quickstart.yaml``.
+
+    Returns:
+        What is written to ``metrics.json`` in the run directory: flat keys ``<setting>/<metric>``,
+        where a setting is ``base``, ``rag/gold``, ``genpoe/norag/gold``, …
+    """
+    run_dir = Path(config.paths.output_dir)
+    if config.trainer.devices != 1:
+        raise ValueError(
+            f"the quickstart runs on one device, got trainer.devices={config.trainer.devices}; for "
+            "several use scripts/train_hypernet.py, then scripts/evaluate.py"
+        )
+    if config.ckpt_path is None:
+        _set_aside(run_dir)
+    dataset: QADataset = instantiate(config.data)
+    backbone = training_backbone(config)
+    train(config, backbone, dataset)
+    (run_dir / "metrics.json").replace(run_dir / "training.json")
+    if (run_dir / "csv").is_dir():
+        plot_training(run_dir / "csv", run_dir / "training.png")
+    checkpoint = str(run_dir / "checkpoints" / LAST)
+    metrics = compare(config.evaluation, backbone, dataset, checkpoint, run_dir)
+    write_json(run_dir / "metrics.json", metrics)
+    differences = paired(run_dir)
+    write_json(run_dir / "differences.json", differences)
+    table = "\n".join([results_table(metrics), *map(_sentence, differences)]) + "\n"
+    (run_dir / "table.md").write_text(table, encoding="utf-8")
+    Console(width=100, highlight=False).print(f"\n{table}\nIn {run_dir}: table.md, training.png")
+    return metrics
+
+
+def _set_aside(run_dir: Path) -> None:
+    """Move an earlier run's logs and checkpoints to ``previous/``, lest they be taken for ours."""
+    for name in ("csv", "tensorboard", "checkpoints"):
+        if (run_dir / name).is_dir():
+            previous = run_dir / "previous" / name
+            shutil.rmtree(previous, ignore_errors=True)
+            previous.parent.mkdir(exist_ok=True)
+            (run_dir / name).rename(previous)
+            if name == "checkpoints":
+                log.info("an earlier run's are kept; ckpt_path=%s goes on with it", previous / LAST)
+
+
+def compare(
+    settings: Any, backbone: Backbone, dataset: QADataset, ckpt_path: str, run_dir: Path
+) -> dict[str, float]:
+    """Base, RAG, and GenPoE without and with RAG, each with the passages of other questions too.
+
+    Args:
+        settings: ``split``, ``limit``, ``limit_rag``, ``batch_size`` and ``max_new_tokens``.
+        backbone: The frozen model.
+        dataset: Questions and passages.
+        ckpt_path: The trained hypernetwork.
+        run_dir: Each setting's predictions go to a folder of it.
+    """
+    tokens = settings.max_new_tokens
+    methods: dict[tuple[str, bool], AnsweringMethod] = {
+        ("base", False): BaseMethod(backbone, False, tokens),
+        ("rag", True): RAGMethod(backbone, True, tokens),
+        ("genpoe", False): GenPoEMethod(backbone, ckpt_path, False, tokens),
+        ("genpoe", True): GenPoEMethod(backbone, ckpt_path, True, tokens),
+    }
+    questions = dataset.split(settings.split)
+    metrics: dict[str, float] = {}
+    for (name, rag), method in methods.items():
+        for kind in ("gold", "shuffled") if method.uses_passages else ("",):
+            key = Setting(name, rag, kind).key
+            measured = evaluate(
+                method,
+                questions,
+                make_passage_source(kind, dataset, seed=0) if kind else NoPassages(),
+                run_dir / key,
+                batch_size=settings.batch_size,
+                limit=settings.limit_rag if rag else settings.limit,
+            )
+            metrics |= {f"{key}/{metric}": value for metric, value in measured.items()}
+    return metrics
+
+
+# What is compared, in which score, and what it says.
+_PAIRS = (
+    ("genpoe/norag/gold", "genpoe/norag/shuffled", "em", "EM, GenPoE, own − another's passage"),
+    ("genpoe/norag/shuffled", "genpoe/norag/gold", "nll", "nll, GenPoE, another's − own passage"),
+    ("genpoe/rag/gold", "rag/gold", "em", "EM, GenPoE with RAG − RAG"),
+    ("genpoe/rag/gold", "rag/gold", "f1", "F1, GenPoE with RAG − RAG"),
+    ("rag/gold", "genpoe/rag/gold", "nll", "nll, RAG − GenPoE with RAG"),
+)
+
+
+def paired(run_dir: Path) -> list[dict[str, Any]]:
+    """Paired differences between rows of the table, over the questions that both answered.
+
+    Args:
+        run_dir: Where `compare` left the predictions.
+
+    Returns:
+        For each pair: what it is, the mean difference, and its 95 % bootstrap interval; EM and F1
+        in points.
+    """
+    differences = []
+    for left, right, score, label in _PAIRS:
+        scale = 1 if score == "nll" else 100
+        a, b = (
+            [scale * row[score] for _, row in read_jsonl(run_dir / key / "predictions.jsonl")]
+            for key in (left, right)
+        )
+        mean, low, high = paired_difference(a, b)
+        differences.append({"what": label, "mean": mean, "low": low, "high": high, "n": len(a)})
+    return differences
+
+
+def _sentence(difference: dict[str, Any]) -> str:
+    return (
+        f"* {difference['what']}: {difference['mean']:.2f} "
+        f"[{difference['low']:.2f}, {difference['high']:.2f}] (n = {difference['n']})"
+    )

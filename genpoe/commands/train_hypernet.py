@@ -1,0 +1,96 @@
+"""Meta-training of the hypernetwork from a composed configuration (GenPoE sec. 4.1)."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from lightning import Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from backbone.loading import training_backbone
+from backbone.model import Backbone
+from genpoe.training.datamodule import QADataModule
+from genpoe.training.module import GenPoEModule
+from genpoe.training.settings import check_sections
+from plumbing.storage.files import write_json
+from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError
+from plumbing.training.setup import training_callbacks, training_loggers
+from qa.data.dataset import QADataset
+
+_LIGHTNING_WORDS = ("last", "best", "hpc")
+
+
+def build_module(config: DictConfig, backbone: Backbone) -> GenPoEModule:
+    """The LightningModule of a configuration, beside a backbone loaded already."""
+    model = config.model
+    return GenPoEModule(
+        backbone,
+        rank=model.rank,
+        layer=model.layer,
+        hidden_width=model.hidden_width,
+        embedding_scaling=model.embedding_scaling,
+        initialization=model.initialization,
+        noise=model.noise,
+        max_passage_tokens=config.batching.max_passage_tokens,
+        cache_dir=str(Path(config.paths.cache_dir, "frozen").expanduser())
+        if model.cache_frozen
+        else None,
+        seed=config.seed,
+        **config.optim,
+    )
+
+
+def train(
+    config: DictConfig, backbone: Backbone | None = None, dataset: QADataset | None = None
+) -> dict[str, float]:
+    """Train, write ``metrics.json`` into the run directory, and return what was measured.
+
+    Args:
+        config: ``conf/train_hypernet.yaml``, composed.
+        backbone: The backbone, where the caller has loaded it; default: ``config.model.backbone``.
+        dataset: The data, likewise; default: ``config.data``.
+
+    Raises:
+        CheckpointError: If ``ckpt_path`` names no loadable checkpoint: nothing starts afresh.
+        ValueError: If a setting is mistyped or out of range.
+    """
+    if config.ckpt_path in ("", *_LIGHTNING_WORDS):
+        raise CheckpointError(
+            f"ckpt_path must be a file, got {config.ckpt_path!r}: where there is none, Lightning "
+            "would silently start afresh; name it, as in "
+            "logs/train_hypernet/runs/…/checkpoints/last.ckpt, or leave it out"
+        )
+    check_sections(config)
+    seed_everything(config.seed, workers=True, verbose=False)
+    dataset = dataset or instantiate(config.data)  # first: what is wrong with it shows at once
+    backbone = backbone or training_backbone(config)
+    module = build_module(config, backbone)
+    batching: Any = OmegaConf.to_container(config.batching, resolve=True)
+    datamodule = QADataModule(dataset, backbone.tokenizer, **batching)
+    trainer: Trainer = instantiate(
+        config.trainer,
+        callbacks=training_callbacks(config),
+        logger=_loggers(config),
+        plugins=[AtomicCheckpointIO()],
+    )
+    with warnings.catch_warnings():
+        # Workers would only copy what is in memory already.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        trainer.fit(module, datamodule=datamodule, ckpt_path=config.ckpt_path, weights_only=True)
+    metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    metrics["steps"] = trainer.global_step
+    if trainer.is_global_zero:
+        write_json(Path(config.paths.output_dir, "metrics.json"), metrics)
+    return metrics
+
+
+def _loggers(config: DictConfig) -> list[Logger] | bool:
+    loggers = training_loggers(config)
+    if isinstance(loggers, list):
+        settings: Any = OmegaConf.to_container(config, resolve=True)
+        loggers[0].log_hyperparams({key: settings[key] for key in ("model", "batching", "optim")})
+    return loggers

@@ -1,0 +1,200 @@
+"""Training examples as token ids: (question, gold passage, answer) triples of one split."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from backbone.tokens import encode_answer, encode_prompt
+from genpoe.training.collate import collate
+from genpoe.training.sampler import BatchSpec
+from plumbing.storage.jsonl import DataError
+from qa.data.dataset import QADataset, Question
+from qa.prompts import build_prompt, encode_passage
+
+log = logging.getLogger(__name__)
+
+
+class TokenTable(Sequence[np.ndarray]):
+    """Many token sequences in one array: workers share it, and it takes four bytes a token."""
+
+    def __init__(self, sequences: Iterable[Sequence[int]]) -> None:
+        arrays = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
+        self.lengths = np.array([len(array) for array in arrays], dtype=np.int64)
+        self._ends = self.lengths.cumsum()
+        self.flat = np.concatenate([np.empty(0, dtype=np.int32), *arrays])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.flat[self._ends[index] - self.lengths[index] : self._ends[index]]
+
+
+class Examples(Dataset[dict[str, Any]]):
+    """The questions of one split that have a gold passage, each with the first of them.
+
+    The answer is the first alias. The questions of some passages follow a second time, with the
+    passage in the prompt: a group of their own. Indexing with a `BatchSpec` gives that batch, see
+    `collate`, and beside it ``examples`` ``[N]``, the indices of its questions, and ``split``.
+
+    Args:
+        dataset: Where questions and passages come from.
+        split: Its split.
+        tokenizer: The backbone's.
+        max_passage_tokens: Longer passages are cut.
+        max_prompt_tokens: Questions whose prompt and answer together are longer are left out.
+        limit: At most so many questions, whole passages of a seeded sample but for the last.
+        seed: Of the samples.
+        rag_fraction: Of the questions, those that also occur with their passage in the prompt;
+            whole passages of a seeded sample but for the last.
+
+    Raises:
+        DataError: If no question is left.
+        ValueError: If the fraction is not in 0..1.
+    """
+
+    def __init__(
+        self,
+        dataset: QADataset,
+        split: str,
+        tokenizer: Any,
+        max_passage_tokens: int,
+        max_prompt_tokens: int,
+        limit: int | None = None,
+        seed: int = 0,
+        rag_fraction: float = 0.0,
+    ) -> None:
+        if not 0 <= rag_fraction <= 1:
+            raise ValueError(
+                f"rag_fraction must be in 0..1, got {rag_fraction}; set batching.rag_fraction"
+            )
+        self.split = split
+        # Padding is told by the masks; any token can stand there.
+        self.pad_token_id: int = tokenizer.pad_token_id or 0
+        questions = dataset.split(split)
+        with_passage = [question for question in questions if question.passage_ids]
+        chosen = sample_by_passage(with_passage, limit, seed)
+        with_rag = round(rag_fraction * len(chosen))
+        seen: list[tuple[Question, bool]] = [(question, False) for question in chosen]
+        if with_rag:
+            seen += [(question, True) for question in sample_by_passage(chosen, with_rag, seed + 1)]
+        encoded = []
+        for question, rag in seen:
+            prompt = build_prompt(question.question, dataset.gold(question)[:1] if rag else ())
+            answer = encode_answer(tokenizer, question.answers[0])
+            encoded.append((encode_prompt(tokenizer, prompt), answer))
+        fits = [len(prompt) + len(answer) <= max_prompt_tokens for prompt, answer in encoded]
+        kept = [example for example, fit in zip(seen, fits, strict=True) if fit]
+        _report(split, questions, with_passage, seen, kept, max_prompt_tokens)
+        self.prompts = TokenTable(p for (p, _), fit in zip(encoded, fits, strict=True) if fit)
+        self.answers = TokenTable(a for (_, a), fit in zip(encoded, fits, strict=True) if fit)
+        place: dict[tuple[str, bool], int] = {}
+        self.groups: list[list[int]] = []
+        read: list[list[int]] = []
+        for index, (question, rag) in enumerate(kept):
+            key = (question.passage_ids[0], rag)
+            if key not in place:
+                place[key] = len(self.groups)
+                self.groups.append([])
+                gold = dataset.gold(question)[0]
+                read.append(encode_passage(tokenizer, gold, max_passage_tokens))
+            self.groups[place[key]].append(index)
+        self.passages = TokenTable(read)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each question's prompt and answer."""
+        return self.prompts.lengths + self.answers.lengths
+
+    @property
+    def digest(self) -> str:
+        """Of all token ids: two runs with the same one see the same examples."""
+        digest = hashlib.sha256()
+        for table in (self.prompts, self.answers, self.passages):
+            digest.update(table.lengths.tobytes() + table.flat.tobytes())
+        digest.update(repr(self.groups).encode())
+        return digest.hexdigest()
+
+    def sequences(self) -> list[list[int]]:
+        """What the backbone reads of each question: prompt and answer but for the last token."""
+        return [
+            [*prompt.tolist(), *answer.tolist()[:-1]]
+            for prompt, answer in zip(self.prompts, self.answers, strict=True)
+        ]
+
+    def __getitem__(self, spec: BatchSpec) -> dict[str, Any]:
+        indices = [index for chunk in spec.chunks for index in chunk.questions]
+        rows = [row for row, chunk in enumerate(spec.chunks) for _ in chunk.questions]
+        batch = collate(
+            [(self.prompts[index], self.answers[index]) for index in indices],
+            [self.passages[chunk.passage] for chunk in spec.chunks],
+            rows,
+            spec.loss_weight,
+            self.pad_token_id,
+        )
+        return {**batch, "examples": batch["rows"].new_tensor(indices), "split": self.split}
+
+
+def sample_by_passage(
+    questions: Sequence[Question], limit: int | None, seed: int
+) -> list[Question]:
+    """At most ``limit`` questions, those of a passage together, in their order.
+
+    Args:
+        questions: Questions with gold passages.
+        limit: How many; None: all.
+        seed: Of the choice of passages.
+
+    Raises:
+        ValueError: If the limit is not positive.
+    """
+    if limit is None:
+        return list(questions)
+    if limit < 1:
+        raise ValueError(
+            f"a limit of questions must be positive, got {limit}; set batching.train_limit and "
+            "batching.val_limit, null for all"
+        )
+    groups: dict[str, list[int]] = {}
+    for index, question in enumerate(questions):
+        groups.setdefault(question.passage_ids[0], []).append(index)
+    order = np.random.default_rng(seed).permutation(len(groups))
+    members = list(groups.values())
+    chosen = [index for group in order for index in members[group]][:limit]
+    return [questions[index] for index in sorted(chosen)]
+
+
+def _report(
+    split: str,
+    questions: Sequence[Question],
+    with_passage: Sequence[Question],
+    seen: Sequence[tuple[Question, bool]],
+    kept: Sequence[tuple[Question, bool]],
+    max_prompt_tokens: int,
+) -> None:
+    """Say what was left out; refuse if nothing was left."""
+    plain, rag = ([q for q, with_rag in kept if with_rag is want] for want in (False, True))
+    chosen = sum(not with_rag for _, with_rag in seen)
+    without, long = len(questions) - len(with_passage), chosen - len(plain)
+    counts = (
+        f"{split}: {len(plain)} of {len(questions)} questions ({without} without a gold passage "
+        f"and {long} longer than {max_prompt_tokens} tokens left out"
+    )
+    if chosen < len(with_passage):
+        counts += f", a sample of {chosen} of the others"
+    counts += ")"
+    if chosen < len(seen):
+        long = len(seen) - chosen - len(rag)
+        counts += f", {len(rag)} also with the passage in the prompt ({long} too long)"
+    if not kept:
+        raise DataError(f"{counts}: nothing to train on; name gold passages in passage_ids")
+    log.info("%s", counts)

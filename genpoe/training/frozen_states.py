@@ -1,0 +1,179 @@
+"""What lies below the expert layer is frozen: compute it once, train on it as often as you like.
+
+The input of the expert layer depends on the question alone, neither on the passage nor on the
+hypernetwork. Over several epochs (or several runs: a sweep over ranks, widths and learning rates)
+the same states are read from a memory-mapped file, and a step costs only the layers above.
+
+Shapes: N questions, T tokens, D d_model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backbone.model import Backbone
+from backbone.split import SplitBackbone
+from genpoe.training.collate import pad
+
+_BATCH_TOKENS = 2048
+_MANIFEST = "manifest.json"
+
+
+class FrozenStatesError(ValueError):
+    """Cached states that cannot be used."""
+
+
+class FrozenStates:
+    """States of many token sequences, in one memory-mapped file.
+
+    Args:
+        path: The file.
+        lengths: Tokens of each sequence, in their order.
+        width: D.
+        dtype: Of the states.
+    """
+
+    def __init__(self, path: Path, lengths: Sequence[int], width: int, dtype: torch.dtype) -> None:
+        self._lengths = torch.tensor(lengths, dtype=torch.long)
+        self._starts = self._lengths.cumsum(0) - self._lengths
+        total = int(self._lengths.sum())
+        flat = torch.from_file(str(path), shared=True, size=total * width, dtype=dtype)
+        self.flat_TD = flat.view(total, width)
+
+    def rows(self, indices_N: Tensor) -> Tensor:
+        """``[N, T, D]`` of some sequences, padded with zeros on the right."""
+        indices_N = indices_N.cpu()
+        lengths, starts = self._lengths[indices_N], self._starts[indices_N]
+        offsets = torch.arange(int(lengths.max()))
+        inside = offsets < lengths[:, None]
+        states = self.flat_TD[(starts[:, None] + offsets).where(inside, starts[:, None])]
+        return states * inside[..., None]
+
+    def write(self, index: int, states_TD: Tensor) -> None:
+        """Store one sequence's states."""
+        start = int(self._starts[index])
+        self.flat_TD[start : start + len(states_TD)] = states_TD.cpu()
+
+
+def frozen_states(
+    split: SplitBackbone,
+    sequences: Sequence[Sequence[int]],
+    layer: int,
+    folder: Path,
+    progress: Callable[[Sequence[Any]], Any] = iter,
+) -> FrozenStates:
+    """Open the states of ``sequences``, computing them first where they are not there.
+
+    They are written aside and published by one rename, so an interrupted computation leaves
+    nothing behind that could be taken for a whole one. Batches are made of the sequences alone,
+    so the same input gives the same bits whoever computes it.
+
+    Args:
+        split: The backbone, cut below ``layer``.
+        sequences: Token ids.
+        layer: The cut.
+        folder: Where caches lie; this one gets a name made of all that it depends on.
+        progress: Wraps the batches, for a progress bar.
+
+    Raises:
+        FrozenStatesError: If the disk is full, or the cache is damaged.
+    """
+    backbone = split.backbone
+    home = folder / _key(backbone, sequences, layer)
+    lengths = [len(sequence) for sequence in sequences]
+    shape: tuple[list[int], int, torch.dtype] = (lengths, backbone.d_model, backbone.dtype)
+    if not (home / _MANIFEST).is_file():
+        part = folder / f".{home.name}.{socket.gethostname()}.{os.getpid()}"
+        _remove_abandoned(part)
+        part.mkdir(parents=True, exist_ok=True)
+        try:
+            _check_space(part, sum(lengths) * backbone.d_model * backbone.dtype.itemsize)
+            states = FrozenStates(part / "states.bin", *shape)
+            _compute(split, sequences, states, progress)
+            digest = _digest(states.flat_TD)
+            (part / _MANIFEST).write_text(json.dumps({"sha256": digest}), encoding="utf-8")
+            _publish(part, home)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    states = FrozenStates(home / "states.bin", *shape)
+    expected = json.loads((home / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
+    if _digest(states.flat_TD) != expected:
+        raise FrozenStatesError(f"the cached states in {home} are damaged; remove that folder")
+    return states
+
+
+def _remove_abandoned(part: Path) -> None:
+    """Remove what processes of this machine left unfinished when they were killed."""
+    for other in part.parent.glob(f"{part.stem}.*"):
+        try:
+            os.kill(int(other.suffix[1:]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(other, ignore_errors=True)
+        except (ValueError, PermissionError):
+            pass  # of no process, or alive and another user's
+
+
+def _publish(part: Path, home: Path) -> None:
+    if (home / _MANIFEST).is_file():
+        return  # another process was faster
+    shutil.rmtree(home, ignore_errors=True)
+    try:
+        part.rename(home)
+    except OSError:
+        if not (home / _MANIFEST).is_file():
+            raise
+
+
+@torch.no_grad()
+def _compute(
+    split: SplitBackbone,
+    sequences: Sequence[Sequence[int]],
+    states: FrozenStates,
+    progress: Callable[[Sequence[Any]], Any],
+) -> None:
+    device = split.backbone.device
+    for batch in progress(_batches(sequences)):
+        input_ids, attention_mask = pad([sequences[index] for index in batch], 0)
+        below = split.below(input_ids.to(device), attention_mask.to(device))
+        for row, index in enumerate(batch):
+            states.write(index, below[row, : len(sequences[index])])
+
+
+def _batches(sequences: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Indices in batches of about equal length and about ``_BATCH_TOKENS`` tokens."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(sequences)), key=lambda i: len(sequences[i])):
+        if not batches or (len(batches[-1]) + 1) * len(sequences[index]) > _BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+def _key(backbone: Backbone, sequences: Sequence[Sequence[int]], layer: int) -> str:
+    digest = hashlib.sha256(f"{backbone.fingerprint} {layer} {backbone.dtype}".encode())
+    for sequence in sequences:
+        digest.update(torch.tensor(sequence, dtype=torch.int32).numpy().tobytes() + b"|")
+    return digest.hexdigest()[:32]
+
+
+def _digest(flat_TD: Tensor) -> str:
+    return hashlib.sha256(flat_TD.view(torch.uint8).numpy().data).hexdigest()
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise FrozenStatesError(
+            f"the frozen states need {needed / 2**30:.1f} GiB, but {folder.parent} has "
+            f"{free / 2**30:.1f} GiB free; set paths.cache_dir, or model.cache_frozen=false"
+        )

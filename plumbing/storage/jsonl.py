@@ -1,0 +1,243 @@
+"""JSON lines, plain or gzipped: the form of every corpus and question set on disk.
+
+Whatever is wrong with a file is found here, where its name and line number are still known.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import uuid
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class DataError(ValueError):
+    """A corpus or question set that cannot be used; the message says where, why and what to do."""
+
+
+def find_jsonl(folder: str | Path, stem: str) -> Path:
+    """The file ``stem.jsonl`` or ``stem.jsonl.gz`` of a folder.
+
+    Args:
+        folder: The folder to look in.
+        stem: The file's name without its endings, such as ``passages``.
+
+    Returns:
+        The path of the one that exists.
+
+    Raises:
+        DataError: If the folder, or the file in it, is missing, or if both files exist.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        came = "a file" if folder.exists() else "nothing"
+        raise DataError(
+            f"{folder}: expected a folder with JSON lines, found {came}; check the path"
+        )
+    plain, zipped = folder / f"{stem}.jsonl", folder / f"{stem}.jsonl.gz"
+    found = [path for path in (plain, zipped) if path.is_file()]
+    if not found:
+        raise DataError(f"{folder}: expected {plain.name} or {zipped.name}, found neither; add one")
+    if len(found) > 1:
+        raise DataError(
+            f"{folder}: expected one of {plain.name} and {zipped.name}, found both; remove the "
+            f"one that is out of date"
+        )
+    return found[0]
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the objects of a JSON-lines file, gzipped when its name ends in ``.gz``.
+
+    Blank lines are skipped but counted.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The line number, from 1, and the object.
+
+    Raises:
+        DataError: If the file is missing, unreadable, truncated, not UTF-8, or if a line is not a
+            JSON object.
+    """
+    path = Path(path)
+    for number, line in read_lines(path):
+        if line.strip():
+            yield number, parse_object(path, number, line)
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a JSON-lines file atomically: a reader sees the old file or the whole new one.
+
+    Missing folders are made. A name that ends in ``.gz`` is gzipped, without a time stamp, so that
+    equal rows give equal bytes.
+
+    Args:
+        path: The file; replaced when it exists.
+        rows: The objects, one a line. They may be a generator; if it raises, the old file stays.
+
+    Raises:
+        DataError: If a row holds text that UTF-8 cannot express (a lone surrogate).
+        TypeError: If a row holds something that JSON has no form for.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, because a rename is atomic only within one file system.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as raw:
+            if path.suffix == ".gz":
+                with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as zipped:
+                    _write_lines(path, zipped.write, rows)
+            else:
+                _write_lines(path, raw.write, rows)
+            raw.flush()
+            os.fsync(raw.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def text_field(row: Mapping[str, Any], key: str, where: str, *, may_be_blank: bool = False) -> str:
+    """The string under a key of a row.
+
+    Args:
+        row: The object of one line.
+        key: The key that must be there.
+        where: ``file:line``, for the message.
+        may_be_blank: Whether an empty string, or one of white space, is acceptable.
+
+    Returns:
+        The string, unchanged.
+
+    Raises:
+        DataError: If the key is missing, or its value is no string or blank.
+    """
+    value = require_key(row, key, where)
+    if not isinstance(value, str):
+        raise DataError(
+            f"{where}: {key!r} must be a string, got {describe(value)}; correct the line"
+        )
+    if not may_be_blank and not value.strip():
+        raise DataError(
+            f"{where}: {key!r} must hold some text, got {describe(value)}; fill it in or remove "
+            f"the line"
+        )
+    return value
+
+
+def require_key(row: Mapping[str, Any], key: str, where: str) -> Any:
+    """The value under a key of a row, whatever its type.
+
+    Raises:
+        DataError: If the key is missing.
+    """
+    if key not in row:
+        keys = ", ".join(repr(name) for name in row) or "none"
+        raise DataError(f"{where}: expected the key {key!r}, got the keys {keys}; add it")
+    return row[key]
+
+
+def check_new_id(lines: dict[str, int], id: str, kind: str, path: str | Path, number: int) -> None:
+    """Note the line of an id in ``lines``, where each may stand once.
+
+    Raises:
+        DataError: If an earlier line has the same id; the message names both.
+    """
+    if id in lines:
+        raise DataError(
+            f"{path}:{number}: {kind} id {id!r} stands already at line {lines[id]}; ids must be "
+            f"unique in a file, so rename or remove one of the two"
+        )
+    lines[id] = number
+
+
+def describe(value: Any) -> str:
+    """A value from a file as an error message shows it: its JSON type and a short form of it."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+    names |= {int: "a number", float: "a number", type(None): "null"}
+    text = repr(value)
+    shown = text if len(text) <= 60 else f"{text[:57]}..."
+    name = names.get(type(value), type(value).__name__)
+    return name if value is None else f"{name} ({shown})"
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield line numbers, from 1, and lines as bytes; gzipped when the name ends in ``.gz``.
+
+    As bytes, so that a line that is not UTF-8 can be named by its number.
+
+    Raises:
+        DataError: If the file is missing, unreadable, truncated or damaged.
+    """
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                yield number, line
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: expected a JSON-lines file, found none; check the path"
+        ) from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{path}: expected a whole gzip file, but it is truncated or damaged after line "
+            f"{number} ({error}); copy or download it again"
+        ) from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"{path}: expected a readable file, got '{reason}'; check it") from error
+
+
+def parse_object(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """The JSON object of one line.
+
+    Raises:
+        DataError: If the line is not UTF-8, no JSON object, or holds half a surrogate pair.
+    """
+    where = f"{path}:{number}"
+    try:
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where}: expected UTF-8, got the byte 0x{line[error.start]:02x} at byte "
+            f"{error.start + 1} of the line; convert the file to UTF-8"
+        ) from error
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = str(error).partition(": line ")[0]
+        column = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise DataError(
+            f"{where}: expected one JSON object, got {describe(text.strip())}, which is not JSON "
+            f"({reason}{column}); write one object a line, with double quotes"
+        ) from error
+    if not isinstance(row, dict):
+        raise DataError(
+            f"{where}: expected a JSON object, got {describe(row)}; write one object a line"
+        )
+    if b"\\ud" in line.lower():  # the escapes of surrogates; halves of a pair break tokenizers
+        _encode(path, number, row)
+    return row
+
+
+def _write_lines(
+    path: Path, write: Callable[[bytes], object], rows: Iterable[Mapping[str, Any]]
+) -> None:
+    for number, row in enumerate(rows, start=1):
+        write(_encode(path, number, row) + b"\n")
+
+
+def _encode(path: Path, number: int, row: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{path}:{number}: expected text that UTF-8 can express, got half a surrogate pair "
+            f"({error.object[error.start]!r}); remove or repair that character"
+        ) from error

@@ -1,0 +1,1 @@
+"""What all trainings by Lightning share: checkpoints, exact resumption, setup."""

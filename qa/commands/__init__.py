@@ -1,0 +1,1 @@
+"""What the scripts of the task call, a command a file."""

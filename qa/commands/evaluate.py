@@ -1,0 +1,93 @@
+"""``scripts/evaluate.py``: build what the configuration names, and evaluate it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, fields
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from backbone.model import Backbone
+from plumbing.cli import check_complete
+from plumbing.settings import check_limit, check_types
+from qa.data.dataset import QADataset
+from qa.evaluation.evaluate import evaluate
+from qa.passages.choose import RETRIEVED_KINDS, make_passage_source
+from qa.passages.pipeline import open_pipeline
+from qa.passages.source import NoPassages
+from qa.tables.tables import summary
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The types of the settings at the top of ``conf/evaluate.yaml``; see there.
+
+    Raises:
+        ValueError: If one has another type.
+    """
+
+    ckpt_path: str | None
+    split: str
+    rag: bool
+    passages: str
+    k: int
+    limit: int | None
+    batch_size: int
+    max_new_tokens: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_limit(self.limit)
+        check_types(self, "")
+
+
+def evaluate_command(
+    config: DictConfig, dataset: QADataset | None = None, backbone: Backbone | None = None
+) -> dict[str, float]:
+    """Evaluate one method on one split.
+
+    Args:
+        config: Composed from ``conf/evaluate.yaml``.
+        dataset: The data; None: those that the configuration names.
+        backbone: The model; None: likewise.
+
+    Returns:
+        The metrics, as in the ``metrics.json`` of the run folder.
+
+    Raises:
+        ValueError: If a setting or the data is at fault.
+        InstantiationException: The same, where Hydra builds something; with its cause.
+    """
+    check_complete(config)
+    settings = Settings(**{field.name: config[field.name] for field in fields(Settings)})
+    # The data first: what is wrong with it shows before a large model is loaded.
+    dataset = dataset or instantiate(config.data)
+    questions = dataset.split(settings.split)
+    pipeline = open_pipeline(config) if settings.passages in RETRIEVED_KINDS else None
+    source = make_passage_source(settings.passages, dataset, settings.seed, pipeline)
+    parts = {"source": source} if "source" in config.method else {}  # it retrieves on its own
+    backbone = backbone or instantiate(config.model.backbone)
+    method = instantiate(config.method, backbone=backbone, **parts)
+    gold = dict.fromkeys(id for question in questions for id in question.passage_ids)
+    method.check_passages(dataset.passages[id] for id in gold if id in dataset.passages)
+    if not (method.uses_passages or parts or settings.passages == "gold"):
+        log.warning(
+            "passages=%s changes nothing: this method, as it is set, is given no passages",
+            settings.passages,
+        )
+    metrics = evaluate(
+        method,
+        questions,
+        source if method.uses_passages else NoPassages(),
+        run_dir=config.paths.output_dir,
+        k=settings.k,
+        batch_size=settings.batch_size,
+        limit=settings.limit,
+        seed=settings.seed,
+    )
+    log.info("%s", summary(metrics))
+    log.info("metrics.json and predictions.jsonl are in %s", config.paths.output_dir)
+    return metrics

@@ -1,0 +1,74 @@
+"""``scripts/evaluate_retrieval.py``: open what the configuration names, and evaluate it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from plumbing.cli import check_complete
+from plumbing.settings import check_seed, check_types
+from qa.evaluation.evaluate import sample
+from qa.evaluation.retrieval import evaluate_retrieval
+from qa.passages.pipeline import open_pipeline
+from qa.tables.retrieval import retrieval_table
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings at the top of ``conf/evaluate_retrieval.yaml``; see there.
+
+    Raises:
+        ValueError: If one is mistyped, or the seed out of range.
+    """
+
+    split: str
+    ks: Sequence[int]
+    limit: int | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_types(self, "")
+        check_seed(self.seed)
+
+
+def evaluate_retrieval_command(config: DictConfig) -> dict[str, float]:
+    """Evaluate a retriever and, possibly, a reranker on one split.
+
+    Args:
+        config: Composed from ``conf/evaluate_retrieval.yaml``.
+
+    Returns:
+        The metrics, as in the ``metrics.json`` of the run folder; see
+        `qa.evaluation.retrieval.evaluate_retrieval`.
+
+    Raises:
+        ValueError: If a setting, the data or an index is at fault.
+        InstantiationException: The same, where Hydra builds something; with its cause.
+    """
+    check_complete(config)
+    settings = _settings(config)
+    dataset = instantiate(config.data)
+    questions = sample(dataset.split(settings.split), settings.limit, settings.seed)
+    pipeline = open_pipeline(config)
+    if pipeline is None:
+        raise ValueError("there is no retriever to evaluate; give retriever=bm25|dense|hybrid")
+    title = f"{dataset.name}, {settings.split}"
+    metrics = evaluate_retrieval(
+        pipeline, questions, settings.ks, config.paths.output_dir, title, settings.seed
+    )
+    log.info("%s, %d questions\n\n%s", title, len(questions), retrieval_table(metrics))
+    log.info("metrics.json, table.md and the rankings are in %s", config.paths.output_dir)
+    return metrics
+
+
+def _settings(config: DictConfig) -> Settings:
+    mine = OmegaConf.masked_copy(config, [field.name for field in fields(Settings)])
+    given: Any = OmegaConf.to_container(mine, resolve=True)
+    return Settings(**given)

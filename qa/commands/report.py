@@ -1,0 +1,131 @@
+"""``scripts/report.py``: evaluations side by side, and their differences to one of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from plumbing.cli import check_complete
+from plumbing.settings import check_seed, check_types
+from plumbing.storage.files import write_json
+from qa.evaluation.run_folder import RunFolder, differences, read_run
+from qa.tables.side_by_side import SECONDS, TRIGGER_RATE, Evaluated, plot, table
+from qa.tables.tables import SCORES, flat
+
+log = logging.getLogger(__name__)
+
+_COUNT = {"n": ("n", 0)}
+_COLUMNS = {**SCORES, **TRIGGER_RATE, **SECONDS, "peak_memory": ("GiB", 2), **_COUNT}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of ``conf/report.yaml``; see there.
+
+    Raises:
+        ValueError: If one has another type, there is no run, not one label a run, two labels are
+            equal, or the baseline is none of them.
+    """
+
+    runs: Sequence[str]
+    labels: Sequence[str | int | float] | None
+    baseline: str | int | float | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_types(self, "")
+        check_seed(self.seed)
+        names = self.names
+        if not self.runs or len(names) != len(self.runs):
+            raise ValueError(
+                f"expected one label a run, and at least one run, got {len(self.runs)} runs and "
+                f"{len(names)} labels; set runs=[…] labels=[…]"
+            )
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"labels must differ, got {twice[0]!r} twice; set labels=[…]")
+        if self.compared not in names:
+            raise ValueError(
+                f"baseline must be one of the labels {', '.join(names)}, got {self.compared!r}; "
+                "set baseline=LABEL"
+            )
+
+    @property
+    def names(self) -> list[str]:
+        """What the runs are called: their labels, or their folders' names."""
+        if self.labels is None:
+            return [Path(run).resolve().name for run in self.runs]
+        return [str(label) for label in self.labels]
+
+    @property
+    def compared(self) -> str:
+        """The label of the run that the others are compared with."""
+        return self.names[0] if self.baseline is None else str(self.baseline)
+
+
+def report_command(config: DictConfig) -> dict[str, float]:
+    """Write ``metrics.json``, ``table.md``, ``figure.png`` and, of two runs on, ``differences.md``.
+
+    Args:
+        config: Composed from ``conf/report.yaml``.
+
+    Returns:
+        The metrics of all runs, ``<label>/<metric>``, and what each has more than the baseline,
+        ``<label>/minus/<baseline>/<metric>``; see `qa.evaluation.run_folder.differences`.
+
+    Raises:
+        ValueError: If a setting or a run is at fault, or a run cannot be compared.
+    """
+    check_complete(config)
+    given: Any = OmegaConf.to_container(config, resolve=True)
+    settings = Settings(*(given[name] for name in ("runs", "labels", "baseline", "seed")))
+    pairs = zip(settings.names, settings.runs, strict=True)
+    runs = {name: read_run(run) for name, run in pairs}
+    compared = settings.compared
+    gains = {
+        name: differences(run, runs[compared], settings.seed)
+        for name, run in runs.items()
+        if name != compared
+    }
+    metrics = flat(
+        {
+            name: {**run.metrics, "minus": {compared: gains.get(name, {})}}
+            for name, run in runs.items()
+        }
+    )
+    folder = Path(config.paths.output_dir)
+    write_json(folder / "metrics.json", metrics)
+    rows = [_row(name, run) for name, run in runs.items()]
+    pages = {"table.md": table(rows, _COLUMNS)}
+    if gains:
+        pages["differences.md"] = _differences(gains, compared)
+    for name, page in pages.items():
+        (folder / name).write_text(page, encoding="utf-8")
+    plot(rows, folder / "figure.png")
+    console = Console(highlight=False, emoji=False, soft_wrap=True)
+    console.print("\n".join(pages.values()), markup=False)
+    log.info("metrics.json, %s and figure.png are in %s", ", ".join(pages), folder)
+    return metrics
+
+
+def _row(name: str, run: RunFolder) -> Evaluated:
+    """A run, with its memory in GiB."""
+    memory = {key: run.metrics[key] / 2**30 for key in ("peak_memory",) if key in run.metrics}
+    return Evaluated({"Run": name}, run.metrics | memory)
+
+
+def _differences(gains: Mapping[str, dict[str, float]], compared: str) -> str:
+    """A Markdown page: a row a run that is compared."""
+    text = (
+        f"What each run has more than {compared}, question by question, with 95 % bootstrap "
+        "intervals over the n\nquestions that both have: EM, F1 and Acc in points, nll in nats an "
+        "answer token.\n"
+    )
+    rows = [Evaluated({"Run": name}, gain) for name, gain in gains.items()]
+    return f"{text}\n{table(rows, SCORES | _COUNT)}"

@@ -1,0 +1,208 @@
+"""``scripts/train_reranker.py``: questions become lists that train a reranker."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning import seed_everything
+from omegaconf import DictConfig, OmegaConf
+
+from plumbing.cli import check_complete
+from plumbing.devices import pick_device, pick_dtype
+from plumbing.settings import check_seed, check_types
+from plumbing.training.setup import training_callbacks, training_loggers
+from qa.data.dataset import QADataset, Question, drop_overlap, load_folder
+from qa.evaluation.evaluate import sample
+from qa.passages.containment import answers_question
+from retrieval.corpus.corpus import Corpus
+from retrieval.passage import Passage
+from retrieval.rerank.training.batches import RerankerDataModule
+from retrieval.rerank.training.lists import LabelledQuery, MinedLists, hold_out, mine_cached
+from retrieval.rerank.training.module import FOLDER, RerankerModule, train_reranker
+from retrieval.retriever import IndexSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MiningSettings:
+    """``mining``: see ``conf/train_reranker.yaml``.
+
+    Raises:
+        ValueError: If a setting is mistyped or out of range.
+    """
+
+    split: str
+    limit: int | None
+    val_limit: int
+    depth: int
+    held_out_split: str | None
+    held_out_dirs: Sequence[str]
+    cached: bool
+
+    def __post_init__(self) -> None:
+        check_types(self, "mining")
+        _check_least(self, "mining", depth=1, val_limit=0)
+        if self.limit is not None:
+            _check_least(self, "mining", limit=1)
+
+
+@dataclass(frozen=True)
+class BatchingSettings:
+    """``batching``: see `retrieval.rerank.training.batches.RerankerDataModule`.
+
+    Raises:
+        ValueError: If a setting is mistyped or out of range.
+    """
+
+    batch_size: int
+    negatives: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_types(self, "batching")
+        _check_least(self, "batching", batch_size=1, negatives=1)
+        check_seed(self.seed, "batching.seed")
+
+
+def _check_least(settings: Any, section: str, **least: int) -> None:
+    for name, low in least.items():
+        if (value := getattr(settings, name)) < low:
+            raise ValueError(f"{name} must be at least {low}, got {value}; set {section}.{name}")
+
+
+def train_reranker_command(config: DictConfig) -> dict[str, float]:
+    """Mine lists, fine-tune a reranker on them, and save it in the run folder.
+
+    Args:
+        config: Composed from ``conf/train_reranker.yaml``.
+
+    Returns:
+        The metrics, as in ``metrics.json``; see `retrieval.rerank.training.module.train_reranker`.
+
+    Raises:
+        ValueError: If a setting, the data or a checkpoint is at fault.
+        InstantiationException: The same, where Hydra builds something; with its cause.
+    """
+    check_complete(config)
+    check_seed(config.seed)
+    seed_everything(config.seed, workers=True, verbose=False)
+    # All that a setting can be wrong about comes before mining, which takes minutes.
+    mining = MiningSettings(**_section(config.mining))
+    batching = BatchingSettings(**_section(config.batching))
+    index_settings = instantiate(config.retriever)
+    cross_encoder = instantiate(config.cross_encoder)
+    module = RerankerModule(cross_encoder, **_section(config.optim))
+    corpus = instantiate(config.corpus)
+    mined = _mine(config, mining, index_settings, corpus)
+    train, val = hold_out(mined.lists, mining.val_limit, config.seed)
+    data = RerankerDataModule(
+        corpus,
+        train,
+        val,
+        cross_encoder.tokenize,
+        batching.batch_size,
+        batching.negatives,
+        batching.seed,
+    )
+    trainer = instantiate(
+        config.trainer,
+        precision=_precision(config.trainer),
+        callbacks=training_callbacks(config),
+        logger=training_loggers(config),
+        plugins=[instantiate(config.checkpoint_io)],
+    )
+    metrics = train_reranker(
+        module, data, trainer, config.paths.output_dir, config.ckpt_path, _origin(config)
+    )
+    log.info("metrics.json and the reranker are in %s", config.paths.output_dir)
+    log.info("use it: reranker=minilm reranker.path=%s", Path(config.paths.output_dir, FOLDER))
+    return metrics
+
+
+def labelled_queries(questions: Sequence[Question]) -> list[LabelledQuery]:
+    """Questions as `retrieval` knows them."""
+    return [LabelledQuery(q.question, q.answers, q.passage_ids) for q in questions]
+
+
+def answers_query(query: LabelledQuery, passage: Passage) -> bool:
+    """Whether a passage answers a query: what makes an oracle negative or not, see there.
+
+    `qa.passages.containment.answers_question` says how.
+    """
+    question = Question(query.query, query.query, query.answers, query.gold_ids)
+    return answers_question(question, passage)
+
+
+def held_out_passages(
+    dataset: QADataset, split: str | None, folders: Sequence[str]
+) -> frozenset[str]:
+    """Ids of the gold passages that evaluation asks about, which training must never see.
+
+    Args:
+        dataset: The data set trained on.
+        split: Its split that is evaluated; None: none.
+        folders: Folders of further data sets, whose every split but ``train`` is evaluated.
+    """
+    evaluated = [] if split is None else [dataset.split(split)]
+    for folder in folders:
+        other = load_folder(folder)
+        evaluated += [questions for name, questions in other.splits.items() if name != "train"]
+    return frozenset(id for part in evaluated for question in part for id in question.passage_ids)
+
+
+def _mine(
+    config: DictConfig, settings: MiningSettings, index_settings: IndexSettings, corpus: Corpus
+) -> MinedLists:
+    cache_dir = Path(config.paths.cache_dir).expanduser()
+    dataset = instantiate(config.data)
+    held_out = held_out_passages(dataset, settings.held_out_split, settings.held_out_dirs)
+    if settings.held_out_split is not None:
+        dataset, dropped = drop_overlap(dataset, settings.split, settings.held_out_split)
+        log.info(
+            "%d questions are about passages of %s: left out", dropped, settings.held_out_split
+        )
+    questions = sample(dataset.split(settings.split), settings.limit, config.seed)
+    mined = mine_cached(
+        labelled_queries(questions),
+        index_settings.open(corpus),
+        corpus,
+        answers_query,
+        settings.depth,
+        held_out,
+        cache_dir / "reranker_lists" if settings.cached else None,
+    )
+    log.info(
+        "%d lists; %d questions have no gold passage to train on, %d no negative",
+        len(mined.lists),
+        mined.without_positive,
+        mined.without_negative,
+    )
+    return mined
+
+
+def _section(config: DictConfig) -> dict[str, Any]:
+    section: Any = OmegaConf.to_container(config, resolve=True)
+    return section
+
+
+def _precision(trainer: DictConfig) -> str:
+    """What "auto" means on the device that the trainer will choose."""
+    if trainer.precision != "auto":
+        return str(trainer.precision)
+    device = pick_device("cpu" if trainer.accelerator == "cpu" else "auto")
+    native = pick_dtype("auto", device) == torch.bfloat16
+    return "bf16-mixed" if native else "32-true"
+
+
+def _origin(config: DictConfig) -> dict[str, Any]:
+    """What the manifest says of how the reranker was made."""
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    names = ("cross_encoder", "data", "retriever", "mining", "batching", "optim", "seed")
+    return {name: settings[name] for name in names}

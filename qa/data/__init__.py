@@ -1,0 +1,8 @@
+"""Questions, their passages, and where data sets come from."""
+
+from __future__ import annotations
+
+from qa.data.dataset import QADataset, Question, load_folder, save_folder
+from qa.data.hub import load_named
+
+__all__ = ["QADataset", "Question", "load_folder", "load_named", "save_folder"]

@@ -1,0 +1,233 @@
+"""Passages and questions about invented people, places, works and organisations.
+
+The facts are invented, the values real words: a model cannot know an answer without the passage,
+and can write every answer. There are no digits, whose order a bag of words would lose.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from qa.data.bios.names import MAX_ENTITIES, Draw, Namer
+from qa.data.bios.organisation import ORGANISATION
+from qa.data.bios.person import PERSON
+from qa.data.bios.place import PLACE
+from qa.data.bios.schema import Attribute, Kind
+from qa.data.bios.work import WORK
+from qa.data.dataset import QADataset, Question
+from retrieval.passage import Passage
+
+KINDS: tuple[Kind, ...] = (PERSON, PLACE, WORK, ORGANISATION)
+MAX_DISTRACTORS = 6  # for each dev entity: there are only so many names that resemble a name
+
+_MIN_WORDS = 60
+_EXTRA_WORDS = 10  # fillers are added until a length drawn from [60, 70) is reached
+_ATTRIBUTES = 6  # of every kind
+_PLACEHOLDER = re.compile(r"\{([spax])\}")
+_VOWEL_SOUND = re.compile(r"(?!uni|eu|ure|uku|one)[aeiou]|hour|heir|honest", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entity:
+    id: str
+    kind: Kind
+    name: str
+    values: tuple[str, ...]
+
+
+def generate(
+    seed: int = 0,
+    train_entities: int = 2500,
+    dev_entities: int = 150,
+    distractor_entities: int = 300,
+    train_questions: int = 6,
+) -> QADataset:
+    """Generate the data set "bios"; the same arguments give the same data everywhere.
+
+    Each entity has one passage of 60 to 120 words and six attributes, each a question whose answer
+    stands in the passage once. The entities of the splits are disjoint, kinds alternate. The dev
+    entities depend on nothing but the seed, so that a larger training split leaves them alone.
+
+    Args:
+        seed: Not negative.
+        train_entities: Each gives one passage and 6 questions of the split train.
+        dev_entities: Each gives one passage, 6 questions of the split dev in training phrasings,
+            and 6 of the split dev_rephrased about the same facts, in phrasings that occur nowhere
+            in training. The first questions are a fair sample of both splits: kinds alternate, and
+            the first ``dev_entities`` of them ask about each entity once.
+        distractor_entities: Passages without questions, each about an entity that shares a part of
+            its name, and two or three values, with a dev entity.
+        train_questions: Ask only so many of the 6 questions of each training entity, in turn.
+
+    Returns:
+        The data set, with the splits train, dev and dev_rephrased.
+
+    Raises:
+        ValueError: If a number is negative, there are more than `MAX_ENTITIES` entities, or more
+            than `MAX_DISTRACTORS` distractors for each dev entity; or ``train_questions`` is not
+            in 1..6.
+    """
+    if not 1 <= train_questions <= _ATTRIBUTES:
+        raise ValueError(
+            f"train_questions must be in 1..{_ATTRIBUTES}, got {train_questions}; "
+            "set data.train_questions"
+        )
+    _check(seed, train_entities, dev_entities, distractor_entities)
+    namer = Namer(_reserved_words())
+    dev = _entities("dev", dev_entities, namer, Draw(f"bios dev {seed}"))
+    twins = _distractors(dev, distractor_entities, namer, Draw(f"bios distractor {seed}"))
+    train = _entities("train", train_entities, namer, Draw(f"bios train {seed}"))
+    passages = [
+        _passage(entity, Draw(f"bios passage {seed} {entity.id}"))
+        for entity in (*train, *dev, *twins)
+    ]
+    train_draw, dev_draw = Draw(f"bios train questions {seed}"), Draw(f"bios dev questions {seed}")
+    grouped = (
+        (entity, index)
+        for number, entity in enumerate(train)
+        for index in sorted(
+            (number // len(KINDS) * train_questions + turn) % _ATTRIBUTES
+            for turn in range(train_questions)
+        )
+    )
+    splits = {
+        "train": [_question(entity, index, train_draw) for entity, index in grouped],
+        "dev": [_question(entity, index, dev_draw) for entity, index in _interleaved(dev)],
+        "dev_rephrased": [
+            _question(entity, index, dev_draw, rephrased=True)
+            for entity, index in _interleaved(dev)
+        ],
+    }
+    return QADataset("bios", {passage.id: passage for passage in passages}, splits)
+
+
+def _check(seed: int, train_entities: int, dev_entities: int, distractor_entities: int) -> None:
+    counts = {
+        "train_entities": train_entities,
+        "dev_entities": dev_entities,
+        "distractor_entities": distractor_entities,
+    }
+    for name, number in {"seed": seed, **counts}.items():
+        if number < 0:
+            raise ValueError(f"{name} must not be negative, got {number}; set data.{name}")
+    total = sum(counts.values())
+    if total > MAX_ENTITIES:
+        raise ValueError(
+            f"there are names for {MAX_ENTITIES} entities, got {total} in all; lower "
+            "data.train_entities"
+        )
+    if distractor_entities > MAX_DISTRACTORS * dev_entities:
+        raise ValueError(
+            f"distractor_entities must be at most {MAX_DISTRACTORS} for each of the {dev_entities} "
+            f"dev entities, got {distractor_entities}; lower data.distractor_entities"
+        )
+
+
+def _reserved_words() -> frozenset[str]:
+    """Every word of a value, sentence or question, in lower case."""
+    texts: list[str] = []
+    for kind in KINDS:
+        texts += kind.fillers
+        for attribute in kind.attributes:
+            texts += (*attribute.values, *attribute.sentences)
+            texts += (*attribute.questions, *attribute.rephrasings)
+    return frozenset(word for text in texts for word in re.findall(r"[a-z]+", text.lower()))
+
+
+def _entities(split: str, count: int, namer: Namer, draw: Draw) -> list[_Entity]:
+    entities = []
+    for index in range(count):
+        kind = KINDS[index % len(KINDS)]
+        name = namer.fresh(kind.name, draw)
+        values = tuple(draw.pick(attribute.values) for attribute in kind.attributes)
+        entities.append(_Entity(f"bios-{split}-{index:05}", kind, name, values))
+    return entities
+
+
+def _distractors(dev: list[_Entity], count: int, namer: Namer, draw: Draw) -> list[_Entity]:
+    twins = []
+    for index in range(count):
+        original = dev[index % len(dev)]
+        name = namer.resembling(original.kind.name, original.name, draw)
+        order = draw.shuffled(range(len(original.values)))
+        shared = set(order[: 2 + draw.below(2)])
+        values = tuple(
+            value if place in shared else _other_value(attribute, value, draw)
+            for place, (attribute, value) in enumerate(
+                zip(original.kind.attributes, original.values, strict=True)
+            )
+        )
+        twins.append(_Entity(f"bios-distractor-{index:05}", original.kind, name, values))
+    return twins
+
+
+def _other_value(attribute: Attribute, value: str, draw: Draw) -> str:
+    return draw.pick([other for other in attribute.values if other != value])
+
+
+def _passage(entity: _Entity, draw: Draw) -> Passage:
+    """Shuffled sentences of all attributes, and as many fillers as the length needs."""
+    kind = entity.kind
+    sentences = [
+        (draw.pick(attribute.sentences), value)
+        for attribute, value in zip(kind.attributes, entity.values, strict=True)
+    ]
+    fillers = draw.shuffled(kind.fillers)
+    target = _MIN_WORDS + draw.below(_EXTRA_WORDS)
+    length = sum(len(template.split()) for template, _ in sentences)
+    while length < target:
+        filler = fillers.pop()
+        sentences.append((filler, ""))
+        length += len(filler.split())
+    last = entity.name.split()[-1]
+    full = kind.full.format(name=entity.name)
+    short = draw.pick(kind.shorts).format(last=last, lower=last.lower())
+    pronoun, possessive = draw.pick(kind.pronouns)
+    texts: list[str] = []
+    for template, value in draw.shuffled(sentences):
+        if not texts:
+            subject = full, f"{full}'s"
+        elif draw.below(2) and template.startswith("{"):  # elsewhere it might have to be "her"
+            subject = pronoun, possessive
+        else:
+            subject = short, f"{short}'s"
+        texts.append(_sentence(template, value, subject, (pronoun, possessive)))
+    return Passage(entity.id, entity.name, " ".join(texts))
+
+
+def _sentence(
+    template: str, value: str, subject: tuple[str, str], pronouns: tuple[str, str]
+) -> str:
+    """Fill a template; after its first mention the subject is a pronoun."""
+    mentions = iter((subject,))
+
+    def fill(match: re.Match[str]) -> str:
+        placeholder = match[1]
+        if placeholder == "x":
+            return value
+        if placeholder == "a":
+            return "an" if _VOWEL_SOUND.match(value) else "a"
+        return next(mentions, pronouns)["sp".index(placeholder)]
+
+    text = _PLACEHOLDER.sub(fill, template)
+    return text[0].upper() + text[1:]
+
+
+def _interleaved(entities: list[_Entity]) -> Iterable[tuple[_Entity, int]]:
+    """Rounds over all entities, neighbours of a kind being asked for different attributes."""
+    for shift in range(_ATTRIBUTES):
+        for place, entity in enumerate(entities):
+            yield entity, (place // len(KINDS) + shift) % _ATTRIBUTES
+
+
+def _question(entity: _Entity, index: int, draw: Draw, rephrased: bool = False) -> Question:
+    attribute = entity.kind.attributes[index]
+    phrasings = attribute.rephrasings if rephrased else attribute.questions
+    return Question(
+        id=f"{entity.id}-{attribute.name}" + ("-r" if rephrased else ""),
+        question=draw.pick(phrasings).format(name=entity.name),
+        answers=(entity.values[index],),
+        passage_ids=(entity.id,),
+    )

@@ -1,0 +1,288 @@
+"""Questions, the passages that answer them, and the folder on disk that holds both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from plumbing.storage.jsonl import (
+    DataError,
+    check_new_id,
+    describe,
+    find_jsonl,
+    read_jsonl,
+    require_key,
+    text_field,
+    write_jsonl,
+)
+from retrieval.corpus.formats import read_passages
+from retrieval.passage import Passage
+
+SPLITS = ("train", "dev", "dev_rephrased", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question and what is known about its answer.
+
+    Attributes:
+        id: Unique in its split.
+        question: The question as it is put to the model.
+        answers: Acceptable answers, at least one; the first is the one trained on.
+        passage_ids: The gold passages, possibly none.
+    """
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    passage_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class QADataset:
+    """A named data set: its passages by id, and its questions by split.
+
+    Attributes:
+        name: How tables and run folders call it.
+        passages: Every passage, by id.
+        splits: The questions of each split.
+    """
+
+    name: str
+    passages: Mapping[str, Passage]
+    splits: dict[str, list[Question]]
+
+    def split(self, name: str) -> list[Question]:
+        """The questions of a split.
+
+        Raises:
+            DataError: If there is no such split; the message names those there are.
+        """
+        if name not in self.splits:
+            there = ", ".join(self.splits) or "none"
+            raise DataError(
+                f"data set {self.name!r} has no split {name!r}; it has: {there}. Choose one of "
+                f"these, or add the file {name}.jsonl"
+            )
+        return self.splits[name]
+
+    def gold(self, question: Question) -> list[Passage]:
+        """The gold passages of a question, in its order.
+
+        Raises:
+            DataError: If the question names a passage that the data set does not hold.
+        """
+        missing = [id for id in question.passage_ids if id not in self.passages]
+        if missing:
+            raise DataError(
+                f"data set {self.name!r}: question {question.id!r} names the passage "
+                f"{missing[0]!r}, which is not among its {len(self.passages)} passages; add it, or "
+                f"take it out of passage_ids"
+            )
+        return [self.passages[id] for id in question.passage_ids]
+
+
+def load_folder(
+    dir: str | Path, name: str = "local", passages_path: str | Path | None = None
+) -> QADataset:
+    """Load a data set in the project's format, plain or gzipped JSON lines.
+
+    Args:
+        dir: A folder with at least one of ``train.jsonl``, ``dev.jsonl``, ``dev_rephrased.jsonl``
+            and ``test.jsonl``, and with ``passages.jsonl``; each may end in ``.gz``.
+        name: How tables call the data set.
+        passages_path: A file of passages to use instead of the folder's own.
+
+    Returns:
+        The data set, checked as a whole. Without any passages file it holds no passages, which is
+        allowed only if no question names one.
+
+    Raises:
+        DataError: If something is missing, malformed or inconsistent; see :func:`read_questions`
+            and :func:`retrieval.corpus.formats.read_passages`.
+    """
+    folder = Path(dir)
+    paths = {split: find_jsonl(folder, split) for split in SPLITS if _has(folder, split)}
+    if not paths:
+        if not folder.is_dir():
+            find_jsonl(folder, "passages")  # raises: the folder is missing
+        files = ", ".join(f"{split}.jsonl[.gz]" for split in SPLITS)
+        raise DataError(f"{folder}: expected at least one of {files}, found none; add one")
+    source = Path(passages_path) if passages_path is not None else None
+    if source is None and _has(folder, "passages"):
+        source = find_jsonl(folder, "passages")
+    passages = {} if source is None else {passage.id: passage for passage in read_passages(source)}
+    splits = {
+        split: read_questions(path, passages, passages_source=source)
+        for split, path in paths.items()
+    }
+    return QADataset(name, passages, splits)
+
+
+def save_folder(dataset: QADataset, dir: str | Path) -> None:
+    """Write a data set as a folder that :func:`load_folder` reads back equal.
+
+    Args:
+        dataset: The data set.
+        dir: The folder; made when missing. Files of the same names are replaced.
+
+    Raises:
+        DataError: If a split has a name that ``load_folder`` would not look for.
+    """
+    unknown = [split for split in dataset.splits if split not in SPLITS]
+    if unknown:
+        raise DataError(
+            f"a folder can hold the splits {', '.join(SPLITS)}, got {unknown[0]!r}; rename it"
+        )
+    folder = Path(dir)
+    write_jsonl(folder / "passages.jsonl.gz", map(asdict, dataset.passages.values()))
+    for split, questions in dataset.splits.items():
+        write_jsonl(folder / f"{split}.jsonl.gz", map(asdict, questions))
+
+
+def read_questions(
+    path: str | Path,
+    passages: Mapping[str, Passage],
+    passages_source: str | Path | None = None,
+) -> list[Question]:
+    """Read one split.
+
+    Args:
+        path: A JSON-lines file of ``{"id": str, "question": str, "answers": [str, ...],
+            "passage_ids": [str, ...]}``; further keys are ignored.
+        passages: The passages that ``passage_ids`` may name.
+        passages_source: The file they came from, for messages; ``None`` if there was none.
+
+    Returns:
+        The questions, in the order of the file.
+
+    Raises:
+        DataError: If a key is missing or mistyped, an id, question or answer is blank, there is no
+            answer, an id repeats, or a passage is unknown or named twice.
+    """
+    questions: list[Question] = []
+    lines: dict[str, int] = {}
+    for number, row in read_jsonl(path):
+        where = f"{path}:{number}"
+        question = _parse_question(row, where)
+        check_new_id(lines, question.id, "question", path, number)
+        for id in question.passage_ids:
+            if id not in passages:
+                raise _unknown_passage(id, where, len(passages), passages_source)
+        questions.append(question)
+    if not questions:
+        raise DataError(
+            f"{path}: expected at least one question, got an empty file; fill or remove it"
+        )
+    return questions
+
+
+def check_disjoint(dataset: QADataset, train: str = "train", held_out: str = "dev") -> None:
+    """Check that no gold passage of a held-out split was seen in training.
+
+    A passage counts as seen if its id is, or if another with the same text (up to white space) is.
+
+    Raises:
+        DataError: If one was; the message names one and says how many there are.
+    """
+    overlap = _overlap(dataset, train, held_out)
+    if overlap:
+        id, twin = next(iter(overlap.items()))
+        how = "" if id == twin else f", whose text is that of {twin!r}"
+        questions = sum(bool(overlap.keys() & set(q.passage_ids)) for q in dataset.split(held_out))
+        raise DataError(
+            f"data set {dataset.name!r}: gold passages of {train!r} and {held_out!r} must not "
+            f"overlap, but {len(overlap)} of {held_out!r} ({questions} questions) also occur in "
+            f"{train!r}, such as {id!r}{how}; remove the questions about them from one of the two"
+        )
+
+
+def drop_overlap(
+    dataset: QADataset, train: str = "train", held_out: str = "dev"
+) -> tuple[QADataset, int]:
+    """Leave out the training questions that :func:`check_disjoint` would object to.
+
+    The held-out split stays whole, so that its figures remain comparable with those of others.
+
+    Returns:
+        The data set without them, and how many they were.
+    """
+    twins = set(_overlap(dataset, train, held_out).values())
+    questions = dataset.split(train)
+    # Seen text may carry several ids in training; leave out every one of them.
+    texts = {squeeze(dataset.passages[id].text) for id in twins}
+    kept = [
+        question
+        for question in questions
+        if not any(squeeze(passage.text) in texts for passage in dataset.gold(question))
+    ]
+    return replace(dataset, splits=dataset.splits | {train: kept}), len(questions) - len(kept)
+
+
+def _overlap(dataset: QADataset, train: str, held_out: str) -> dict[str, str]:
+    """Held-out gold passage ids, each with the training one of the same text."""
+    seen = _gold_ids(dataset, train)
+    texts = {squeeze(dataset.passages[id].text): id for id in seen}
+    twins = {
+        id: texts.get(squeeze(dataset.passages[id].text)) for id in _gold_ids(dataset, held_out)
+    }
+    return {id: twin for id, twin in twins.items() if twin is not None}
+
+
+def _parse_question(row: Mapping[str, Any], where: str) -> Question:
+    answers = _text_list(row, "answers", where)
+    if not answers:
+        raise DataError(
+            f"{where}: 'answers' must hold at least one answer, got an empty list; add one or "
+            f"remove the line"
+        )
+    passage_ids = _text_list(row, "passage_ids", where)
+    twice = [id for index, id in enumerate(passage_ids) if id in passage_ids[:index]]
+    if twice:
+        raise DataError(f"{where}: 'passage_ids' names {twice[0]!r} twice; name each passage once")
+    return Question(
+        text_field(row, "id", where), text_field(row, "question", where), answers, passage_ids
+    )
+
+
+def _text_list(row: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    values = require_key(row, key, where)
+    if not isinstance(values, list):
+        raise DataError(f'{where}: {key!r} must be a list, got {describe(values)}; write ["..."]')
+    for index, value in enumerate(values):
+        if not isinstance(value, str) or not value.strip():
+            raise DataError(
+                f"{where}: {key!r}[{index}] must be a string with some text, got "
+                f"{describe(value)}; correct or remove it"
+            )
+    return tuple(values)
+
+
+def _unknown_passage(id: str, where: str, count: int, source: str | Path | None) -> DataError:
+    if source is None:
+        return DataError(
+            f"{where}: 'passage_ids' names {id!r}, but the folder has no passages.jsonl[.gz]; add "
+            f"it, or give data.passages_path"
+        )
+    return DataError(
+        f"{where}: 'passage_ids' names {id!r}, which is not among the {count} passages of "
+        f"{source}; add it there, or take it out of passage_ids"
+    )
+
+
+def _has(folder: Path, stem: str) -> bool:
+    return any((folder / f"{stem}{end}").is_file() for end in (".jsonl", ".jsonl.gz"))
+
+
+def _gold_ids(dataset: QADataset, split: str) -> dict[str, None]:
+    """The ids of a split's gold passages, in order of appearance."""
+    return {
+        passage.id: None for question in dataset.split(split) for passage in dataset.gold(question)
+    }
+
+
+def squeeze(text: str) -> str:
+    """The text with each stretch of white space as one space: what passages are compared by."""
+    return " ".join(text.split())

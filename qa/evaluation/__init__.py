@@ -1,0 +1,1 @@
+"""Evaluation of methods and of retrieval, and the run folders that they write."""

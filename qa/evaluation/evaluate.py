@@ -1,0 +1,160 @@
+"""Evaluation: answer every question, score, and write down what came out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from plumbing.devices import peak_memory
+from plumbing.settings import check_limit
+from plumbing.storage.files import write_json
+from plumbing.storage.jsonl import write_jsonl
+from qa.data.dataset import Question
+from qa.method import AnsweringMethod, Prediction, QuestionInput
+from qa.metrics import bootstrap_interval, exact_match, f1_score, yes_no_accuracy
+from qa.passages.containment import is_yes_no
+from qa.passages.source import PassageSource
+
+# Scores of a question, and what one unit of each is worth in metrics.json.
+SCALE = {"em": 100.0, "f1": 100.0, "acc": 100.0, "nll": 1.0}
+
+
+def evaluate(
+    method: AnsweringMethod,
+    questions: Sequence[Question],
+    source: PassageSource,
+    run_dir: str | Path,
+    k: int = 1,
+    batch_size: int = 16,
+    limit: int | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Evaluate a method and write ``metrics.json`` and ``predictions.jsonl``.
+
+    Args:
+        method: What answers.
+        questions: What is asked.
+        source: Where each question's passages come from.
+        run_dir: Folder of the two files; made when missing. Both are written at the end and
+            atomically, so a folder that holds ``metrics.json`` holds a whole evaluation.
+        k: Passages a question.
+        batch_size: Questions answered at once; changes the speed only.
+        limit: Ask a random sample of so many questions; None: all of them.
+        seed: Of that sample and of the bootstrap.
+
+    Returns:
+        The metrics as written: ``em`` and ``f1`` in percent, ``nll`` in nats an answer token (the
+        mean over questions of each question's mean over the tokens of its first answer, so that
+        long answers weigh no more than short ones), ``acc`` in percent where all questions want yes
+        or no (`qa.metrics.yes_no_accuracy`), the ends ``<name>_low`` and ``<name>_high`` of
+        their 95 % bootstrap intervals over questions, ``n``, ``seconds_per_question``
+        (answering, with what the method itself retrieves, and scoring, without loading),
+        ``retrieval_seconds_per_question`` (the source's selection before; what is in its cache
+        takes next to none, and its first use loads encoders) and ``peak_memory`` of this process,
+        bytes; and what the source says of its passages (`PassageSource.audit`) and the method of
+        its predictions (`AnsweringMethod.measure`).
+
+    Raises:
+        ValueError: If there is no question, a setting is out of range, or the source selected
+            passages that it must not.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be positive, got {batch_size}; set batch_size=…")
+    questions = sample(questions, limit, seed)
+    start = time.perf_counter()
+    selections = source.select(questions, k)
+    retrieval = time.perf_counter() - start
+    audit = source.audit(questions, selections, k)
+    inputs = [QuestionInput(*pair) for pair in zip(questions, selections, strict=True)]
+    start = time.perf_counter()
+    predictions = answer_all(method, inputs, batch_size)
+    seconds = time.perf_counter() - start
+    rows = [_row(*pair) for pair in zip(inputs, predictions, strict=True)]
+    metrics = {
+        **summarize(rows, seed),
+        "n": len(rows),
+        "seconds_per_question": seconds / len(inputs),
+        "retrieval_seconds_per_question": retrieval / len(inputs),
+        "peak_memory": float(peak_memory()),
+        **audit,
+        **method.measure(predictions),
+    }
+    write_jsonl(Path(run_dir) / "predictions.jsonl", rows)
+    write_json(Path(run_dir) / "metrics.json", metrics)
+    return metrics
+
+
+def sample(questions: Sequence[Question], limit: int | None, seed: int = 0) -> list[Question]:
+    """A random sample of questions, in their own order; all of them if there are no more.
+
+    No prefix, because files tend to be sorted by article.
+
+    Raises:
+        ValueError: If there is no question, or the limit is no positive whole number.
+    """
+    check_limit(limit)
+    if not questions:
+        raise ValueError("there is no question to evaluate; choose another data set or split")
+    if limit is None:
+        return list(questions)
+    chosen = np.random.default_rng(seed).permutation(len(questions))[:limit]
+    return [questions[i] for i in sorted(chosen.tolist())]
+
+
+def answer_all(
+    method: AnsweringMethod, inputs: Sequence[QuestionInput], batch_size: int
+) -> list[Prediction]:
+    """Answer questions in batches of near-equal prompt length, with a progress bar.
+
+    Returns:
+        One prediction an input, in the order of the inputs.
+    """
+    # The longest first: what does not fit into memory fails at once, and the bar speeds up.
+    order = sorted(range(len(inputs)), key=lambda i: len(method.prompt(inputs[i])), reverse=True)
+    predictions: dict[int, Prediction] = {}
+    for i in _progress(range(0, len(order), batch_size)):
+        batch = order[i : i + batch_size]
+        answers = method.answer([inputs[j] for j in batch])
+        predictions.update(zip(batch, answers, strict=True))
+    return [predictions[i] for i in range(len(inputs))]
+
+
+def summarize(rows: Sequence[dict[str, object]], seed: int = 0) -> dict[str, float]:
+    """Means of the scores of ``predictions.jsonl``, with their 95 % bootstrap intervals."""
+    metrics: dict[str, float] = {}
+    for name, scale in SCALE.items():
+        if not all(name in row for row in rows):
+            continue  # accuracy, where questions want more than yes or no
+        values = scale * np.array([row[name] for row in rows], dtype=np.float64)
+        low, high = bootstrap_interval(values, seed)
+        metrics |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+    return metrics
+
+
+def _row(input: QuestionInput, prediction: Prediction) -> dict[str, object]:
+    question, selection = input.question, input.selection
+    answers = list(question.answers)
+    return {
+        "id": question.id,
+        "question": question.question,
+        "answers": answers,
+        "prediction": prediction.text,
+        "passage_ids": [passage.id for passage in selection.passages],
+        "weights": list(selection.weights),
+        "em": exact_match(prediction.text, answers),
+        "f1": f1_score(prediction.text, answers),
+        **({"acc": yes_no_accuracy(prediction.text, answers)} if is_yes_no(question) else {}),
+        "nll": prediction.nll,
+        **prediction.details,
+    }
+
+
+def _progress(batches: range) -> Iterator[int]:
+    console = Console(stderr=True)
+    shown = console.is_terminal
+    yield from track(batches, description="Answering", console=console, disable=not shown)

@@ -1,0 +1,161 @@
+"""Evaluation of retrieval: what the retriever finds, and what the reranker makes of it.
+
+The paper's Table 5 (GenPoE, Appendix B): top-K accuracy before and after reranking.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from plumbing.storage.files import write_json
+from plumbing.storage.jsonl import write_jsonl
+from qa.data.dataset import Question
+from qa.metrics import bootstrap_interval, paired_difference
+from qa.passages.containment import is_yes_no
+from qa.tables.retrieval import plot_accuracy, retrieval_table
+from retrieval.answers import holds_answer
+from retrieval.metrics import Judged, score_rankings
+from retrieval.pipeline import Pipeline
+from retrieval.retriever import Hit
+
+Scores = dict[str, list[float]]
+
+
+def evaluate_retrieval(
+    pipeline: Pipeline,
+    questions: Sequence[Question],
+    ks: Sequence[int],
+    run_dir: str | Path,
+    title: str = "",
+    seed: int = 0,
+) -> dict[str, float]:
+    """Retrieve and rerank for every question, score both rankings, and write down what came out.
+
+    Args:
+        pipeline: The retriever and, possibly, the reranker.
+        questions: What is asked.
+        ks: The cut-offs K.
+        run_dir: Folder of ``metrics.json``, ``rankings.jsonl`` (a line a question), ``table.md``
+            and ``accuracy.png``; made when missing.
+        title: Of the plot.
+        seed: Of the bootstrap.
+
+    Returns:
+        The metrics as written: those of `retrieval.metrics.score_rankings`, of the retriever and,
+        with the prefix ``reranked/``, after reranking, each with the ends of its 95 % bootstrap
+        interval ``…_low`` and ``…_high``; what reranking gained, ``reranked/<name>_gain``, likewise
+        (paired by question); ``n``, the questions, ``n_judged`` those behind accuracy (all but
+        yes/no questions) and ``n_gold`` those behind recall and ``mrr``; ``seconds`` of retrieving
+        and ``reranked/seconds`` of reranking, in this run: what is in the cache costs nothing.
+
+    Raises:
+        ValueError: If there is no question, or a cut-off is not in 1 … N.
+    """
+    n = pipeline.settings.n
+    if not questions:
+        raise ValueError("there is no question to evaluate; choose another data set or split")
+    if not ks or min(ks) < 1 or max(ks) > n:
+        raise ValueError(
+            f"ks must be in 1 … {n}, the number of passages retrieved, got {list(ks)}; set "
+            "ks=[1,5] or pipeline.n"
+        )
+    ks = sorted(set(ks))
+    queries = [question.question for question in questions]
+    start = time.perf_counter()
+    retrieved = pipeline.retrieve(queries)
+    seconds = {"seconds": time.perf_counter() - start}
+    rankings = {"": retrieved}
+    judged = {"": [judge(pipeline, *pair) for pair in zip(questions, retrieved, strict=True)]}
+    if pipeline.reranker is not None:
+        start = time.perf_counter()
+        rankings["reranked/"] = pipeline.rerank(queries, retrieved)
+        seconds["reranked/seconds"] = time.perf_counter() - start
+        moves = zip(judged[""], retrieved, rankings["reranked/"], strict=True)
+        judged["reranked/"] = [_reordered(*move) for move in moves]
+    scores = {prefix: score_rankings(ranking, ks) for prefix, ranking in judged.items()}
+    metrics = {**_summarize(scores, seed), **_counts(judged[""]), **seconds}
+    _write(Path(run_dir), questions, rankings, judged, metrics, ks, title)
+    return metrics
+
+
+def judge(pipeline: Pipeline, question: Question, hits: Sequence[Hit]) -> Judged:
+    """Which of the passages found hold an answer in their text, as in DPR, and which are gold.
+
+    Whether a passage holds the answer of a yes/no question cannot be told by its words.
+    """
+    holds = None
+    if not is_yes_no(question):
+        holds = [holds_answer(p.text, question.answers) for p in pipeline.passages(hits)]
+    gold = [hit.passage_id in question.passage_ids for hit in hits]
+    return Judged(holds, gold, len(question.passage_ids))
+
+
+def _reordered(judged: Judged, before: Sequence[Hit], after: Sequence[Hit]) -> Judged:
+    places = {hit.passage_id: place for place, hit in enumerate(before)}
+    order = [places[hit.passage_id] for hit in after]
+    holds = None if judged.holds is None else [judged.holds[place] for place in order]
+    return Judged(holds, [judged.gold[place] for place in order], judged.n_gold)
+
+
+def _summarize(scores: dict[str, Scores], seed: int) -> dict[str, float]:
+    """Means, intervals and gains of the scores of each ranking."""
+    metrics: dict[str, float] = {}
+    for prefix, values in scores.items():
+        for name, each in values.items():
+            low, high = bootstrap_interval(each, seed)
+            key = f"{prefix}{name}"
+            metrics |= {key: sum(each) / len(each), f"{key}_low": low, f"{key}_high": high}
+            if prefix:
+                gain, low, high = paired_difference(each, scores[""][name], seed)
+                metrics |= {f"{key}_gain": gain, f"{key}_gain_low": low, f"{key}_gain_high": high}
+    return metrics
+
+
+def _counts(judged: Sequence[Judged]) -> dict[str, float]:
+    return {
+        "n": len(judged),
+        "n_judged": sum(one.holds is not None for one in judged),
+        "n_gold": sum(one.n_gold > 0 for one in judged),
+    }
+
+
+def _write(
+    run_dir: Path,
+    questions: Sequence[Question],
+    rankings: dict[str, list[list[Hit]]],
+    judged: dict[str, list[Judged]],
+    metrics: dict[str, float],
+    ks: Sequence[int],
+    title: str,
+) -> None:
+    """The metrics last: a folder that holds them holds a whole evaluation."""
+    rows = [
+        {
+            "id": question.id,
+            "question": question.question,
+            "answers": list(question.answers),
+            "gold_ids": list(question.passage_ids),
+            **{
+                f"{prefix}{name}": value
+                for prefix in rankings
+                for name, value in _row(rankings[prefix][i], judged[prefix][i], ks[-1]).items()
+            },
+        }
+        for i, question in enumerate(questions)
+    ]
+    write_jsonl(run_dir / "rankings.jsonl", rows)
+    (run_dir / "table.md").write_text(retrieval_table(metrics), encoding="utf-8")
+    if metrics["n_judged"]:
+        plot_accuracy(metrics, run_dir / "accuracy.png", title)
+    write_json(run_dir / "metrics.json", metrics)
+
+
+def _row(hits: Sequence[Hit], judged: Judged, depth: int) -> dict[str, object]:
+    holds = judged.holds or []
+    return {
+        "passage_ids": [hit.passage_id for hit in hits[:depth]],
+        "scores": [hit.score for hit in hits[:depth]],
+        "answer_rank": next((rank for rank, held in enumerate(holds, start=1) if held), None),
+    }

@@ -1,0 +1,72 @@
+"""The paper's Table 5 (GenPoE, Appendix B) as Markdown, and its plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+_RERANKED = "reranked/"
+_LINES = {"": ("retrieved", "0.5"), _RERANKED: ("reranked", "tab:blue")}
+
+
+def metric_names(metrics: Mapping[str, float]) -> list[str]:
+    """Names of the metrics that have an interval, in their order, without prefix."""
+    return [name for name in metrics if f"{name}_low" in metrics and "/" not in name]
+
+
+def retrieval_table(metrics: Mapping[str, float]) -> str:
+    """A row a metric: as retrieved and, if there is a reranker, reranked and what that gained.
+
+    Args:
+        metrics: Of `qa.evaluation.retrieval.evaluate_retrieval`.
+
+    Returns:
+        A Markdown table, 95 % intervals in brackets. Accuracy and recall are in percent, the gains
+        in points.
+    """
+    names = metric_names(metrics)
+    reranked = any(name.startswith(_RERANKED) for name in metrics)
+    header = ["Metric", "Retrieved", *(["Reranked", "Gain"] if reranked else [])]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    for name in names:
+        keys = [name, *([f"{_RERANKED}{name}", f"{_RERANKED}{name}_gain"] if reranked else [])]
+        lines.append([name, *(_cell(metrics, key) for key in keys)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def plot_accuracy(metrics: Mapping[str, float], picture: Path, title: str = "") -> None:
+    """Draw top-K accuracy over K before and after reranking, with 95 % intervals.
+
+    Args:
+        metrics: Of `qa.evaluation.retrieval.evaluate_retrieval`.
+        picture: The PNG file.
+        title: Of the plot; empty: none.
+    """
+    from matplotlib.figure import Figure
+
+    names = [name for name in metric_names(metrics) if name.startswith("accuracy@")]
+    ks = [int(name.partition("@")[2]) for name in names]
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for prefix, (label, color) in _LINES.items():
+        keys = [f"{prefix}{name}" for name in names]
+        if keys[0] in metrics:
+            low, mean, high = (
+                [metrics[f"{k}{end}"] for k in keys] for end in ("_low", "", "_high")
+            )
+            axes.plot(ks, mean, label=label, color=color, marker="o", markersize=4)
+            axes.fill_between(ks, low, high, color=color, alpha=0.2, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ks, [str(k) for k in ks], minor=False)
+    axes.minorticks_off()
+    axes.set(xlabel="K", ylabel="top-K accuracy (%)", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(picture, dpi=120)
+
+
+def _cell(metrics: Mapping[str, float], key: str) -> str:
+    digits = 3 if "mrr" in key else 1  # mrr is between 0 and 1
+    sign = "+" if key.endswith("_gain") else ""
+    low, high = metrics[f"{key}_low"], metrics[f"{key}_high"]
+    return f"{metrics[key]:{sign}.{digits}f} ({low:{sign}.{digits}f} … {high:{sign}.{digits}f})"

@@ -1,0 +1,115 @@
+"""Evaluations side by side: their table, and their figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qa.tables.tables import SCORES, with_interval
+
+# metric → heading, decimals; as `qa.tables.tables.SCORES`
+TRIGGER_RATE = {"trigger_rate": ("triggered (%)", 1)}
+SECONDS = {"seconds_per_question": ("s/question", 3)}
+
+_PANELS = {name: SCORES[name] for name in ("em", "f1", "nll")} | SECONDS
+_WIDE = 100  # largest over smallest value from which on an axis is logarithmic
+_LONG = 24  # characters of all names below an axis, from which on they are slanted
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What was evaluated.
+
+    Attributes:
+        labels: What it is called, by axis.
+        metrics: Its metrics, by name.
+    """
+
+    labels: dict[str, str]
+    metrics: dict[str, float]
+
+
+def table(rows: Sequence[Evaluated], columns: Mapping[str, tuple[str, int]]) -> str:
+    """A Markdown table, a row an evaluation, with 95 % intervals in brackets.
+
+    Args:
+        rows: All have the same axes.
+        columns: Of metrics, by name: heading and decimals; those that no row has are left out.
+    """
+    shown = [name for name in columns if any(name in row.metrics for row in rows)]
+    axes = list(rows[0].labels)
+    lines = [
+        [*axes, *(columns[name][0] for name in shown)],
+        ["---"] * len(axes) + ["---:"] * len(shown),
+    ]
+    for row in rows:
+        cells = [with_interval(row.metrics, name, columns[name][1]) for name in shown]
+        lines.append([*row.labels.values(), *cells])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def plot(rows: Sequence[Evaluated], picture: Path) -> None:
+    """Draw the scores over the first axis: lines where it is numbers, else bars.
+
+    Args:
+        rows: All evaluations; each choice of the other axes is a colour.
+        picture: The PNG file.
+    """
+    from matplotlib.figure import Figure
+
+    series: dict[str, list[Evaluated]] = {}
+    axis, *others = rows[0].labels
+    for row in rows:
+        name = ", ".join(f"{other} {row.labels[other]}" for other in others)
+        series.setdefault(name, []).append(row)
+    figure = Figure(figsize=(4 * len(_PANELS), 3.2), layout="constrained")
+    draw = _lines if all(map(_is_number, (row.labels[axis] for row in rows))) else _bars
+    for panel, metric in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
+        draw(panel, series, axis, metric)
+        panel.set(xlabel=axis, ylabel=_PANELS[metric][0])
+        panel.grid(alpha=0.3)
+    if others:
+        figure.legend(*panel.get_legend_handles_labels(), loc="outside right upper")
+    figure.savefig(picture, dpi=120)
+
+
+def _lines(panel: Any, series: Mapping[str, Sequence[Evaluated]], axis: str, metric: str) -> None:
+    for label, rows in series.items():
+        some = sorted(rows, key=lambda row: float(row.labels[axis]))
+        xs = [float(row.labels[axis]) for row in some]
+        values, errors = _values(some, metric)
+        panel.errorbar(xs, values, errors, label=label, marker="o", markersize=4, capsize=2)
+        if xs[0] > 0 and xs[-1] >= _WIDE * xs[0]:
+            panel.set_xscale("log")
+
+
+def _bars(panel: Any, series: Mapping[str, Sequence[Evaluated]], axis: str, metric: str) -> None:
+    places = list(dict.fromkeys(row.labels[axis] for rows in series.values() for row in rows))
+    width = 0.8 / len(series)
+    for number, (label, rows) in enumerate(series.items()):
+        xs = [places.index(row.labels[axis]) + (number + 0.5) * width - 0.4 for row in rows]
+        values, errors = _values(rows, metric)
+        panel.bar(xs, values, width, label=label, yerr=errors, capsize=2)
+    slanted = {"rotation": 30, "ha": "right"} if len("".join(places)) > _LONG else {}
+    panel.set_xticks(range(len(places)), places, **slanted)
+
+
+def _values(rows: Sequence[Evaluated], metric: str) -> tuple[list[float], list[list[float]] | None]:
+    """Values, and how far their intervals reach below and above; None where there are none."""
+    values, low, high = (
+        [row.metrics.get(f"{metric}{end}", 0.0) for row in rows] for end in ("", "_low", "_high")
+    )
+    if f"{metric}_low" not in rows[0].metrics:
+        return values, None
+    pairs = ((low, values), (values, high))
+    return values, [[max(0.0, b - a) for a, b in zip(*pair, strict=True)] for pair in pairs]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

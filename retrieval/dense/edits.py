@@ -1,0 +1,115 @@
+"""Changes of a dense index: rows that come, rows that go, and forgetting those that went.
+
+Each writes new files into the index's folder and returns what of its state they change; they count
+once `retrieval.dense.folder.change` has published them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from plumbing.storage.jsonl import DataError
+from retrieval.dense.faiss_build import add_rows
+from retrieval.dense.folder import IndexKind, Snapshot, State, open_embeddings, store_index
+from retrieval.dense.shard import Rows, repacked, store_file, store_shard
+from retrieval.passage import Passage, SetHash, passage_digest
+
+
+def checked_edit(
+    snapshot: Snapshot, passages: list[Passage], gone: list[str]
+) -> tuple[list[int], str]:
+    """What passages that come and ids that go mean for an index.
+
+    Returns:
+        The rows that leave, and the `SetHash` of the passages that it holds afterwards.
+
+    Raises:
+        DataError: If an id to add is in the index and does not leave, or one to remove is not.
+    """
+    embeddings, removed = snapshot.embeddings, set(snapshot.removed.tolist())
+    there = {
+        id: row
+        for id, rows in embeddings.find({*gone, *(passage.id for passage in passages)}).items()
+        for row in rows
+        if row not in removed
+    }
+    members = SetHash(snapshot.state["corpus"])
+    leaving = []
+    for id in gone:
+        if id not in there:
+            raise DataError(
+                f"cannot remove the passage {id!r}: it is not in the index, or is named twice"
+            )
+        leaving.append(there.pop(id))
+        members.remove(embeddings.digest(leaving[-1]))
+    for passage in passages:
+        if passage.id in there:
+            raise DataError(
+                f"cannot add the passage {passage.id!r}: its id is in the index already, or is "
+                "given twice; remove the old one in the same update"
+            )
+        there[passage.id] = -1
+        members.add(passage_digest(passage))
+    return leaving, members.hexdigest()
+
+
+def drop_rows(folder: Path, opened: Snapshot, rows: list[int]) -> State:
+    """Rows that are no longer found; their vectors stay until `forget_removed`."""
+    file = io.BytesIO()
+    np.save(file, np.union1d(opened.removed, np.array(rows, np.int64)), allow_pickle=False)
+    name = f"removed-{hashlib.sha256(file.getvalue()).hexdigest()}.npy"
+    store_file(folder / name, file.getvalue())
+    return {"removed": name}
+
+
+def append_rows(folder: Path, opened: Snapshot, rows: Rows, kind: IndexKind, threads: int) -> State:
+    """More rows. The last shard is written anew if there was room in it."""
+    state, shards = opened.state, opened.embeddings.shards
+    full = len(shards) - bool(opened.embeddings.rows % state["shard_rows"])
+    rest = [shard.select(np.arange(len(shard))) for shard in shards[full:]]
+    names = _store(folder, state, state["shards"][:full], [*rest, rows])
+    return _with_index(folder, opened, names, kind, threads, anew=False)
+
+
+def forget_removed(folder: Path, opened: Snapshot, kind: IndexKind, threads: int) -> State:
+    """Shards and index are written anew, without the rows that were removed."""
+    names = _store(folder, opened.state, [], _live_parts(opened))
+    changed = _with_index(folder, opened, names, kind, threads, anew=True)
+    return {**changed, "removed": None}
+
+
+def _store(folder: Path, state: State, names: list[str], parts: Iterable[Rows]) -> list[str]:
+    """Names of shards, with those of more rows behind them."""
+    names = list(names)
+    for rows in repacked(parts, state["shard_rows"]):
+        names.append(store_shard(folder, len(names), rows.to_bytes()))
+    return names
+
+
+def _live_parts(opened: Snapshot) -> Iterator[Rows]:
+    start = 0
+    for shard in opened.embeddings.shards:
+        rows = np.arange(start, start + len(shard))
+        yield shard.select(np.setdiff1d(rows, opened.removed, assume_unique=True) - start)
+        start += len(shard)
+
+
+def _with_index(
+    folder: Path, opened: Snapshot, names: list[str], kind: IndexKind, threads: int, anew: bool
+) -> State:
+    """Other shards, and FAISS's index with the rows that it lacks."""
+    import faiss
+
+    embeddings = open_embeddings(folder, {**opened.state, "shards": names})
+    index = None
+    if kind is not None:
+        index = faiss.read_index(str(opened.faiss))
+        if anew:
+            index.reset()  # what it has learnt stays
+        add_rows(kind, index, embeddings, threads)
+    return {"shards": names, "rows": embeddings.rows, "faiss": store_index(folder, index)}

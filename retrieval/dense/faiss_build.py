@@ -1,0 +1,110 @@
+"""FAISS's indexes out of embeddings: what they learn from the vectors, and the rows put into them.
+
+Shapes: N rows of a shard.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from retrieval.dense.embeddings import Embeddings
+from retrieval.dense.faiss_index import faiss_threads
+from retrieval.dense.faiss_settings import HNSW, IVFPQ
+
+
+def new_index(settings: IVFPQ | HNSW, embeddings: Embeddings, threads: int) -> Any:
+    """A FAISS index without rows, which has learnt from the vectors what it must know of them.
+
+    Args:
+        settings: Of which kind, and how.
+        embeddings: The vectors.
+        threads: Of FAISS.
+
+    Raises:
+        ValueError: If there are too few vectors to learn from, or they cannot be cut into pieces.
+    """
+    import faiss
+
+    if isinstance(settings, IVFPQ):
+        with faiss_threads(threads):
+            return _trained(settings, embeddings)
+    # In float16: candidates are scored again, and the shards have the vectors themselves.
+    kind: Any = faiss.ScalarQuantizer.QT_fp16
+    index = faiss.IndexHNSWSQ(
+        embeddings.dimension, kind, settings.neighbours, faiss.METRIC_INNER_PRODUCT
+    )
+    index.hnsw.efConstruction = settings.build_depth
+    return index
+
+
+def add_rows(settings: IVFPQ | HNSW, index: Any, embeddings: Embeddings, threads: int) -> None:
+    """Put those rows into a FAISS index that it does not hold yet.
+
+    Args:
+        settings: Of the index.
+        index: FAISS's; holds the first rows, possibly none.
+        embeddings: The vectors of all rows.
+        threads: Of FAISS.
+    """
+    one = isinstance(settings, HNSW) and settings.deterministic
+    with faiss_threads(1 if one else threads):
+        for start, vectors_ND in embeddings.blocks():
+            index.add(vectors_ND[max(0, index.ntotal - start) :])
+
+
+def check_learnable(settings: IVFPQ, rows: int) -> None:
+    """Check that an index can learn its clusters and codes from so many vectors.
+
+    Raises:
+        ValueError: If there are too few.
+    """
+    lists = _lists(settings, rows)
+    least = max(lists, 2**settings.bits)
+    if min(rows, settings.train_rows) < least:
+        raise ValueError(
+            f"{lists} lists and codes of {settings.bits} bits are learnt from at least {least} "
+            f"passages, got {min(rows, settings.train_rows)}; set retriever.kind=flat, or fewer "
+            "retriever.ivfpq.lists and retriever.ivfpq.bits"
+        )
+
+
+def check_dimension(settings: IVFPQ, dimension: int) -> None:
+    """Check that vectors can be cut into equal pieces.
+
+    Raises:
+        ValueError: If they cannot.
+    """
+    if dimension % settings.subvectors:
+        raise ValueError(
+            f"vectors of {dimension} dimensions cannot be cut into {settings.subvectors} equal "
+            "pieces; set retriever.ivfpq.subvectors to a divisor"
+        )
+
+
+def _lists(settings: IVFPQ, rows: int) -> int:
+    return settings.lists or 2 ** round(math.log2(4 * math.sqrt(rows)))
+
+
+def _trained(settings: IVFPQ, embeddings: Embeddings) -> Any:
+    import faiss
+
+    rows, dimension = embeddings.rows, embeddings.dimension
+    check_learnable(settings, rows)
+    check_dimension(settings, dimension)
+    index = faiss.IndexIVFPQ(
+        faiss.IndexFlatIP(dimension),
+        dimension,
+        _lists(settings, rows),
+        settings.subvectors,
+        settings.bits,
+        faiss.METRIC_INNER_PRODUCT,
+    )
+    for clustering in (index.cp, index.pq.cp):
+        clustering.min_points_per_centroid = 1  # FAISS would warn, on stderr
+        clustering.max_points_per_centroid = settings.train_rows
+    count = min(rows, settings.train_rows)
+    index.train(embeddings.vectors(np.arange(count) * rows // count))
+    return index

@@ -1,0 +1,252 @@
+"""Dense retrieval: passages whose vectors have the largest inner products with the question's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from plumbing.settings import check_types
+from retrieval.corpus.corpus import Corpus
+from retrieval.dense import edits as dense_edits
+from retrieval.dense import folder as dense_folder
+from retrieval.dense.encoding import EncodingJob, default_shard_rows
+from retrieval.dense.engines import make_engine
+from retrieval.dense.faiss_index import faiss_threads, open_index
+from retrieval.dense.faiss_settings import HNSW, IVFPQ, KINDS
+from retrieval.dense.folder import IndexKind, Snapshot, State
+from retrieval.dense.search import VectorSearch
+from retrieval.dense.shard import Rows
+from retrieval.encoders.encoder import EncoderMaker
+from retrieval.encoders.settings import EncoderSettings
+from retrieval.index_folder import check_name, index_path
+from retrieval.passage import Passage
+from retrieval.retriever import Editable, Hit
+
+_FORMAT = 2  # of what a search does beside the index: part of the fingerprint
+
+# Of FAISS's settings those that only searching reads: an index may be opened with others.
+_OF_SEARCHES = ("probes", "refine", "search_depth")
+
+
+@dataclass(frozen=True)
+class DenseSettings:
+    """How to build and open a dense index; see `retrieval.retriever`.
+
+    Attributes:
+        index_dir: The index's folder; None: a hybrid names it, see
+            `retrieval.fusion.HybridSettings`.
+        encoder: The models, and how they run.
+        kind: Index that FAISS searches: "flat" (exhaustive), "ivfpq" or "hnsw"; see
+            `retrieval.dense.faiss_index`.
+        ivfpq: Its settings.
+        hnsw: Its settings.
+        storage: Vectors on disk: "float32" or "float16".
+        shard_rows: Passages that are encoded and stored together; None: see
+            `retrieval.dense.encoding.default_shard_rows`.
+        engine: Who encodes: "plain", "lightning" or "ray"; see `retrieval.dense.engines`.
+        workers: Processes of the two last, with one device each.
+        ray_address: Of a cluster; None: a Ray on this machine.
+        threads: Of FAISS.
+        search_device: Of FAISS: "auto" (a GPU if it can use one), "cpu" or "cuda".
+
+    Raises:
+        ValueError: If a setting is mistyped or impossible.
+    """
+
+    index_dir: str | Path | None
+    encoder: EncoderMaker = field(default_factory=EncoderSettings)
+    kind: str = "flat"
+    ivfpq: IVFPQ = field(default_factory=IVFPQ)
+    hnsw: HNSW = field(default_factory=HNSW)
+    storage: str = "float32"
+    shard_rows: int | None = None
+    engine: str = "plain"
+    workers: int = 1
+    ray_address: str | None = None
+    threads: int = 2
+    search_device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_types(self, "retriever")
+        check_name(self.index_dir)
+        if self.kind not in KINDS:
+            raise ValueError(
+                f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}; set retriever.kind"
+            )
+        if self.threads < 1:
+            raise ValueError(f"threads must be positive, got {self.threads}; set retriever.threads")
+        if self.shard_rows is not None and self.shard_rows < 1:
+            raise ValueError(
+                f"shard_rows must be positive or null, got {self.shard_rows}; set "
+                "retriever.shard_rows"
+            )
+        make_engine(self.engine, self.workers, self.encoder.device)
+
+    def build(self, corpus: Corpus) -> dict[str, float]:
+        """Build the index; go on where an earlier build of it was interrupted, if one was.
+
+        Returns:
+            ``bytes``: its size on disk.
+
+        Raises:
+            IndexFolderError: If something else is in the folder, or an interrupted encoding of
+                other settings lies beside it, or another process is building it.
+            ValueError: If a setting does not fit the corpus or the encoder.
+        """
+        folder = index_path(self.index_dir)
+        rows = default_shard_rows(len(corpus)) if self.shard_rows is None else self.shard_rows
+        job = EncodingJob(corpus, self.encoder, self.storage, rows)
+        engine = make_engine(self.engine, self.workers, self.encoder.device, self.ray_address)
+        dense_folder.build(
+            folder, job, engine, self.recorded(corpus), self.index_kind, self.threads
+        )
+        return {"bytes": float(sum(path.stat().st_size for path in folder.iterdir()))}
+
+    def open(self, corpus: Corpus) -> Dense:
+        """Open the index.
+
+        Raises:
+            IndexFolderError: If it is not there, damaged, or made of other passages or settings.
+        """
+        return Dense(self, corpus)
+
+    @property
+    def index_kind(self) -> IndexKind:
+        """Settings of the index that FAISS searches; None: flat."""
+        return {"flat": None, "ivfpq": self.ivfpq, "hnsw": self.hnsw}[self.kind]
+
+    def recorded(self, corpus: Corpus) -> State:
+        """The settings that an index records, and that must be the same when it is opened."""
+        encoder = self.encoder.load()
+        index = {} if self.index_kind is None else asdict(self.index_kind)
+        return {
+            "kind": dense_folder.WHAT,
+            "corpus": corpus.members,
+            "question_encoder": encoder.question_fingerprint,
+            "passage_encoder": encoder.passage_fingerprint,
+            "storage": self.storage,
+            "index": self.kind,
+            **{f"index.{name}": v for name, v in index.items() if name not in _OF_SEARCHES},
+        }
+
+
+class Dense(Editable):
+    """A dense index that is open; a `retrieval.retriever.Retriever`.
+
+    Python threads may share it.
+
+    Args:
+        settings: The settings that it was built with.
+        corpus: The passages that it holds.
+
+    Raises:
+        IndexFolderError: If it is not there, damaged, or made of other passages or settings.
+    """
+
+    def __init__(self, settings: DenseSettings, corpus: Corpus) -> None:
+        self._settings, self._folder = settings, index_path(settings.index_dir)
+        self._encoder = settings.encoder.load()
+        self._wanted = settings.recorded(corpus)
+        self._writing = threading.Lock()
+        self._use(dense_folder.open_snapshot(self._folder, self._wanted))
+
+    def _use(self, snapshot: Snapshot) -> None:
+        given = self._settings
+        index = open_index(
+            given.index_kind, snapshot.embeddings, snapshot.faiss, given.search_device
+        )
+        refine = given.ivfpq.refine if given.kind == "ivfpq" else 1
+        search = VectorSearch(snapshot.embeddings, index, snapshot.removed, refine)
+        self._current = (snapshot, search)  # at once, for other threads
+
+    def __len__(self) -> int:
+        return self._current[1].live
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the passages and settings that decide the hits."""
+        decisive = {
+            **self._current[0].state,
+            "format": _FORMAT,
+            "question_rounding": self._encoder.rounding,
+            "searches": asdict(kind) if (kind := self._settings.index_kind) else None,
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """At most ``k`` hits for each query, best first, ties in the order of the index.
+
+        Scores are inner products of the vectors. A query of white space alone has no hits.
+
+        Raises:
+            ValueError: If ``k`` is not positive, or the encoder's vectors are of another size.
+        """
+        if k < 1:
+            raise ValueError(f"k must be positive, got {k}")
+        snapshot, search = self._current
+        asked = [number for number, query in enumerate(queries) if query.strip()]
+        hits: list[list[Hit]] = [[] for _ in queries]
+        if not asked:
+            return hits
+        vectors_QD = self._encoder.encode_questions([queries[number] for number in asked])
+        self._check_dimension(vectors_QD, snapshot)
+        with faiss_threads(self._settings.threads):
+            found = search.search(vectors_QD, k)
+        for number, (rows, scores) in zip(asked, found, strict=True):
+            ids = map(snapshot.embeddings.id, rows.tolist())
+            hits[number] = [Hit(*hit) for hit in zip(ids, scores.tolist(), strict=True)]
+        return hits
+
+    def _check_dimension(self, vectors_QD: np.ndarray, snapshot: Snapshot) -> None:
+        expected = snapshot.embeddings.dimension
+        if vectors_QD.shape[1] != expected:
+            raise ValueError(
+                f"expected vectors of {expected} dimensions, as the index has, got "
+                f"{vectors_QD.shape[1]} from the encoder; set retriever.encoder.question_model"
+            )
+
+    def update(self, add: Iterable[Passage] = (), remove: Iterable[str] = ()) -> None:
+        """See `Editable.update`."""
+        passages, gone = list(add), list(remove)
+        with self._writing:
+            snapshot = self._current[0]
+            rows, members = dense_edits.checked_edit(snapshot, passages, gone)
+            new = None
+            if passages:
+                vectors_ND = self._encoder.encode_passages(passages)
+                new = Rows.of(passages, vectors_ND, self._settings.storage)
+
+            def edit(folder: Path, opened: Snapshot) -> State:
+                changed: State = {}
+                if rows:
+                    changed |= dense_edits.drop_rows(folder, opened, rows)
+                if new is not None:
+                    kind, threads = self._settings.index_kind, self._settings.threads
+                    changed |= dense_edits.append_rows(folder, opened, new, kind, threads)
+                return changed
+
+            if rows or passages:
+                self._use(dense_folder.change(self._folder, snapshot, members, edit))
+
+    def compact(self) -> None:
+        """Forget removed passages for good; their vectors took space until now.
+
+        Raises:
+            IndexFolderError: If another process changed the index, or is writing it.
+        """
+
+        def edit(folder: Path, opened: Snapshot) -> State:
+            kind, threads = self._settings.index_kind, self._settings.threads
+            return dense_edits.forget_removed(folder, opened, kind, threads)
+
+        with self._writing:
+            snapshot = self._current[0]
+            if len(snapshot.removed):
+                members = snapshot.state["corpus"]
+                self._use(dense_folder.change(self._folder, snapshot, members, edit))

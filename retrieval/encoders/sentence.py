@@ -1,0 +1,118 @@
+"""Encoder of any sentence-transformers model, all-MiniLM-L6-v2 among them.
+
+Shapes: N texts, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from retrieval.encoders.model_folder import loading, model_folder
+from retrieval.encoders.pretrained import PretrainedEncoder
+from retrieval.encoders.settings import check_limit
+from retrieval.passage import Passage, passage_text
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+class SentenceEncoder(PretrainedEncoder):
+    """A sentence-transformers model behind the interface `retrieval.encoders.encoder.Encoder`.
+
+    A passage is read as title, line break, text. The prompts that a model names for queries and
+    documents are used. Vectors have length 1, so that their inner product is the cosine, unless the
+    model says that it was trained for the plain inner product.
+
+    The transformer alone runs in the reduced dtype; pooling, dense layers and normalisation are in
+    float32, since rounding to bfloat16 there would coarsen every score. A model of static
+    embeddings has neither a dtype to be reduced nor a limit of tokens.
+
+    Args:
+        settings: Of kind "sentence".
+        device: Where it runs.
+    """
+
+    def encode_questions(self, questions: Sequence[str]) -> np.ndarray:
+        """Vectors of questions, float32 ``[N, D]``."""
+        model, limit = self._question_model, self._settings.max_question_tokens
+        check_limit(limit, _positions(model), "max_question_tokens")
+        return self._encode(model, model.encode_query, list(questions), limit)
+
+    def encode_passages(self, passages: Sequence[Passage]) -> np.ndarray:
+        """Vectors of passages, float32 ``[N, D]``."""
+        model, limit = self._passage_model, self._settings.max_passage_tokens
+        check_limit(limit, _positions(model), "max_passage_tokens")
+        texts = [passage_text(passage) for passage in passages]
+        return self._encode(model, model.encode_document, texts, limit)
+
+    @cached_property
+    def _passage_model(self) -> SentenceTransformer:
+        return self._load(self._settings.passage_model, "passage_model")
+
+    @cached_property
+    def _question_model(self) -> SentenceTransformer:
+        name = self._settings.question_model
+        if name is None or name == self._settings.passage_model:
+            return self._passage_model
+        return self._load(name, "question_model")
+
+    def _load(self, name: str, key: str) -> SentenceTransformer:
+        from sentence_transformers import SentenceTransformer
+
+        folder = model_folder(name, self._settings.revision)
+        with loading(folder, "sentence-transformers model", key):
+            model = SentenceTransformer(
+                str(folder),
+                device=str(self._device),
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"dtype": torch.float32},
+            )
+        if model.similarity_fn_name not in ("cosine", "dot"):
+            raise ValueError(
+                f"{name}: expected a model of cosine or inner products, got one of "
+                f"{model.similarity_fn_name}; take another"
+            )
+        if _transformer(model) is not None:
+            model[0].to(self._dtype)
+            model[0].register_forward_hook(_to_float32)
+        return model
+
+    def _encode(
+        self, model: SentenceTransformer, encode: Any, texts: list[str], max_tokens: int
+    ) -> np.ndarray:
+        with self._lock:
+            if _transformer(model) is not None:
+                model.max_seq_length = max_tokens
+            vectors_ND = encode(
+                texts,
+                batch_size=self._settings.batch_size,  # sorted by length inside
+                show_progress_bar=False,
+                convert_to_numpy=True,
+                normalize_embeddings=model.similarity_fn_name == "cosine",
+            )
+        if not texts:
+            return np.empty((0, model.get_embedding_dimension() or 0), np.float32)
+        return np.ascontiguousarray(vectors_ND, dtype=np.float32)
+
+
+def _transformer(model: SentenceTransformer) -> Any:
+    """The model's transformer; None if it has none, as models of static embeddings."""
+    return getattr(model[0], "auto_model", None)
+
+
+def _positions(model: SentenceTransformer) -> int | None:
+    config = getattr(_transformer(model), "config", None)
+    return getattr(config, "max_position_embeddings", None)
+
+
+def _to_float32(module: Any, inputs: Any, features: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.float() if torch.is_tensor(value) and value.is_floating_point() else value
+        for name, value in features.items()
+    }

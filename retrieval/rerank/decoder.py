@@ -1,0 +1,79 @@
+"""A decoder as a reranker: the logit of "Yes" after a prompt, as BAAI/bge-reranker-v2-gemma scores.
+
+Shapes: N pairs, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from retrieval.rerank.cross_encoder import CrossEncoder, TokenizedPair, pad_rows
+
+PROMPT = (  # of bge-reranker-v2-gemma's own training
+    "Given a query A and a passage B, determine whether the passage contains an answer to the "
+    "query by providing a prediction of either 'Yes' or 'No'."
+)
+
+
+class DecoderCrossEncoder(CrossEncoder):
+    """A causal language model, asked whether the passage answers the question (raw "Yes" logit).
+
+    Read as a line ``A: question``, a line ``B: passage``, and the prompt. ``max_tokens`` counts
+    what comes before the prompt, as in FlagEmbedding, whose scores these are.
+
+    Args:
+        model: See `CrossEncoder`.
+        tokenizer: See `CrossEncoder`.
+        max_tokens: See `CrossEncoder`.
+        tokens_at_once: See `CrossEncoder`.
+        origin: Which frozen model it is (name, revision, fingerprint); kept beside the adapter.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        max_tokens: int = 256,
+        tokens_at_once: int = 4096,
+        origin: dict[str, str | None] | None = None,
+    ) -> None:
+        super().__init__(model, tokenizer, max_tokens, tokens_at_once)
+        self.origin = origin or {}
+        bos, pad = tokenizer.bos_token_id, tokenizer.pad_token_id
+        self._before = [] if bos is None or bos == pad else [bos]
+        self._line, self._prompt, yes = self._ids(["\n", PROMPT, "Yes"], max_tokens)
+        self._yes = yes[0]
+
+    def tokenize(self, pairs: Sequence[tuple[str, str]]) -> list[TokenizedPair]:
+        """See `CrossEncoder.tokenize`."""
+        questions = self._ids([f"A: {question}" for question, _ in pairs], self._question_limit())
+        passages = self._ids([f"B: {passage}" for _, passage in pairs], self.max_tokens)
+        longest = self.max_tokens + len(self._line) + len(self._prompt)
+        tokenized = []
+        for question, passage in zip(questions, passages, strict=True):
+            first = [*self._before, *question, *self._line]
+            passage = passage[: max(0, longest - len(first))]
+            tokenized.append(
+                TokenizedPair(
+                    [*first, *passage, *self._line, *self._prompt],
+                    (len(self._before), len(first) - len(self._line)),
+                    (len(first), len(first) + len(passage)),
+                )
+            )
+        return tokenized
+
+    def run(self, pairs: Sequence[TokenizedPair]) -> Tensor:
+        """See `CrossEncoder.run`."""
+        # Padded on the left: the last position is every pair's own last, and the head of V outputs
+        # runs there alone.
+        pad = self.tokenizer.pad_token_id
+        ids, mask = pad_rows(
+            [pair.input_ids for pair in pairs], 0 if pad is None else pad, left=True
+        )
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        inputs = {name: value.to(self.device) for name, value in inputs.items()}
+        return self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1, self._yes]

@@ -1,0 +1,250 @@
+"""What a reranker is trained on: lists of a question's gold passages and of mined negatives.
+
+Negatives are what the retriever itself finds for the question and takes for good (GenPoE sec.
+3.3.2: "passages retrieved by DPR"); a passage that answers the question is no negative. Whether it
+does is asked of whoever mines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plumbing.storage.jsonl import DataError, read_jsonl, write_jsonl
+from retrieval.corpus.corpus import Corpus
+from retrieval.passage import Passage
+from retrieval.retriever import Retriever
+
+log = logging.getLogger(__name__)
+
+_FORMAT = 2  # of the cached lists and of how they are mined: part of their key
+_QUERIES_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledQuery:
+    """A query, the answers that no negative may hold, and the passages that are right for it."""
+
+    query: str
+    answers: tuple[str, ...]
+    gold_ids: tuple[str, ...]
+
+
+Answers = Callable[[LabelledQuery, Passage], bool]  # whether a passage answers a query
+
+
+@dataclass(frozen=True, slots=True)
+class RankedList:
+    """One query's candidates.
+
+    Attributes:
+        query: The query.
+        positive_ids: Its gold passages, retrieved or not; at least one.
+        negative_ids: Retrieved passages that answer nothing, best first; at least one.
+        above: How many of them the retriever ranks above every gold passage; all of them where it
+            does not find any.
+    """
+
+    query: str
+    positive_ids: tuple[str, ...]
+    negative_ids: tuple[str, ...]
+    above: int
+
+
+@dataclass(frozen=True)
+class MinedLists:
+    """The lists, and how many queries gave none.
+
+    Attributes:
+        lists: One for each other query, in their order.
+        without_positive: Queries without a gold passage in the corpus.
+        without_negative: Queries with one, for which nothing is found but what answers it.
+    """
+
+    lists: list[RankedList]
+    without_positive: int
+    without_negative: int
+
+
+def mine(
+    queries: Sequence[LabelledQuery],
+    retriever: Retriever,
+    corpus: Mapping[str, Passage],
+    answers: Answers,
+    depth: int = 20,
+    held_out: Collection[str] = (),
+) -> MinedLists:
+    """Search for every query, and sort what is found.
+
+    Args:
+        queries: Queries with answers and gold passages.
+        retriever: Where the negatives come from.
+        corpus: Its passages.
+        answers: Whether a passage answers a query, which makes it no negative.
+        depth: Passages retrieved for a query.
+        held_out: Ids of passages that are in no list: the gold ones of evaluation.
+
+    Raises:
+        ValueError: If ``depth`` is not positive, or no query gives a list.
+    """
+    if depth < 1:
+        raise ValueError(f"depth must be positive, got {depth}; set mining.depth")
+    lists: list[RankedList] = []
+    held_out = frozenset(held_out)
+
+    def is_usable(id: str) -> bool:
+        return id in corpus and id not in held_out
+
+    usable = [query for query in queries if any(map(is_usable, query.gold_ids))]
+    for first in range(0, len(usable), _QUERIES_AT_ONCE):
+        part = usable[first : first + _QUERIES_AT_ONCE]
+        found = retriever.search([query.query for query in part], depth)
+        for query, hits in zip(part, found, strict=True):
+            gold = tuple(filter(is_usable, query.gold_ids))
+            ids = [hit.passage_id for hit in hits if is_usable(hit.passage_id)]
+            ranked = _sort(query, gold, ids, corpus, answers)
+            if ranked.negative_ids:
+                lists.append(ranked)
+    if not lists:
+        raise DataError(
+            f"expected queries with a gold passage in the corpus and a negative among the "
+            f"{depth} passages found, got none among {len(queries)} queries, of which "
+            f"{len(usable)} have a gold passage there; give the corpus that the data set's "
+            "passage_ids name"
+        )
+    return MinedLists(lists, len(queries) - len(usable), len(usable) - len(lists))
+
+
+def mine_cached(
+    queries: Sequence[LabelledQuery],
+    retriever: Retriever,
+    corpus: Corpus,
+    answers: Answers,
+    depth: int,
+    held_out: Collection[str],
+    cache_dir: Path | None,
+) -> MinedLists:
+    """As `mine`, but once: kept on disk under a key of all that decides the lists but ``answers``.
+
+    Args:
+        queries: See `mine`.
+        retriever: See `mine`.
+        corpus: See `mine`.
+        answers: See `mine`; always the same function, or the folder must be another.
+        depth: See `mine`.
+        held_out: See `mine`.
+        cache_dir: Folder of the lists; None: they are not kept.
+    """
+    if cache_dir is None:
+        return mine(queries, retriever, corpus, answers, depth, held_out)
+    decisive = [_FORMAT, retriever.fingerprint, corpus.sha256, depth, sorted(held_out)]
+    path = cache_dir / f"{_key(decisive, queries)}.jsonl.gz"
+    if path.is_file():
+        try:
+            return _read(path)
+        except (DataError, KeyError, TypeError, ValueError) as error:
+            log.warning("%s is damaged and made again: %s", path, error)
+    mined = mine(queries, retriever, corpus, answers, depth, held_out)
+    counts = {name: getattr(mined, name) for name in ("without_positive", "without_negative")}
+    write_jsonl(path, [counts | {"lists": len(mined.lists)}, *map(asdict, mined.lists)])
+    return mined
+
+
+def hold_out(
+    lists: Sequence[RankedList], size: int, seed: int = 0
+) -> tuple[list[RankedList], list[RankedList]]:
+    """Set lists aside, so that no gold passage of theirs is in a list that remains.
+
+    Where such a passage is a negative it leaves the list, and a list without another one goes.
+
+    Args:
+        lists: Lists whose gold passages may be shared.
+        size: So many are set aside; fewer, if their passages are shared that way.
+        seed: Of the choice.
+
+    Returns:
+        What remains for training, and what is held out, each in its order.
+
+    Raises:
+        ValueError: If nothing remains for training.
+    """
+    order = np.random.default_rng(seed).permutation(len(lists))
+    # Whole passages, in random order: the questions of each follow one another in data files.
+    passages = list(dict.fromkeys(lists[i].positive_ids[0] for i in order))
+    counts = Counter(one.positive_ids[0] for one in lists)
+    chosen: set[str] = set()
+    total = 0
+    for passage in passages:
+        if total + counts[passage] <= size:
+            chosen.add(passage)
+            total += counts[passage]
+    held_out = [one for one in lists if one.positive_ids[0] in chosen]
+    seen = {id for one in held_out for id in one.positive_ids}
+    rest = [_without(one, seen) for one in lists if seen.isdisjoint(one.positive_ids)]
+    train = [one for one in rest if one.negative_ids]
+    if not train:
+        raise ValueError(
+            f"expected lists to train on beside {size} held out, got {len(lists)} in all; give "
+            "more questions or a smaller mining.val_limit"
+        )
+    return train, held_out
+
+
+def _without(one: RankedList, ids: set[str]) -> RankedList:
+    """A list whose negatives are none of these passages."""
+    if ids.isdisjoint(one.negative_ids):
+        return one
+    kept = tuple(id for id in one.negative_ids if id not in ids)
+    above = sum(id not in ids for id in one.negative_ids[: one.above])
+    return replace(one, negative_ids=kept, above=above)
+
+
+def digest(lists: Sequence[RankedList]) -> str:
+    """Hash of the lists and their order."""
+    return hashlib.sha256(json.dumps([astuple(one) for one in lists]).encode()).hexdigest()
+
+
+def _sort(
+    query: LabelledQuery,
+    gold: tuple[str, ...],
+    hits: list[str],
+    corpus: Mapping[str, Passage],
+    answers: Answers,
+) -> RankedList:
+    negatives: list[str] = []
+    above: int | None = None
+    for id in hits:
+        if id in gold:
+            above = len(negatives) if above is None else above
+        elif not answers(query, corpus[id]):
+            negatives.append(id)
+    above = len(negatives) if above is None else above
+    return RankedList(query.query, gold, tuple(negatives), above)
+
+
+def _key(decisive: list[Any], queries: Sequence[LabelledQuery]) -> str:
+    what = hashlib.sha256(json.dumps(decisive).encode())
+    for query in queries:
+        what.update(json.dumps(astuple(query)).encode())
+    return what.hexdigest()
+
+
+def _read(path: Path) -> MinedLists:
+    counts, *rows = [row for _, row in read_jsonl(path)] or [{"lists": -1}]
+    if counts.pop("lists") != len(rows):
+        raise DataError(f"{path}: expected another number of lists than {len(rows)}")
+    lists = [
+        RankedList(
+            row["query"], tuple(row["positive_ids"]), tuple(row["negative_ids"]), row["above"]
+        )
+        for row in rows
+    ]
+    return MinedLists(lists, **counts)

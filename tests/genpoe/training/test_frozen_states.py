@@ -1,0 +1,85 @@
+"""States below the expert layer: the same result as the whole model, and safe on disk."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from backbone.split import SplitBackbone
+from genpoe.training import frozen_states as frozen
+from genpoe.training.frozen_states import FrozenStatesError, frozen_states
+from tests.helpers.tiny import make_backbone
+
+SEQUENCES = [[5, 6, 7], [8, 9, 3, 2, 1], [4, 4]]
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"])
+@pytest.mark.parametrize("layer", [1, 2])
+def test_the_two_parts_make_the_whole(family, layer, tiny_tokenizer):
+    backbone = make_backbone(family, tokenizer=tiny_tokenizer, num_hidden_layers=3)
+    split = SplitBackbone(backbone, layer)
+    ids = torch.randint(3, 300, (4, 9))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    whole = backbone.hidden_states(ids, mask)
+    assert torch.equal(split.above(split.below(ids, mask), mask), whole)
+
+
+def test_states_are_those_of_the_model_and_computed_once(tmp_path, tiny_backbone, monkeypatch):
+    split = SplitBackbone(tiny_backbone, 1)
+    states = frozen_states(split, SEQUENCES, 1, tmp_path)
+    rows = states.rows(torch.tensor([1, 0, 2]))
+    assert rows.shape == (3, 5, 32)
+    for row, index in zip(rows, [1, 0, 2], strict=True):
+        ids = torch.tensor([SEQUENCES[index]])
+        expected = split.below(ids, torch.ones_like(ids))[0]
+        torch.testing.assert_close(row[: ids.shape[1]], expected, rtol=1e-4, atol=1e-5)
+        assert torch.count_nonzero(row[ids.shape[1] :]) == 0
+    monkeypatch.setattr(split, "below", lambda *_: pytest.fail("computed again"))
+    again = frozen_states(split, SEQUENCES, 1, tmp_path)
+    assert torch.equal(again.flat_TD, states.flat_TD)
+
+
+def test_other_input_has_another_cache(tmp_path, tiny_backbone, tiny_tokenizer):
+    for backbone, sequences, layer in [
+        (tiny_backbone, SEQUENCES, 1),
+        (tiny_backbone, SEQUENCES[:2], 1),
+        (make_backbone(seed=1, tokenizer=tiny_tokenizer), SEQUENCES, 1),
+    ]:
+        frozen_states(SplitBackbone(backbone, layer), sequences, layer, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_an_interruption_leaves_nothing(tmp_path, tiny_backbone, monkeypatch):
+    monkeypatch.setattr(frozen, "_BATCH_TOKENS", 1)
+
+    def stop(batches):
+        yield batches[0]
+        raise KeyboardInterrupt
+
+    split = SplitBackbone(tiny_backbone, 1)
+    with pytest.raises(KeyboardInterrupt):
+        frozen_states(split, SEQUENCES, 1, tmp_path, stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damage_is_found(tmp_path, tiny_backbone):
+    split = SplitBackbone(tiny_backbone, 1)
+    frozen_states(split, SEQUENCES, 1, tmp_path)
+    (path,) = tmp_path.glob("*/states.bin")
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(FrozenStatesError, match="are damaged; remove that folder"):
+        frozen_states(split, SEQUENCES, 1, tmp_path)
+
+
+def test_layer_zero_and_a_full_disk_are_errors(tmp_path, tiny_backbone, monkeypatch):
+    with pytest.raises(FrozenStatesError, match="nothing lies below layer 0"):
+        SplitBackbone(tiny_backbone, 0)
+    usage = type("usage", (), {"free": 3})
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(FrozenStatesError, match=r"GiB free; set paths.cache_dir"):
+        frozen_states(SplitBackbone(tiny_backbone, 1), SEQUENCES, 1, tmp_path)

@@ -1,0 +1,236 @@
+"""The embedded data set: what every passage, question and split must satisfy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from dataclasses import asdict
+
+import pytest
+
+from qa.data.bios import generate
+from qa.data.bios.generator import KINDS
+from qa.data.bios.names import MAX_ENTITIES
+from qa.data.bios.schema import Attribute, Kind
+from qa.data.dataset import QADataset, check_disjoint
+
+ATTRIBUTES = [(kind, attribute) for kind in KINDS for attribute in kind.attributes]
+ATTRIBUTE_IDS = [f"{kind.name}-{attribute.name}" for kind, attribute in ATTRIBUTES]
+
+
+@pytest.fixture(scope="module")
+def bios() -> QADataset:
+    return generate(seed=3, train_entities=800, dev_entities=101, distractor_entities=150)
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[a-z]+", text.lower())
+
+
+def kind_of(passage_id: str) -> Kind:
+    """The kind of a train or dev entity, or of the dev entity that a distractor resembles."""
+    _, split, number = passage_id.split("-")
+    index = int(number) % 101 if split == "distractor" else int(number)
+    return KINDS[index % 4]
+
+
+def values_in(text: str, attribute: Attribute) -> list[str]:
+    values = {value.lower() for value in attribute.values}
+    return [word for word in words(text) if word in values]
+
+
+def test_same_seed_same_data_and_another_seed_other_data() -> None:
+    first, second, other = (generate(seed, 40, 12, 12) for seed in (1, 1, 2))
+    assert (first.passages, first.splits) == (second.passages, second.splits)
+    titles = [{p.title for p in dataset.passages.values()} for dataset in (first, other)]
+    assert not titles[0] & titles[1]
+
+
+def test_published_data_have_not_changed() -> None:
+    """Results in the documentation hold for these data; a new digest means to measure again."""
+    dataset = generate(0, 200, 24, 24)
+    rows = [asdict(passage) for passage in dataset.passages.values()]
+    rows += [asdict(question) for split in dataset.splits.values() for question in split]
+    digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+    assert digest[:16] == "e0b5c01aa0d0e7c7"
+
+
+def test_sizes_ids_and_splits(bios: QADataset) -> None:
+    assert bios.name == "bios"
+    assert {name: len(questions) for name, questions in bios.splits.items()} == {
+        "train": 4800,
+        "dev": 606,
+        "dev_rephrased": 606,
+    }
+    assert len(bios.passages) == 800 + 101 + 150
+    assert all(id == passage.id for id, passage in bios.passages.items())
+    assert "bios-train-00012" in bios.passages
+    ids = [question.id for questions in bios.splits.values() for question in questions]
+    assert len(set(ids)) == len(ids)
+    assert "bios-train-00012-profession" in ids
+    assert "bios-dev-00000-profession-r" in ids
+    check_disjoint(bios, "train", "dev")
+    check_disjoint(bios, "train", "dev_rephrased")
+
+
+def test_names_are_unique_and_stand_in_passage_and_questions(bios: QADataset) -> None:
+    titles = [passage.title for passage in bios.passages.values()]
+    assert len(set(titles)) == len(titles)
+    for passage in bios.passages.values():
+        assert passage.title in passage.text.split(".")[0]
+    for questions in bios.splits.values():
+        for question in questions:
+            assert bios.gold(question)[0].title in question.question
+
+
+def test_passages_have_60_to_120_words_and_no_digits(bios: QADataset) -> None:
+    for passage in bios.passages.values():
+        assert 60 <= len(passage.text.split()) <= 120
+        assert not re.search(r"[\d{}]", passage.text)
+        assert all(sentence[0].isupper() for sentence in passage.text.split(". "))
+
+
+def test_each_passage_holds_one_value_of_each_attribute(bios: QADataset) -> None:
+    for passage in bios.passages.values():
+        for attribute in kind_of(passage.id).attributes:
+            assert len(values_in(passage.text, attribute)) == 1, (passage, attribute.name)
+
+
+def test_the_answer_stands_once_in_the_gold_passage(bios: QADataset) -> None:
+    for questions in bios.splits.values():
+        for question in questions:
+            (answer,) = question.answers
+            (passage,) = bios.gold(question)
+            assert len(re.findall(rf"(?<= ){answer}\b", passage.text)) == 1
+            assert words(passage.text).count(answer.lower()) == 1
+            assert answer.lower() not in words(question.question)
+
+
+def test_indefinite_articles_fit(bios: QADataset) -> None:
+    for passage in bios.passages.values():
+        assert not re.search(r"\b[Aa] [aio]|\b[Aa]n [^aeiouh]", passage.text), passage.text
+
+
+@pytest.mark.parametrize(("kind", "attribute"), ATTRIBUTES, ids=ATTRIBUTE_IDS)
+def test_pools_and_phrasings(kind: Kind, attribute: Attribute) -> None:
+    values = [value.lower() for value in attribute.values]
+    assert len(set(values)) == len(values) >= 150
+    assert all(re.fullmatch("[A-Za-z]+", value) for value in attribute.values)
+    assert len(attribute.sentences) >= 4
+    assert len(set(attribute.questions)) == len(attribute.questions) >= 4
+    assert len(set(attribute.rephrasings)) == len(attribute.rephrasings) >= 2
+    assert all(sentence.count("{x}") == 1 for sentence in attribute.sentences)
+    every_sentence = (*attribute.sentences, *kind.fillers)
+    assert all("{s}" in sentence or "{p}" in sentence for sentence in every_sentence)
+    starts = "What|Which|Who|Whose|Where|How|In|As|From|With|To|After"
+    for question in (*attribute.questions, *attribute.rephrasings):
+        assert re.match(rf"({starts}) .*\?$", question)
+        assert question.count("{name}") == 1
+        assert len(question.split()) <= 10
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
+def test_kinds_have_six_attributes_with_disjoint_values(kind: Kind) -> None:
+    assert len(kind.attributes) == 6
+    singulars = [
+        value.lower().removesuffix("s") for each in kind.attributes for value in each.values
+    ]
+    assert [word for word, count in Counter(singulars).items() if count > 1] == []
+
+
+def test_no_phrasing_is_shared_by_training_and_rephrased_questions(bios: QADataset) -> None:
+    def phrasings(split: str) -> set[str]:
+        return {
+            question.question.replace(bios.gold(question)[0].title, "NAME")
+            for question in bios.split(split)
+        }
+
+    assert phrasings("dev") <= phrasings("train")
+    assert not phrasings("dev_rephrased") & phrasings("train")
+    assert len(phrasings("train")) >= 24 * 4
+    assert len(phrasings("dev_rephrased")) >= 24 * 2
+
+
+def test_dev_splits_ask_the_same_facts(bios: QADataset) -> None:
+    dev, rephrased = bios.split("dev"), bios.split("dev_rephrased")
+    assert [(f"{q.id}-r", q.answers, q.passage_ids) for q in dev] == [
+        (q.id, q.answers, q.passage_ids) for q in rephrased
+    ]
+
+
+def test_a_prefix_of_dev_is_a_fair_sample(bios: QADataset) -> None:
+    dev = bios.split("dev")
+    kinds = Counter(kind_of(question.passage_ids[0]).name for question in dev[:40])
+    assert set(kinds.values()) == {10}
+    assert len({question.passage_ids for question in dev[:101]}) == 101
+    attributes = Counter(question.id.split("-")[-1] for question in dev[:96])
+    assert set(attributes.values()) == {4}
+    assert len(attributes) == 24
+
+
+def test_values_are_spread_evenly() -> None:
+    dataset = generate(seed=5, train_entities=8000, dev_entities=0, distractor_entities=0)
+    questions = dataset.split("train")  # six of each entity, the four kinds in turn
+    for number, (_, attribute) in enumerate(ATTRIBUTES):
+        asked = questions[number::24]
+        assert all(question.id.endswith(f"-{attribute.name}") for question in asked)
+        answers = Counter(question.answers[0] for question in asked)
+        assert set(answers) == set(attribute.values)
+        assert max(answers.values()) < 4 * len(asked) / len(attribute.values)
+
+
+def test_distractors_resemble_a_dev_entity(bios: QADataset) -> None:
+    for number in range(150):
+        twin = bios.passages[f"bios-distractor-{number:05}"]
+        original = bios.passages[f"bios-dev-{number % 101:05}"]
+        parts = set(words(twin.title)) & set(words(original.title)) - {"the"}
+        assert parts
+        attributes = kind_of(original.id).attributes
+        shared = sum(
+            values_in(twin.text, each) == values_in(original.text, each) for each in attributes
+        )
+        assert shared in (2, 3)
+
+
+def test_dev_entities_do_not_depend_on_the_training_size() -> None:
+    small, large = generate(0, 8, 16, 8), generate(0, 80, 16, 8)
+    assert small.splits["dev"] == large.splits["dev"]
+    held_out = [id for id in small.passages if "-train-" not in id]
+    assert all(small.passages[id] == large.passages[id] for id in held_out)
+
+
+def test_splits_may_be_empty() -> None:
+    dataset = generate(0, train_entities=0, dev_entities=0, distractor_entities=0)
+    assert dataset.splits == {"train": [], "dev": [], "dev_rephrased": []}
+    assert dataset.passages == {}
+
+
+@pytest.mark.parametrize("name", ["seed", "train_entities", "dev_entities", "distractor_entities"])
+def test_negative_numbers_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must not be negative, got -1"):
+        generate(**{name: -1})
+
+
+def test_more_entities_than_names_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=f"names for {MAX_ENTITIES} entities, got {MAX_ENTITIES + 1}"
+    ):
+        generate(0, MAX_ENTITIES + 1, 0, 0)
+
+
+def test_distractors_need_dev_entities_to_resemble() -> None:
+    with pytest.raises(ValueError, match="at most 6 for each of the 0 dev entities, got 300"):
+        generate(0, 10, dev_entities=0)
+
+
+def test_fewer_questions_of_each_training_entity_take_turns() -> None:
+    dataset = generate(train_entities=48, dev_entities=4, distractor_entities=0, train_questions=2)
+    questions = dataset.split("train")
+    assert len(questions) == 2 * 48
+    counts = Counter(question.id.split("-", 3)[-1] for question in questions)
+    assert len(counts) == 24
+    assert set(counts.values()) == {4}
+    with pytest.raises(ValueError, match=r"train_questions must be in 1\.\.6, got 0"):
+        generate(train_questions=0)

