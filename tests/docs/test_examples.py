@@ -13,15 +13,15 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
+
 from plumbing.storage.jsonl import DataError
 from qa.data.dataset import Question
+from qa.method import QuestionInput
 from qa.passages.source import Selection
 from qa.tables.tables import SCORES, results_table
-from tests.helpers.tiny_encoders import make_corpus
-
-from qa.method import QuestionInput
 from retrieval.passage import Passage
 from tests.helpers.documented import DOCS, ROOT
+from tests.helpers.tiny_encoders import make_corpus
 
 EXAMPLES = DOCS / "examples"
 BLICK = Passage("1", "Tova Blick", "Tova Blick was born in Lisbon.")
@@ -102,6 +102,26 @@ def test_a_backbone_is_three_lines() -> None:
     assert config.backbone.name == "DIR"
     assert config.backbone.dtype == "bfloat16"
     assert "_target_" in config.backbone
+
+
+def test_a_hypernetwork_makes_an_expert_of_each_passage(tiny_backbone: Any) -> None:
+    if not (ROOT / "conf/hypernet").is_dir():  # TODO(move): remove
+        pytest.skip("conf/ has no group hypernet yet")
+    from genpoe.hypernet import PassageTokens
+
+    given = ["hypernet=shared", "hypernet.layer=1", "hypernet.rank=3"]
+    settings = instantiate(composed("train_hypernet", *given).hypernet)
+    hypernet = settings.build(tiny_backbone)
+    ids = torch.tensor([[1, 2, 3], [4, 5, 0]])
+    passages = PassageTokens(ids, torch.tensor([[1, 1, 1], [1, 1, 0]]))
+    experts = hypernet(passages)
+    assert (experts.num_sets, experts.num_experts, experts.rank) == (2, 1, 3)
+    assert not torch.equal(experts.down2[0], experts.down2[1])
+    alone = hypernet(PassageTokens(ids[1:, :2], torch.ones(1, 2)))  # padding changes nothing
+    torch.testing.assert_close(alone.down2[0], experts.down2[1])
+    assert not [name for name in hypernet.state_dict() if "embed" in name]
+    with pytest.raises(ValueError, match="rank must be positive, got 0"):
+        example("shared").SharedSettings(layer=1, rank=0)
 
 
 def test_a_retriever_finds_titles_and_has_a_setting(tmp_path: Path) -> None:

@@ -114,7 +114,8 @@ class World:
             small += [f"backbone.name={self._backbone}", "backbone.dtype=float32"]
         if any(word.startswith("retriever=") for word in given) and "evaluate" in script:
             small.append("pipeline.n=4")
-        hypernet = ("hypernet.rank=2", "hypernet.layer=1", "hypernet.hidden_width=8")
+        width = () if "hypernet=shared" in given else ("hypernet.hidden_width=8",)
+        hypernet = ("hypernet.rank=2", "hypernet.layer=1", *width)
         trainer = ("trainer.devices=1", "trainer.accelerator=cpu")
         batching = ("batching.train_limit=12", "batching.val_limit=4", "logger=csv")
         answering = ("limit=2", "max_new_tokens=2")
@@ -147,6 +148,7 @@ class World:
     def folder(self) -> Path:
         """A data set as a folder."""
         from hydra.utils import instantiate
+
         from qa.data.dataset import save_folder
 
         dataset = instantiate(composed("evaluate", BIOS).data)
