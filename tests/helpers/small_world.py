@@ -140,8 +140,10 @@ class World:
 
     def _fill(self, override: str) -> str:
         for placeholder, name in _PLACEHOLDERS.items():
-            if re.search(placeholder, override):
-                override = re.sub(placeholder, lambda _, n=name: str(getattr(self, n)), override)
+            found = re.search(placeholder, override)
+            if found:
+                before, after = override[: found.start()], override[found.end() :]
+                override = f"{before}{getattr(self, name)}{after}"
         return override
 
     @cached_property
