@@ -6,16 +6,15 @@ index, a bank, a checkpoint, adapters. Each is made by its own command when one 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -53,15 +52,16 @@ def composed(script: str, overrides: Sequence[str]) -> Any:
         return compose(script, [*map(_today, overrides)])
 
 
-def script_module(name: str) -> ModuleType:
-    """``scripts/<name>.py``, imported."""
-    path = ROOT / "scripts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"documented_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def function_of(script: str) -> Callable[..., Any]:
+    """The function that ``scripts/<script>.py`` calls, by the dotted name that stands there."""
+    source = (ROOT / "scripts" / f"{script}.py").read_text("utf-8")
+    named = re.search(r'(?:command|tool)\(\s*(?:"\w+",\s*)?"([\w.]+)"', source)
+    if named is None:  # TODO(move): remove this when every script names its function
+        named = re.search(r"^from (\w+\.commands\.\w+) import (\w+)$", source, re.MULTILINE)
+        assert named is not None
+        return getattr(import_module(named[1]), named[2])
+    module, _, name = named[1].rpartition(".")
+    return getattr(import_module(module), name)
 
 
 class World:
@@ -90,7 +90,7 @@ class World:
         output = self._root / f"run{self._runs}"
         given = [word for word in overrides if not word.startswith("hydra.run.dir=")]
         if script == "bank":
-            script_module("bank").bank_command([*given, f"hydra.run.dir={output}"])
+            function_of("bank")([*given, f"hydra.run.dir={output}"])
             return output
         small = self._small(script, given)
         if script == "ablation":  # it composes its cells from the command line itself
@@ -101,7 +101,7 @@ class World:
             return output
         output.mkdir()
         config = composed(script, [*given, *small, f"paths.output_dir={output}"])
-        script_module(script).main.__wrapped__(config)
+        function_of(script)(config)
         return output
 
     def _small(self, script: str, given: Sequence[str]) -> list[str]:
@@ -228,7 +228,7 @@ class World:
     def bank_without(self) -> Path:
         """A bank that lacks the expert of `passage_id`."""
         folder = self.bank
-        script_module("bank").bank_command(["remove", str(folder), "--id", self.passage_id])
+        function_of("bank")(["remove", str(folder), "--id", self.passage_id])
         return folder
 
     @property
@@ -243,7 +243,7 @@ class World:
         """An expert as a PEFT adapter."""
         folder = self._root / "peft"
         given = ["export-peft", str(self.bank), str(folder), "--id", self.passage_id]
-        script_module("bank").bank_command(given)
+        function_of("bank")(given)
         return folder
 
     @cached_property
