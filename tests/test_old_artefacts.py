@@ -70,12 +70,12 @@ EXPECTED: dict[str, Any] = json.loads((FIXTURES / "expected.json").read_text(enc
 CLOSE: Any = {"rel": 1e-3, "abs": 1e-4}
 
 # The settings of the runs, on the command line: what this version of the code calls them.
-BACKBONE = ["model.backbone.name=backbone", "model.backbone.dtype=float32"]
+BACKBONE = ["backbone.name=backbone", "backbone.dtype=float32"]
 DATA = ["data=local", "data.dir=people", "paths.cache_dir=cache"]
 EXPERT = ["expert.rank=2", "expert.alpha=4", "recipe.lr=0.01", "recipe.epochs=2"]
 TRAINER = ["trainer=cpu", "~callbacks.progress_bar", "+trainer.enable_progress_bar=false"]
 GENPOE = [
-    *("model.rank=2", "model.layer=1", "model.hidden_width=8", "model.cache_frozen=true"),
+    *("hypernet.rank=2", "hypernet.layer=1", "hypernet.hidden_width=8", "cache_frozen=true"),
     *("batching.passages_per_batch=4", "batching.questions_per_passage=2", "optim.lr=0.01"),
     *("callbacks.checkpoint.every_n_train_steps=1", "trainer.max_epochs=2"),
     "trainer.log_every_n_steps=1",

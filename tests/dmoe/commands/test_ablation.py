@@ -129,14 +129,14 @@ def test_every_cell_of_every_ablation_composes(name):
 @pytest.mark.parametrize("model", ["smollm2_135m", "qwen2_5_1_5b"])
 def test_the_warm_up_keeps_the_model(model):
     given = [f"backbone={model}", "ablation=warmup", "ablation.adapter=x", "augmenter=file"]
-    plain, warm = (cell.config.model for cell in read_cells(compose("ablation", given), given))
-    assert plain == compose("ablation", given).model
-    assert plain.backbone._target_ == "backbone.loading.load_backbone"
+    plain, warm = (cell.config.backbone for cell in read_cells(compose("ablation", given), given))
+    assert plain == compose("ablation", given).backbone
+    assert plain._target_ == "backbone.load_backbone"
     ours = {"_target_": "dmoe.training.warmup.warm_backbone", "adapter": "x"}
-    assert warm == {**plain, "backbone": {**plain.backbone, **ours}}
+    assert warm == {**plain, **ours}
     named = ["backbone=smollm2_135m_warm", "backbone.adapter=x", *given[1:]]
     if model == "smollm2_135m":
-        assert compose("ablation", named).model == warm
+        assert compose("ablation", named).backbone == warm
 
 
 def test_two_by_two(run):
@@ -262,8 +262,8 @@ def test_random_triggers_fire_at_the_rate_of_uncertainty(run, monkeypatch):
     monkeypatch.setattr(dmoe.commands.ablation, "evaluate_command", note)
     run(axes=axes)
     assert list(rates)[2:] == [
-        (0.2, "dmoe.decoding.router.RandomRouter"),
-        (0.4, "dmoe.decoding.router.OracleRouter"),
+        (0.2, "dmoe.decoding.RandomRouter"),
+        (0.4, "dmoe.decoding.OracleRouter"),
     ]
 
 

@@ -46,7 +46,7 @@ def compose_small(
     folder: Path, tmp_path: Path, tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> Compose:
     """Composes an evaluation of the small data set with the tiny backbone."""
-    monkeypatch.setattr("backbone.loading.load_backbone", lambda **settings: tiny_backbone)
+    monkeypatch.setattr("backbone.load_backbone", lambda **settings: tiny_backbone)
     small = ["data=local", f"data.dir={folder}", f"paths.output_dir={tmp_path}", "max_new_tokens=2"]
     return lambda *overrides: compose_evaluate(*small, *overrides)
 
@@ -132,7 +132,7 @@ def compose_retrieved(compose_small: Compose, folder: Path, tmp_path: Path) -> C
             f"paths.cache_dir={tmp_path / 'cache'}",
             *overrides,
         )
-        config.retriever = {"_target_": "fakes.WordSettings", "index_dir": "x"}
+        config.retriever = {"_target_": "tests.helpers.fakes.WordSettings", "index_dir": "x"}
         return config
 
     return composed
@@ -260,7 +260,10 @@ def run_script(*arguments: str, cwd: Path, **environment: str) -> subprocess.Com
 @pytest.mark.parametrize(
     ("arguments", "start"),
     [
-        (["passage=gold"], "error: Could not override 'passage'. To append to your config"),
+        (
+            ["passage=gold"],
+            "error: scripts/evaluate.py has no setting 'passage'; did you mean passages?",
+        ),
         pytest.param(
             ["data=local", "data.dir=nowhere"],
             "error: nowhere: expected a folder",
