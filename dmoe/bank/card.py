@@ -6,7 +6,7 @@ import json
 
 from dmoe.bank.locks import writing
 from dmoe.bank.version import View
-from plumbing.storage.files import replace_file
+from plumbing.storage.files import write_whole
 
 CARD = "README.md"
 
@@ -79,5 +79,7 @@ def card(view: View) -> str:
 
 def write_card(view: View) -> None:
     """Write the card into the bank's folder, whole or not at all."""
-    with writing(view.path):  # or a compaction would delete the temporary file
-        replace_file(view.path / CARD, card(view).encode("utf-8"), sync=False)
+    content = card(view).encode("utf-8")
+    # The lock keeps a compaction from deleting the temporary file.
+    with writing(view.path), write_whole(view.path / CARD, sync=False) as file:
+        file.write(content)

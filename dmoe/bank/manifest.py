@@ -17,7 +17,7 @@ from typing import Any
 from dmoe.bank.errors import BankError
 from dmoe.bank.layout import ExpertLayout
 from dmoe.bank.shard import FOLDER, ShardEntry
-from plumbing.storage.files import replace_file, sync_folder
+from plumbing.storage.files import sync_folder, write_whole
 
 MANIFEST = "manifest.json"
 COPY = "manifest.copy.json"
@@ -176,8 +176,9 @@ def publish(bank: Path, manifest: Manifest) -> None:
     So is the copy: it has all that was acknowledged when it must stand in for the manifest.
     """
     sync_folder(bank / FOLDER)
-    replace_file(bank / MANIFEST, manifest.encoded, sync=True)
-    replace_file(bank / COPY, manifest.encoded, sync=True)
+    for name in (MANIFEST, COPY):
+        with write_whole(bank / name) as file:
+            file.write(manifest.encoded)
     sync_folder(bank)
 
 

@@ -27,7 +27,7 @@ from dmoe.experts.expert import Expert, ExpertSpec
 from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import Encoded, encode_all
 from dmoe.training.lessons import check_formats, read_augmentations
-from plumbing.storage.files import replace_file
+from plumbing.storage.files import write_whole
 from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
@@ -175,7 +175,8 @@ def write_adapter(path: Path, adapter: Mapping[str, Tensor]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = {name: tensor.contiguous() for name, tensor in adapter.items()}
-    replace_file(path, save(whole, {_SHA256: _digest(whole)}), sync=True)
+    with write_whole(path) as file:
+        file.write(save(whole, {_SHA256: _digest(whole)}))
 
 
 def read_adapter(path: Path) -> Expert:
