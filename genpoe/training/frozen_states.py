@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from torch import Tensor
 from backbone.model import Backbone
 from backbone.split import SplitBackbone
 from genpoe.training.collate import pad
+from plumbing.storage.folders import new_folder
 
 _BATCH_TOKENS = 2048
 _MANIFEST = "manifest.json"
@@ -92,19 +91,13 @@ def frozen_states(
     home = folder / _key(backbone, sequences, layer)
     lengths = [len(sequence) for sequence in sequences]
     shape: tuple[list[int], int, torch.dtype] = (lengths, backbone.d_model, backbone.dtype)
-    if not (home / _MANIFEST).is_file():
-        part = folder / f".{home.name}.{socket.gethostname()}.{os.getpid()}"
-        _remove_abandoned(part)
-        part.mkdir(parents=True, exist_ok=True)
-        try:
+    if _unfinished(home):
+        with new_folder(home, replace=_unfinished) as part:
             _check_space(part, sum(lengths) * backbone.d_model * backbone.dtype.itemsize)
             states = FrozenStates(part / "states.bin", *shape)
             _compute(split, sequences, states, progress)
             digest = _digest(states.flat_TD)
             (part / _MANIFEST).write_text(json.dumps({"sha256": digest}), encoding="utf-8")
-            _publish(part, home)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     states = FrozenStates(home / "states.bin", *shape)
     expected = json.loads((home / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
     if _digest(states.flat_TD) != expected:
@@ -112,26 +105,8 @@ def frozen_states(
     return states
 
 
-def _remove_abandoned(part: Path) -> None:
-    """Remove what processes of this machine left unfinished when they were killed."""
-    for other in part.parent.glob(f"{part.stem}.*"):
-        try:
-            os.kill(int(other.suffix[1:]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(other, ignore_errors=True)
-        except (ValueError, PermissionError):
-            pass  # of no process, or alive and another user's
-
-
-def _publish(part: Path, home: Path) -> None:
-    if (home / _MANIFEST).is_file():
-        return  # another process was faster
-    shutil.rmtree(home, ignore_errors=True)
-    try:
-        part.rename(home)
-    except OSError:
-        if not (home / _MANIFEST).is_file():
-            raise
+def _unfinished(home: Path) -> bool:
+    return not (home / _MANIFEST).is_file()
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -204,9 +203,8 @@ def _make_store(store: Path, path: Path, on_error: str, identity: dict[str, Any]
         if (corpus := _try_open(path, store)) is not None:  # made by another while we waited
             return corpus
         log.info("reading %s into %s, once", path, store)
-        with new_folder(store) as folder:
+        with new_folder(store, replace=True, alone=True) as folder:  # a damaged one is replaced
             write_store(folder, path, on_error, identity)
             if identity_of(path, on_error, _FORMAT) != identity:
                 raise DataError(f"{path}: the corpus changed while it was read; run it again")
-            shutil.rmtree(store, ignore_errors=True)  # a damaged one
     return Corpus(path, store)
