@@ -10,7 +10,6 @@ Shapes: N questions, T tokens, D d_model.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,9 +22,16 @@ from backbone.model import Backbone
 from backbone.split import SplitBackbone
 from genpoe.training.collate import pad
 from plumbing.storage.folders import new_folder
+from plumbing.storage.manifest import (
+    MANIFEST,
+    IndexFolderError,
+    read_manifest,
+    write_manifest,
+)
 
 _BATCH_TOKENS = 2048
-_MANIFEST = "manifest.json"
+_STATES = "states.bin"
+_WHAT = "cache of frozen states"
 
 
 class FrozenStatesError(ValueError):
@@ -94,19 +100,25 @@ def frozen_states(
     if _unfinished(home):
         with new_folder(home, replace=_unfinished) as part:
             _check_space(part, sum(lengths) * backbone.d_model * backbone.dtype.itemsize)
-            states = FrozenStates(part / "states.bin", *shape)
+            states = FrozenStates(part / _STATES, *shape)
             _compute(split, sequences, states, progress)
-            digest = _digest(states.flat_TD)
-            (part / _MANIFEST).write_text(json.dumps({"sha256": digest}), encoding="utf-8")
-    states = FrozenStates(home / "states.bin", *shape)
-    expected = json.loads((home / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
-    if _digest(states.flat_TD) != expected:
-        raise FrozenStatesError(f"the cached states in {home} are damaged; remove that folder")
-    return states
+            write_manifest(part, {}, [_STATES])
+    try:
+        read_manifest(home, _WHAT, older_form=_older_form)
+    except IndexFolderError as error:
+        raise FrozenStatesError(
+            f"the cached states in {home} are damaged; remove that folder ({error})"
+        ) from error
+    return FrozenStates(home / _STATES, *shape)
 
 
 def _unfinished(home: Path) -> bool:
-    return not (home / _MANIFEST).is_file()
+    return not (home / MANIFEST).is_file()
+
+
+def _older_form(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The generic form of a manifest that an earlier version wrote; it is still accepted."""
+    return {"settings": {}, "files": {_STATES: {"sha256": manifest["sha256"]}}}
 
 
 @torch.no_grad()
@@ -139,10 +151,6 @@ def _key(backbone: Backbone, sequences: Sequence[Sequence[int]], layer: int) -> 
     for sequence in sequences:
         digest.update(torch.tensor(sequence, dtype=torch.int32).numpy().tobytes() + b"|")
     return digest.hexdigest()[:32]
-
-
-def _digest(flat_TD: Tensor) -> str:
-    return hashlib.sha256(flat_TD.view(torch.uint8).numpy().data).hexdigest()
 
 
 def _check_space(folder: Path, needed: int) -> None:
