@@ -21,10 +21,10 @@ from dmoe.bank.locks import publishing, writing
 from dmoe.bank.manifest import COPY, MANIFEST, BankSpec, Manifest, publish
 from dmoe.bank.places import ABSENT
 from dmoe.bank.publish import publish_shards, write_rows
-from dmoe.bank.records import SHA_BYTES, Records, encode, keys_of, passage_sha256
+from dmoe.bank.records import SHA_BYTES, Records, encode, keys_of
 from dmoe.bank.shard import FOLDER, write_shard
 from dmoe.bank.version import View, open_view
-from retrieval.passage import Passage
+from retrieval.passage import Passage, text_digest
 
 _BATCH = 4096  # passages that are looked up at a time
 
@@ -215,7 +215,7 @@ class Bank:
             there = places != ABSENT
             made_of = iter(view.checksums(places[there])[0])
             for passage, is_there in zip(some, there.tolist(), strict=True):
-                yield passage, next(made_of) == passage_sha256(passage) if is_there else None
+                yield passage, next(made_of) == text_digest(passage) if is_there else None
 
     def refresh(self) -> None:
         """See what other writers have published since."""
@@ -261,7 +261,7 @@ class Bank:
                     "an expert already; replace it (replace=True), or leave it out"
                 )
 
-        made_of = list(map(passage_sha256, passages))
+        made_of = list(map(text_digest, passages))
         self.view = publish_shards(
             self.view, lambda: write_rows(self.path, self.layout, ids, made_of, rows), check
         )

@@ -6,7 +6,6 @@ Shapes: N experts.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dmoe.bank.errors import BankError, shown
-from retrieval.passage import Passage
 
 KEY_BYTES, SHA_BYTES = 16, 32
 
@@ -28,7 +26,7 @@ class Records:
         keys: ``[N, 2]`` uint64, the id's first 128 bits of SHA-256 (see ``keys_of``).
         id_ends: ``[N]`` int64, where each id ends in ``ids``.
         ids: Bytes, the passage ids in UTF-8, one behind another.
-        passages: ``[N, 32]`` uint8, SHA-256 of each expert's passage (see ``passage_sha256``).
+        passages: ``[N, 32]`` uint8, the `retrieval.passage.text_digest` of each expert's passage.
         weights: ``[N, 32]`` uint8, SHA-256 of each expert's row of weights.
     """
 
@@ -70,15 +68,13 @@ class Records:
         return len(set(ids)) == len(ids) and bool((keys_of(ids) == self.keys).all())
 
 
-def passage_sha256(passage: Passage) -> bytes:
-    """SHA-256 of a passage's title and text: what its expert was made of."""
-    return hashlib.sha256(
-        json.dumps([passage.title, passage.text]).encode("ascii")  # unambiguous where they part
-    ).digest()
-
-
 def keys_of(ids: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """``[N, 2]``, 128 bits of each id's SHA-256: equal for equal ids alone, in practice."""
+    """The first 128 bits of each id's SHA-256, ``[N, 2]``, by which experts are found.
+
+    In practice only equal ids have equal keys, so the ids themselves need not be compared. The 64
+    bits by which a corpus finds passages (`retrieval.corpus.store.id_hash`) would not do for that.
+    Both are stored in artefacts, so both stay what they are.
+    """
     digests = [
         hashlib.sha256(id.encode("utf-8", "surrogatepass")).digest()[:KEY_BYTES] for id in ids
     ]

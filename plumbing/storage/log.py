@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from plumbing.storage.hashing import digest
+
 log = logging.getLogger(__name__)
 
 _CHECKSUM = 32  # hexadecimal digits of SHA-256
@@ -26,7 +28,7 @@ def cache_key(*parts: Any) -> str:
     Args:
         *parts: Plain JSON values.
     """
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return digest(parts)
 
 
 class EntryLog:

@@ -6,8 +6,6 @@ cache folder (`retrieval.corpus.store`), until the file changes.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 from plumbing.settings import typed
 from plumbing.storage.files import cache_folder, sha256_of
 from plumbing.storage.folders import new_folder, only_writer
+from plumbing.storage.hashing import digest
 from plumbing.storage.jsonl import DataError
 from plumbing.storage.manifest import MANIFEST, IndexFolderError, read_manifest
 from retrieval.corpus.build import identity_of, write_store
@@ -98,7 +97,7 @@ class Corpus(Mapping[str, Passage]):
             )
         path = Path(path)
         identity = identity_of(path, on_error, _FORMAT)
-        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        key = digest(identity)[:16]
         folder = cache_folder() if cache_dir is None else Path(cache_dir).expanduser()
         store = folder / "corpora" / f"{path.name.partition('.')[0][:40]}-{key}"
         corpus = _try_open(path, store)
@@ -168,10 +167,7 @@ class Corpus(Mapping[str, Passage]):
         return rows
 
     def _find(self, id: str) -> tuple[int, Passage | None]:
-        try:
-            wanted = id_hash(id)
-        except UnicodeEncodeError:  # half a surrogate pair, which no file holds
-            return -1, None
+        wanted = id_hash(id)
         place = int(np.searchsorted(self._hashes, np.uint64(wanted)))
         while place < self._length and int(self._hashes[place]) == wanted:
             row = int(self._rows[place])

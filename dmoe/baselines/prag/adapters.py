@@ -8,7 +8,6 @@ safetensors file, which is written as a whole, and which is known when it is dam
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dmoe.bank.errors import shown
-from dmoe.bank.records import passage_sha256
 from dmoe.baselines.prag.layer_ffns import LayerFFNs
 from dmoe.baselines.prag.training import train_adapter
 from dmoe.experts.expert import Expert, ExpertSpec
@@ -28,7 +26,8 @@ from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import Encoded, encode_all
 from dmoe.training.lessons import check_formats, read_augmentations
 from plumbing.storage.files import write_whole
-from retrieval.passage import Passage
+from plumbing.storage.hashing import digest
+from retrieval.passage import Passage, text_digest
 
 log = logging.getLogger(__name__)
 
@@ -148,14 +147,14 @@ class PassageAdapters:
     def _path(self, passage: Passage, instances: Sequence[Encoded]) -> Path:
         backbone = self.ffns.backbone
         decides = {
-            "passage": passage_sha256(passage).hex(),
+            "passage": text_digest(passage).hex(),
             "instances": [[instance.ids, instance.first_label] for instance in instances],
             "layers": self.ffns.layers,
             "adapter": self._spec.as_dict(),
             "recipe": self._recipe.as_dict(),
             "backbone": [backbone.fingerprint, str(backbone.dtype)],
         }
-        key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        key = digest(decides)
         return self._folder / key[:2] / f"{key}.safetensors"
 
 
