@@ -1,9 +1,9 @@
 """Tensors in a safetensors file that says by itself when it is damaged.
 
-Safetensors has no checksum of its own. In a trial with 10,000 flipped bits in the file of an
-expert, 9,980 of the damaged files were loaded without an error, with other numbers in them. So the
-file's metadata holds a SHA-256 over the names, dtypes, shapes and values of all tensors. Any other
-program can read the file as well; it only does not check the checksum.
+Safetensors has no checksum of its own. Of 10,000 copies of an expert's file (rank 4, the final FFN
+of SmolLM2-135M) with one flipped bit each, 9,959 were loaded without an error. So the metadata of
+the file holds a SHA-256 over the names, dtypes, shapes and values of all tensors. Other programs
+can read the file as well; they ignore the checksum.
 
 The file is read at once and not with ``safe_open``, which maps it into memory. With a mapping, the
 numbers that were checked could still change when something else writes into the file, and the
