@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import types
+from typing import Any
 
 import pytest
 
@@ -79,13 +80,14 @@ def test_the_form_of_the_manifest_before_is_read(wheel, conversions):
     embedded.embedded_backbone()
     assert len(conversions) == 1
     assert json.loads(manifest.read_text()) == of_before  # it is left as it is
-    for other in (
+    others: list[Any] = [
         {**of_before, "source_sha256": "0" * 64},
         {**of_before, "files": files | {"config.json": "0" * 64}},
         {**of_before, "files": files | {"no such file": "0" * 64}},
         {"files": files},
         [],
-    ):
+    ]
+    for other in others:
         manifest.write_text(json.dumps(other), encoding="utf-8")
         before = len(conversions)
         embedded.embedded_backbone()

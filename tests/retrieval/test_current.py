@@ -34,14 +34,13 @@ def test_the_old_one_is_closed_when_its_last_reader_has_left() -> None:
             current.replace(second)
             with current.use() as new:
                 assert new is second
-        assert not first.closed
-    assert first.closed == 1
-    assert not second.closed
+        assert [first.closed, second.closed] == [0, 0]
+    assert [first.closed, second.closed] == [1, 0]
     with current.use() as new:
         assert new is second
-    assert not second.closed
-    current.replace(first)  # as when a state comes back: it counts anew
-    assert second.closed == 1
+    assert [first.closed, second.closed] == [1, 0]
+    current.replace(State(3))
+    assert [first.closed, second.closed] == [1, 1]
 
 
 def test_an_old_one_that_nobody_reads_is_closed_at_once() -> None:

@@ -100,7 +100,8 @@ def test_an_older_form_is_read(folder: Path) -> None:
     assert {name: entry["sha256"] for name, entry in manifest["files"].items()} == sums
     with pytest.raises(IndexFolderError, match="manifest of the thing is damaged"):
         read_manifest(folder, "thing")  # as nobody says that there was another form
-    for damaged in ({"sums": sums}, {"source": "s"}, [], None, 7):
+    damaged_ones: list[Any] = [{"sums": sums}, {"source": "s"}, [], None, 7]
+    for damaged in damaged_ones:
         path.write_text(json.dumps(damaged))
         with pytest.raises(IndexFolderError, match="manifest of the thing is damaged"):
             read_manifest(folder, "thing", older_form=older_form)
