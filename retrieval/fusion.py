@@ -6,8 +6,6 @@ were brought to one scale. Either way a passage that a list lacks gets nothing f
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbing.settings import check_types
+from plumbing.storage.hashing import digest
 from retrieval.corpus.corpus import Corpus
 from retrieval.retriever import Hit, IndexSettings, Retriever
 
@@ -157,8 +156,7 @@ class FusedRetriever:
         """Hash of the parts' fingerprints and of the fusion's settings."""
         parts = [retriever.fingerprint for retriever in self.retrievers]
         settings = [self.fusion.method, self.fusion.depth, self.fusion.rank_constant]
-        key = json.dumps(["fusion", _FORMAT, parts, self.weights, settings])
-        return hashlib.sha256(key.encode()).hexdigest()
+        return digest(["fusion", _FORMAT, parts, self.weights, settings])
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits for each query, best first; see `fuse`."""

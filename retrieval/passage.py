@@ -9,6 +9,8 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from plumbing.storage.hashing import digest
+
 
 @dataclass(frozen=True, slots=True)
 class Passage:
@@ -32,12 +34,21 @@ def passage_text(passage: Passage) -> str:
 
 def passage_digest(passage: Passage) -> bytes:
     """SHA-256 of a passage's id, title and text, each after its length in bytes."""
-    digest = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for field in (passage.id, passage.title, passage.text):
         data = field.encode("utf-8")
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.digest()
+        sha256.update(len(data).to_bytes(8, "little"))
+        sha256.update(data)
+    return sha256.digest()
+
+
+def text_digest(passage: Passage) -> bytes:
+    """SHA-256 of a passage's title and text, whatever its id: what an expert was made of.
+
+    Banks and the adapters of PRAG store this hash; corpora, indexes and caches store that of
+    `passage_digest`. Each is checked when an artefact is opened, so both stay what they are.
+    """
+    return bytes.fromhex(digest([passage.title, passage.text]))
 
 
 class SetHash:
@@ -77,7 +88,7 @@ def corpus_hashes(passages: Iterable[Passage]) -> tuple[str, str]:
     """
     ordered, members = hashlib.sha256(), SetHash()
     for passage in passages:
-        digest = passage_digest(passage)
-        ordered.update(digest)
-        members.add(digest)
+        one = passage_digest(passage)
+        ordered.update(one)
+        members.add(one)
     return ordered.hexdigest(), members.hexdigest()

@@ -16,10 +16,11 @@ from typing import Any
 
 from torch import nn
 
-from backbone.lora.settings import CONFIG, WEIGHTS, AdapterError, check_lora, new_folder
+from backbone.lora.settings import CONFIG, WEIGHTS, AdapterError, check_absent, check_lora
 from backbone.lora.targets import CHOICES, lora_targets
 from backbone.model import Backbone
 from plumbing.storage.files import sha256_of
+from plumbing.storage.folders import new_folder
 
 RECORD = "backbone.json"  # beside PEFT's own files
 
@@ -143,7 +144,8 @@ class LoraAdapter:
         Raises:
             AdapterError: If it exists.
         """
-        with new_folder(folder) as part:
+        check_absent(folder)
+        with new_folder(Path(folder)) as part:
             with self.attached():
                 self._peft.save_pretrained(str(part), save_embedding_layers=False)
             record = {

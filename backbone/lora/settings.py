@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +41,11 @@ class AdapterError(ValueError):
     """An adapter folder that is missing, damaged, or no expert of the final FFN."""
 
 
-@contextmanager
-def new_folder(folder: str | Path) -> Iterator[Path]:
-    """A folder that is filled under another name inside the block, and renamed at its end.
+def check_absent(folder: str | Path) -> None:
+    """Check that nothing is where an adapter folder is to be written.
 
     Raises:
-        AdapterError: If it exists already.
+        AdapterError: If something is there.
     """
-    folder = Path(folder)
-    if folder.exists():
+    if Path(folder).exists():
         raise AdapterError(f"{folder} exists; remove it, or choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield part
-        part.chmod(0o755)  # mkdtemp's folders are for their maker alone
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

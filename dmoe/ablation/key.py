@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from plumbing.storage import hashing
 from plumbing.storage.files import sha256_of
 
 # Settings that name files or folders whose content decides a result. A bank (bank.dir) and an index
@@ -40,8 +39,7 @@ def digest(config: DictConfig, keys: Iterable[str]) -> str:
     values = OmegaConf.to_container(OmegaConf.masked_copy(config, chosen), resolve=False)
     named = [key for key in _FILES if key.partition(".")[0] in chosen]
     contents = {key: content for key in named if (content := _content(config, key))}
-    text = json.dumps([values, contents] if contents else values, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashing.digest([values, contents] if contents else values)[:16]
 
 
 def _content(config: DictConfig, key: str) -> dict[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +17,7 @@ from backbone.decoding import pad_left
 from backbone.kv_cache import make_cache
 from backbone.model import Backbone
 from plumbing.settings import typed
+from plumbing.storage.hashing import short_hash
 
 _CROWDED = 0.875  # of a batch's rows: when no more are left, the others are dropped
 
@@ -217,9 +217,8 @@ class BackboneWriter:
         if request.attempt == 0:
             return None
         key = repr((self._seed, request.messages, request.opening, request.attempt))
-        digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         generator = torch.Generator()
-        return generator.manual_seed(int.from_bytes(digest, "big", signed=True))
+        return generator.manual_seed(int.from_bytes(short_hash(key), "big", signed=True))
 
 
 def _ended(new: Sequence[int], request: WritingRequest, stop_ids: Sequence[int]) -> bool:

@@ -1,16 +1,18 @@
-"""The expert bank: one small expert a passage, tens of thousands to millions of them, on disk.
+"""The expert bank: a small expert for each passage, tens of thousands to millions of them, on disk.
 
-On disk (every file but the manifest is written once and never changed)::
+A bank is a folder with these files::
 
-    manifest.json            the backbone, the recipe, and the shards that count; renamed into place
-    manifest.copy.json       the same again
-    shards/<name>.safetensors  ids, checksums, and one row of weights an expert
-    shards/<name>.head       the first bytes of that shard again: all of it but the weights
-    README.md                the card
+    manifest.json              names the backbone, the recipe and the shards that count
+    manifest.copy.json         a copy of the manifest
+    shards/<name>.safetensors  ids, checksums, and a row of weights for each expert
+    shards/<name>.head         a copy of the beginning of that shard, up to the weights
+    README.md                  the card, for people who find the folder
 
-A later shard overrides an earlier one, so adding, replacing and removing are all "write a shard,
-then publish a manifest that names it". What is kept twice is served although one copy is damaged;
-an expert's weights are kept once, with a checksum, and a damaged one is named.
+A shard is written once and never changed. A later shard overrides an earlier one, so experts are
+added, replaced and removed in the same way: a shard is written, and then a manifest that names it
+is renamed into place. The bank survives a crash because a shard counts only when the manifest names
+it. What is kept twice is still served when one copy is damaged. The weights of an expert are kept
+once, with a checksum, and reading a damaged expert raises an error that names it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The expert bank: read and change it; see the package for what is on disk.
+"""The class that reads and changes an expert bank. The package says what is on disk.
 
 Shapes: N experts, P parameters of one, R rank.
 """
@@ -21,22 +21,22 @@ from dmoe.bank.locks import publishing, writing
 from dmoe.bank.manifest import COPY, MANIFEST, BankSpec, Manifest, publish
 from dmoe.bank.places import ABSENT
 from dmoe.bank.publish import publish_shards, write_rows
-from dmoe.bank.records import SHA_BYTES, Records, encode, keys_of, passage_sha256
+from dmoe.bank.records import SHA_BYTES, Records, encode, keys_of
 from dmoe.bank.shard import FOLDER, write_shard
 from dmoe.bank.version import View, open_view
-from retrieval.passage import Passage
+from retrieval.passage import Passage, text_digest
 
-_BATCH = 4096  # passages that are looked up at a time
+_BATCH = 4096  # how many passages are looked up at a time
 
 
 class Bank:
-    """Experts by passage id, of one backbone, layout and recipe.
+    """Experts by passage id, all of one backbone, layout and recipe.
 
-    A bank is a snapshot: what it holds changes only by its own ``add`` and ``remove``, and by
-    ``refresh``. Any number of processes may read and write one folder at the same time.
+    An open bank is a snapshot. What it holds changes only when its own ``add``, ``remove`` or
+    ``refresh`` is called. Any number of processes may read and write one folder at the same time.
 
     Args:
-        view: The version to start from; use ``Bank.open`` or ``Bank.create``.
+        view: The version to start from. Call ``Bank.open`` or ``Bank.create`` instead.
         read_only: Whether to refuse changes.
     """
 
@@ -55,14 +55,14 @@ class Bank:
         """Open a bank.
 
         Args:
-            path: Its folder.
-            backbone: The model that its experts must belong to; None: any.
-            recipe: The recipe that they must have been trained by; None: any.
+            path: The bank's folder.
+            backbone: The model that the experts must belong to. None accepts any.
+            recipe: The recipe that the experts must have been trained with. None accepts any.
             read_only: Whether to refuse changes.
 
         Raises:
-            BankError: If there is none, it is damaged beyond what its copies mend, or it belongs to
-                another backbone or recipe.
+            BankError: If there is no bank, if its copies cannot make up for the damage, or if it
+                belongs to another backbone or recipe.
         """
         bank = cls(open_view(Path(path)), read_only)
         if backbone is not None:
@@ -76,12 +76,12 @@ class Bank:
         """Make an empty bank.
 
         Args:
-            path: Its folder; made when missing.
-            spec: What its experts will be.
-            exist_ok: Whether to open the bank that is there, if it fits.
+            path: The bank's folder, which is made if it is missing.
+            spec: What all experts of the bank will have in common.
+            exist_ok: Whether to open a bank that is there already, if it has the same spec.
 
         Raises:
-            BankError: If there is one, or with ``exist_ok`` one that does not fit.
+            BankError: If there is a bank already, or, with ``exist_ok``, one with another spec.
         """
         path = Path(path)
         (path / FOLDER).mkdir(parents=True, exist_ok=True)
@@ -99,27 +99,27 @@ class Bank:
 
     @property
     def path(self) -> Path:
-        """The folder."""
+        """The bank's folder."""
         return self.view.path
 
     @property
     def spec(self) -> BankSpec:
-        """What the experts are."""
+        """What all experts of the bank have in common."""
         return self.view.spec
 
     @property
     def layout(self) -> ExpertLayout:
-        """Names and shapes of an expert's tensors, and the stored dtype."""
+        """The names and shapes of an expert's tensors, and the dtype that they are stored in."""
         return self.view.spec.layout
 
     @property
     def scaling(self) -> float:
-        """LoRA's ``alpha / rank``."""
+        """LoRA's scale, ``alpha / rank``."""
         return self.spec.alpha / self.layout.rank
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that decides the experts: the key of a cache."""
+        """A hash of everything that decides the experts, for use as the key of a cache."""
         return self.view.manifest.sha256
 
     def __len__(self) -> int:
@@ -129,11 +129,11 @@ class Bank:
         return id in self.view
 
     def __iter__(self) -> Iterator[str]:
-        """Passage ids, in the order of the shards."""
+        """Iterate over the passage ids, in the order of the shards."""
         return iter(self.view)
 
     def entries(self) -> Iterator[tuple[str, str]]:
-        """Every passage id, and the SHA-256 of the passage that its expert was made of."""
+        """Yield every passage id with the SHA-256 of the passage that its expert was made of."""
         places = self.view.table.places
         for start in range(0, len(places), _BATCH):
             some = places[start : start + _BATCH]
@@ -141,7 +141,7 @@ class Bank:
                 yield self.view.id(place), sha256.hex()
 
     def get(self, ids: Sequence[str]) -> dict[str, Tensor]:
-        """N experts, each checked against its checksum.
+        """Read N experts, and check each against its checksum.
 
         Args:
             ids: N passage ids.
@@ -151,28 +151,34 @@ class Bank:
             the bank's dtype on the CPU.
 
         Raises:
-            BankError: Naming a passage that has no expert.
-            DamagedExpertError: Naming every expert that is damaged.
+            BankError: If a passage has no expert; the message names it.
+            DamagedExpertError: If experts are damaged; it names each of them.
         """
         return self.layout.split(self.rows(ids))
 
     def rows(self, ids: Sequence[str]) -> Tensor:
-        """N experts as rows ``[N, P]``, for one transfer and ``layout.split`` behind it.
+        """Read N experts as rows ``[N, P]``.
+
+        The rows can be moved to a GPU in one transfer; ``layout.split`` then makes tensors of them.
 
         Raises:
-            BankError, DamagedExpertError: As ``get``.
+            BankError: If a passage has no expert; the message names it.
+            DamagedExpertError: If experts are damaged; it names each of them.
         """
         return self.view.sound_rows(self.view.places(ids))
 
     def missing(self, passages: Iterable[Passage]) -> Iterator[Passage]:
-        """Those passages that have no expert, or one of another text: what is left to build."""
+        """Yield the passages that still need an expert.
+
+        These are the passages that have none, and those whose expert was made of another text.
+        """
         return (passage for passage, same in self._compared(passages) if not same)
 
     def check_passages(self, passages: Iterable[Passage]) -> None:
-        """Check that no expert was made of another text than its passage has now.
+        """Check that each expert was made of the text that its passage has now.
 
         Raises:
-            BankError: Naming one that was.
+            BankError: If an expert was made of another text; the message names its passage.
         """
         for passage, same in self._compared(passages):
             if same is False:
@@ -186,7 +192,7 @@ class Bank:
         """Check that the experts belong to a model.
 
         Raises:
-            BankError: If they belong to another.
+            BankError: If they belong to another model.
         """
         if backbone.fingerprint != self.spec.backbone_sha256:
             raise BankError(
@@ -196,10 +202,10 @@ class Bank:
             )
 
     def check_filled(self) -> None:
-        """Check that there is any expert.
+        """Check that the bank is not empty.
 
         Raises:
-            BankError: If there is none.
+            BankError: If it holds no expert.
         """
         if not len(self):
             raise BankError(
@@ -208,17 +214,17 @@ class Bank:
             )
 
     def _compared(self, passages: Iterable[Passage]) -> Iterator[tuple[Passage, bool | None]]:
-        """Each passage, and whether its expert was made of its text; None where there is none."""
+        """Yield each passage, and whether its expert was made of its text; None without expert."""
         view, stream = self.view, iter(passages)
         while some := list(islice(stream, _BATCH)):
             places = view.table.find(keys_of([passage.id for passage in some]))
             there = places != ABSENT
             made_of = iter(view.checksums(places[there])[0])
             for passage, is_there in zip(some, there.tolist(), strict=True):
-                yield passage, next(made_of) == passage_sha256(passage) if is_there else None
+                yield passage, next(made_of) == text_digest(passage) if is_there else None
 
     def refresh(self) -> None:
-        """See what other writers have published since."""
+        """Take up what other writers have published in the meantime."""
         self.view = open_view(self.path, self.view)
 
     def add(
@@ -227,16 +233,20 @@ class Bank:
         experts: Mapping[str, Tensor],
         replace: bool = False,
     ) -> None:
-        """Add experts; on return they are on the disk, and until then there is none of them.
+        """Add experts, either all of them or none.
+
+        When the method returns, all of them are on the disk and survive a loss of power. Until
+        then, no reader sees any of them.
 
         Args:
-            passages: The N passages that they are of.
-            experts: ``[N, R, in]`` and ``[N, out, R]`` of every projection, in any float dtype.
+            passages: The N passages that the experts were made of.
+            experts: ``[N, R, in]`` and ``[N, out, R]`` for every projection, in any float dtype.
             replace: Whether a passage may have an expert already, which the new one replaces.
 
         Raises:
-            BankError: If the experts are not of the bank's layout, hold a NaN or the like, a
-                passage comes twice, or has an expert already; then nothing is added.
+            BankError: If the experts do not have the bank's layout or hold a number that is not
+                finite, or if a passage is given twice or has an expert already. Then nothing is
+                added.
         """
         self.check_writable()
         ids = [passage.id for passage in passages]
@@ -261,16 +271,16 @@ class Bank:
                     "an expert already; replace it (replace=True), or leave it out"
                 )
 
-        made_of = list(map(passage_sha256, passages))
+        made_of = list(map(text_digest, passages))
         self.view = publish_shards(
             self.view, lambda: write_rows(self.path, self.layout, ids, made_of, rows), check
         )
 
     def remove(self, ids: Sequence[str]) -> None:
-        """Remove experts; their bytes stay on the disk until the bank is compacted.
+        """Remove experts. Their bytes stay on the disk until the bank is compacted.
 
         Raises:
-            BankError: If one is not there, or named twice; then nothing is removed.
+            BankError: If a passage has no expert or is named twice. Then nothing is removed.
         """
         self.check_writable()
         _check_ids(ids)

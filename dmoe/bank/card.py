@@ -1,4 +1,4 @@
-"""The bank's card: README.md, for people who find the folder, or its copy on a hub."""
+"""The card of a bank: a README.md for people who find the folder or its copy on a hub."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 from dmoe.bank.locks import writing
 from dmoe.bank.version import View
-from plumbing.storage.files import replace_file
+from plumbing.storage.files import write_whole
 
 CARD = "README.md"
 
@@ -52,16 +52,16 @@ bank = from_pretrained("FOLDER or hub id", backbone=backbone)  # refuses another
 experts = bank.get(["a passage's id", "another's"])            # checks their checksums
 ```
 
-`python scripts/bank.py verify|list|compact|merge|remove|export FOLDER` looks after it. Nothing in
-here is a pickle: weights, ids and checksums are safetensors, the rest is JSON.
+`python scripts/bank.py verify|list|compact|merge|remove|export FOLDER` looks after the bank.
+Nothing in this folder is a pickle: weights, ids and checksums are safetensors, the rest is JSON.
 """
 
 
 def card(view: View) -> str:
-    """The card of a version of a bank, in Markdown."""
+    """Make the card of one version of a bank, in Markdown."""
     spec, layout = view.spec, view.spec.layout
     return _TEXT.format(
-        # As JSON, so that a name or a recipe cannot end the header or the block that it stands in.
+        # They are written as JSON, so that no name or recipe can end the header or block around it.
         base_model=json.dumps(spec.backbone),
         backbone=json.dumps(spec.backbone),
         recipe=json.dumps(spec.recipe, indent=2),
@@ -78,6 +78,8 @@ def card(view: View) -> str:
 
 
 def write_card(view: View) -> None:
-    """Write the card into the bank's folder, whole or not at all."""
-    with writing(view.path):  # or a compaction would delete the temporary file
-        replace_file(view.path / CARD, card(view).encode("utf-8"), sync=False)
+    """Write the card into the bank's folder with `write_whole`."""
+    content = card(view).encode("utf-8")
+    # The lock keeps a compaction from deleting the temporary file.
+    with writing(view.path), write_whole(view.path / CARD, sync=False) as file:
+        file.write(content)

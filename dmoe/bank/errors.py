@@ -1,4 +1,4 @@
-"""What can be wrong with a bank."""
+"""The errors that a bank raises."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Mapping
 
 
 class BankError(ValueError):
-    """A bank that cannot be used or changed as asked; the message says why and what to do."""
+    """A bank cannot be used or changed as asked; the message says why and what to do."""
 
 
 class DamagedExpertError(BankError):
-    """Experts that are no longer what was added; all others can still be read.
+    """Experts are no longer what was added. All other experts can still be read.
 
     Args:
-        bank: Where the bank is.
+        bank: The bank's folder.
         problems: What is wrong with each damaged expert, by passage id.
 
     Attributes:
-        problems: The same.
+        problems: What is wrong with each damaged expert, by passage id.
     """
 
     def __init__(self, bank: object, problems: Mapping[str, str]) -> None:
@@ -33,5 +33,5 @@ class DamagedExpertError(BankError):
 
 
 def shown(id: str) -> str:
-    """A passage id as messages show it: quoted, and cut when long."""
+    """Quote a passage id for a message, and cut it if it is long."""
     return repr(id if len(id) <= 80 else f"{id[:77]}...")

@@ -1,4 +1,4 @@
-"""Banks as folders to share: copied out whole, pushed to a hub, and opened from either."""
+"""Sharing banks: as a packed copy in a folder, or on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ _PATTERNS = [MANIFEST, COPY, CARD, f"{FOLDER}/*"]
 
 
 def save_pretrained(bank: Bank, folder: str | Path) -> Bank:
-    """Copy what a bank holds now into a new folder: packed, each expert checked, with a card.
+    """Copy what a bank holds now into a new folder, packed and with a card.
+
+    Each expert is checked on the way.
 
     Args:
-        bank: The bank.
-        folder: Where to; there must be no bank in it.
+        bank: The bank to copy.
+        folder: The folder of the copy, which must not hold a bank.
 
     Returns:
-        The copy.
+        The copy, open.
 
     Raises:
-        BankError: If there is a bank already.
-        DamagedExpertError: If an expert is damaged; then the copy stays empty.
+        BankError: If there is a bank in the folder already.
+        DamagedExpertError: If an expert is damaged. Then the copy stays empty.
     """
     copy = Bank.create(folder, bank.spec)
     view = bank.view
@@ -46,23 +48,23 @@ def push_to_hub(
     token: str | None = None,
     message: str = "Upload expert bank",
 ) -> str:
-    """Upload what a bank holds now, in one commit: who downloads sees all of it or none.
+    """Upload what a bank holds now in one commit, so that nobody downloads half of it.
 
     Args:
-        bank: The bank.
-        repo_id: ``owner/name`` on the Hugging Face hub; made when missing.
-        private: Whether a new repository is private; None: as the owner's account says.
-        token: The hub's token; None: the one that is logged in.
-        message: The commit's message.
+        bank: The bank to upload.
+        repo_id: ``owner/name`` on the Hugging Face hub. The repository is made if it is missing.
+        private: Whether a new repository is private. None leaves this to the owner's account.
+        token: The token for the hub. None takes the one that is logged in.
+        message: The message of the commit.
 
     Returns:
-        The commit's address.
+        The address of the commit.
     """
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
     api.create_repo(repo_id, private=private, exist_ok=True)
-    # Beside the bank, where there is room for another one.
+    # The copy lies beside the bank, where there is most likely room for it.
     with tempfile.TemporaryDirectory(prefix=".push-", dir=bank.path.parent) as folder:
         save_pretrained(bank, folder)
         commit = api.upload_folder(
@@ -86,13 +88,13 @@ def from_pretrained(
 
     Args:
         name: A folder, or ``owner/name`` on the Hugging Face hub.
-        backbone: The model that its experts must belong to; None: any.
-        recipe: The recipe that they must have been trained by; None: any.
-        revision: Branch, tag or commit on the hub.
-        token: The hub's token; None: the one that is logged in.
+        backbone: The model that the experts must belong to. None accepts any.
+        recipe: The recipe that the experts must have been trained with. None accepts any.
+        revision: A branch, tag or commit on the hub.
+        token: The token for the hub. None takes the one that is logged in.
 
     Raises:
-        BankError: If there is no such bank, or it does not fit.
+        BankError: If there is no such bank, or if it belongs to another backbone or recipe.
     """
     folder = Path(name)
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""An expert's tensors, and the one row of numbers that they are on disk.
+"""The tensors of an expert, and how they become one row of numbers on disk.
 
 Shapes: N experts, P parameters of one, R rank.
 """
@@ -17,22 +17,23 @@ from torch import Tensor
 from dmoe.bank.errors import BankError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-LARGEST = 1000.0  # a LoRA weight is far below 1; beyond this it has diverged or was tampered with
+# A LoRA weight is far below 1. A larger number than this has diverged or was tampered with.
+LARGEST = 1000.0
 _FACTORS = ("lora_A", "lora_B")
 
 
 @dataclass(frozen=True)
 class ExpertLayout:
-    """Names and shapes of an expert's tensors, in PEFT's orientation.
+    """The names and shapes of an expert's tensors, in PEFT's orientation.
 
     Attributes:
-        shapes: ``<projection>.lora_A``: ``(R, in)``, and ``<projection>.lora_B``: ``(out, R)``,
-            for each projection, all of one rank. The tensors lie in a row in the order of their
-            names.
-        dtype: What a bank stores: "float32", "bfloat16" or "float16".
+        shapes: For each projection, ``<projection>.lora_A`` with the shape ``(R, in)`` and
+            ``<projection>.lora_B`` with ``(out, R)``, all of one rank. A row holds the tensors in
+            the order of their names.
+        dtype: The dtype that a bank stores: "float32", "bfloat16" or "float16".
 
     Raises:
-        BankError: If the tensors are no pairs of one rank, or the dtype is another.
+        BankError: If the tensors are not pairs of one rank, or if the dtype is none of the three.
     """
 
     shapes: dict[str, tuple[int, int]]
@@ -59,40 +60,40 @@ class ExpertLayout:
 
     @classmethod
     def of(cls, experts: Mapping[str, Tensor], dtype: str = "float32") -> ExpertLayout:
-        """The layout of N experts, ``[N, R, in]`` and ``[N, out, R]`` each."""
+        """Take the layout of N experts, which are ``[N, R, in]`` and ``[N, out, R]`` each."""
         return cls({name: _pair(name, t.shape[1:]) for name, t in experts.items()}, dtype)
 
     @cached_property
     def numel(self) -> int:
-        """P, the parameters of one expert."""
+        """P, the number of parameters of one expert."""
         return sum(map(math.prod, self.shapes.values()))
 
     @cached_property
     def row_bytes(self) -> int:
-        """Bytes of one expert's weights."""
+        """How many bytes the weights of one expert take."""
         return self.numel * self.torch_dtype.itemsize
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """What a bank stores."""
+        """The dtype that a bank stores."""
         return DTYPES[self.dtype]
 
     @property
     def rank(self) -> int:
-        """R."""
+        """R, the rank of every pair."""
         return next(shape[0] for name, shape in self.shapes.items() if name.endswith(".lora_A"))
 
     def flatten(self, experts: Mapping[str, Tensor]) -> Tensor:
-        """N experts as rows.
+        """Turn N experts into rows.
 
         Args:
-            experts: The tensors of every name, with a leading N.
+            experts: The tensors by name, each with a leading dimension N.
 
         Returns:
-            ``[N, P]``, contiguous, on the CPU, in the bank's dtype.
+            Rows ``[N, P]``, contiguous, on the CPU, in the bank's dtype.
 
         Raises:
-            BankError: If a tensor is missing, unknown, of another shape, or not floating.
+            BankError: If a tensor is missing, is unknown, has another shape, or holds no floats.
         """
         count = next((len(tensor) for tensor in experts.values() if tensor.dim()), 0)
         wanted = {name: (count, *shape) for name, shape in self.shapes.items()}
@@ -108,9 +109,10 @@ class ExpertLayout:
         return rows.contiguous()
 
     def split(self, rows_NP: Tensor) -> dict[str, Tensor]:
-        """Rows ``[N, P]`` as the tensors of each name, with a leading N: views, nothing is copied.
+        """Turn rows ``[N, P]`` into tensors by name, each with a leading dimension N.
 
-        Move the rows to a GPU before, and one transfer does.
+        The tensors are views, so nothing is copied. Whoever needs them on a GPU moves the rows
+        there first, which takes a single transfer.
         """
         sizes = [math.prod(shape) for shape in self.shapes.values()]
         parts = rows_NP.split(sizes, dim=1)
@@ -118,7 +120,7 @@ class ExpertLayout:
         return {name: part.unflatten(1, shape) for (name, shape), part in named}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, as a manifest and every shard hold them."""
+        """Return the layout as plain JSON values, as the manifest and every shard hold it."""
         return {
             "dtype": self.dtype,
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
@@ -126,7 +128,11 @@ class ExpertLayout:
 
 
 def poisoned(rows_NP: Tensor) -> Tensor:
-    """``[N]``, which rows hold a NaN, an infinity, or a number beyond what a LoRA weight can be."""
+    """Find the rows that hold a number which no LoRA weight can be.
+
+    Returns:
+        ``[N]``, true for rows with a NaN, an infinity, or a number beyond ``LARGEST``.
+    """
     if not rows_NP.numel():
         return torch.zeros(len(rows_NP), dtype=torch.bool)
     return ~(rows_NP.abs().amax(dim=1) <= LARGEST)  # a NaN compares as false

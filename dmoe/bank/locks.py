@@ -1,8 +1,8 @@
-"""Who may change a bank: locks that a process loses when it dies, however it dies.
+"""The locks of those who change a bank. A process loses its locks when it dies, however it dies.
 
-Writers write their shards side by side (``writing``), take turns at publishing them, which takes
-milliseconds (``publishing``), and are all kept out while files that no manifest names are deleted
-(``cleaning``). Readers take no lock.
+Writers write their shards side by side (``writing``) and take turns in publishing them, which takes
+milliseconds (``publishing``). All of them are kept out while files that no manifest names are
+deleted (``cleaning``). Readers take no lock.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from pathlib import Path
 from dmoe.bank.errors import BankError
 
 LOCKS = (".writers.lock", ".publish.lock")
-WAIT = 60.0  # seconds that a writer waits for its turn; each turn is milliseconds
+WAIT = 60.0  # seconds that a writer waits for its turn, although each turn takes milliseconds
 _PAUSE = 0.01  # seconds between two tries
 
 
 def writing(folder: Path) -> AbstractContextManager[None]:
-    """Hold while writing shards and publishing them; any number of writers at a time."""
+    """Hold this lock while writing and publishing shards. Any number of writers may hold it."""
     return _locked(folder / LOCKS[0], fcntl.LOCK_SH, WAIT)
 
 
 def publishing(folder: Path) -> AbstractContextManager[None]:
-    """Hold from reading the manifest until its successor is in place; one at a time."""
+    """Hold this lock from reading the manifest until its successor is in place, one at a time."""
     return _locked(folder / LOCKS[1], fcntl.LOCK_EX, WAIT)
 
 
 def cleaning(folder: Path, wait: float) -> AbstractContextManager[None]:
-    """Hold while deleting what no manifest names; no writer is at work.
+    """Hold this lock while deleting files that no manifest names. Then no writer is at work.
 
     Args:
-        folder: The bank.
-        wait: How many seconds to wait for the writers.
+        folder: The bank's folder.
+        wait: How many seconds to wait for the writers to finish.
 
     Raises:
-        BankError: If there still is one.
+        BankError: If a writer is still at work after that time.
     """
     return _locked(folder / LOCKS[0], fcntl.LOCK_EX, wait)
 
@@ -52,7 +52,7 @@ def _locked(path: Path, mode: int, wait: float) -> Iterator[None]:
         try:
             yield
         finally:
-            # Closing would do, were there no forked child that still holds the same open file.
+            # Closing the file is not enough if a forked child holds the same open file.
             fcntl.flock(handle, fcntl.LOCK_UN)
     finally:
         os.close(handle)

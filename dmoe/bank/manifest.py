@@ -1,6 +1,7 @@
-"""The bank's manifest: whose experts these are, and which shards count.
+"""The manifest of a bank: whose experts these are, and which shards count.
 
-It is kept twice. Each copy is whole or not there, and says by a checksum when it is damaged.
+The manifest is kept twice. Each of the two files is written whole, and a checksum in it tells when
+it is damaged.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from dmoe.bank.errors import BankError
 from dmoe.bank.layout import ExpertLayout
 from dmoe.bank.shard import FOLDER, ShardEntry
-from plumbing.storage.files import replace_file, sync_folder
+from plumbing.storage.files import sync_folder, write_whole
 
 MANIFEST = "manifest.json"
 COPY = "manifest.copy.json"
@@ -29,14 +30,14 @@ class BankSpec:
     """What all experts of a bank have in common.
 
     Attributes:
-        backbone: The name of the model that they belong to.
-        backbone_sha256: Its hash, `backbone.model.Backbone.fingerprint`.
+        backbone: The name of the model that the experts belong to.
+        backbone_sha256: The hash of that model, `backbone.model.Backbone.fingerprint`.
         layout: The tensors of an expert, and the dtype that they are stored in.
-        alpha: LoRA's scale: an expert adds ``alpha / rank * B A x``.
-        recipe: How they are trained, whatever decides the result; plain JSON values.
+        alpha: The numerator of LoRA's scale: an expert adds ``alpha / rank * B A x``.
+        recipe: Everything about the training that decides the result, as plain JSON values.
 
     Raises:
-        BankError: If alpha is not positive, or the recipe is no JSON.
+        BankError: If alpha is not positive, or if the recipe holds other than JSON values.
     """
 
     backbone: str
@@ -48,7 +49,7 @@ class BankSpec:
     def __post_init__(self) -> None:
         if not (self.alpha > 0 and math.isfinite(self.alpha)):
             raise BankError(f"alpha must be positive, got {self.alpha}")
-        try:  # tuples become lists and so on: as it will be read again
+        try:  # tuples become lists and so on, so that the recipe equals what will be read again
             recipe = json.loads(json.dumps(self.recipe, allow_nan=False))
         except (TypeError, ValueError) as error:
             raise BankError(f"a recipe must hold plain JSON values: {error}") from error
@@ -56,7 +57,7 @@ class BankSpec:
         object.__setattr__(self, "alpha", float(self.alpha))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the spec as plain JSON values."""
         return {
             "backbone": self.backbone,
             "backbone_sha256": self.backbone_sha256,
@@ -67,27 +68,27 @@ class BankSpec:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> BankSpec:
-        """The opposite of ``to_json``.
+        """Make a spec of what ``to_json`` returned.
 
         Raises:
             BankError: If a value cannot be used.
-            KeyError: If one is missing.
+            KeyError: If a value is missing.
         """
         layout = ExpertLayout(dict(value["shapes"]), value["dtype"])
         names = ("backbone", "backbone_sha256", "alpha", "recipe")
         return cls(layout=layout, **{name: value[name] for name in names})
 
     def check_same(self, other: BankSpec, where: object) -> None:
-        """Check that another bank's experts are of the same kind.
+        """Check that a bank holds experts of the expected kind.
 
-        The backbone's name may differ: its hash decides.
+        The name of the backbone may differ, because its hash decides.
 
         Args:
-            other: What is expected.
-            where: The bank that this one belongs to.
+            other: The spec that is expected.
+            where: The folder of the bank that has this spec, for the message.
 
         Raises:
-            BankError: Naming what differs.
+            BankError: If the two differ; the message names each difference.
         """
         mine, theirs = (dict(_leaves(spec.to_json())) for spec in (self, other))
         differing = [
@@ -108,9 +109,9 @@ class Manifest:
     """One version of a bank.
 
     Attributes:
-        spec: What its experts are.
-        generation: Counts the versions.
-        shards: Those that count; a later one overrides those before it.
+        spec: What all experts of the bank have in common.
+        generation: The number of this version; each version counts one further.
+        shards: The shards that count. A later shard overrides the ones before it.
     """
 
     spec: BankSpec
@@ -119,12 +120,15 @@ class Manifest:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of all that decides the experts: the shards' heads have each one's checksum."""
+        """A hash of everything that decides the experts.
+
+        It includes the hash of each shard's head, which holds the checksum of each expert.
+        """
         return hashlib.sha256(self._body).hexdigest()
 
     @cached_property
     def encoded(self) -> bytes:
-        """The file: JSON, a line a shard, with the SHA-256 of all before it at its end."""
+        """The content of the file: JSON with a line for each shard, and a SHA-256 at the end."""
         return self._body + f'"sha256": "{self.sha256}"\n}}\n'.encode("ascii")
 
     @cached_property
@@ -136,16 +140,16 @@ class Manifest:
 
 
 def read_manifest(bank: Path) -> tuple[Manifest, list[str]]:
-    """Read a bank's manifest, or its copy where it is damaged.
+    """Read the manifest of a bank, or its copy if the manifest is damaged.
 
     Args:
         bank: The bank's folder.
 
     Returns:
-        The manifest, and what is wrong with one of the two files, if anything is.
+        The manifest, and what is wrong with the files that were read.
 
     Raises:
-        BankError: If there is none, it is of another version, or both are damaged.
+        BankError: If there is no manifest, if another version wrote it, or if both are damaged.
     """
     problems: list[str] = []
     for path in (bank / MANIFEST, bank / COPY):
@@ -166,23 +170,30 @@ def read_manifest(bank: Path) -> tuple[Manifest, list[str]]:
 
 
 def check_copy(bank: Path) -> str | None:
-    """What is wrong with the copy, if anything is; reading may not have needed it."""
+    """Say what is wrong with the copy of the manifest, or None if it is intact.
+
+    `read_manifest` does not look at the copy if the manifest itself is intact.
+    """
     return _read(bank / COPY)[1]
 
 
 def publish(bank: Path, manifest: Manifest) -> None:
-    """Make a version the one that counts, by one atomic rename; on return it is on the disk.
+    """Make a version the one that counts, by one rename.
 
-    So is the copy: it has all that was acknowledged when it must stand in for the manifest.
+    When the function returns, the version is on the disk, and so is its copy. So if the copy must
+    replace the manifest one day, it knows everything that was acknowledged.
     """
     sync_folder(bank / FOLDER)
-    replace_file(bank / MANIFEST, manifest.encoded, sync=True)
-    replace_file(bank / COPY, manifest.encoded, sync=True)
+    for name in (MANIFEST, COPY):
+        with write_whole(bank / name) as file:
+            file.write(manifest.encoded)
     sync_folder(bank)
 
 
 def mend(bank: Path) -> None:
-    """Write both files anew, unless they are intact and the same; hold ``publishing`` meanwhile.
+    """Write both files again, unless they are intact and equal.
+
+    The caller holds the lock ``publishing`` meanwhile.
 
     Raises:
         BankError: If both are damaged.
@@ -194,7 +205,7 @@ def mend(bank: Path) -> None:
 
 
 def _leaves(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """What a nested mapping holds, by dotted keys."""
+    """Yield what a nested mapping holds, under dotted keys."""
     for key, part in value.items():
         if isinstance(part, dict):
             yield from _leaves(part, f"{prefix}{key}.")

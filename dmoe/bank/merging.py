@@ -1,4 +1,4 @@
-"""Merging banks that several workers built."""
+"""Merging the banks that several workers have built into one."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ CONFLICTS = ("error", "keep", "replace")
 
 
 def merge(bank: Bank, source: str | Path, on_conflict: str = "error") -> int:
-    """Copy the experts of another bank into this one, all or none, each checked on the way.
+    """Copy the experts of another bank into this one, either all of them or none.
 
-    An expert that both have, bit for bit, is no conflict; so a merge can be done again.
+    Each expert is checked on the way. If both banks have the same expert, bit for bit, there is no
+    conflict, so a merge can safely be repeated.
 
     Args:
-        bank: The bank that gets them.
-        source: The folder of the bank that has them; it is only read.
-        on_conflict: What happens to a passage that has different experts in the two: "error",
-            "keep" this bank's, or "replace" it by the other's.
+        bank: The bank that gets the experts.
+        source: The folder of the bank that has the experts. It is only read.
+        on_conflict: What to do if a passage has different experts in the two banks: raise an
+            "error", "keep" the expert of this bank, or "replace" it by the other one.
 
     Returns:
         How many experts were copied.
 
     Raises:
-        BankError: If the other bank is of another backbone, layout or recipe, or has a different
-            expert of the same passage; then nothing is copied.
-        DamagedExpertError: If an expert to copy is damaged; then nothing is copied either.
+        BankError: If the other bank has another backbone, layout or recipe, or if it has a
+            different expert of the same passage. Then nothing is copied.
+        DamagedExpertError: If an expert to copy is damaged. Then nothing is copied either.
     """
     bank.check_writable()
     if on_conflict not in CONFLICTS:
@@ -59,7 +60,7 @@ def merge(bank: Bank, source: str | Path, on_conflict: str = "error") -> int:
 
 
 def _to_copy(view: View, other: View, on_conflict: str) -> npt.NDArray[np.bool_]:
-    """Which of the other bank's experts, in the order of their places, are to be copied."""
+    """Say which experts of the other bank are to be copied, in the order of their places."""
     theirs = other.table.places
     ids = [other.id(place) for place in theirs]
     mine = view.table.find(keys_of(ids))

@@ -1,6 +1,6 @@
-"""Where each passage's expert is: the newest shard that holds the id wins.
+"""A table of where the expert of each passage is. The newest shard that holds an id wins.
 
-Shapes: N ids that are asked for, S that are sorted.
+Shapes: N ids that are looked up, S ids that are sorted.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from dmoe.bank.records import KEY_BYTES, Records
 Keys: TypeAlias = npt.NDArray[np.uint64]
 Places: TypeAlias = npt.NDArray[np.int64]
 
-ABSENT = -1  # the place of an id that never was, or was removed
+ABSENT = -1  # the place of an id that was never added, or that was removed
 _ROW_BITS = 32
-_FEW = 4096  # ids; at least so many wait before they are sorted into the others
+_FEW = 4096  # at least so many ids are collected before they are sorted into the others
 
 
 class PlaceTable:
-    """An immutable map from an id's key to its expert's place: a shard's number and a row in it.
+    """An immutable map from the key of an id to the place of its expert.
 
-    Nearly all keys stand in sorted arrays, 24 bytes each; the newest in a dict, sorted into the
-    arrays when it has grown to a fraction of them. So an addition costs what is added, not what is
-    there.
+    A place is the number of a shard and a row in it. Nearly all keys stand in sorted arrays, where
+    each takes 24 bytes with its place. The newest keys stand in a dict, which is sorted into the
+    arrays once it has grown to an eighth of them. So the cost of adding experts depends on how many
+    are added and not on how many there are.
     """
 
     def __init__(self, sorted_: _Sorted | None = None, recent: Mapping[bytes, int] = {}) -> None:
@@ -37,10 +38,10 @@ class PlaceTable:
         self._recent = recent
 
     def extended(self, shards: Sequence[tuple[int, Records, bool]]) -> PlaceTable:
-        """This table with more shards, each overriding those before it.
+        """Make a table with more shards, each of which overrides those before it.
 
         Args:
-            shards: Of each its number, its records, and whether these were removed.
+            shards: For each shard its number, its records, and whether it removes these ids.
         """
         keys = [records.keys for _, records, _ in shards]
         places = [_places(number, len(records), removed) for number, records, removed in shards]
@@ -52,7 +53,7 @@ class PlaceTable:
         return PlaceTable(self._folded.updated(keys, places))
 
     def find(self, keys: Keys) -> Places:
-        """Places ``[N]`` of keys ``[N, 2]``, ``ABSENT`` where there is none."""
+        """Look up keys ``[N, 2]``; return their places ``[N]``, ``ABSENT`` for unknown ones."""
         places = self._sorted.find(keys)
         if self._recent:
             for index, key in enumerate(_as_bytes(keys)):
@@ -64,7 +65,7 @@ class PlaceTable:
 
     @property
     def places(self) -> Places:
-        """All places, in the order of the shards and of their rows."""
+        """The places of all experts, in the order of the shards and of the rows in them."""
         return np.sort(self._folded.places)
 
     @cached_property
@@ -76,18 +77,18 @@ class PlaceTable:
 
 
 def split_place(place: int) -> tuple[int, int]:
-    """Numbers of the shard and of the row in it, of a place other than ``ABSENT``."""
+    """Split a place other than ``ABSENT`` into the numbers of the shard and of the row in it."""
     return divmod(int(place), 1 << _ROW_BITS)
 
 
 def split_places(places: Places) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The same of many places, ``[N]`` each."""
+    """Split many places into the numbers of the shards and of the rows, ``[N]`` each."""
     return places >> _ROW_BITS, places & ((1 << _ROW_BITS) - 1)
 
 
 @dataclass(frozen=True)
 class _Sorted:
-    """Distinct keys as two halves ``[S]``, sorted by both, and their places ``[S]``."""
+    """Distinct keys, sorted, as their two halves ``[S]``, and the places ``[S]`` of the experts."""
 
     high: npt.NDArray[np.uint64]
     low: npt.NDArray[np.uint64]
@@ -99,19 +100,21 @@ class _Sorted:
         high, low = keys[:, 0], keys[:, 1]
         last = len(self.places) - 1
         at = np.minimum(np.searchsorted(self.high, high), last)
-        # Step over keys that share the first half only: none, unless someone searched for them.
+        # Step over keys that share only their first half. There are none by chance.
         while ((self.high[at] == high) & (self.low[at] < low) & (at < last)).any():
             at += (self.high[at] == high) & (self.low[at] < low) & (at < last)
         found = (self.high[at] == high) & (self.low[at] == low)
         return np.where(found, self.places[at], ABSENT)
 
     def updated(self, keys: Iterable[Keys], places: Iterable[Places]) -> _Sorted:
-        """With further keys; the last place of each counts, and ``ABSENT`` ones drop out."""
+        """Add keys. The last place of each key counts, and keys that become ``ABSENT`` go."""
         more = np.concatenate([*keys, np.empty((0, 2), np.uint64)])
         high = np.concatenate([self.high, more[:, 0]])
         low = np.concatenate([self.low, more[:, 1]])
         place = np.concatenate([self.places, *places])
-        order = np.lexsort((low, high))  # stable: of equal keys the newest comes last
+        order = np.lexsort(
+            (low, high)
+        )  # the sort is stable, so the newest of equal keys comes last
         high, low, place = high[order], low[order], place[order]
         keep = np.ones(len(place), bool)
         keep[:-1] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])

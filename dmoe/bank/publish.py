@@ -1,4 +1,4 @@
-"""Writing shards and publishing them: nothing counts before the manifest is renamed into place."""
+"""Writing and publishing shards. Nothing counts before a manifest that names it is in place."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from dmoe.bank.records import Records
 from dmoe.bank.shard import ShardEntry, write_shard
 from dmoe.bank.version import View, open_view
 
-SHARD_BYTES = 256 << 20  # a larger write is split
-_ROWS = 256  # experts that are copied at a time
+SHARD_BYTES = 256 << 20  # a write that is larger is split into several shards
+_ROWS = 256  # how many experts are copied at a time
 
 
 def publish_shards(
@@ -28,23 +28,24 @@ def publish_shards(
     check: Callable[[View], object] = lambda view: None,
     kept: Sequence[ShardEntry] | None = None,
 ) -> View:
-    """Write shards, then name them in a new manifest, behind those that are there.
+    """Write shards, and name them in a new manifest after the shards that are there.
 
     Args:
         view: The version that the change was planned on.
         write: Writes the shards, one after the other.
-        check: Raises if they do not fit the newest version, which it gets.
-        kept: These shards of ``view``, with the written ones, replace all of ``view``'s; what other
-            writers have added since still comes behind them. None: all are kept.
+        check: Gets the newest version, and raises an error if the shards do not fit it.
+        kept: The shards of ``view`` that stay; the others are replaced by the written ones. Shards
+            that other writers have added in the meantime stay as well, and come last. None keeps
+            all shards.
 
     Returns:
         The new version.
 
     Raises:
-        BankError: If ``write`` or ``check`` raises it, or another process replaced ``view``'s
-            shards; then nothing has changed.
+        BankError: If ``write`` or ``check`` raises it, or if another process has replaced the
+            shards of ``view``. Then nothing has changed.
     """
-    check(view)  # saves the work; only the check under the lock counts
+    check(view)  # fails early; what counts is the check under the lock
     written: list[ShardEntry] = []
     with writing(view.path):
         try:
@@ -71,10 +72,10 @@ def write_rows(
 
     Args:
         bank: The bank's folder.
-        layout: What it stores.
-        ids: Their N passage ids.
-        passages: SHA-256 of each passage.
-        rows_NP: Their weights.
+        layout: The layout of the bank's experts.
+        ids: The ids of the N passages.
+        passages: The SHA-256 of each passage.
+        rows_NP: The weights of the experts.
     """
     raw = rows_NP.view(uint8).numpy()
     for part in _parts(len(ids), layout, SHARD_BYTES):
@@ -86,16 +87,16 @@ def write_rows(
 def copy_rows(
     bank: Path, view: View, places: Places, shard_bytes: int = SHARD_BYTES
 ) -> Iterable[ShardEntry]:
-    """Write experts of an open bank, a few of them in memory at a time.
+    """Write experts of an open bank, with only a few of them in memory at a time.
 
     Args:
-        bank: The folder of the bank that gets them.
-        view: The bank that has them.
-        places: Where they are in it.
+        bank: The folder of the bank that gets the experts.
+        view: The bank that has the experts.
+        places: The places of the experts in that bank.
         shard_bytes: How large a shard may become.
 
     Raises:
-        DamagedExpertError: If one of them is damaged.
+        DamagedExpertError: If one of the experts is damaged.
     """
     for part in _parts(len(places), view.spec.layout, shard_bytes):
         some = places[part]
@@ -115,7 +116,7 @@ def _before(view: View, newest: View, kept: Sequence[ShardEntry] | None) -> Sequ
 
 
 def _since(view: View, newest: View, kept: Sequence[ShardEntry] | None) -> Sequence[ShardEntry]:
-    """What others have added to the shards that are replaced."""
+    """Return the shards that others have added to those that are replaced."""
     if kept is None:
         return ()
     planned, shards = view.manifest.shards, newest.manifest.shards
@@ -128,7 +129,7 @@ def _since(view: View, newest: View, kept: Sequence[ShardEntry] | None) -> Seque
 
 
 def _discard(bank: Path, written: Sequence[ShardEntry]) -> None:
-    """Delete shards after a failure, but for those that a manifest names already."""
+    """Delete shards after a failure, except those that a manifest names already."""
     with suppress(BankError, OSError):
         named = read_manifest(bank)[0].shards
         for entry in written:

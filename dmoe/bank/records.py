@@ -1,4 +1,4 @@
-"""What a shard knows of its experts, but for their weights: ids and checksums, as arrays.
+"""The ids and checksums of the experts in a shard, as arrays.
 
 Shapes: N experts.
 """
@@ -6,7 +6,6 @@ Shapes: N experts.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,21 +14,20 @@ import numpy as np
 import numpy.typing as npt
 
 from dmoe.bank.errors import BankError, shown
-from retrieval.passage import Passage
 
 KEY_BYTES, SHA_BYTES = 16, 32
 
 
 @dataclass(frozen=True)
 class Records:
-    """Columns of N experts.
+    """Everything that a shard knows about N experts, except their weights.
 
     Attributes:
-        keys: ``[N, 2]`` uint64, the id's first 128 bits of SHA-256 (see ``keys_of``).
+        keys: ``[N, 2]`` uint64, the key of each passage id, from `keys_of`.
         id_ends: ``[N]`` int64, where each id ends in ``ids``.
-        ids: Bytes, the passage ids in UTF-8, one behind another.
-        passages: ``[N, 32]`` uint8, SHA-256 of each expert's passage (see ``passage_sha256``).
-        weights: ``[N, 32]`` uint8, SHA-256 of each expert's row of weights.
+        ids: The passage ids as bytes in UTF-8, one after another.
+        passages: ``[N, 32]`` uint8, the `retrieval.passage.text_digest` of each expert's passage.
+        weights: ``[N, 32]`` uint8, the SHA-256 of each expert's row of weights.
     """
 
     keys: npt.NDArray[np.uint64]
@@ -40,7 +38,7 @@ class Records:
 
     @classmethod
     def of(cls, ids: Sequence[str], passages: Iterable[bytes], weights: Iterable[bytes]) -> Records:
-        """Columns from one value an expert."""
+        """Make the columns from the id and the two checksums of each expert."""
         encoded = [encode(id) for id in ids]
         return cls(
             keys_of(ids),
@@ -54,12 +52,12 @@ class Records:
         return len(self.keys)
 
     def id(self, row: int) -> str:
-        """The passage id of one expert."""
+        """Return the passage id of the expert in a row."""
         start = int(self.id_ends[row - 1]) if row else 0
         return self.ids[start : int(self.id_ends[row])].tobytes().decode("utf-8")
 
     def sound(self) -> bool:
-        """Whether the ids are those that the keys were made of, each once."""
+        """Whether the keys were made of these ids, and each id is there once."""
         ends = np.concatenate([[0], self.id_ends])
         if (np.diff(ends) < 0).any() or ends[-1] != len(self.ids):
             return False
@@ -70,15 +68,13 @@ class Records:
         return len(set(ids)) == len(ids) and bool((keys_of(ids) == self.keys).all())
 
 
-def passage_sha256(passage: Passage) -> bytes:
-    """SHA-256 of a passage's title and text: what its expert was made of."""
-    return hashlib.sha256(
-        json.dumps([passage.title, passage.text]).encode("ascii")  # unambiguous where they part
-    ).digest()
-
-
 def keys_of(ids: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """``[N, 2]``, 128 bits of each id's SHA-256: equal for equal ids alone, in practice."""
+    """The first 128 bits of each id's SHA-256, ``[N, 2]``, by which experts are found.
+
+    In practice only equal ids have equal keys, so the ids themselves need not be compared. The 64
+    bits by which a corpus finds passages (`retrieval.corpus.store.id_hash`) would not do for that.
+    Both are stored in artefacts, so both stay what they are.
+    """
     digests = [
         hashlib.sha256(id.encode("utf-8", "surrogatepass")).digest()[:KEY_BYTES] for id in ids
     ]
@@ -86,10 +82,10 @@ def keys_of(ids: Sequence[str]) -> npt.NDArray[np.uint64]:
 
 
 def encode(id: Any) -> bytes:
-    """A passage id in UTF-8; any text will do, whatever a file system would say to it.
+    """Encode a passage id in UTF-8. An id never becomes a path, so it may be any text.
 
     Raises:
-        BankError: If it is no string, or holds half of a surrogate pair.
+        BankError: If the id is not a string, or if it holds half of a surrogate pair.
     """
     if not isinstance(id, str):
         raise BankError(f"a passage id must be a string, got {id!r}; correct the corpus")

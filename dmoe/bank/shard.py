@@ -1,9 +1,9 @@
-"""A shard of the bank: what it is on disk, how one is written, and how one is read.
+"""A shard of a bank: what it is on disk, how it is written, and how it is read.
 
-A shard is a safetensors file: its header, the columns of `Records`, and last the weights, a row an
-expert, so that loading one is a single read, however many there are. All before the rows is the
-*head*. The head stands once more in a file of its own, and the manifest has its SHA-256. An open
-shard has its ids and checksums in memory and its weights mapped.
+A shard is a safetensors file. It begins with its header and the columns of `Records`, and ends with
+the weights, a row for each expert. So an expert is loaded by a single read, however many there are.
+Everything before the rows is the *head*. A second file holds a copy of the head, and the manifest
+holds its SHA-256. An open shard keeps its ids and checksums in memory and maps its weights.
 
 Shapes: N experts, P parameters of one.
 """
@@ -30,21 +30,21 @@ from dmoe.bank.layout import ExpertLayout
 from dmoe.bank.records import KEY_BYTES, SHA_BYTES, Records
 
 FOLDER = "shards"
-_ALIGN = 64  # bytes; rows begin at a multiple
+_ALIGN = 64  # the rows begin at a multiple of so many bytes
 _TAGS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _NAME = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """A shard as the manifest names it.
+    """What the manifest says about a shard.
 
     Attributes:
-        name: Its files' name, without their endings; no part of it comes from an id.
-        rows: How many ids it holds.
-        removed: Whether these were removed, so that it holds no weights.
-        head_bytes: How long its head is.
-        head_sha256: SHA-256 of its head.
+        name: The name of its two files without their endings. No part of it comes from an id.
+        rows: How many ids the shard holds.
+        removed: Whether the shard removes these ids; then it holds no weights.
+        head_bytes: How many bytes its head has.
+        head_sha256: The SHA-256 of its head.
     """
 
     name: str
@@ -55,10 +55,11 @@ class ShardEntry:
 
     @classmethod
     def from_json(cls, value: Any) -> ShardEntry:
-        """The entry of a manifest, which may come from a stranger.
+        """Make an entry from what a manifest holds, which a stranger may have written.
 
         Raises:
-            ValueError: If a value is not what ``asdict`` of an entry has.
+            ValueError: If a value is of another type or outside of its range.
+            TypeError: If a value is missing or unknown.
         """
         entry = cls(**value)
         typed = {"name": str, "rows": int, "removed": bool, "head_bytes": int, "head_sha256": str}
@@ -69,16 +70,16 @@ class ShardEntry:
         return entry
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, in the order of the attributes."""
+        """Return the entry as plain JSON values, in the order of the attributes."""
         return dict(vars(self))
 
     def paths(self, bank: Path) -> tuple[Path, Path]:
-        """The shard, and the copy of its head."""
+        """The paths of the shard and of the copy of its head."""
         stem = bank / FOLDER / self.name
         return stem.with_suffix(".safetensors"), stem.with_suffix(".head")
 
     def delete(self, bank: Path) -> None:
-        """Delete its files, as far as they are there."""
+        """Delete those of its files that are there."""
         for path in self.paths(bank):
             path.unlink(missing_ok=True)
 
@@ -89,16 +90,19 @@ def write_shard(
     records: Records,
     rows: Iterable[npt.NDArray[np.uint8]] | None,
 ) -> ShardEntry:
-    """Write a shard, which counts for nothing before a manifest names it.
+    """Write a shard. It does not count before a manifest names it.
+
+    That is why the files are not written with `plumbing.storage.files.write_whole`: their names are
+    new, and nobody looks for them before they are whole.
 
     Args:
         bank: The bank's folder.
-        layout: What the bank stores.
-        records: The experts.
-        rows: Their weights, a row or several at a time; None: these ids are removed.
+        layout: The layout of the bank's experts.
+        records: The ids and checksums of the experts.
+        rows: The weights, one or several rows at a time. None makes a shard that removes the ids.
 
     Returns:
-        Its entry. If ``rows`` raises, nothing is left behind.
+        The entry for the manifest. If ``rows`` raises an error, nothing is left behind.
     """
     head = _head(records, len(records.ids), 0 if rows is None else len(records), layout)
     sha256 = hashlib.sha256(head).hexdigest()
@@ -106,7 +110,7 @@ def write_shard(
     path, copy = entry.paths(bank)
     try:
         _write(path, head, rows or (), sync=True)
-        # Without waiting for the disk: after a loss of power the original is there.
+        # This need not wait for the disk, because the original survives a loss of power.
         _write(copy, head, (), sync=False)
     except BaseException:
         with suppress(OSError):
@@ -126,7 +130,7 @@ def _write(path: Path, head: bytes, rows: Iterable[npt.NDArray[np.uint8]], sync:
 
 
 def _header(rows: int, id_bytes: int, experts: int, layout: ExpertLayout) -> bytes:
-    """Safetensors' header: the length of a JSON object, and the object, padded with spaces."""
+    """Make the header of safetensors: the length of a JSON object, and the object with padding."""
     columns: list[tuple[str, str, tuple[int, ...], int]] = [
         ("keys", "U64", (rows, 2), KEY_BYTES * rows),
         ("id_ends", "I64", (rows,), 8 * rows),
@@ -154,14 +158,18 @@ def _head(records: Records, id_bytes: int, experts: int, layout: ExpertLayout) -
 
 
 def parse_head(path: Path, head: bytes, entry: ShardEntry, layout: ExpertLayout) -> Records:
-    """The columns of a head, whose header must be the one that we would write."""
+    """Read the columns of a head.
+
+    Raises:
+        BankError: If its header is not the one that `write_shard` would write.
+    """
     rows, experts = entry.rows, 0 if entry.removed else entry.rows
     length = 8 + int.from_bytes(head[:8], "little")
     id_bytes = len(head) - length - (KEY_BYTES + 8 + SHA_BYTES) * rows - SHA_BYTES * experts
     if id_bytes < 0 or head[:length] != _header(rows, id_bytes, experts, layout):
         raise BankError(
             f"{path}: expected a shard of {rows} experts in the manifest's layout, got another "
-            "header; the bank was not written by this version, or tampered with"
+            "header; another version wrote the bank, or somebody tampered with it"
         )
     columns = []
     for count, dtype in (
@@ -188,15 +196,15 @@ class Shard:
 
     Args:
         bank: The bank's folder.
-        entry: Which shard.
-        layout: What the bank stores.
+        entry: What the manifest says about the shard.
+        layout: The layout of the bank's experts.
 
     Attributes:
-        entry: The same.
-        paths: The file, and the copy of its head.
-        records: Its ids and checksums.
-        problems: What is wrong with its files, a line each; the rows are not checked before they
-            are read.
+        entry: What the manifest says about the shard.
+        paths: The paths of the shard and of the copy of its head.
+        records: The ids and checksums of its experts.
+        problems: What is wrong with its files, a line for each problem. The rows are checked only
+            when they are read.
 
     Raises:
         BankError: If neither copy of the head is intact.
@@ -212,7 +220,10 @@ class Shard:
         self._bytes = self._map()
 
     def check_copy(self) -> str | None:
-        """What is wrong with the copy of the head, if anything is; opening may not have read it."""
+        """Say what is wrong with the copy of the head, or None if it is intact.
+
+        Opening the shard does not read the copy if the head itself is intact.
+        """
         return self._read_head(self.paths[1])[1]
 
     def _intact_head(self) -> bytes:
@@ -244,7 +255,7 @@ class Shard:
         if not size:
             return np.empty(0, np.uint8)
         try:
-            # As safetensors does; unlike numpy's, the mapping keeps no file open.
+            # Unlike NumPy's mappings, this one keeps no file open; safetensors does the same.
             mapped = torch.from_file(str(self.paths[0]), shared=False, size=size, dtype=torch.uint8)
         except RuntimeError as error:
             self.problems.append(f"{self.paths[0]}: cannot be mapped ({error})")
@@ -252,7 +263,7 @@ class Shard:
         return mapped.numpy()
 
     def _size(self) -> int | None:
-        """Bytes of the shard now; None where it was deleted."""
+        """Return how many bytes the shard has now, or None if it was deleted."""
         try:
             return self.paths[0].stat().st_size
         except FileNotFoundError:
@@ -262,15 +273,15 @@ class Shard:
         """Copy one expert's bytes, and check the copy.
 
         Args:
-            row: Which.
-            out: ``[row_bytes]``, filled.
+            row: The row of the expert.
+            out: ``[row_bytes]``, which gets the bytes.
 
         Returns:
-            What is wrong with it, if anything is.
+            What is wrong with the expert, or None if it is intact.
         """
         start = self.entry.head_bytes + row * self._row_bytes
         end = start + self._row_bytes
-        size = self._size()  # what was mapped stays when the file goes, but not when it shrinks
+        size = self._size()  # a mapping survives that the file is deleted, but not that it shrinks
         if end > len(self._bytes) or (size is not None and end > size):
             return f"{self.paths[0].name} ends before it"
         out[:] = self._bytes[start:end]

@@ -1,7 +1,7 @@
-"""The upkeep of a bank: compaction, and verification.
+"""The upkeep of a bank: compaction and verification.
 
-Compaction puts few full shards in the place of many small or holey ones, and removes files that no
-manifest names. Verification compares every byte that counts with its checksum.
+Compaction replaces many shards that are small or have gaps by a few full ones, and removes files
+that no manifest names. Verification compares every byte that counts with its checksum.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dmoe.bank.publish import SHARD_BYTES, copy_rows, publish_shards
 from dmoe.bank.shard import FOLDER, ShardEntry
 from dmoe.bank.version import View, open_view
 
-_WAIT = 1.0  # seconds for writers to finish, before deleting is left to the next time
+_WAIT = 1.0  # seconds for writers to finish, before the files are left to the next compaction
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Compaction:
     """What a compaction did.
 
     Attributes:
-        shards: How many shards there were, and how many there are.
-        bytes: What the shards' folder took, and what it takes.
-        dropped: The damaged experts that were left behind, and what was wrong with each.
-        unnamed: Files left that count no more, because a writer was at work all the time.
+        shards: How many shards there were before, and how many there are now.
+        bytes: How many bytes the folder of the shards took before, and how many it takes now.
+        dropped: What was wrong with each damaged expert that was left out, by passage id.
+        unnamed: How many files that no longer count are still there, because a writer was at work.
     """
 
     shards: tuple[int, int]
@@ -44,26 +44,27 @@ class Compaction:
 
 
 def compact(bank: Bank, drop_damaged: bool = False, shard_bytes: int = SHARD_BYTES) -> Compaction:
-    """Pack what is left of small, holey and half damaged shards anew; leave full ones alone.
+    """Write the experts of shards that are small, have gaps or are partly damaged to new shards.
 
-    Writers and readers go on meanwhile. What was removed or replaced is gone from the disk
-    afterwards, and so is what killed writers left. A shard is written anew, too, when one copy of
-    its head is damaged, and the manifest when one copy of it is.
+    Full shards stay as they are. Writers and readers can go on meanwhile. Afterwards the disk no
+    longer holds what was removed or replaced, nor what killed writers left. A shard is also written
+    anew if one copy of its head is damaged, and the manifest if one copy of it is damaged.
 
     Args:
-        bank: The bank; it shows the new version afterwards.
+        bank: The bank, which shows the new version afterwards.
         drop_damaged: Whether to leave out experts whose weights are damaged.
         shard_bytes: How large a shard may become.
 
     Raises:
-        DamagedExpertError: If an expert that has to be moved is damaged, and may not be dropped.
-        BankError: If another process compacted the bank meanwhile, or it is for reading only.
+        DamagedExpertError: If an expert that has to be moved is damaged and may not be left out.
+        BankError: If another process compacted the bank meanwhile, or if the bank was opened for
+            reading only.
     """
     bank.check_writable()
     before = _folder_bytes(bank.path)
     with writing(bank.path), publishing(bank.path):
         mend(bank.path)
-    view = open_view(bank.path)  # anew, for the files as they are now
+    view = open_view(bank.path)  # opened again, to see the files as they are now
     places, dropped = _sound(view) if drop_damaged else (view.table.places, {})
     kept, places = _plan(view, places, shard_bytes)
     if len(kept) < len(view.shards):
@@ -83,10 +84,10 @@ def clean(path: Path, wait: float = _WAIT) -> int:
 
     Args:
         path: The bank's folder.
-        wait: How many seconds to wait for writers.
+        wait: How many seconds to wait for writers to finish.
 
     Returns:
-        How many files had to be left.
+        How many of these files are still there.
     """
     try:
         with cleaning(path, wait):
@@ -98,14 +99,17 @@ def clean(path: Path, wait: float = _WAIT) -> int:
 
 
 def unnamed_files(path: Path) -> Iterator[Path]:
-    """Files that do not count: of killed writers, of writers at work, or superseded."""
+    """Yield the files that do not count.
+
+    Killed writers have left them, writers are at work on them, or newer ones have replaced them.
+    """
     named = {entry.name for entry in read_manifest(path)[0].shards}
     yield from (file for file in (path / FOLDER).iterdir() if file.stem not in named)
     yield from path.glob(".*.tmp")
 
 
 def _plan(view: View, places: Places, shard_bytes: int) -> tuple[list[ShardEntry], Places]:
-    """The shards that can stay, and which of the places are in none of these."""
+    """Choose the shards that can stay; return them and the places that are in none of them."""
     numbers, _ = split_places(places)
     live = np.bincount(numbers, minlength=len(view.shards))
     whole = [
@@ -115,16 +119,16 @@ def _plan(view: View, places: Places, shard_bytes: int) -> tuple[list[ShardEntry
         and shard.check_copy() is None
         for number, shard in enumerate(view.shards)
     ]
-    enough = shard_bytes / 2 / view.spec.layout.row_bytes  # rows of a shard that is worth its file
+    enough = shard_bytes / 2 / view.spec.layout.row_bytes  # rows that are worth a file
     stays = np.array([ok and live[number] >= enough for number, ok in enumerate(whole)], bool)
     if all(whole) and (~stays).sum() == 1:
-        stays[:] = True  # a single small one has no other to be packed with
+        stays[:] = True  # a single small shard has no other to be packed with
     kept = [shard.entry for number, shard in enumerate(view.shards) if stays[number]]
     return kept, places[~stays[numbers]]
 
 
 def _sound(view: View) -> tuple[Places, dict[str, str]]:
-    """The places of all experts that are not damaged, and what is wrong with the others."""
+    """Return the places of all intact experts, and what is wrong with the others."""
     places = view.table.places
     damaged = view.damaged(places)
     named = {view.id(places[index]): problem for index, problem in damaged.items()}
@@ -134,21 +138,22 @@ def _sound(view: View) -> tuple[Places, dict[str, str]]:
 def _folder_bytes(path: Path) -> int:
     size = 0
     for file in (path / FOLDER).iterdir():
-        with suppress(FileNotFoundError):  # a compaction at work beside this one deletes files
+        with suppress(FileNotFoundError):  # another compaction may be deleting files
             size += file.stat().st_size
     return size
 
 
 @dataclass(frozen=True)
 class Report:
-    """What verification found.
+    """What a verification found.
 
     Attributes:
-        experts: How many there are.
+        experts: How many experts there are.
         damaged: What is wrong with each expert whose weights are damaged, by passage id.
-        files: What is wrong with files of which another copy is intact: all is served, and the next
-            compaction writes them anew.
-        unnamed: Files that do not count, of killed writers or of writers at work; no damage.
+        files: What is wrong with files that have an intact copy. Nothing is lost, and the next
+            compaction writes these files again.
+        unnamed: Files that do not count, of killed writers or of writers at work. They are no
+            damage.
     """
 
     experts: int
@@ -163,16 +168,19 @@ class Report:
 
 
 def verify(path: str | Path) -> Report:
-    """Check all of a bank: both manifests, both heads of each shard, and every expert.
+    """Check a whole bank: both manifests, both heads of each shard, and every expert.
+
+    Args:
+        path: The bank's folder.
 
     Raises:
-        BankError: If it is damaged so far that it cannot be opened.
+        BankError: If the bank is damaged so badly that it cannot be opened.
     """
     path = Path(path)
     while True:
         view = open_view(path)
         files = _file_problems(view)
-        # Under a compaction files may go while we look; then look at those in their place.
+        # A compaction may delete files while we look at them. Then look at their successors.
         if not files or read_manifest(path)[0] == view.manifest:
             break
     places = view.table.places

@@ -1,4 +1,4 @@
-"""One version of a bank, as a reader sees it: whole, and the same until the reader looks again.
+"""One version of a bank as a reader sees it. It stays the same until the reader looks again.
 
 Shapes: N experts, P parameters of one.
 """
@@ -19,23 +19,23 @@ from dmoe.bank.places import ABSENT, Places, PlaceTable, split_place, split_plac
 from dmoe.bank.records import SHA_BYTES, keys_of
 from dmoe.bank.shard import Shard
 
-_BATCH = 256  # experts that are in memory at a time
+_BATCH = 256  # how many experts are in memory at a time
 _POISONED = "it holds a NaN, an infinity, or a number that no LoRA weight can be"
 
 
 class View:
-    """A version of a bank: every shard of it open, so that no writer can take one away.
+    """A version of a bank with all its shards open, so that no writer can take one away.
 
     Args:
         path: The bank's folder.
-        manifest: The version.
-        before: An earlier version; what is open there is not opened again.
+        manifest: The manifest of this version.
+        before: An earlier version. The shards that are open there are not opened again.
 
     Attributes:
-        path: The same.
-        manifest: The same.
-        shards: Every shard, open.
-        table: Where each expert is.
+        path: The bank's folder.
+        manifest: The manifest of this version.
+        shards: All shards, open.
+        table: Says where each expert is.
 
     Raises:
         BankError: If a shard cannot be opened.
@@ -61,7 +61,7 @@ class View:
 
     @property
     def spec(self) -> BankSpec:
-        """What the experts are."""
+        """What all experts of the bank have in common."""
         return self.manifest.spec
 
     def __contains__(self, id: object) -> bool:
@@ -74,15 +74,15 @@ class View:
         return (self.id(place) for place in self.table.places.tolist())
 
     def id(self, place: int) -> str:
-        """The passage id of the expert at a place."""
+        """Return the passage id of the expert at a place."""
         shard, row = split_place(place)
         return self.shards[shard].records.id(row)
 
     def places(self, ids: Sequence[str]) -> Places:
-        """Places ``[N]`` of experts.
+        """Look up the places ``[N]`` of experts by passage id.
 
         Raises:
-            BankError: Naming an id that has none.
+            BankError: If a passage has no expert; the message names its id.
         """
         if isinstance(ids, str):
             raise BankError(f"expected a list of passage ids, got the string {shown(ids)}")
@@ -100,10 +100,10 @@ class View:
         """Read and check experts.
 
         Args:
-            places: ``[N]``, where they are.
+            places: The places ``[N]`` of the experts.
 
         Returns:
-            ``[N, P]``, a copy, and what is wrong with damaged ones, by index.
+            A copy of their rows ``[N, P]``, and what is wrong with each damaged one, by index.
         """
         layout = self.spec.layout
         rows = torch.empty(len(places), layout.numel, dtype=layout.torch_dtype)
@@ -119,7 +119,7 @@ class View:
         return rows, problems
 
     def damaged(self, places: Places) -> dict[int, str]:
-        """What is wrong with those of many experts that are damaged, by index."""
+        """Check many experts; return what is wrong with each damaged one, by index."""
         found: dict[int, str] = {}
         for start in range(0, len(places), _BATCH):
             _, problems = self.rows(places[start : start + _BATCH])
@@ -127,10 +127,10 @@ class View:
         return found
 
     def sound_rows(self, places: Places) -> Tensor:
-        """Read and check experts, ``[N, P]``.
+        """Read experts that must be intact, as rows ``[N, P]``.
 
         Raises:
-            DamagedExpertError: Naming every one that is damaged.
+            DamagedExpertError: If experts are damaged; it names each of them.
         """
         rows, problems = self.rows(places)
         if problems:
@@ -139,7 +139,7 @@ class View:
         return rows
 
     def checksums(self, places: Places) -> tuple[list[bytes], list[bytes]]:
-        """SHA-256 of the passages and of the weights of experts."""
+        """Return the SHA-256 of the passage of each expert, and that of its weights."""
         if not len(places):
             return [], []
         passages, weights = np.empty((2, len(places), SHA_BYTES), np.uint8)
@@ -153,13 +153,17 @@ class View:
 
 
 def open_view(path: Path, before: View | None = None) -> View:
-    """The version of a bank that counts now.
+    """Open the version of a bank that counts now.
 
-    A compaction may delete shards between our reading the manifest and opening them; then there is
-    a newer manifest.
+    A compaction may delete shards after the manifest was read and before they are opened. Then
+    there is a newer manifest, and it is opened instead.
+
+    Args:
+        path: The bank's folder.
+        before: An earlier version, which is returned if it still counts.
 
     Raises:
-        BankError: If there is no bank, or it cannot be opened.
+        BankError: If there is no bank, or if it cannot be opened.
     """
     while True:
         manifest = read_manifest(path)[0]

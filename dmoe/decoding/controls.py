@@ -6,13 +6,13 @@ Shapes: N experts, R rank.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from hashlib import blake2b
 
 import torch
 from torch import Tensor
 
 from dmoe.decoding.active import ExpertSource
 from plumbing.settings import typed
+from plumbing.storage.hashing import short_hash
 
 
 class NoiseExperts:
@@ -53,7 +53,7 @@ class NoiseExperts:
         return noise
 
     def _noise(self, id: str, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        digest = _digest(f"{self._seed} {id}")
+        digest = short_hash(f"{self._seed} {id}")
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
         return {key: torch.randn(like[key].shape[1:], generator=generator) for key in sorted(like)}
 
@@ -77,7 +77,7 @@ class SomeExperts:
         if not 0 <= fraction <= 1:
             raise ValueError(f"fraction must be in 0..1, got {fraction}; set method.fraction")
         self._source = source
-        ids = sorted(source, key=lambda id: _digest(f"{seed} {id}"))
+        ids = sorted(source, key=lambda id: short_hash(f"{seed} {id}"))
         self._ids = frozenset(ids[: round(fraction * len(ids))])
 
     @property
@@ -94,10 +94,6 @@ class SomeExperts:
     def get(self, ids: Sequence[str]) -> Mapping[str, Tensor]:
         """See `ExpertSource.get`."""
         return self._source.get(ids)
-
-
-def _digest(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def _norm(a_NRI: Tensor, b_NOR: Tensor) -> Tensor:

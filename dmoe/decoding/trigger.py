@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Protocol
 
 from torch import Tensor
 
 from plumbing.settings import check_types
+from plumbing.storage.hashing import short_hash
 
 _LOWEST = -80.0  # e to it counts nothing; further down are slow denormal numbers, and -inf
 
@@ -101,8 +101,8 @@ class RandomTrigger:
 
     def _draw(self, token: str) -> float:
         """A number in [0, 1), to the 52 bits that a float holds exactly."""
-        digest = blake2b(f"{self.seed} {token}".encode(), digest_size=8).digest()
-        return (int.from_bytes(digest, "big") >> 12) / 2**52
+        hashed = short_hash(f"{self.seed} {token}")
+        return (int.from_bytes(hashed, "big") >> 12) / 2**52
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from backbone.final_ffn import FinalFFN
-from backbone.lora.settings import CONFIG, WEIGHTS, AdapterError, new_folder
+from backbone.lora.settings import CONFIG, WEIGHTS, AdapterError, check_absent
 from backbone.projections import TARGETS
 from dmoe.experts.expert import Expert, ExpertError, ExpertSpec, check_expert
+from plumbing.storage.folders import new_folder
 
 _PREFIX = "base_model.model."
 # Settings of a LoraConfig under which an adapter computes something else than B A x.
@@ -56,7 +57,8 @@ def export_adapter(
     tensors = {
         _key(names, name): tensor.detach().cpu().contiguous() for name, tensor in expert.items()
     }
-    with new_folder(folder) as part:
+    check_absent(folder)
+    with new_folder(Path(folder)) as part:
         save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
         config = json.dumps(_config(spec, ffn, names), indent=2, sort_keys=True)
         (part / CONFIG).write_text(config + "\n", encoding="utf-8")

@@ -10,10 +10,7 @@ Shapes: N questions, T tokens, D d_model.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shutil
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +21,17 @@ from torch import Tensor
 from backbone.model import Backbone
 from backbone.split import SplitBackbone
 from genpoe.training.collate import pad
+from plumbing.storage.folders import new_folder
+from plumbing.storage.manifest import (
+    MANIFEST,
+    IndexFolderError,
+    read_manifest,
+    write_manifest,
+)
 
 _BATCH_TOKENS = 2048
-_MANIFEST = "manifest.json"
+_STATES = "states.bin"
+_WHAT = "cache of frozen states"
 
 
 class FrozenStatesError(ValueError):
@@ -92,46 +97,28 @@ def frozen_states(
     home = folder / _key(backbone, sequences, layer)
     lengths = [len(sequence) for sequence in sequences]
     shape: tuple[list[int], int, torch.dtype] = (lengths, backbone.d_model, backbone.dtype)
-    if not (home / _MANIFEST).is_file():
-        part = folder / f".{home.name}.{socket.gethostname()}.{os.getpid()}"
-        _remove_abandoned(part)
-        part.mkdir(parents=True, exist_ok=True)
-        try:
+    if _unfinished(home):
+        with new_folder(home, replace=_unfinished) as part:
             _check_space(part, sum(lengths) * backbone.d_model * backbone.dtype.itemsize)
-            states = FrozenStates(part / "states.bin", *shape)
+            states = FrozenStates(part / _STATES, *shape)
             _compute(split, sequences, states, progress)
-            digest = _digest(states.flat_TD)
-            (part / _MANIFEST).write_text(json.dumps({"sha256": digest}), encoding="utf-8")
-            _publish(part, home)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    states = FrozenStates(home / "states.bin", *shape)
-    expected = json.loads((home / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
-    if _digest(states.flat_TD) != expected:
-        raise FrozenStatesError(f"the cached states in {home} are damaged; remove that folder")
-    return states
-
-
-def _remove_abandoned(part: Path) -> None:
-    """Remove what processes of this machine left unfinished when they were killed."""
-    for other in part.parent.glob(f"{part.stem}.*"):
-        try:
-            os.kill(int(other.suffix[1:]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(other, ignore_errors=True)
-        except (ValueError, PermissionError):
-            pass  # of no process, or alive and another user's
-
-
-def _publish(part: Path, home: Path) -> None:
-    if (home / _MANIFEST).is_file():
-        return  # another process was faster
-    shutil.rmtree(home, ignore_errors=True)
+            write_manifest(part, {}, [_STATES])
     try:
-        part.rename(home)
-    except OSError:
-        if not (home / _MANIFEST).is_file():
-            raise
+        read_manifest(home, _WHAT, older_form=_older_form)
+    except IndexFolderError as error:
+        raise FrozenStatesError(
+            f"the cached states in {home} are damaged; remove that folder ({error})"
+        ) from error
+    return FrozenStates(home / _STATES, *shape)
+
+
+def _unfinished(home: Path) -> bool:
+    return not (home / MANIFEST).is_file()
+
+
+def _older_form(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The generic form of a manifest that an earlier version wrote; it is still accepted."""
+    return {"settings": {}, "files": {_STATES: {"sha256": manifest["sha256"]}}}
 
 
 @torch.no_grad()
@@ -164,10 +151,6 @@ def _key(backbone: Backbone, sequences: Sequence[Sequence[int]], layer: int) -> 
     for sequence in sequences:
         digest.update(torch.tensor(sequence, dtype=torch.int32).numpy().tobytes() + b"|")
     return digest.hexdigest()[:32]
-
-
-def _digest(flat_TD: Tensor) -> str:
-    return hashlib.sha256(flat_TD.view(torch.uint8).numpy().data).hexdigest()
 
 
 def _check_space(folder: Path, needed: int) -> None:

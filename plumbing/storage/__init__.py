@@ -1,1 +1,1 @@
-"""Files and folders that are whole or not there, and what tells that they are."""
+"""Files and folders that a reader finds whole or not at all, and checksums that prove it."""

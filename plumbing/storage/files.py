@@ -1,4 +1,4 @@
-"""Files that are whole or not there: checksums, atomic writes, the cache folder."""
+"""Files that a reader finds whole or not at all, their checksums, and the cache folder."""
 
 from __future__ import annotations
 
@@ -6,57 +6,78 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+_SHOWN = 40  # characters of a file's name that its temporary file repeats
 
 
 def cache_folder() -> Path:
-    """``$GENPOE_CACHE``, or ``~/.cache/genpoe``."""
+    """The folder of all caches: ``$GENPOE_CACHE``, or ``~/.cache/genpoe`` if that is not set."""
     return Path(os.environ.get("GENPOE_CACHE", "~/.cache/genpoe")).expanduser()
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """The SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file atomically: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(json.dumps(value, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+@contextmanager
+def write_whole(
+    path: Path, *, sync: bool = True, sync_name: bool = False, alone: bool = False
+) -> Iterator[BinaryIO]:
+    """Write a file so that a reader sees the old content or all of the new content.
 
-
-def replace_file(path: Path, content: bytes, sync: bool) -> None:
-    """Write a file beside the one that it replaces, and rename it into its place.
+    The content goes into a temporary file in the same folder, because a rename is atomic only
+    within one file system. When the block ends well, the temporary file is renamed to ``path``;
+    when the block raises an error, the temporary file is removed and the old file stays.
 
     Args:
-        path: The file; a reader sees the old content or all of the new.
-        content: The new content.
-        sync: Whether to wait for the disk before the rename, so that a loss of power cannot leave
-            the new name with nothing behind it.
+        path: The file to write. Its folder must exist.
+        sync: Whether to wait until the content is on the disk before the rename. Without it, a loss
+            of power may leave the new name with damaged content behind it.
+        sync_name: Whether to wait after the rename until the name is on the disk, too. Without it,
+            a loss of power may bring the old file back. A caller who writes several files into one
+            folder can call `sync_folder` once instead.
+        alone: Whether nobody else writes this file at the same time. The temporary file then always
+            has the name ``.<name>.tmp``, so a later write overwrites what a killed one left behind.
+
+    Yields:
+        The temporary file, open for writing bytes. Code that can only write to a path may write to
+        the handle's ``name`` instead.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    if alone:
+        temporary = path.with_name(f".{path.name}.tmp")
+    else:
+        temporary = path.with_name(f".{path.name[:_SHOWN]}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
+        with temporary.open("wb" if alone else "xb") as file:
+            yield file
             file.flush()
             if sync:
                 os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    if sync_name:
+        sync_folder(path.parent)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as indented JSON with `write_whole`, and make the file's folder if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(value, indent=2) + "\n"
+    with write_whole(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a loss of power."""
+    """Wait until the names in a folder are on the disk, so that they survive a loss of power."""
+    if os.name != "posix":  # other systems cannot open a folder
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""One writer at a time, and folders that are whole or not there."""
+"""Folders that a reader finds whole or not at all, and the right to be their only writer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+import socket
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,18 +18,18 @@ from plumbing.storage.manifest import IndexFolderError
 
 @contextmanager
 def only_writer(folder: Path, what: str, wait: bool = False) -> Iterator[None]:
-    """Hold the right to write a folder, which need not exist yet.
+    """Hold the right to write a folder while the block runs. The folder need not exist yet.
 
-    The lock is a file beside the folder, ``.<name>.lock``; it stays, and the system frees it when
-    its holder ends, however it ends. Readers need none.
+    The lock is held on a file beside the folder, ``.<name>.lock``. The file stays there, but the
+    system frees the lock when its holder ends, however it ends. Readers need no lock.
 
     Args:
-        folder: The folder.
-        what: How messages call it, such as "BM25 index".
-        wait: Whether to wait for another writer.
+        folder: The folder to write.
+        what: What messages call the folder, such as "BM25 index".
+        wait: Whether to wait until another writer has finished.
 
     Raises:
-        IndexFolderError: If another process or thread writes it and ``wait`` is false.
+        IndexFolderError: If another process or thread holds the right and ``wait`` is false.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f".{folder.name}.lock").open("a+") as file:
@@ -50,15 +52,16 @@ _EXCHANGE = 2  # Linux: RENAME_EXCHANGE
 
 
 def publish_folder(new: Path, folder: Path) -> None:
-    """Give a folder its final name, in place of the one that may be there, which is removed.
+    """Give a folder its final name, and remove the folder that had this name before.
 
-    On Linux the two change names at once, so that under the final name there is always one of them.
-    Where the system or the file system cannot do that, the old one first moves aside, to
-    ``.<name>.old``, and is there if the process is killed before the new one has its name.
+    On Linux the two folders exchange their names at once, so there is always a folder with the
+    final name. Where the system or the file system cannot do that, the old folder first moves to
+    ``.<name>.old``. If the process is killed before the new folder has its name, the old one is
+    still found there.
 
     Args:
-        new: The folder, whole, in the same parent.
-        folder: Its final path.
+        new: The whole new folder, in the same parent as ``folder``.
+        folder: The final path.
     """
     if not folder.exists():
         new.rename(folder)
@@ -73,7 +76,7 @@ def publish_folder(new: Path, folder: Path) -> None:
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Let two folders change names; False where that cannot be done at once."""
+    """Exchange the names of two folders; return False where that cannot be done at once."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
@@ -86,23 +89,77 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Fill a folder under a temporary name; give it its own by one rename when the block ends well.
+def new_folder(
+    folder: Path, replace: bool | Callable[[Path], bool] = False, alone: bool = False
+) -> Iterator[Path]:
+    """Fill a folder under a temporary name, and give it its own name when the block ends well.
 
-    Call it as the only writer: what a crashed builder left under the temporary name,
-    ``.<name>.building``, is removed first.
+    Readers therefore find the whole folder or none. When the block raises an error, the temporary
+    folder is removed. When the process is killed, the temporary folder stays, and the next call for
+    the same folder removes it.
 
     Args:
-        folder: Its final path, where nothing or an empty folder may be.
+        folder: The final path.
+        replace: What to do with a folder that is at the final path when the block ends. True
+            replaces it. False leaves it, unless it is empty, and raises an error. A function gets
+            its path and says whether to replace it; if the function returns False, the new folder
+            is dropped, because another process was faster.
+        alone: Whether nobody else makes this folder at the same time, as inside `only_writer`. The
+            temporary name is then ``.<name>.building``, and whatever has it is removed. Otherwise
+            the name holds this machine and process, and only what processes of this machine left
+            that have ended is removed.
 
     Yields:
-        The empty folder to fill, in the same parent.
+        The empty folder to fill, in the same parent, which is made if needed.
+
+    Raises:
+        OSError: If ``replace`` is False and something is at the final path.
     """
-    temporary = folder.with_name(f".{folder.name}.building")
-    shutil.rmtree(temporary, ignore_errors=True)
+    if alone:
+        temporary = folder.with_name(f".{folder.name}.building")
+        shutil.rmtree(temporary, ignore_errors=True)
+    else:
+        prefix = f".{folder.name}.{socket.gethostname()}."
+        _remove_abandoned(folder.parent, prefix)
+        temporary = folder.with_name(f"{prefix}{os.getpid()}.{uuid.uuid4().hex[:8]}")
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        temporary.rename(folder)
+        if replace is False:
+            temporary.rename(folder)
+        elif replace is True:
+            publish_folder(temporary, folder)
+        else:
+            _publish_unless_made(temporary, folder, replace)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path, prefix: str) -> None:
+    """Remove temporary folders of processes of this machine that have ended."""
+    for path in parent.iterdir() if parent.is_dir() else ():
+        process = path.name.removeprefix(prefix).partition(".")[0]
+        if path.name.startswith(prefix) and process.isdecimal() and not _is_alive(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
+
+
+def _publish_unless_made(new: Path, folder: Path, replace: Callable[[Path], bool]) -> None:
+    """Publish a folder, unless another process has published one there that is good enough."""
+    if folder.exists() and not replace(folder):
+        return
+    try:
+        publish_folder(new, folder)
+    except OSError:
+        # Another process published one between the check and the rename.
+        if not folder.exists() or replace(folder):
+            raise

@@ -1,26 +1,26 @@
 """JSON lines, plain or gzipped: the form of every corpus and question set on disk.
 
-Whatever is wrong with a file is found here, where its name and line number are still known.
+Every fault of a file is found here, where the file's name and the line's number are still known.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
-import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from plumbing.storage.files import write_whole
+
 
 class DataError(ValueError):
-    """A corpus or question set that cannot be used; the message says where, why and what to do."""
+    """A corpus or question set cannot be used; the message says where, why and what to do."""
 
 
 def find_jsonl(folder: str | Path, stem: str) -> Path:
-    """The file ``stem.jsonl`` or ``stem.jsonl.gz`` of a folder.
+    """Find the file ``stem.jsonl`` or ``stem.jsonl.gz`` in a folder.
 
     Args:
         folder: The folder to look in.
@@ -51,15 +51,15 @@ def find_jsonl(folder: str | Path, stem: str) -> Path:
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the objects of a JSON-lines file, gzipped when its name ends in ``.gz``.
+    """Yield the objects of a JSON-lines file, which is gzipped if its name ends in ``.gz``.
 
-    Blank lines are skipped but counted.
+    Blank lines are skipped, but they count in the line numbers.
 
     Args:
         path: The file.
 
     Yields:
-        The line number, from 1, and the object.
+        The number of the line, counted from 1, and its object.
 
     Raises:
         DataError: If the file is missing, unreadable, truncated, not UTF-8, or if a line is not a
@@ -72,14 +72,15 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a JSON-lines file atomically: a reader sees the old file or the whole new one.
+    """Write a JSON-lines file with `write_whole`: a reader sees the old file or the whole new one.
 
-    Missing folders are made. A name that ends in ``.gz`` is gzipped, without a time stamp, so that
-    equal rows give equal bytes.
+    Missing folders are made. If the name ends in ``.gz``, the file is gzipped without a time stamp,
+    so that equal rows give equal bytes.
 
     Args:
-        path: The file; replaced when it exists.
-        rows: The objects, one a line. They may be a generator; if it raises, the old file stays.
+        path: The file, which is replaced if it exists.
+        rows: The objects, one for each line. If they come from a generator that raises an error,
+            the old file stays.
 
     Raises:
         DataError: If a row holds text that UTF-8 cannot express (a lone surrogate).
@@ -87,36 +88,28 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, because a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as raw:
-            if path.suffix == ".gz":
-                with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as zipped:
-                    _write_lines(path, zipped.write, rows)
-            else:
-                _write_lines(path, raw.write, rows)
-            raw.flush()
-            os.fsync(raw.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_whole(path) as raw:
+        if path.suffix == ".gz":
+            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as zipped:
+                _write_lines(path, zipped.write, rows)
+        else:
+            _write_lines(path, raw.write, rows)
 
 
 def text_field(row: Mapping[str, Any], key: str, where: str, *, may_be_blank: bool = False) -> str:
-    """The string under a key of a row.
+    """Read the string under a key of a row.
 
     Args:
         row: The object of one line.
         key: The key that must be there.
         where: ``file:line``, for the message.
-        may_be_blank: Whether an empty string, or one of white space, is acceptable.
+        may_be_blank: Whether the string may be empty or hold white space only.
 
     Returns:
         The string, unchanged.
 
     Raises:
-        DataError: If the key is missing, or its value is no string or blank.
+        DataError: If the key is missing, or if its value is not a string or is blank.
     """
     value = require_key(row, key, where)
     if not isinstance(value, str):
@@ -132,7 +125,7 @@ def text_field(row: Mapping[str, Any], key: str, where: str, *, may_be_blank: bo
 
 
 def require_key(row: Mapping[str, Any], key: str, where: str) -> Any:
-    """The value under a key of a row, whatever its type.
+    """Read the value under a key of a row, whatever its type.
 
     Raises:
         DataError: If the key is missing.
@@ -144,10 +137,10 @@ def require_key(row: Mapping[str, Any], key: str, where: str) -> Any:
 
 
 def check_new_id(lines: dict[str, int], id: str, kind: str, path: str | Path, number: int) -> None:
-    """Note the line of an id in ``lines``, where each may stand once.
+    """Check that no earlier line has the same id, and note the line of this one in ``lines``.
 
     Raises:
-        DataError: If an earlier line has the same id; the message names both.
+        DataError: If an earlier line has the same id; the message names both lines.
     """
     if id in lines:
         raise DataError(
@@ -158,7 +151,7 @@ def check_new_id(lines: dict[str, int], id: str, kind: str, path: str | Path, nu
 
 
 def describe(value: Any) -> str:
-    """A value from a file as an error message shows it: its JSON type and a short form of it."""
+    """Describe a value from a file for an error message: its JSON type and the value, shortened."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
     names |= {int: "a number", float: "a number", type(None): "null"}
     text = repr(value)
@@ -168,9 +161,10 @@ def describe(value: Any) -> str:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield line numbers, from 1, and lines as bytes; gzipped when the name ends in ``.gz``.
+    """Yield the number of each line, counted from 1, and the line as bytes.
 
-    As bytes, so that a line that is not UTF-8 can be named by its number.
+    The lines are bytes, so that a line that is not UTF-8 can be named by its number. The file is
+    gzipped if its name ends in ``.gz``.
 
     Raises:
         DataError: If the file is missing, unreadable, truncated or damaged.
@@ -195,10 +189,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def parse_object(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    """The JSON object of one line.
+    """Parse the JSON object of one line.
 
     Raises:
-        DataError: If the line is not UTF-8, no JSON object, or holds half a surrogate pair.
+        DataError: If the line is not UTF-8, is not a JSON object, or holds half a surrogate pair.
     """
     where = f"{path}:{number}"
     try:
@@ -221,7 +215,7 @@ def parse_object(path: Path, number: int, line: bytes) -> dict[str, Any]:
         raise DataError(
             f"{where}: expected a JSON object, got {describe(row)}; write one object a line"
         )
-    if b"\\ud" in line.lower():  # the escapes of surrogates; halves of a pair break tokenizers
+    if b"\\ud" in line.lower():  # escaped surrogates, of which a single half breaks tokenizers
         _encode(path, number, row)
     return row
 

@@ -1,8 +1,9 @@
-"""A cache on disk: a file to which entries are only ever appended, each with its own checksum.
+"""A cache on disk: one file to which entries are appended, each with a checksum of its own.
 
-An entry is one line, ``<key> <checksum> <value as JSON>``, all of it ASCII. A line that a crash cut
-short, or in which a bit flipped, fails its checksum and counts as absent: whoever asked computes it
-again and appends it. Several processes may read and append at once.
+An entry is a line of ASCII text, ``<key> <checksum> <value as JSON>``. If a crash cut the line
+short or a bit of it flipped, its checksum no longer fits, and the entry counts as absent: whoever
+asked for it computes the value again and appends it. Several processes may read and append at the
+same time.
 """
 
 from __future__ import annotations
@@ -15,37 +16,48 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from plumbing.storage.hashing import digest
+
 log = logging.getLogger(__name__)
 
 _CHECKSUM = 32  # hexadecimal digits of SHA-256
 
 
 def cache_key(*parts: Any) -> str:
-    """A key of everything that made a value: 64 hexadecimal digits.
+    """Make the key of a cached value from everything that decides the value.
 
     Args:
-        *parts: Plain JSON values.
+        *parts: What decides the value, as plain JSON values.
+
+    Returns:
+        64 hexadecimal digits.
     """
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return digest(parts)
 
 
 class EntryLog:
-    """Values by key in one file, which need not exist yet.
+    """A cache of values by key, kept in one file.
 
     Args:
-        path: The file. Removing it empties the cache, and nothing else keeps what it holds.
+        path: The file, which need not exist yet. The cache is kept nowhere else, so removing the
+            file empties it.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._places: dict[bytes, list[tuple[int, int]]] = {}  # start and length of each line
-        self._end = 0  # of what is in _places
+        self._places: dict[
+            bytes, list[tuple[int, int]]
+        ] = {}  # where each line starts, and its length
+        self._end = 0  # where the lines that are in _places end
 
     def read(self, keys: Iterable[str]) -> dict[str, list[Any]]:
-        """The intact values of each key that has one, the oldest first.
+        """Read the intact values of each key, the oldest first.
 
         Args:
-            keys: Of `cache_key`.
+            keys: Keys that `cache_key` made.
+
+        Returns:
+            The values by key, without the keys that have no intact value.
         """
         if not self.path.is_file():
             return {}
@@ -57,14 +69,14 @@ class EntryLog:
         intact = {key: [v for v in found if v is not None] for key, found in values.items()}
         damaged = sum(len(values[key]) > len(found) == 0 for key, found in intact.items())
         if damaged:
-            log.warning("%s: %d entries are damaged and are made anew", self.path, damaged)
+            log.warning("%s: %d entries are damaged and will be made again", self.path, damaged)
         return {key: found for key, found in intact.items() if found}
 
     def append(self, entries: Iterable[tuple[str, Any]]) -> None:
-        """Add values; a key may have several.
+        """Add values. A key may have several values.
 
         Args:
-            entries: Pairs of a key and a JSON value other than null.
+            entries: Pairs of a key and a plain JSON value, which must not be null.
 
         Raises:
             ValueError: If a value holds a number that is not finite.
@@ -75,13 +87,13 @@ class EntryLog:
             fcntl.flock(file, fcntl.LOCK_EX)
             if file.seek(0, 2) > 0:
                 file.seek(-1, 2)
-                if file.read(1) != b"\n":  # what a crash left behind must not swallow our first
+                if file.read(1) != b"\n":  # a line that a crash cut short must not swallow ours
                     data = b"\n" + data
             file.write(data)
 
     def _catch_up(self, file: BinaryIO) -> None:
-        """Note where the lines are that came since the last time, by whichever process."""
-        if file.seek(0, 2) < self._end:  # another file by now
+        """Note where the lines are that any process has appended since the last time."""
+        if file.seek(0, 2) < self._end:  # it is another file by now
             self._places, self._end = {}, 0
         file.seek(self._end)
         for line in file:
@@ -107,7 +119,7 @@ def _checksum(key: str, text: bytes) -> str:
 
 
 def _value(key: str, line: bytes) -> Any:
-    """The value of a line; None if it is damaged."""
+    """Return the value of a line, or None if the line is damaged."""
     start = len(key) + 1
     checksum, _, text = line[start:].rstrip(b"\n").partition(b" ")
     if line[:start] != f"{key} ".encode() or checksum != _checksum(key, text).encode():

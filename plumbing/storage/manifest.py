@@ -1,18 +1,18 @@
-"""A folder's manifest: what made it, and a checksum of each of its files.
+"""The manifest of a folder: what the folder was made of, and a checksum of each of its files.
 
-Whoever opens an index or a bank of embeddings verifies the manifest first: a flipped bit is found
-before a result is served, and a folder without a manifest was never finished.
+Whoever opens an index, a cache or a saved model verifies the manifest first. So a flipped bit is
+found before a result is computed from it, and a folder without a manifest was never finished.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from plumbing.storage.files import sha256_of, write_json
+from plumbing.storage.hashing import digest
 
 MANIFEST = "manifest.json"
 
@@ -27,50 +27,57 @@ def write_manifest(
     files: Iterable[str],
     known: Mapping[str, Any] | None = None,
 ) -> None:
-    """Publish a folder: its settings and its files' sizes and checksums, by one atomic rename.
+    """Write a folder's manifest whole; from then on the folder counts as finished.
 
     Args:
         folder: The folder.
-        settings: What made it; plain JSON values.
-        files: Paths of its files, relative to it.
-        known: Entries, as `read_manifest` returns them, of those files that are certainly what an
-            earlier manifest said; they are taken over without reading the files.
+        settings: What made the folder, as plain JSON values.
+        files: Paths of its files, relative to the folder.
+        known: Entries, as `read_manifest` returns them, of files that are certainly what an earlier
+            manifest said. They are taken over without reading the files again.
     """
     known = known or {}
     entries = {name: known.get(name) or _entry(folder / name) for name in sorted(files)}
     content = {"settings": settings, "files": entries}
-    write_json(folder / MANIFEST, {**content, "sha256": _digest(content)})
+    write_json(folder / MANIFEST, {**content, "sha256": digest(content)})
 
 
 def _entry(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def read_manifest(folder: Path, what: str, verify: bool = True) -> dict[str, Any]:
+def read_manifest(
+    folder: Path,
+    what: str,
+    verify: bool = True,
+    older_form: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Read a folder's manifest and check every file that it names.
 
     Args:
         folder: The folder.
-        what: How messages call it, such as "BM25 index".
-        verify: Whether to check the files' checksums (their sizes are checked in any case).
+        what: What messages call the folder, such as "BM25 index".
+        verify: Whether to check the checksums of the files. Their sizes are checked in any case.
+        older_form: Turns a manifest that an earlier version of this project wrote in a form of its
+            own into ``settings`` and ``files``; entries may lack ``bytes``. It is called for a
+            manifest without ``settings``. None: there was no such form.
 
     Returns:
-        ``settings`` and ``files``, as written.
+        ``settings`` and ``files``, as they were written.
 
     Raises:
-        IndexFolderError: If there is no manifest, or it or a file is damaged or missing.
+        IndexFolderError: If there is no manifest, or if it or a file is damaged or missing.
     """
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
-        entries = {name: (e["bytes"], e["sha256"]) for name, e in manifest["files"].items()}
-        settings = dict(manifest["settings"])
-        if manifest["sha256"] != _digest({"settings": settings, "files": manifest["files"]}):
-            raise ValueError("its own checksum differs")
+        if older_form is not None and "settings" not in manifest:
+            content = older_form(manifest)
+        else:
+            content = {"settings": dict(manifest["settings"]), "files": manifest["files"]}
+            if manifest["sha256"] != digest(content):
+                raise ValueError("its own checksum differs")
+        entries = {name: (e.get("bytes"), e["sha256"]) for name, e in content["files"].items()}
     except FileNotFoundError as error:
         raise IndexFolderError(
             f"{folder}: expected a {what}, found no {MANIFEST}: nothing was built here, or its "
@@ -80,17 +87,22 @@ def read_manifest(folder: Path, what: str, verify: bool = True) -> dict[str, Any
         raise IndexFolderError(
             f"{path}: the manifest of the {what} is damaged ({error}); build it again"
         ) from error
-    for name, (size, digest) in entries.items():
-        file = folder / name
-        found = file.stat().st_size if file.is_file() else None
-        if found != size:
-            came = "no such file" if found is None else f"{found} bytes"
-            raise IndexFolderError(
-                f"{file}: expected {size} bytes of the {what}, got {came}; build it again"
-            )
-        if verify and sha256_of(file) != digest:
-            raise IndexFolderError(
-                f"{file}: the {what} is damaged (its checksum differs from the one in "
-                f"{MANIFEST}); build it again"
-            )
-    return {"settings": settings, "files": manifest["files"]}
+    for name, (size, sha256) in entries.items():
+        _check(folder / name, what, size, sha256 if verify else None)
+    return content
+
+
+def _check(file: Path, what: str, size: int | None, sha256: str | None) -> None:
+    """Check a file's size and checksum, each unless it is None."""
+    found = file.stat().st_size if file.is_file() else None
+    if found is None or size not in (None, found):
+        expected = "a file" if size is None else f"{size} bytes"
+        came = "no such file" if found is None else f"{found} bytes"
+        raise IndexFolderError(
+            f"{file}: expected {expected} of the {what}, got {came}; build it again"
+        )
+    if sha256 is not None and sha256_of(file) != sha256:
+        raise IndexFolderError(
+            f"{file}: the {what} is damaged (its checksum differs from the one in {MANIFEST}); "
+            "build it again"
+        )

@@ -20,6 +20,8 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
+from plumbing.storage.files import write_whole
+
 _MARK = b"sha256:"
 _SEAL_SIZE = len(_MARK) + 64
 _END_RECORD = b"PK\x05\x06"  # zip's end of central directory; its last two bytes: comment length
@@ -61,15 +63,12 @@ class AtomicCheckpointIO(CheckpointIO):
             raise TypeError("storage_options are not supported; checkpoints are local files")
         path = _local(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(path)
-        try:
+        # A training has one writer; what a killed save left is as large as a checkpoint.
+        with write_whole(path, sync=False, sync_name=True, alone=True) as file:
+            temporary = Path(file.name)
             torch.save(checkpoint, temporary)
-            _seal(temporary)
+            _seal(temporary)  # waits for the disk, before the version there is set aside
             _keep(path)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
 
     def load_checkpoint(
         self,
@@ -241,19 +240,8 @@ def _digest(file: BinaryIO, size: int) -> str:
     return digest.hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make renames durable, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _temporary(path: Path) -> Path:
-    """In the same folder, and always the same: a later save clears what a killed one left."""
+    """The temporary file of `write_whole`, which a killed save leaves behind."""
     return path.with_name(f".{path.name}.tmp")
 
 

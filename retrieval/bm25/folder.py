@@ -44,7 +44,7 @@ def build(folder: Path, corpus: Corpus, settings: dict[str, Any], threads: int) 
             check_built(folder, WHAT, settings)
             log.info("%s: the %s is there already", folder, WHAT)
             return
-        with new_folder(folder) as new:
+        with new_folder(folder, alone=True) as new:
             first = {**settings, "generation": 0, "passages": len(corpus), "stale": None}
             lucene.append(_segments(new, first), corpus.passages(), threads)
             lucene.merge(_segments(new, first))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbing.settings import check_types
+from plumbing.storage.hashing import digest
 from plumbing.storage.jsonl import DataError
 from retrieval.bm25 import folder as bm25_folder
 from retrieval.bm25 import lucene
@@ -99,6 +98,21 @@ class BM25Settings:
         }
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """One generation of an index, open.
+
+    Attributes:
+        wanted: The settings that it must have, its corpus as it is now among them.
+        state: The settings in its manifest.
+        searcher: Its segments, open.
+    """
+
+    wanted: dict[str, Any]
+    state: dict[str, Any]
+    searcher: Searcher
+
+
 class BM25(Editable):
     """A BM25 index that is open; a `retrieval.retriever.Retriever`.
 
@@ -115,34 +129,32 @@ class BM25(Editable):
 
     def __init__(self, settings: BM25Settings, corpus: Corpus) -> None:
         self._settings, self._corpus = settings, corpus
-        self._wanted = settings.recorded(corpus)
         # What changed since: the digest of each passage that came, None for one that went.
         self._changes: dict[str, bytes | None] = {}
         self._writing = threading.Lock()
-        self._swapping = threading.Lock()  # the searcher and what the fingerprint says of it
-        self._state, searcher = self._open(self._wanted)
-        self._searcher = Current(searcher)
+        opened = self._open(settings.recorded(corpus))
+        self._current = Current(opened, close=lambda opened: opened.searcher.close())
 
-    def _open(self, wanted: dict[str, Any]) -> tuple[dict[str, Any], Searcher]:
+    def _open(self, wanted: dict[str, Any]) -> _Opened:
         given = self._settings
         folder = index_path(given.index_dir)
-        return bm25_folder.open_searcher(folder, wanted, given.k1, given.b)
+        return _Opened(wanted, *bm25_folder.open_searcher(folder, wanted, given.k1, given.b))
 
     def __len__(self) -> int:
-        return int(self._state["passages"])
+        with self._current.use() as opened:
+            return int(opened.state["passages"])
 
     @property
     def fingerprint(self) -> str:
         """Hash of the passages and settings that decide the hits."""
-        with self._swapping:
-            wanted, state = self._wanted, self._state
-        decisive = {
-            **wanted,
-            "format": _FORMAT,
-            "max_query_tokens": self._settings.max_query_tokens,
-            "stale": state["stale"],  # removed passages still count
-        }
-        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+        with self._current.use() as opened:
+            decisive = {
+                **opened.wanted,
+                "format": _FORMAT,
+                "max_query_tokens": self._settings.max_query_tokens,
+                "stale": opened.state["stale"],  # removed passages still count
+            }
+        return digest(decisive)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits for each query, best first, ties in the order of the ids.
@@ -157,8 +169,8 @@ class BM25(Editable):
         if not queries:
             return []
         texts = [self._prepare(query) for query in queries]
-        with self._searcher.use() as searcher:
-            return searcher.search(texts, k, self._settings.threads)
+        with self._current.use() as opened:
+            return opened.searcher.search(texts, k, self._settings.threads)
 
     def _prepare(self, query: str) -> str:
         if (limit := self._settings.max_query_tokens) is not None:
@@ -167,8 +179,8 @@ class BM25(Editable):
 
     def update(self, add: Iterable[Passage] = (), remove: Iterable[str] = ()) -> None:
         """See `Editable.update`."""
-        with self._writing:
-            edit = _Edit(self._digest, self._wanted["corpus"])
+        with self._writing, self._current.use() as opened:
+            edit = _Edit(self._digest, opened.wanted["corpus"])
             removed = edit.leave(remove)
 
             def apply(segments: Path) -> dict[str, Any]:
@@ -177,11 +189,11 @@ class BM25(Editable):
                 added = lucene.append(segments, edit.enter(add), self._settings.threads)
                 return {
                     "corpus": edit.members.hexdigest(),
-                    "passages": len(self) - len(removed) + added,
-                    "stale": uuid.uuid4().hex if removed else self._state["stale"],
+                    "passages": opened.state["passages"] - len(removed) + added,
+                    "stale": uuid.uuid4().hex if removed else opened.state["stale"],
                 }
 
-            self._change(apply)
+            self._change(opened, apply)
             self._changes |= edit.changes
 
     def compact(self) -> None:
@@ -195,16 +207,13 @@ class BM25(Editable):
             lucene.merge(segments)
             return {"stale": None}
 
-        with self._writing:
-            self._change(apply)
+        with self._writing, self._current.use() as opened:
+            self._change(opened, apply)
 
-    def _change(self, apply: Callable[[Path], dict[str, Any]]) -> None:
+    def _change(self, opened: _Opened, apply: Callable[[Path], dict[str, Any]]) -> None:
         folder = index_path(self._settings.index_dir)
-        wanted = self._wanted | {"corpus": bm25_folder.change(folder, self._state, apply)["corpus"]}
-        state, searcher = self._open(wanted)
-        with self._swapping:
-            self._searcher.replace(searcher)
-            self._wanted, self._state = wanted, state
+        corpus = bm25_folder.change(folder, opened.state, apply)["corpus"]
+        self._current.replace(self._open(opened.wanted | {"corpus": corpus}))
 
     def _digest(self, id: str) -> bytes | None:
         """The digest of a passage in the index, None if it is not there."""
@@ -217,24 +226,24 @@ class _Edit:
     """Bookkeeping of one `BM25.update`.
 
     Args:
-        digest: The digest of a passage in the index by its id, None if it is not there.
+        digest_of: The digest of a passage in the index by its id, None if it is not there.
         members: The `SetHash` of the passages in the index.
     """
 
-    def __init__(self, digest: Callable[[str], bytes | None], members: str) -> None:
-        self._digest = digest
+    def __init__(self, digest_of: Callable[[str], bytes | None], members: str) -> None:
+        self._digest = digest_of
         self.members = SetHash(members)
         self.changes: dict[str, bytes | None] = {}
 
     def leave(self, ids: Iterable[str]) -> list[str]:
         """Note that passages leave; return their ids."""
         for id in ids:
-            digest = None if id in self.changes else self._digest(id)
-            if digest is None:
+            there = None if id in self.changes else self._digest(id)
+            if there is None:
                 raise DataError(
                     f"cannot remove the passage {id!r}: it is not in the index, or is named twice"
                 )
-            self.members.remove(digest)
+            self.members.remove(there)
             self.changes[id] = None
         return list(self.changes)
 

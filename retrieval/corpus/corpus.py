@@ -6,10 +6,7 @@ cache folder (`retrieval.corpus.store`), until the file changes.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ import numpy as np
 from plumbing.settings import typed
 from plumbing.storage.files import cache_folder, sha256_of
 from plumbing.storage.folders import new_folder, only_writer
+from plumbing.storage.hashing import digest
 from plumbing.storage.jsonl import DataError
 from plumbing.storage.manifest import MANIFEST, IndexFolderError, read_manifest
 from retrieval.corpus.build import identity_of, write_store
@@ -99,7 +97,7 @@ class Corpus(Mapping[str, Passage]):
             )
         path = Path(path)
         identity = identity_of(path, on_error, _FORMAT)
-        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        key = digest(identity)[:16]
         folder = cache_folder() if cache_dir is None else Path(cache_dir).expanduser()
         store = folder / "corpora" / f"{path.name.partition('.')[0][:40]}-{key}"
         corpus = _try_open(path, store)
@@ -169,10 +167,7 @@ class Corpus(Mapping[str, Passage]):
         return rows
 
     def _find(self, id: str) -> tuple[int, Passage | None]:
-        try:
-            wanted = id_hash(id)
-        except UnicodeEncodeError:  # half a surrogate pair, which no file holds
-            return -1, None
+        wanted = id_hash(id)
         place = int(np.searchsorted(self._hashes, np.uint64(wanted)))
         while place < self._length and int(self._hashes[place]) == wanted:
             row = int(self._rows[place])
@@ -204,9 +199,8 @@ def _make_store(store: Path, path: Path, on_error: str, identity: dict[str, Any]
         if (corpus := _try_open(path, store)) is not None:  # made by another while we waited
             return corpus
         log.info("reading %s into %s, once", path, store)
-        with new_folder(store) as folder:
+        with new_folder(store, replace=True, alone=True) as folder:  # a damaged one is replaced
             write_store(folder, path, on_error, identity)
             if identity_of(path, on_error, _FORMAT) != identity:
                 raise DataError(f"{path}: the corpus changed while it was read; run it again")
-            shutil.rmtree(store, ignore_errors=True)  # a damaged one
     return Corpus(path, store)

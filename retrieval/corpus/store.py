@@ -17,7 +17,6 @@ a store costs the checksums of the arrays alone.
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import struct
 import zlib
@@ -26,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from plumbing.storage.hashing import short_hash
 from retrieval.passage import Passage
 
 RECORDS, STARTS, HASHES, ROWS, SKIPPED = FILES = (
@@ -47,8 +47,11 @@ class RecordError(ValueError):
 
 
 def id_hash(id: str) -> int:
-    """64-bit hash of a passage id. Different ids may have equal hashes."""
-    return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "little")
+    """64-bit hash of a passage id, as corpora and dense indexes store it.
+
+    Different ids may have equal hashes.
+    """
+    return int.from_bytes(short_hash(id), "little")
 
 
 def encode_record(passage: Passage) -> bytes:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from plumbing.storage.files import write_whole
 from plumbing.storage.jsonl import DataError
 from retrieval.dense.faiss_build import add_rows
 from retrieval.dense.folder import IndexKind, Snapshot, State, open_embeddings, store_index
-from retrieval.dense.shard import Rows, repacked, store_file, store_shard
+from retrieval.dense.shard import Rows, repacked, store_shard
 from retrieval.passage import Passage, SetHash, passage_digest
 
 
@@ -60,10 +61,11 @@ def checked_edit(
 
 def drop_rows(folder: Path, opened: Snapshot, rows: list[int]) -> State:
     """Rows that are no longer found; their vectors stay until `forget_removed`."""
-    file = io.BytesIO()
-    np.save(file, np.union1d(opened.removed, np.array(rows, np.int64)), allow_pickle=False)
-    name = f"removed-{hashlib.sha256(file.getvalue()).hexdigest()}.npy"
-    store_file(folder / name, file.getvalue())
+    data = io.BytesIO()
+    np.save(data, np.union1d(opened.removed, np.array(rows, np.int64)), allow_pickle=False)
+    name = f"removed-{hashlib.sha256(data.getvalue()).hexdigest()}.npy"
+    with write_whole(folder / name, sync_name=True) as file:
+        file.write(data.getvalue())
     return {"removed": name}
 
 

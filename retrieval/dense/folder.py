@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import logging
 import re
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from plumbing.storage.files import sha256_of
+from plumbing.storage.files import sha256_of, write_whole
 from plumbing.storage.folders import only_writer
 from plumbing.storage.manifest import MANIFEST, IndexFolderError, read_manifest, write_manifest
 from retrieval.dense.embeddings import Embeddings
@@ -178,10 +177,12 @@ def store_index(folder: Path, index: Any) -> str | None:
 
     if index is None:
         return None
-    temporary = folder / f".index.{uuid.uuid4().hex}.tmp"
-    faiss.write_index(index, str(temporary))
-    name = f"index-{sha256_of(temporary)}.faiss"
-    temporary.replace(folder / name)
+    # Its hash is known only once it is written; until a manifest names it, it counts for nothing.
+    unnamed = folder / "index.faiss"
+    with write_whole(unnamed, sync=False, alone=True) as file:
+        faiss.write_index(index, file.name)
+    name = f"index-{sha256_of(unnamed)}.faiss"
+    unnamed.rename(folder / name)
     return name
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from plumbing.settings import check_types
+from plumbing.storage.hashing import digest
 from retrieval.corpus.corpus import Corpus
+from retrieval.current import Current
 from retrieval.dense import edits as dense_edits
 from retrieval.dense import folder as dense_folder
 from retrieval.dense.encoding import EncodingJob, default_shard_rows
@@ -136,6 +136,19 @@ class DenseSettings:
         }
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """One state of an index, open; its files are closed with the last reference to them.
+
+    Attributes:
+        snapshot: The state.
+        search: Searches it.
+    """
+
+    snapshot: Snapshot
+    search: VectorSearch
+
+
 class Dense(Editable):
     """A dense index that is open; a `retrieval.retriever.Retriever`.
 
@@ -154,30 +167,32 @@ class Dense(Editable):
         self._encoder = settings.encoder.load()
         self._wanted = settings.recorded(corpus)
         self._writing = threading.Lock()
-        self._use(dense_folder.open_snapshot(self._folder, self._wanted))
+        self._current = Current(self._open(dense_folder.open_snapshot(self._folder, self._wanted)))
 
-    def _use(self, snapshot: Snapshot) -> None:
+    def _open(self, snapshot: Snapshot) -> _Opened:
         given = self._settings
         index = open_index(
             given.index_kind, snapshot.embeddings, snapshot.faiss, given.search_device
         )
         refine = given.ivfpq.refine if given.kind == "ivfpq" else 1
         search = VectorSearch(snapshot.embeddings, index, snapshot.removed, refine)
-        self._current = (snapshot, search)  # at once, for other threads
+        return _Opened(snapshot, search)
 
     def __len__(self) -> int:
-        return self._current[1].live
+        with self._current.use() as opened:
+            return opened.search.live
 
     @property
     def fingerprint(self) -> str:
         """Hash of the passages and settings that decide the hits."""
-        decisive = {
-            **self._current[0].state,
-            "format": _FORMAT,
-            "question_rounding": self._encoder.rounding,
-            "searches": asdict(kind) if (kind := self._settings.index_kind) else None,
-        }
-        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+        with self._current.use() as opened:
+            decisive = {
+                **opened.snapshot.state,
+                "format": _FORMAT,
+                "question_rounding": self._encoder.rounding,
+                "searches": asdict(kind) if (kind := self._settings.index_kind) else None,
+            }
+        return digest(decisive)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits for each query, best first, ties in the order of the index.
@@ -189,18 +204,18 @@ class Dense(Editable):
         """
         if k < 1:
             raise ValueError(f"k must be positive, got {k}")
-        snapshot, search = self._current
         asked = [number for number, query in enumerate(queries) if query.strip()]
         hits: list[list[Hit]] = [[] for _ in queries]
         if not asked:
             return hits
         vectors_QD = self._encoder.encode_questions([queries[number] for number in asked])
-        self._check_dimension(vectors_QD, snapshot)
-        with faiss_threads(self._settings.threads):
-            found = search.search(vectors_QD, k)
-        for number, (rows, scores) in zip(asked, found, strict=True):
-            ids = map(snapshot.embeddings.id, rows.tolist())
-            hits[number] = [Hit(*hit) for hit in zip(ids, scores.tolist(), strict=True)]
+        with self._current.use() as opened:
+            self._check_dimension(vectors_QD, opened.snapshot)
+            with faiss_threads(self._settings.threads):
+                found = opened.search.search(vectors_QD, k)
+            for number, (rows, scores) in zip(asked, found, strict=True):
+                ids = map(opened.snapshot.embeddings.id, rows.tolist())
+                hits[number] = [Hit(*hit) for hit in zip(ids, scores.tolist(), strict=True)]
         return hits
 
     def _check_dimension(self, vectors_QD: np.ndarray, snapshot: Snapshot) -> None:
@@ -214,8 +229,8 @@ class Dense(Editable):
     def update(self, add: Iterable[Passage] = (), remove: Iterable[str] = ()) -> None:
         """See `Editable.update`."""
         passages, gone = list(add), list(remove)
-        with self._writing:
-            snapshot = self._current[0]
+        with self._writing, self._current.use() as opened:
+            snapshot = opened.snapshot
             rows, members = dense_edits.checked_edit(snapshot, passages, gone)
             new = None
             if passages:
@@ -232,7 +247,7 @@ class Dense(Editable):
                 return changed
 
             if rows or passages:
-                self._use(dense_folder.change(self._folder, snapshot, members, edit))
+                self._change(snapshot, members, edit)
 
     def compact(self) -> None:
         """Forget removed passages for good; their vectors took space until now.
@@ -245,8 +260,13 @@ class Dense(Editable):
             kind, threads = self._settings.index_kind, self._settings.threads
             return dense_edits.forget_removed(folder, opened, kind, threads)
 
-        with self._writing:
-            snapshot = self._current[0]
+        with self._writing, self._current.use() as opened:
+            snapshot = opened.snapshot
             if len(snapshot.removed):
-                members = snapshot.state["corpus"]
-                self._use(dense_folder.change(self._folder, snapshot, members, edit))
+                self._change(snapshot, snapshot.state["corpus"], edit)
+
+    def _change(
+        self, snapshot: Snapshot, members: str, edit: Callable[[Path, Snapshot], State]
+    ) -> None:
+        changed = dense_folder.change(self._folder, snapshot, members, edit)
+        self._current.replace(self._open(changed))

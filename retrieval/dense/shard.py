@@ -24,9 +24,7 @@ import hashlib
 import itertools
 import json
 import mmap
-import os
 import re
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +33,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from plumbing.storage.files import sha256_of
+from plumbing.storage.files import sha256_of, write_whole
 from retrieval.corpus.store import id_hash
 from retrieval.passage import Passage, passage_digest
 
@@ -170,26 +168,9 @@ def store_shard(folder: Path, number: int, data: bytes) -> str:
         data: Of `Rows.to_bytes`.
     """
     name = f"shard-{number:06d}-{hashlib.sha256(data).hexdigest()}.safetensors"
-    store_file(folder / name, data)
+    with write_whole(folder / name, sync_name=True) as file:
+        file.write(data)
     return name
-
-
-def store_file(path: Path, data: bytes) -> None:
-    """Write a file that is whole or not there, and on the disk when this returns."""
-    temporary = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the name as well
-        finally:
-            os.close(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def find_shards(folder: Path) -> dict[int, str]:

@@ -9,11 +9,10 @@ Shapes: N texts, D dimensions.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 
 from plumbing.settings import check_types
+from plumbing.storage.hashing import digest
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.model_folder import MINILM, folder_fingerprint, model_folder
 
@@ -104,9 +103,7 @@ class EncoderSettings:
 
     def _fingerprint(self, model: str, max_tokens: int) -> str:
         files = folder_fingerprint(model_folder(model, self.revision))
-        return hashlib.sha256(
-            json.dumps([_FORMAT, self.kind, files, max_tokens]).encode()
-        ).hexdigest()
+        return digest([_FORMAT, self.kind, files, max_tokens])
 
 
 def check_limit(

@@ -6,14 +6,12 @@ the name of what it belongs to.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from plumbing.storage.folders import publish_folder
+from plumbing.storage.folders import new_folder
 from plumbing.storage.manifest import MANIFEST, read_manifest, write_manifest
 from retrieval.encoders.model_folder import folder_fingerprint, model_folder
 from retrieval.rerank.cross_encoder import CrossEncoder
@@ -35,15 +33,9 @@ def save_cross_encoder(
         folder: Where to.
         training: How it was made, plain JSON values; kept in the manifest for the reader.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with new_folder(folder, replace=True) as part:
         settings = _write(cross_encoder, part) | {"training": training or {}}
-        part.chmod(0o755)
         write_manifest(part, settings, [file.name for file in part.iterdir()])
-        publish_folder(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def load_cross_encoder(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from tqdm import tqdm
 
 from plumbing.devices import pick_device, pick_dtype
 from plumbing.settings import typed
+from plumbing.storage.hashing import digest
 from retrieval.encoders.model_folder import folder_fingerprint, model_folder
 from retrieval.passage import Passage, passage_text
 from retrieval.rerank.folder import load_cross_encoder
@@ -55,7 +54,7 @@ class TrainedReranker:
         number = pick_dtype(dtype, where)
         model, manifest = load_cross_encoder(Path(path), number, tokens_at_once, attention)
         self._model = model.to(where)
-        self._fingerprint = _digest({"format": _FORMAT, "manifest": manifest, "dtype": str(number)})
+        self._fingerprint = digest({"format": _FORMAT, "manifest": manifest, "dtype": str(number)})
 
     @property
     def fingerprint(self) -> str:
@@ -116,7 +115,7 @@ class FlagEmbeddingReranker:
         folder = model_folder(name, revision)
         settings = {"max_length": max_tokens, "batch_size": batch_size, "normalize": False}
         self._model = _flag_model(folder, kind, where, number, settings)
-        self._fingerprint = _digest(
+        self._fingerprint = digest(
             {
                 "format": _FORMAT,
                 "weights": folder_fingerprint(folder),
@@ -149,7 +148,3 @@ def _flag_model(
     if kind == "decoder":
         return FlagLLMReranker(str(folder), use_bf16=dtype == torch.bfloat16, **settings)
     return FlagReranker(str(folder), use_fp16=dtype != torch.float32, **settings)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

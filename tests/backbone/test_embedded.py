@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import types
+from typing import Any
 
 import pytest
 
@@ -66,6 +68,30 @@ def test_converted_once_and_again_when_damaged(wheel, conversions):
     embedded.embedded_backbone()
     assert len(conversions) == 2
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_the_form_of_the_manifest_before_is_read(wheel, conversions):
+    folder = embedded.embedded_backbone()
+    manifest = folder / "manifest.json"
+    files = {path.name: sha256_of(path) for path in folder.iterdir() if path != manifest}
+    assert "model.safetensors" in files
+    of_before = {"source_sha256": embedded.GGUF_SHA256, "files": files}
+    manifest.write_text(json.dumps(of_before, indent=2), encoding="utf-8")
+    embedded.embedded_backbone()
+    assert len(conversions) == 1
+    assert json.loads(manifest.read_text()) == of_before  # it is left as it is
+    others: list[Any] = [
+        {**of_before, "source_sha256": "0" * 64},
+        {**of_before, "files": files | {"config.json": "0" * 64}},
+        {**of_before, "files": files | {"no such file": "0" * 64}},
+        {"files": files},
+        [],
+    ]
+    for other in others:
+        manifest.write_text(json.dumps(other), encoding="utf-8")
+        before = len(conversions)
+        embedded.embedded_backbone()
+        assert len(conversions) == before + 1
 
 
 def test_a_conversion_that_fails_leaves_nothing(wheel, monkeypatch):

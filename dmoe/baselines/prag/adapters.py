@@ -2,33 +2,26 @@
 
 Only the passages that questions retrieve ever get one. A table of a few hundred questions needs no
 more, and an adapter for every passage of a corpus would take megabytes each. An adapter is one
-safetensors file, which is written as a whole, and which is known when it is damaged.
+safetensors file that is written whole and says when it is damaged (`plumbing.storage.tensors`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
-
 from dmoe.bank.errors import shown
-from dmoe.bank.records import passage_sha256
 from dmoe.baselines.prag.layer_ffns import LayerFFNs
 from dmoe.baselines.prag.training import train_adapter
 from dmoe.experts.expert import Expert, ExpertSpec
 from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import Encoded, encode_all
 from dmoe.training.lessons import check_formats, read_augmentations
-from plumbing.storage.files import replace_file
-from retrieval.passage import Passage
+from plumbing.storage.hashing import digest
+from plumbing.storage.tensors import DamagedTensorsError, read_tensors, write_tensors
+from retrieval.passage import Passage, text_digest
 
 log = logging.getLogger(__name__)
 
@@ -107,17 +100,17 @@ class PassageAdapters:
     def _load(self, passage: Passage, instances: Sequence[Encoded]) -> Expert:
         path = self._path(passage, instances)
         try:
-            adapter = read_adapter(path)
+            adapter = read_tensors(path)
         except FileNotFoundError:
             pass
-        except DamagedAdapterError as error:
+        except DamagedTensorsError as error:
             log.warning("%s; the adapter is trained again", error)
         else:
             self.read += 1
             return adapter
         start = time.perf_counter()
         adapter = train_adapter(self.ffns, instances, self._spec, self._recipe)
-        write_adapter(path, adapter)
+        write_tensors(path, adapter)
         self.trained += 1
         self.seconds += time.perf_counter() - start
         return adapter
@@ -148,60 +141,12 @@ class PassageAdapters:
     def _path(self, passage: Passage, instances: Sequence[Encoded]) -> Path:
         backbone = self.ffns.backbone
         decides = {
-            "passage": passage_sha256(passage).hex(),
+            "passage": text_digest(passage).hex(),
             "instances": [[instance.ids, instance.first_label] for instance in instances],
             "layers": self.ffns.layers,
             "adapter": self._spec.as_dict(),
             "recipe": self._recipe.as_dict(),
             "backbone": [backbone.fingerprint, str(backbone.dtype)],
         }
-        key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        key = digest(decides)
         return self._folder / key[:2] / f"{key}.safetensors"
-
-
-_SHA256 = "sha256"  # of the tensors, in the file's metadata: safetensors has no checksum itself
-
-
-class DamagedAdapterError(ValueError):
-    """A file that is no longer what was written."""
-
-
-def write_adapter(path: Path, adapter: Mapping[str, Tensor]) -> None:
-    """Write an adapter; a reader sees all of it or nothing.
-
-    Args:
-        path: The file; its folder is made when missing.
-        adapter: Tensors on the CPU.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = {name: tensor.contiguous() for name, tensor in adapter.items()}
-    replace_file(path, save(whole, {_SHA256: _digest(whole)}), sync=True)
-
-
-def read_adapter(path: Path) -> Expert:
-    """Read what `write_adapter` wrote.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        DamagedAdapterError: If it is something else.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            adapter = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            expected = (file.metadata() or {}).get(_SHA256)
-    except SafetensorError as error:
-        raise DamagedAdapterError(f"{path} is damaged ({error})") from error
-    if _digest(adapter) != expected:
-        raise DamagedAdapterError(
-            f"{path} is damaged (its tensors are not those that were written)"
-        )
-    return adapter
-
-
-def _digest(adapter: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(adapter):
-        tensor = adapter[name]
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from plumbing.storage import hashing
 from plumbing.storage.jsonl import DataError, read_jsonl, write_jsonl
 from retrieval.corpus.corpus import Corpus
 from retrieval.passage import Passage
@@ -209,7 +210,7 @@ def _without(one: RankedList, ids: set[str]) -> RankedList:
 
 def digest(lists: Sequence[RankedList]) -> str:
     """Hash of the lists and their order."""
-    return hashlib.sha256(json.dumps([astuple(one) for one in lists]).encode()).hexdigest()
+    return hashing.digest([astuple(one) for one in lists])
 
 
 def _sort(
@@ -231,6 +232,7 @@ def _sort(
 
 
 def _key(decisive: list[Any], queries: Sequence[LabelledQuery]) -> str:
+    # Piece by piece, for there may be millions of questions; the keys are names of files on disk.
     what = hashlib.sha256(json.dumps(decisive).encode())
     for query in queries:
         what.update(json.dumps(astuple(query)).encode())

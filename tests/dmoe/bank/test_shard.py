@@ -13,8 +13,8 @@ from safetensors import safe_open
 
 from dmoe.bank import Bank, BankError
 from dmoe.bank import shard as shard_file
-from dmoe.bank.records import passage_sha256
 from dmoe.bank.shard import ShardEntry
+from retrieval.passage import text_digest
 from tests.helpers.tiny_bank import add, experts, holds, make_bank, passage
 
 pytestmark = pytest.mark.usefixtures("no_sync")
@@ -37,13 +37,13 @@ def test_a_shard_is_safetensors(tmp_path: Path, dtype: str):
     for row, id in enumerate(ids):
         weights = rows[row].view(torch.uint8).numpy().tobytes()
         assert tensors["expert_sha256"][row].numpy().tobytes() == hashlib.sha256(weights).digest()
-        sha256 = passage_sha256(passage(id))
+        sha256 = text_digest(passage(id))
         assert tensors["passage_sha256"][row].numpy().tobytes() == sha256
         assert tensors["keys"][row].numpy().tobytes() == hashlib.sha256(id.encode()).digest()[:16]
     head = path.with_suffix(".head").read_bytes()
     assert path.read_bytes().startswith(head)
     assert len(head) % 64 == 0
-    assert [sha for _, sha in bank.entries()] == [passage_sha256(passage(id)).hex() for id in ids]
+    assert [sha for _, sha in bank.entries()] == [text_digest(passage(id)).hex() for id in ids]
 
 
 def test_removed_ids_are_safetensors_too(tmp_path: Path):

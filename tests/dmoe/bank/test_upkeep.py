@@ -33,7 +33,7 @@ from dmoe.bank import (
 )
 from dmoe.commands.bank import bank_command
 from dmoe.experts.expert import ExpertSpec
-from plumbing.storage.files import replace_file
+from plumbing.storage.files import write_whole
 from plumbing.storage.jsonl import write_jsonl
 from tests.helpers.tiny_bank import add, holds, make_bank, make_spec, passage
 
@@ -115,14 +115,13 @@ def test_a_copy_that_stands_in_has_all_that_was_acknowledged(
 ):
     bank = make_bank(tmp_path)
     add(bank, ["a"], seed=0)
-    replace = replace_file
 
-    def stopped(path: Path, *args: Any, **kwargs: Any) -> None:
+    def stopped(path: Path, **options: bool) -> Any:
         if path.name == stops_at:
             raise KeyboardInterrupt
-        replace(path, *args, **kwargs)
+        return write_whole(path, **options)
 
-    monkeypatch.setattr(manifest, "replace_file", stopped)
+    monkeypatch.setattr(manifest, "write_whole", stopped)
     try:
         add(bank, ["b"], seed=1)
         acknowledged = {"a", "b"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from backbone.split import SplitBackbone
 from genpoe.training import frozen_states as frozen
 from genpoe.training.frozen_states import FrozenStatesError, frozen_states
+from plumbing.storage.files import sha256_of
 from tests.helpers.tiny import make_backbone
 
 SEQUENCES = [[5, 6, 7], [8, 9, 3, 2, 1], [4, 4]]
@@ -74,6 +76,33 @@ def test_damage_is_found(tmp_path, tiny_backbone):
     path.write_bytes(data)
     with pytest.raises(FrozenStatesError, match="are damaged; remove that folder"):
         frozen_states(split, SEQUENCES, 1, tmp_path)
+
+
+def test_the_form_of_the_manifest_before_is_read(tmp_path, tiny_backbone, monkeypatch):
+    split = SplitBackbone(tiny_backbone, 1)
+    states = frozen_states(split, SEQUENCES, 1, tmp_path).flat_TD.clone()
+    (path,) = tmp_path.glob("*/states.bin")
+    manifest = path.with_name("manifest.json")
+    of_before = json.dumps({"sha256": sha256_of(path)})
+    manifest.write_text(of_before)
+    monkeypatch.setattr(split, "below", lambda *_: pytest.fail("computed again"))
+    assert torch.equal(frozen_states(split, SEQUENCES, 1, tmp_path).flat_TD, states)
+    assert manifest.read_text() == of_before  # it is left as it is
+    for content in (json.dumps({"sha256": "0" * 64}), "{}", "[]", "", "{"):
+        manifest.write_text(content)
+        with pytest.raises(FrozenStatesError, match="are damaged; remove that folder"):
+            frozen_states(split, SEQUENCES, 1, tmp_path)
+
+
+def test_a_file_that_is_too_short_is_not_made_longer(tmp_path, tiny_backbone):
+    split = SplitBackbone(tiny_backbone, 1)
+    frozen_states(split, SEQUENCES, 1, tmp_path)
+    (path,) = tmp_path.glob("*/states.bin")
+    data = path.read_bytes()[:-4]
+    path.write_bytes(data)
+    with pytest.raises(FrozenStatesError, match="are damaged; remove that folder"):
+        frozen_states(split, SEQUENCES, 1, tmp_path)
+    assert path.read_bytes() == data
 
 
 def test_layer_zero_and_a_full_disk_are_errors(tmp_path, tiny_backbone, monkeypatch):

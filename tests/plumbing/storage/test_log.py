@@ -99,7 +99,7 @@ def test_damage_is_logged(tmp_path, caplog):
     log.append([(KEYS[0], "intact"), (KEYS[1], "damaged")])
     log.path.write_bytes(log.path.read_bytes().replace(b"damaged", b"demaged"))
     assert log.read(KEYS) == {KEYS[0]: ["intact"]}
-    assert caplog.messages == [f"{log.path}: 1 entries are damaged and are made anew"]
+    assert caplog.messages == [f"{log.path}: 1 entries are damaged and will be made again"]
     log.append([(KEYS[1], "again")])
     caplog.clear()
     assert log.read(KEYS) == {KEYS[0]: ["intact"], KEYS[1]: ["again"]}

@@ -26,7 +26,7 @@ FLIPS = int(os.environ.get("FAULT_FLIPS", "100"))  # in each test
 PROGRAM = """
 import sys, time
 import faiss, safetensors.numpy
-from retrieval import engines
+from retrieval.dense import engines
 from retrieval.corpus.corpus import Corpus
 from retrieval.dense.index import DenseSettings
 from retrieval.passage import Passage
