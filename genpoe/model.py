@@ -23,7 +23,7 @@ from backbone.model import Backbone
 from genpoe.experts import Experts
 from genpoe.hypernet.mean import Hypernet, mean_pool
 from genpoe.injection import ExpertLayer
-from genpoe.training.collate import pad
+from plumbing.batches import pad
 from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError, load_checkpoint
 from qa.prompts import build_prompt, encode_passage
 from retrieval.passage import Passage

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from backbone.likelihood import IGNORE
+from plumbing.batches import pad
 
 
 def collate(
@@ -48,10 +48,10 @@ def collate(
     input_ids, attention_mask = pad(
         [np.concatenate([prompt, answer]) for prompt, answer in questions], pad_token_id
     )
-    labels = torch.full_like(input_ids, IGNORE)
-    for row, (prompt, answer) in enumerate(questions):
-        end = len(prompt) + len(answer)
-        labels[row, len(prompt) : end] = input_ids[row, len(prompt) : end]
+    labels, _ = pad(
+        [np.concatenate([np.full(len(prompt), IGNORE), answer]) for prompt, answer in questions],
+        IGNORE,
+    )
     passage_input_ids, passage_attention_mask = pad(passages, pad_token_id)
     return {
         "input_ids": input_ids,
@@ -62,16 +62,3 @@ def collate(
         "rows": torch.tensor(rows),
         "loss_weight": loss_weight,
     }
-
-
-def pad(
-    sequences: Sequence[Sequence[int] | np.ndarray], pad_token_id: int
-) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask of some sequences, padded on the right, both ``[N, T]``."""
-    longest = max(map(len, sequences))
-    ids_NT = torch.full((len(sequences), longest), pad_token_id, dtype=torch.long)
-    mask_NT = torch.zeros(len(sequences), longest, dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        ids_NT[row, : len(sequence)] = torch.from_numpy(np.asarray(sequence, dtype=np.int64))
-        mask_NT[row, : len(sequence)] = 1
-    return ids_NT, mask_NT

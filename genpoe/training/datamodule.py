@@ -13,9 +13,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from genpoe.training.collate import pad
 from genpoe.training.examples import Examples
 from genpoe.training.sampler import GroupedBatchSampler
+from plumbing.batches import by_length, pad
 from plumbing.training.checkpoint import CheckpointError
 from qa.data.dataset import QADataset, check_disjoint, drop_overlap
 
@@ -199,10 +199,9 @@ class QADataModule(LightningDataModule):
         examples = self._prepare(self.train_split, self.train_limit)
         random = np.random.default_rng((self.seed, 1))
         chosen = random.permutation(len(examples.passages))[:n]
-        chosen = chosen[np.argsort(examples.passages.lengths[chosen], kind="stable")]
-        for first in range(0, len(chosen), _PASSAGES_AT_ONCE):
-            part = chosen[first : first + _PASSAGES_AT_ONCE]
-            yield pad([examples.passages[index] for index in part], examples.pad_token_id)
+        lengths = examples.passages.lengths[chosen].tolist()
+        for part in by_length(lengths, max_rows=_PASSAGES_AT_ONCE):
+            yield pad([examples.passages[index] for index in chosen[part]], examples.pad_token_id)
 
     def question_batches(self, n: int) -> Iterator[dict[str, Any]]:
         """The first batches of training until they hold ``n`` questions, the same on every rank."""

@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from plumbing.batches import by_length
 from plumbing.devices import peak_memory
 from plumbing.settings import check_limit
 from plumbing.storage.files import write_json
@@ -115,10 +116,9 @@ def answer_all(
         One prediction an input, in the order of the inputs.
     """
     # The longest first: what does not fit into memory fails at once, and the bar speeds up.
-    order = sorted(range(len(inputs)), key=lambda i: len(method.prompt(inputs[i])), reverse=True)
+    lengths = [len(method.prompt(input)) for input in inputs]
     predictions: dict[int, Prediction] = {}
-    for i in _progress(range(0, len(order), batch_size)):
-        batch = order[i : i + batch_size]
+    for batch in _progress(by_length(lengths, max_rows=batch_size, longest_first=True)):
         answers = method.answer([inputs[j] for j in batch])
         predictions.update(zip(batch, answers, strict=True))
     return [predictions[i] for i in range(len(inputs))]
@@ -154,7 +154,7 @@ def _row(input: QuestionInput, prediction: Prediction) -> dict[str, object]:
     }
 
 
-def _progress(batches: range) -> Iterator[int]:
+def _progress(batches: list[list[int]]) -> Iterator[list[int]]:
     console = Console(stderr=True)
     shown = console.is_terminal
     yield from track(batches, description="Answering", console=console, disable=not shown)
