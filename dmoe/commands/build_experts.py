@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import logging
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from backbone.final_ffn import FinalFFN
@@ -42,7 +40,7 @@ from dmoe.training.tally import Tally
 from plumbing.cli import check_complete
 from plumbing.settings import check_limit
 from plumbing.storage.files import write_json
-from plumbing.training.setup import training_loggers
+from plumbing.training.setup import fit, make_trainer
 from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
@@ -181,15 +179,9 @@ def corpus_passages(data: Mapping[str, Any], corpus: Mapping[str, Any]) -> Mappi
 def _by_lightning(config: DictConfig, job: Job) -> tuple[Tally, bool]:
     """What was built, and whether this process is the one that reports it."""
     module = ExpertModule(**vars(job))
-    trainer: Trainer = instantiate(
-        config.trainer,
-        strategy=training_strategy(config.trainer.strategy, config.trainer.devices),
-        logger=training_loggers(config),
-    )
-    with warnings.catch_warnings():
-        # Workers would only copy what is in memory already.
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        trainer.fit(module)
+    strategy = training_strategy(config.trainer.strategy, config.trainer.devices)
+    trainer = make_trainer(config, strategy=strategy)
+    fit(trainer, module)
     return module.tally, trainer.is_global_zero
 
 
