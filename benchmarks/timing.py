@@ -74,6 +74,12 @@ def ratio(over: list[float], under: list[float]) -> dict[str, float]:
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
+def with_range(found: Mapping[str, float], digits: int) -> str:
+    """The median of a `ratio` with its smallest and largest value in brackets."""
+    median, low, high = (f"{found[key]:.{digits}f}" for key in ("median", "min", "max"))
+    return f"{median} ({low}–{high})"
+
+
 def machine(device: str = "cpu") -> dict[str, Any]:
     """What the figures were taken on: the processor behind ``device``, threads, versions."""
     gpu = torch.cuda.get_device_name() if device != "cpu" and torch.cuda.is_available() else None

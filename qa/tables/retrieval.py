@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from qa.tables.tables import markdown_table
+
 _RERANKED = "reranked/"
 _LINES = {"": ("retrieved", "0.5"), _RERANKED: ("reranked", "tab:blue")}
 
@@ -26,12 +28,12 @@ def retrieval_table(metrics: Mapping[str, float]) -> str:
     """
     names = metric_names(metrics)
     reranked = any(name.startswith(_RERANKED) for name in metrics)
-    header = ["Metric", "Retrieved", *(["Reranked", "Gain"] if reranked else [])]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    lines = []
     for name in names:
         keys = [name, *([f"{_RERANKED}{name}", f"{_RERANKED}{name}_gain"] if reranked else [])]
         lines.append([name, *(_cell(metrics, key) for key in keys)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    headings = ["Metric", "Retrieved", *(["Reranked", "Gain"] if reranked else [])]
+    return markdown_table(lines, headings, labels=1)
 
 
 def plot_accuracy(metrics: Mapping[str, float], picture: Path, title: str = "") -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qa.tables.tables import SCORES, with_interval
+from qa.tables.tables import SCORES, markdown_table, with_interval
 
 # metric → heading, decimals; as `qa.tables.tables.SCORES`
 TRIGGER_RATE = {"trigger_rate": ("triggered (%)", 1)}
@@ -41,13 +41,14 @@ def table(rows: Sequence[Evaluated], columns: Mapping[str, tuple[str, int]]) -> 
     shown = [name for name in columns if any(name in row.metrics for row in rows)]
     axes = list(rows[0].labels)
     lines = [
-        [*axes, *(columns[name][0] for name in shown)],
-        ["---"] * len(axes) + ["---:"] * len(shown),
+        [
+            *row.labels.values(),
+            *(with_interval(row.metrics, name, columns[name][1]) for name in shown),
+        ]
+        for row in rows
     ]
-    for row in rows:
-        cells = [with_interval(row.metrics, name, columns[name][1]) for name in shown]
-        lines.append([*row.labels.values(), *cells])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    headings = [*axes, *(columns[name][0] for name in shown)]
+    return markdown_table(lines, headings, labels=len(axes))
 
 
 def plot(rows: Sequence[Evaluated], picture: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 # score → heading, decimals
@@ -56,6 +56,39 @@ class Setting(NamedTuple):
         return setting
 
 
+def markdown_table(
+    rows: Iterable[Sequence[str]],
+    columns: Sequence[str],
+    labels: int | None = None,
+    compact: bool = False,
+) -> str:
+    """A table in Markdown.
+
+    Args:
+        rows: The cells of each row, one for each column.
+        columns: The headings.
+        labels: The first so many columns hold words and are aligned to the left, the others hold
+            numbers and are aligned to the right. None: all are aligned to the left.
+        compact: If True, the rule under the headings has no spaces.
+
+    Returns:
+        The lines of the table, each with its line break.
+
+    Raises:
+        ValueError: If a row has more or fewer cells than there are columns.
+    """
+    words = len(columns) if labels is None else labels
+    rules = ["---"] * words + ["---:"] * (len(columns) - words)
+    rule = "|".join(rules) if compact else f" {' | '.join(rules)} "
+    heading = "".join(f"| {column} " if column else "| " for column in columns)
+    lines = [f"{heading}|", f"|{rule}|"]
+    for row in rows:
+        if len(row) != len(columns):
+            raise ValueError(f"expected {len(columns)} cells in a row, got {len(row)}: {list(row)}")
+        lines.append(f"| {' | '.join(row)} |")
+    return "".join(f"{line}\n" for line in lines)
+
+
 def results_table(metrics: Mapping[str, float]) -> str:
     """One row a method, with or without RAG, with each kind of passages.
 
@@ -78,13 +111,13 @@ def results_table(metrics: Mapping[str, float]) -> str:
     if not rows:
         raise ValueError("there are no results to show: no key ends in /em, /f1, /acc or /nll")
     columns = [name for name in SCORES if any(f"{key}/{name}" in metrics for key in rows.values())]
-    header = ["Method", "RAG", "Passages", *(SCORES[name][0] for name in columns)]
-    lines = [header, ["---"] * 3 + ["---:"] * len(columns)]
+    lines = []
     for setting in sorted(rows, key=_order):
         cells = [_cell(metrics, rows[setting], name) for name in columns]
         rag = "yes" if setting.rag else "no"
         lines.append([setting.method, rag, setting.passages or "–", *cells])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    headings = ["Method", "RAG", "Passages", *(SCORES[name][0] for name in columns)]
+    return markdown_table(lines, headings, labels=3)
 
 
 def summary(metrics: Mapping[str, float]) -> str:
