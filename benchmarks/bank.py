@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from dmoe.commands.build_experts import check_dtype
 from dmoe.decoding.active import ActiveExperts
 from dmoe.experts.expert import ExpertSpec, expert_at
 from dmoe.experts.peft import export_adapter
+from plumbing.stopwatch import Stopwatch
 from qa.tables.tables import markdown_table
 from retrieval.passage import Passage
 
@@ -245,9 +245,9 @@ def used(folder: Path) -> int:
 
 
 def _timed(task: Callable[..., object], *args: Any) -> float:
-    start = time.perf_counter()
+    watch = Stopwatch()
     task(*args)
-    return time.perf_counter() - start
+    return watch.seconds
 
 
 def _lines(config: DictConfig, result: dict[str, Any]) -> list[str]:

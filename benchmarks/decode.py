@@ -19,7 +19,6 @@ from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from backbone.final_ffn import FinalFFN
 from benchmarks.bank import fill_bank
@@ -30,6 +29,7 @@ from dmoe.decoding.router import RetrievalRouter, RoutingRequest
 from dmoe.decoding.routing import Routing, Step
 from dmoe.decoding.trigger import ConstantTrigger, Trigger, UncertaintyTrigger
 from dmoe.experts.expert import ExpertSpec
+from plumbing.progress import progress
 from plumbing.storage.jsonl import write_jsonl
 from qa.data.dataset import QADataset, Question
 from qa.evaluation.evaluate import sample
@@ -139,7 +139,7 @@ def measure_tokens(
     """
     times: dict[str, list[float]] = {}
     steps: list[list[Step]] = []
-    for question in tqdm(questions, desc="Tokens"):
+    for question in progress(questions, "Measuring tokens"):
         ways: dict[str, Iterator[Any]] = {
             _PLAIN: decoding.plain(question),
             _EXPERTS: decoding.routed(question, FirstToken()),
@@ -198,7 +198,7 @@ def measure_answers(ways: Mapping[str, Way], questions: Sequence[Question]) -> d
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     counts: dict[str, list[tuple[int, int]]] = {name: [] for name in ways}
-    for question in tqdm(questions, desc="Answers"):
+    for question in progress(questions, "Measuring answers"):
         for name, way in ways.items():
             found, times = laps(map(way, [question]))
             counts[name] += found

@@ -7,7 +7,6 @@ must equal it (``tests/dmoe/training/test_grouped.py``) before its speed is meas
 from __future__ import annotations
 
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -30,6 +29,7 @@ from dmoe.training.groups import Groups
 from dmoe.training.instances import Encoded, encode_all, pad_instances
 from dmoe.training.lessons import Lesson, lessons_from_questions
 from plumbing.devices import peak_rss
+from plumbing.stopwatch import Stopwatch
 from qa.tables.tables import markdown_table
 
 _TOLERANCE = 1e-3  # of the relative difference of an expert trained both ways, by norm
@@ -206,12 +206,12 @@ def build_bank(config: DictConfig, count: int) -> dict[str, float]:
         bank_spec = BankSpec(backbone.name, backbone.fingerprint, layout, spec.alpha)
         bank = Bank.create(folder, bank_spec)
         trainer = GroupedTrainer(final, spec, recipe, limits)
-        start = time.perf_counter()
+        watch = Stopwatch()
         formats = list(settings.formats)
         for group in Groups(lambda: lessons, bank, backbone.tokenizer, formats, recipe, limits):
             ids = [passage.id for passage in group.passages]
             bank.add(group.passages, trainer.train(ids, group.instances).experts)
-        seconds = time.perf_counter() - start
+        seconds = watch.seconds
         peak = peak_rss() / 2**20
         return {
             "experts": len(bank),

@@ -6,7 +6,6 @@ import random
 import shutil
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -19,6 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from benchmarks.timing import interleaved, ratio, with_range
+from plumbing.stopwatch import Stopwatch
 from plumbing.storage.jsonl import write_jsonl
 from qa.evaluation.evaluate import sample
 from qa.tables.tables import markdown_table
@@ -167,9 +167,9 @@ def _speed(
 def _p95(search: Search, queries: Sequence[Any]) -> float:
     times = []
     for query in queries:
-        start = time.perf_counter()
+        watch = Stopwatch()
         search([query])
-        times.append(1000 * (time.perf_counter() - start))
+        times.append(1000 * watch.seconds)
     return float(np.quantile(times, 0.95))
 
 
@@ -179,9 +179,9 @@ def _batch(settings: BM25Settings, corpus: Corpus, queries: Sequence[str], k: in
     retriever.search(queries, k)
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        watch = Stopwatch()
         retriever.search(queries, k)
-        times.append(time.perf_counter() - start)
+        times.append(watch.seconds)
     return statistics.median(times)
 
 
@@ -191,16 +191,16 @@ def _grown(
     """BM25 over a corpus of another size: what building takes, and what a query takes then."""
     path, home = folder / f"{size}.jsonl", folder / f"{size}"
     write_jsonl(path, map(asdict, resized(corpus, size)))
-    start = time.perf_counter()
+    watch = Stopwatch()
     grown = Corpus.open(path, cache_dir=folder / "cache")
-    opened = time.perf_counter()
+    opened = watch.lap()
     bm25 = BM25Settings(home, threads=settings.threads)
     size_on_disk = bm25.build(grown)["bytes"]
-    built = time.perf_counter()
+    built = watch.lap()
     row = {
         "passages": size,
-        "corpus_seconds": opened - start,
-        "build_seconds": built - opened,
+        "corpus_seconds": opened,
+        "build_seconds": built,
         "bytes": size_on_disk,
         "batch_seconds": _batch(bm25, grown, queries, settings.k),
     }

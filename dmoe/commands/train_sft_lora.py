@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import encode_all
 from dmoe.training.lessons import check_formats
 from plumbing.cli import check_complete
+from plumbing.stopwatch import Stopwatch
 from plumbing.training.setup import check_ckpt_path, fit, make_trainer, seed, write_metrics
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def train_sft_lora(config: DictConfig) -> dict[str, float]:
     check_ckpt_path(config.ckpt_path)
     if (folder := Path(config.paths.output_dir, FOLDER)).exists():
         raise AdapterError(f"{folder} exists; choose another hydra.run.dir")
-    start = time.perf_counter()
+    watch = Stopwatch()
     module = _module(config)
     trainer = make_trainer(config)
     measured = fit(trainer, module, ckpt_path=config.ckpt_path)
@@ -53,7 +53,7 @@ def train_sft_lora(config: DictConfig) -> dict[str, float]:
         "steps": measured["steps"],
         "instances": len(module.instances),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
-        "seconds": time.perf_counter() - start,
+        "seconds": watch.seconds,
     }
     if trainer.is_global_zero:
         module.adapter.save(folder)

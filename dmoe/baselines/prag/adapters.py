@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from dmoe.experts.expert import Expert, ExpertSpec
 from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import Encoded, encode_all
 from dmoe.training.lessons import check_formats, read_augmentations
+from plumbing.stopwatch import Stopwatch
 from plumbing.storage.files import replace_file
 from retrieval.passage import Passage
 
@@ -115,11 +115,11 @@ class PassageAdapters:
         else:
             self.read += 1
             return adapter
-        start = time.perf_counter()
+        watch = Stopwatch()
         adapter = train_adapter(self.ffns, instances, self._spec, self._recipe)
         write_adapter(path, adapter)
         self.trained += 1
-        self.seconds += time.perf_counter() - start
+        self.seconds += watch.seconds
         return adapter
 
     def _instances(self, passage: Passage) -> list[Encoded]:

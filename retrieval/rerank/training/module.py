@@ -8,7 +8,6 @@ Shapes: N pairs, of all lists of a batch.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from plumbing.settings import typed
+from plumbing.stopwatch import Stopwatch
 from plumbing.training.setup import fit, write_metrics
 from retrieval.rerank.cross_encoder import CrossEncoder
 from retrieval.rerank.folder import save_cross_encoder
@@ -209,14 +209,14 @@ def train_reranker(
         RerankerError: If the checkpoint is of another reranker.
         ValueError: If a setting is at fault.
     """
-    start = time.perf_counter()
+    watch = Stopwatch()
     metrics = {
         name: value
         for name, value in fit(trainer, module, data, ckpt_path).items()
         if name.startswith(("train/", "val/", "steps"))  # a monitor adds the learning rate's last
     }
     metrics |= {"lists": len(data.train), "val_lists": len(data.val)}
-    metrics["seconds"] = time.perf_counter() - start
+    metrics["seconds"] = watch.seconds
     if trainer.is_global_zero:
         save_cross_encoder(module.cross_encoder, Path(run_dir, FOLDER), training)
     write_metrics(trainer, run_dir, metrics)
