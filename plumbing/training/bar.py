@@ -96,7 +96,7 @@ class NamedProgressBar(TQDMProgressBar):
             else self.validation_description
         )
 
-    def _should_update(self, current: int, total: int | float) -> bool:
+    def _should_update(self, current: int, total: int) -> bool:
         """Whether the bar is drawn again; always at the end, else only after some time."""
         now = time.monotonic()
         due = current == total or now - self._updated >= SECONDS_BETWEEN_UPDATES

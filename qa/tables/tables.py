@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-# score → heading, decimals
+# The heading and the number of decimals of each score.
 SCORES = {"em": ("EM", 1), "f1": ("F1", 1), "acc": ("Acc", 1), "nll": ("nll", 2)}
-_METHODS = ("base", "rag")  # the baselines stand first, then the others by name
+_METHODS = ("base", "rag")  # The baselines come first, and the other methods follow by name.
 _PASSAGES = ("", "gold", "retrieved", "oracle_negative", "shuffled")
 
 
@@ -16,9 +16,9 @@ class Setting(NamedTuple):
     """One row of a table: a method and what it may use.
 
     Attributes:
-        method: Its name on the command line.
-        rag: Whether the passages stand in the prompt.
-        passages: Which passages; empty where there are none.
+        method: The name of the method on the command line.
+        rag: True if the passages stand in the prompt.
+        passages: The kind of passages; empty if there are none.
     """
 
     method: str
@@ -27,7 +27,7 @@ class Setting(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Prefix of its metrics: ``genpoe/norag/gold``, ``rag/gold``, ``base``."""
+        """The prefix of the metrics, such as ``genpoe/norag/gold``, ``rag/gold`` or ``base``."""
         if self.method == "base":
             return self.method
         if self.method == "rag":
@@ -36,10 +36,10 @@ class Setting(NamedTuple):
 
     @classmethod
     def parse(cls, key: str) -> Setting:
-        """The setting with this `key`.
+        """The setting that has this `key`.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If there is no such setting.
         """
         parts = key.split("/")
         settings = {
@@ -90,15 +90,16 @@ def markdown_table(
 
 
 def results_table(metrics: Mapping[str, float]) -> str:
-    """One row a method, with or without RAG, with each kind of passages.
+    """The results of several methods, with a row for each `Setting`.
 
     Args:
-        metrics: Flat: `Setting.key` and a metric's name, such as ``genpoe/norag/gold/em`` with
-            ``…/em_low`` and ``…/em_high`` where there is an interval. Metrics that no column is
-            for, and keys without a setting, are left out.
+        metrics: The values by flat keys, made of `Setting.key` and the name of a metric, such as
+            ``genpoe/norag/gold/em``. The ends of its interval, if there is one, have the keys
+            ``…/em_low`` and ``…/em_high``. Metrics without a column and keys without a setting are
+            left out.
 
     Returns:
-        A Markdown table: EM, F1 and accuracy in percent, nll in nats an answer token.
+        A Markdown table with EM, F1 and accuracy in percent and nll in nats per answer token.
 
     Raises:
         ValueError: If a metric's setting is malformed, or there is no metric to show.
@@ -127,10 +128,10 @@ def summary(metrics: Mapping[str, float]) -> str:
 
 
 def flat(result: Mapping[Any, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of a nested result, by their keys with "/" between.
+    """The numbers in a nested result, each under its keys joined by "/".
 
-    Of a list of numbers, such as the seconds of several rounds, it is the median; the entries of
-    another list have their index as key. What is no number is left out.
+    A list of numbers, such as the seconds of several rounds, is represented by its median. The
+    entries of any other list get their index as a key. Values that are not numbers are left out.
     """
     found: dict[str, float] = {}
     for key, value in result.items():
@@ -147,7 +148,7 @@ def flat(result: Mapping[Any, Any], prefix: str = "") -> dict[str, float]:
 
 
 def with_interval(metrics: Mapping[str, float], name: str, digits: int) -> str:
-    """A metric as a table shows it: with its interval where it has one; – where it is missing."""
+    """A metric as a table shows it, with its interval if it has one; "–" if it is missing."""
     if name not in metrics:
         return "–"
     value = f"{metrics[name]:.{digits}f}"
