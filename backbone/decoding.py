@@ -17,6 +17,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from backbone.kv_cache import make_cache
 from backbone.model import Backbone
 from backbone.tokens import encode_answer, encode_prompt
+from plumbing.batches import pad
 
 
 @dataclass
@@ -84,7 +85,7 @@ def greedy_continue(
     Returns:
         N continuations.
     """
-    ids, mask = pad_left(backbone, rows)
+    ids, mask = _left_padded_rows(backbone, rows)
     chosen = _ChosenProbability()
     output = _generate(backbone, ids, mask, max_new_tokens, [chosen])
     new = output.sequences[:, ids.shape[1] :].tolist()
@@ -132,7 +133,7 @@ def score_answers(backbone: Backbone, decoded: Decoded, answers: Sequence[str]) 
     """
     rows = [encode_answer(backbone.tokenizer, answer) for answer in answers]
     prompt_ids = decoded.prompt_ids
-    labels, mask = pad_right(rows, backbone.device)
+    labels, mask = pad(rows, 0, device=backbone.device)
     start, cache = back_to_prompt(decoded.cache, prompt_ids.shape[1])
     attention_mask = torch.cat([decoded.prompt_mask, mask[:, :-1]], 1)
     logits_NAV = backbone.model(
@@ -205,7 +206,12 @@ def left_padded(
     """
     rows = [encode_prompt(backbone.tokenizer, prompt) for prompt in prompts]
     check_room(backbone, max(map(len, rows)), max_new_tokens)
-    return pad_left(backbone, rows)
+    return _left_padded_rows(backbone, rows)
+
+
+def _left_padded_rows(backbone: Backbone, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    value = pad_token_id(backbone.tokenizer)
+    return pad(rows, value, left=True, device=backbone.device)
 
 
 def check_room(backbone: Backbone, prompt_tokens: int, max_new_tokens: int) -> None:
@@ -220,24 +226,3 @@ def check_room(backbone: Backbone, prompt_tokens: int, max_new_tokens: int) -> N
             f"a prompt of {prompt_tokens} tokens and {max_new_tokens} new ones exceed the "
             f"{limit} positions of {backbone.name}; use fewer passages (k=…) or shorter ones"
         )
-
-
-def pad_left(backbone: Backbone, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask ``[N, T]`` of rows of token ids, on the backbone's device."""
-    longest = max(map(len, rows))
-    input_ids = torch.full((len(rows), longest), pad_token_id(backbone.tokenizer))
-    mask = torch.zeros_like(input_ids)
-    for i, row in enumerate(rows):
-        input_ids[i, longest - len(row) :] = torch.tensor(row)
-        mask[i, longest - len(row) :] = 1
-    return input_ids.to(backbone.device), mask.to(backbone.device)
-
-
-def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Labels and their mask, both ``[N, A]``, of rows of token ids; zeros at padding."""
-    labels = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    mask = torch.zeros_like(labels)
-    for i, row in enumerate(rows):
-        labels[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = 1
-    return labels.to(device), mask.to(device)

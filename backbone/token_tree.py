@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from plumbing.batches import pad
+
 
 class TokenTree:
     """A tree of tokens; every node comes after its parent."""
@@ -57,13 +59,9 @@ def pack_trees(trees: Sequence[TokenTree]) -> tuple[Tensor, Tensor, Tensor]:
         Token ids and positions, both ``[N, T]``, and who attends to whom, bool ``[N, T, T]``.
         Padding attends to itself alone, so that no softmax is empty.
     """
-    width = max(len(tree) for tree in trees)
-    input_ids = torch.zeros(len(trees), width, dtype=torch.long)
-    positions = torch.zeros_like(input_ids)
-    attends = torch.eye(width, dtype=torch.bool).repeat(len(trees), 1, 1)
+    input_ids, _ = pad([tree.ids for tree in trees], 0)
+    positions, _ = pad([tree.depths for tree in trees], 0)
+    attends = torch.eye(input_ids.shape[1], dtype=torch.bool).repeat(len(trees), 1, 1)
     for row, tree in enumerate(trees):
-        size = len(tree)
-        input_ids[row, :size] = torch.tensor(tree.ids)
-        positions[row, :size] = torch.tensor(tree.depths)
-        attends[row, :size, :size] = tree.ancestors()
+        attends[row, : len(tree), : len(tree)] = tree.ancestors()
     return input_ids, positions, attends

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +26,8 @@ from dmoe.commands.build_experts import check_dtype
 from dmoe.decoding.active import ActiveExperts
 from dmoe.experts.expert import ExpertSpec, expert_at
 from dmoe.experts.peft import export_adapter
+from plumbing.stopwatch import Stopwatch
+from qa.tables.tables import markdown_table
 from retrieval.passage import Passage
 
 _TOLERANCE = 1e-4  # of the logits' largest difference, relative to their largest value
@@ -244,9 +245,9 @@ def used(folder: Path) -> int:
 
 
 def _timed(task: Callable[..., object], *args: Any) -> float:
-    start = time.perf_counter()
+    watch = Stopwatch()
     task(*args)
-    return time.perf_counter() - start
+    return watch.seconds
 
 
 def _lines(config: DictConfig, result: dict[str, Any]) -> list[str]:
@@ -257,6 +258,21 @@ def _lines(config: DictConfig, result: dict[str, Any]) -> list[str]:
         f"{settings.dtype}; {settings.draws} random draws; files in the page cache. PEFT: "
         "load_adapter of each, then add_weighted_adapter(cat)."
     )
+    columns = ["", "p50, ms", "p99, ms", "PEFT takes times p50", "times p99", "open, ms"]
+    rows = []
+    for name, time_ in times.items():
+        opened = result["open_milliseconds"].get(name)
+        rows.append(
+            [
+                name if name == "PEFT" else f"bank of {int(name):,}",
+                f"{time_['p50']:.3f}",
+                f"{time_['p99']:.3f}",
+                f"{theirs['p50'] / time_['p50']:.0f}",
+                f"{theirs['p99'] / time_['p99']:.0f}",
+                "" if opened is None else f"{opened:.1f}",
+                f"{result['bytes_per_expert'][name]:.0f}",
+            ]
+        )
     lines = [
         f"# From disk to active: {settings.k} experts of a bank against PEFT's adapters",
         "",
@@ -264,18 +280,8 @@ def _lines(config: DictConfig, result: dict[str, Any]) -> list[str]:
         "",
         f"Equal before measuring: the logits differ by {result['difference']:.0e} at most.",
         "",
-        "| | p50, ms | p99, ms | PEFT takes times p50 | times p99 | open, ms | bytes an expert |",
-        "|---|---|---|---|---|---|---|",
+        *markdown_table(rows, [*columns, "bytes an expert"], compact=True).splitlines(),
     ]
-    for name, time_ in times.items():
-        label = name if name == "PEFT" else f"bank of {int(name):,}"
-        opened = result["open_milliseconds"].get(name)
-        lines.append(
-            f"| {label} | {time_['p50']:.3f} | {time_['p99']:.3f} | "
-            f"{theirs['p50'] / time_['p50']:.0f} | {theirs['p99'] / time_['p99']:.0f} | "
-            f"{'' if opened is None else f'{opened:.1f}'} | "
-            f"{result['bytes_per_expert'][name]:.0f} |"
-        )
     first, *_, last = (times[str(size)] for size in settings.sizes)
     result["p99_growth"] = last["p99"] / first["p99"]
     weights = result["bytes_per_expert"]["weights"]

@@ -19,22 +19,23 @@ from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from backbone.final_ffn import FinalFFN
 from benchmarks.bank import fill_bank
 from benchmarks.decode_ways import Decoding, FirstToken, check_equal
-from benchmarks.timing import in_turns, laps, ratio
+from benchmarks.timing import in_turns, laps, ratio, with_range
 from dmoe.baselines.flare import FLAREMethod
 from dmoe.decoding.router import RetrievalRouter, RoutingRequest
 from dmoe.decoding.routing import Routing, Step
 from dmoe.decoding.trigger import ConstantTrigger, Trigger, UncertaintyTrigger
 from dmoe.experts.expert import ExpertSpec
+from plumbing.progress import progress
 from plumbing.storage.jsonl import write_jsonl
 from qa.data.dataset import QADataset, Question
 from qa.evaluation.evaluate import sample
 from qa.method import QuestionInput
 from qa.passages.retrieved import RetrievedPassages
+from qa.tables.tables import markdown_table
 from retrieval.bm25.index import BM25Settings
 from retrieval.corpus.corpus import Corpus
 from retrieval.passage import Passage
@@ -138,7 +139,7 @@ def measure_tokens(
     """
     times: dict[str, list[float]] = {}
     steps: list[list[Step]] = []
-    for question in tqdm(questions, desc="Tokens"):
+    for question in progress(questions, "Measuring tokens"):
         ways: dict[str, Iterator[Any]] = {
             _PLAIN: decoding.plain(question),
             _EXPERTS: decoding.routed(question, FirstToken()),
@@ -197,7 +198,7 @@ def measure_answers(ways: Mapping[str, Way], questions: Sequence[Question]) -> d
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     counts: dict[str, list[tuple[int, int]]] = {name: [] for name in ways}
-    for question in tqdm(questions, desc="Answers"):
+    for question in progress(questions, "Measuring answers"):
         for name, way in ways.items():
             found, times = laps(map(way, [question]))
             counts[name] += found
@@ -236,7 +237,7 @@ def _lines(config: DictConfig, result: dict[str, Any]) -> list[str]:
         f"whose uncertainty differs by {result['difference']:.0e} nats at most."
     )
     some, every = (
-        _range(result[f"recomputing_over_reusing{at}"]) for at in ("", "_at_every_token")
+        with_range(result[f"recomputing_over_reusing{at}"], 3) for at in ("", "_at_every_token")
     )
     summary = (
         f"Of the tokens, {result['trigger_rate']:.0f} % trigger and {result['swap_rate']:.0f} % "
@@ -249,33 +250,37 @@ def _lines(config: DictConfig, result: dict[str, Any]) -> list[str]:
         f"FLARE: theta = {settings.theta}, {settings.k} passages in the prompt, the first "
         "retrieval included; RAG is FLARE that never triggers. The others read the question alone."
     )
-    lines = [
+    return [
         "# Decoding with experts: milliseconds a token",
         *("", shape, "", equal, ""),
-        "| | ms a token | times the backbone alone (range) |",
-        "|---|---|---|",
-    ]
-    for name, values in result["milliseconds_per_token"].items():
-        over = _range(result["over_plain"][name])
-        lines.append(f"| {name} | {statistics.median(values):.2f} | {over} |")
-    lines += [
+        *_tokens_table(result).splitlines(),
         *("", summary, "", "# Whole answers, to their natural stop", "", contest, ""),
-        "| | ms an answer | times DMoE's (range) | tokens | triggers | ms a token | times DMoE's |",
-        "|---|---|---|---|---|---|---|",
+        *_answers_table(result).splitlines(),
     ]
+
+
+def _tokens_table(result: dict[str, Any]) -> str:
+    rows = [
+        [name, f"{statistics.median(values):.2f}", with_range(result["over_plain"][name], 3)]
+        for name, values in result["milliseconds_per_token"].items()
+    ]
+    columns = ["", "ms a token", "times the backbone alone (range)"]
+    return markdown_table(rows, columns, compact=True)
+
+
+def _answers_table(result: dict[str, Any]) -> str:
     tokens = result["milliseconds_per_answer_token"]
-    for name, values in result["milliseconds_per_answer"].items():
-        cells = [
+    rows = [
+        [
+            name,
             f"{statistics.median(values):.0f}",
-            _range(result["over_dmoe"][name]),
+            with_range(result["over_dmoe"][name], 3),
             f"{result['tokens_per_answer'][name]:.1f}",
             f"{result['triggers_per_answer'][name]:.1f}",
             f"{tokens[name]:.1f}",
             f"{tokens[name] / tokens[_DMOE]:.2f}",
         ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
-
-
-def _range(r: dict[str, float]) -> str:
-    return f"{r['median']:.3f} ({r['min']:.3f}–{r['max']:.3f})"
+        for name, values in result["milliseconds_per_answer"].items()
+    ]
+    columns = ["", "ms an answer", "times DMoE's (range)", "tokens", "triggers", "ms a token"]
+    return markdown_table(rows, [*columns, "times DMoE's"], compact=True)

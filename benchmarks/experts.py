@@ -7,7 +7,6 @@ must equal it (``tests/dmoe/training/test_grouped.py``) before its speed is meas
 from __future__ import annotations
 
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +20,7 @@ from omegaconf import DictConfig
 
 from backbone.final_ffn import FinalFFN
 from backbone.model import Backbone
-from benchmarks.timing import interleaved, ratio
+from benchmarks.timing import interleaved, ratio, with_range
 from dmoe.bank import Bank, BankSpec, ExpertLayout
 from dmoe.experts.expert import Expert, ExpertSpec, expert_at, initial_expert
 from dmoe.experts.recipe import LOSSES, Recipe
@@ -30,6 +29,8 @@ from dmoe.training.groups import Groups
 from dmoe.training.instances import Encoded, encode_all, pad_instances
 from dmoe.training.lessons import Lesson, lessons_from_questions
 from plumbing.devices import peak_rss
+from plumbing.stopwatch import Stopwatch
+from qa.tables.tables import markdown_table
 
 _TOLERANCE = 1e-3  # of the relative difference of an expert trained both ways, by norm
 _EPOCHS = (1, 10)
@@ -205,12 +206,12 @@ def build_bank(config: DictConfig, count: int) -> dict[str, float]:
         bank_spec = BankSpec(backbone.name, backbone.fingerprint, layout, spec.alpha)
         bank = Bank.create(folder, bank_spec)
         trainer = GroupedTrainer(final, spec, recipe, limits)
-        start = time.perf_counter()
+        watch = Stopwatch()
         formats = list(settings.formats)
         for group in Groups(lambda: lessons, bank, backbone.tokenizer, formats, recipe, limits):
             ids = [passage.id for passage in group.passages]
             bank.add(group.passages, trainer.train(ids, group.instances).experts)
-        seconds = time.perf_counter() - start
+        seconds = watch.seconds
         peak = peak_rss() / 2**20
         return {
             "experts": len(bank),
@@ -226,37 +227,38 @@ def _lines(config: DictConfig, contest: Contest, result: dict[str, Any]) -> list
         f"{', '.join(config.experts.formats)}; {contest.size} experts at a time; PEFT one after "
         f"another; {config.rounds} interleaved rounds."
     )
-    lines = [
-        "# Building experts: seconds an expert against PEFT in a plain loop",
-        *("", shape, ""),
-        f"Equal before measuring: an expert trained both ways differs by {worst:.0e} at most.",
-        "",
-        "| loss on | PEFT, s | ours, s | times PEFT's speed (range) | bfloat16 adds (range) |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     seconds = result["seconds_per_expert"]
     for setting in contest.settings:
         ours, theirs, half = (seconds[f"{n}: {setting}"] for n in ("ours", "PEFT", "bfloat16"))
         speedup, extra = ratio(theirs, ours), ratio(ours, half)
         result[str(setting)] = speedup
-        cells = [f"{r['median']:.2f} ({r['min']:.2f}–{r['max']:.2f})" for r in (speedup, extra)]
-        lines.append(
-            f"| {setting} | {sorted(theirs)[len(theirs) // 2]:.3f} | "
-            f"{sorted(ours)[len(ours) // 2]:.3f} | {cells[0]} | {cells[1]} |"
+        rows.append(
+            [
+                str(setting),
+                f"{sorted(theirs)[len(theirs) // 2]:.3f}",
+                f"{sorted(ours)[len(ours) // 2]:.3f}",
+                with_range(speedup, 2),
+                with_range(extra, 2),
+            ]
         )
-    lines += [
-        *(
-            "",
-            "Whole builds into a bank, float32, loss on answers, one epoch, each in a process:",
-            "",
-        ),
-        *("| experts | s an expert | peak memory, MiB |", "|---|---|---|"),
-    ]
-    lines += [
-        f"| {row['experts']} | {row['seconds_per_expert']:.3f} | {row['peak_mib']:.0f} |"
+    columns = ["loss on", "PEFT, s", "ours, s", "times PEFT's speed (range)"]
+    growth = [
+        [str(row["experts"]), f"{row['seconds_per_expert']:.3f}", f"{row['peak_mib']:.0f}"]
         for row in result["growth"]
     ]
-    return lines
+    grown = markdown_table(growth, ["experts", "s an expert", "peak memory, MiB"], compact=True)
+    return [
+        "# Building experts: seconds an expert against PEFT in a plain loop",
+        *("", shape, ""),
+        f"Equal before measuring: an expert trained both ways differs by {worst:.0e} at most.",
+        "",
+        *markdown_table(rows, [*columns, "bfloat16 adds (range)"], compact=True).splitlines(),
+        "",
+        "Whole builds into a bank, float32, loss on answers, one epoch, each in a process:",
+        "",
+        *grown.splitlines(),
+    ]
 
 
 class PeftLoop:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from backbone.model import Backbone
 from backbone.tokens import encode_prompt
-from benchmarks.timing import interleaved, ratio
+from benchmarks.timing import interleaved, ratio, with_range
 from genpoe.model import GenPoE
 from qa.data.dataset import QADataset
 from qa.prompts import build_prompt
+from qa.tables.tables import markdown_table
 
 
 def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
@@ -92,21 +93,18 @@ def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         f"{str(backbone.dtype)[6:]}; one question at a time; {config.rounds} interleaved rounds. "
         "Zero experts decode the same tokens."
     )
-    lines = [
-        f"# Injecting K = {config.k} passages",
-        *("", shape, ""),
-        "| | ratio (median, range) |",
-        "|---|---|",
-    ]
     labels = {
         "generation_over_answering": f"generating the experts / answering ({answer_tokens} tokens)",
         "generation_over_answering_with_rag": "generating the experts / answering with RAG",
         "decoding_over_plain": f"decoding {config.new_tokens} tokens with the experts / without",
     }
-    for key, label in labels.items():
-        r = result[key]
-        lines.append(f"| {label} | {r['median']:.3f} ({r['min']:.3f}–{r['max']:.3f}) |")
-    return result, lines
+    rows = [[label, with_range(result[key], 3)] for key, label in labels.items()]
+    table = markdown_table(rows, ["", "ratio (median, range)"], compact=True)
+    return result, [
+        f"# Injecting K = {config.k} passages",
+        *("", shape, ""),
+        *table.splitlines(),
+    ]
 
 
 def _ids(backbone: Backbone, prompt: str) -> Tensor:

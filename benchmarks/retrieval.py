@@ -6,7 +6,6 @@ import random
 import shutil
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -18,9 +17,11 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from benchmarks.timing import interleaved, ratio
+from benchmarks.timing import interleaved, ratio, with_range
+from plumbing.stopwatch import Stopwatch
 from plumbing.storage.jsonl import write_jsonl
 from qa.evaluation.evaluate import sample
+from qa.tables.tables import markdown_table
 from retrieval.bm25.index import BM25Settings
 from retrieval.bm25.java import java_class
 from retrieval.corpus.corpus import Corpus
@@ -166,9 +167,9 @@ def _speed(
 def _p95(search: Search, queries: Sequence[Any]) -> float:
     times = []
     for query in queries:
-        start = time.perf_counter()
+        watch = Stopwatch()
         search([query])
-        times.append(1000 * (time.perf_counter() - start))
+        times.append(1000 * watch.seconds)
     return float(np.quantile(times, 0.95))
 
 
@@ -178,9 +179,9 @@ def _batch(settings: BM25Settings, corpus: Corpus, queries: Sequence[str], k: in
     retriever.search(queries, k)
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        watch = Stopwatch()
         retriever.search(queries, k)
-        times.append(time.perf_counter() - start)
+        times.append(watch.seconds)
     return statistics.median(times)
 
 
@@ -190,16 +191,16 @@ def _grown(
     """BM25 over a corpus of another size: what building takes, and what a query takes then."""
     path, home = folder / f"{size}.jsonl", folder / f"{size}"
     write_jsonl(path, map(asdict, resized(corpus, size)))
-    start = time.perf_counter()
+    watch = Stopwatch()
     grown = Corpus.open(path, cache_dir=folder / "cache")
-    opened = time.perf_counter()
+    opened = watch.lap()
     bm25 = BM25Settings(home, threads=settings.threads)
     size_on_disk = bm25.build(grown)["bytes"]
-    built = time.perf_counter()
+    built = watch.lap()
     row = {
         "passages": size,
-        "corpus_seconds": opened - start,
-        "build_seconds": built - opened,
+        "corpus_seconds": opened,
+        "build_seconds": built,
         "bytes": size_on_disk,
         "batch_seconds": _batch(bm25, grown, queries, settings.k),
     }
@@ -241,34 +242,40 @@ def _lines(config: DictConfig, result: dict[str, Any]) -> list[str]:
         f"{result['batch_seconds']:.2f} s. Growing, likewise with {settings.threads} threads "
         "(beyond the corpus, its sentences recombined):"
     )
-    lines = [
+    speed = [
+        [
+            name,
+            f"{row['queries_per_second']:.0f}",
+            with_range(row["times_bm25s"], 2),
+            f"{row['p95_ms']:.1f}",
+        ]
+        for name, row in result["speed"].items()
+    ]
+    columns = ["", "queries a second", "times bm25s (range)", "p95 of single queries, ms"]
+    return [
         *("# Retrieval", "", shape, ""),
-        "| | queries a second | times bm25s (range) | p95 of single queries, ms |",
-        "|---|---:|---:|---:|",
-    ]
-    for name, row in result["speed"].items():
-        times = row["times_bm25s"]
-        lines.append(
-            f"| {name} | {row['queries_per_second']:.0f} | {times['median']:.2f} "
-            f"({times['min']:.2f}–{times['max']:.2f}) | {row['p95_ms']:.1f} |"
-        )
-    lines += [
+        *markdown_table(speed, columns, labels=1, compact=True).splitlines(),
         *("", batch, ""),
-        "| passages | unpacking, s | building, s | MiB | batch, s |",
-        "|---:|---:|---:|---:|---:|",
+        *_growth_table(result["growth"]).splitlines(),
     ]
-    rows = list(result["growth"])
-    lines += [_growth_row(row) for row in rows]
-    if len(rows) > 1:
-        lines.append(_growth_row(extrapolated(rows[-2], rows[-1], _WIKIPEDIA), "about "))
-    return lines
 
 
-def _growth_row(row: Mapping[str, float], prefix: str = "") -> str:
-    return (
-        f"| {prefix}{row['passages']:,.0f} | {row['corpus_seconds']:.1f} | "
-        f"{row['build_seconds']:.1f} | {row['bytes'] / 2**20:,.0f} | {row['batch_seconds']:.2f} |"
-    )
+def _growth_table(growth: Sequence[Mapping[str, float]]) -> str:
+    rows = [_growth_row(row) for row in growth]
+    if len(growth) > 1:
+        rows.append(_growth_row(extrapolated(growth[-2], growth[-1], _WIKIPEDIA), "about "))
+    columns = ["passages", "unpacking, s", "building, s", "MiB", "batch, s"]
+    return markdown_table(rows, columns, labels=0, compact=True)
+
+
+def _growth_row(row: Mapping[str, float], prefix: str = "") -> list[str]:
+    return [
+        f"{prefix}{row['passages']:,.0f}",
+        f"{row['corpus_seconds']:.1f}",
+        f"{row['build_seconds']:.1f}",
+        f"{row['bytes'] / 2**20:,.0f}",
+        f"{row['batch_seconds']:.2f}",
+    ]
 
 
 def extrapolated(

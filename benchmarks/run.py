@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from hydra.utils import get_method
 from omegaconf import DictConfig
-from rich.console import Console
 
 from benchmarks.timing import machine, write_report
+from plumbing.output import show
 
 
 def run_suite(config: DictConfig, suites: Mapping[str, str]) -> dict[str, Any]:
@@ -31,5 +31,5 @@ def run_suite(config: DictConfig, suites: Mapping[str, str]) -> dict[str, Any]:
     result, lines = get_method(suites[config.suite])(config)
     result["machine"] = machine(config.backbone.device)
     write_report(Path(config.paths.output_dir), config.suite, result, lines)
-    Console(highlight=False).print("\n".join(lines), markup=False)
+    show("\n".join(lines))
     return result

@@ -5,15 +5,15 @@ from __future__ import annotations
 import platform
 import random
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from tqdm import tqdm
 
+from plumbing.progress import progress
+from plumbing.stopwatch import Stopwatch
 from plumbing.storage.files import write_json
 from qa.tables.tables import flat
 
@@ -29,14 +29,14 @@ def interleaved(tasks: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str
     if rounds < 1:
         raise ValueError(f"rounds must be positive, got {rounds}; set rounds=…")
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for counted in tqdm([False] + [True] * rounds, desc="Rounds"):
+    for counted in progress([False] + [True] * rounds, "Measuring rounds"):
         for name, task in tasks.items():
-            start = time.perf_counter()
+            watch = Stopwatch()
             task()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if counted:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(watch.seconds)
     return seconds
 
 
@@ -59,12 +59,11 @@ def in_turns(
 
 def laps(items: Iterator[T]) -> tuple[list[T], list[float]]:
     """What an iterator yields, and the seconds that each took."""
-    found, seconds, start = [], [], time.perf_counter()
+    found, seconds, watch = [], [], Stopwatch()
     for item in items:
-        end = time.perf_counter()
+        seconds.append(watch.seconds)
         found.append(item)
-        seconds.append(end - start)
-        start = time.perf_counter()
+        watch = Stopwatch()
     return found, seconds
 
 
@@ -72,6 +71,12 @@ def ratio(over: list[float], under: list[float]) -> dict[str, float]:
     """Median of the rounds' ratios, with the smallest and the largest of them."""
     ratios = [a / b for a, b in zip(over, under, strict=True)]
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+
+
+def with_range(found: Mapping[str, float], digits: int) -> str:
+    """The median of a `ratio` with its smallest and largest value in brackets."""
+    median, low, high = (f"{found[key]:.{digits}f}" for key in ("median", "min", "max"))
+    return f"{median} ({low}–{high})"
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:

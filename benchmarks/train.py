@@ -16,7 +16,7 @@ from torch.nn import functional
 from backbone.loading import load_backbone
 from backbone.model import Backbone
 from backbone.split import SplitBackbone
-from benchmarks.timing import interleaved, ratio
+from benchmarks.timing import interleaved, ratio, with_range
 from genpoe.experts import mix_experts
 from genpoe.hypernet.mean import MeanHypernet, mean_pool
 from genpoe.training.examples import Examples
@@ -25,6 +25,7 @@ from genpoe.training.module import GenPoEModule
 from genpoe.training.sampler import BatchSpec, Chunk, GroupedBatchSampler
 from genpoe.training.settings import OptimSettings
 from qa.data.dataset import QADataset
+from qa.tables.tables import markdown_table
 
 Batch = dict[str, Any]
 
@@ -136,18 +137,16 @@ def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         f"states cached, in {str(backbone.dtype)[6:]}: loss {check['cached']:.4f} and "
         f"{check['computed']:.4f}."
     )
-    lines = [
-        "# Training step: examples per second against the obvious way",
-        *("", shape, "", equal, ""),
-        "| | times the obvious way's examples per second (median, range) |",
-        "|---|---|",
-    ]
+    rows = []
     for name in ("ours", "ours, states cached"):
         result[name] = speedup = ratio(each["obvious"], each[name])
-        lines.append(
-            f"| {name} | {speedup['median']:.2f} ({speedup['min']:.2f}–{speedup['max']:.2f}) |"
-        )
-    return result, lines
+        rows.append([name, with_range(speedup, 2)])
+    columns = ["", "times the obvious way's examples per second (median, range)"]
+    return result, [
+        "# Training step: examples per second against the obvious way",
+        *("", shape, "", equal, ""),
+        *markdown_table(rows, columns, compact=True).splitlines(),
+    ]
 
 
 def _module(config: DictConfig, backbone: Backbone, cache_dir: str | None = None) -> GenPoEModule:

@@ -23,7 +23,7 @@ from genpoe.experts import Experts
 from genpoe.hypernet.hypernet import Hypernet, PassageTokens
 from genpoe.hypernet.saved import as_nested, read_settings
 from genpoe.injection import ExpertLayer
-from genpoe.training.collate import pad
+from plumbing.batches import pad
 from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError, load_checkpoint
 from qa.prompts import build_prompt, encode_passage
 from retrieval.passage import Passage

@@ -1,4 +1,4 @@
-"""Where a model runs, in which number format, and how much memory that takes."""
+"""On which device a model runs, in which number format, and how much memory this takes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that a configuration names; "auto": a GPU if there is one, else the processor.
+    """The device that a configuration names. "auto" is a GPU if there is one, else the processor.
 
     Raises:
         ValueError: If PyTorch knows no such device, or there is no GPU.
@@ -28,20 +28,22 @@ def pick_device(name: str) -> torch.device:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has had so far, bytes: the GPU's if there is one."""
+    """The most memory that this process has used so far, in bytes; the GPU's if there is one."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return peak_rss()
 
 
 def peak_rss() -> int:
-    """The largest resident memory of this process so far, bytes, Java's with it."""
+    """The most resident memory that this process has used so far, in bytes, including Java's."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype that a configuration names; "auto": bfloat16 where the device multiplies it.
+    """The dtype that a configuration names.
+
+    "auto" is bfloat16 if the device has instructions that multiply it, and else float32.
 
     Raises:
         ValueError: If the name is unknown.

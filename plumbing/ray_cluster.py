@@ -1,4 +1,4 @@
-"""Ray for the length of a job: a cluster, or this machine."""
+"""Ray for as long as a job takes, on a cluster or on this machine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ def ray_cluster(workers: int, address: str | None, otherwise: str) -> Iterator[A
     """The package ``ray``, connected to a cluster while the block runs.
 
     Args:
-        workers: Processors of a Ray that is started on this machine.
-        address: Of the cluster; None: the one that this process is connected to, which is left
-            running, else a new one on this machine that ends with the block.
-        otherwise: The engine that works without Ray, for the message.
+        workers: How many processors Ray gets if it is started on this machine.
+        address: The address of the cluster. With None it is the cluster that this process is
+            connected to, which is left running. If there is none, Ray is started on this machine
+            and ends with the block.
+        otherwise: The engine that works without Ray. The error names it.
 
     Raises:
         ValueError: If Ray is not installed.

@@ -1,7 +1,8 @@
-"""Signal handlers of which Python knows nothing, and who takes them away.
+"""Signal handlers that Python does not know about, kept while other libraries are started.
 
-The JVM of BM25 works by them: its compiled code runs into SIGSEGV on purpose, wherever a thread has
-to stop. Whoever resets them ends the process, without a word, at the next one.
+The Java virtual machine that runs BM25 needs such handlers: its compiled code causes a SIGSEGV on
+purpose wherever a thread has to stop. If another library resets the handlers, the next SIGSEGV ends
+the process without any message.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from contextlib import contextmanager
 
 _NAMES = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL")
 OF_THE_JVM = frozenset(s for s in signal.valid_signals() if getattr(s, "name", "") in _NAMES)
-_ROOM = 512  # bytes; more than a ``struct sigaction`` of any system
+_ROOM = 512  # bytes; a ``struct sigaction`` is smaller than this on every system
 
 
 @contextmanager
 def signals_kept() -> Iterator[None]:
-    """Put the handlers back that were there before the block, as C knows them.
+    """Put back, after the block, the handlers that C knew before it.
 
-    Ray installs handlers of its own when it starts, and resets them when it ends.
+    Ray needs this: it installs handlers of its own when it starts, and resets them when it ends.
     """
     sigaction = ctypes.CDLL(None).sigaction
     before = {number: ctypes.create_string_buffer(_ROOM) for number in OF_THE_JVM}

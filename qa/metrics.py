@@ -1,7 +1,9 @@
-"""Exact match and F1 as SQuAD defines them, and how sure we may be of their means.
+"""Exact match and F1 as SQuAD defines them, and confidence intervals of their means.
 
-Answers are compared after SQuAD's normalisation and no other: lower case, without punctuation,
-without articles, white space squeezed. Shapes: Q questions, R resamples.
+Answers are compared after SQuAD's normalisation, and no other: they are put into lower case,
+punctuation and articles are removed, and runs of white space become one space.
+
+Shapes: Q questions, R resamples.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from torchmetrics import Metric
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII only, as SQuAD has it
-_CHUNK = 4_000_000  # resampled indices held at a time, 32 MB of them
+_CHUNK = 4_000_000  # At most so many resampled indices are in memory at a time; they take 32 MB.
 
 
 def normalize_answer(text: str) -> str:
@@ -37,10 +39,10 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
 
 
 def f1_score(prediction: str, answers: Sequence[str]) -> float:
-    """Harmonic mean of the tokens' precision and recall, of the best answer; between 0 and 1.
+    """The harmonic mean of the tokens' precision and recall, between 0 and 1.
 
-    Where prediction or answer is empty after normalisation, it is 1 if both are and else 0, as in
-    SQuAD 2.0.
+    Of several answers, the one counts that gives the highest value. If the prediction or the answer
+    is empty after normalisation, the value is 1 if both are empty and else 0, as in SQuAD 2.0.
 
     Raises:
         ValueError: If there is no answer.
@@ -49,7 +51,7 @@ def f1_score(prediction: str, answers: Sequence[str]) -> float:
 
 
 def yes_no_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """1.0 if the prediction begins with the yes or no that is right, whatever follows it."""
+    """1.0 if the first word of the prediction is the right one of "yes" and "no", else 0.0."""
     words = normalize_answer(prediction).split()
     return float(bool(words) and words[0] in {normalize_answer(answer) for answer in answers})
 
@@ -57,16 +59,16 @@ def yes_no_accuracy(prediction: str, answers: Sequence[str]) -> float:
 def bootstrap_interval(
     values: ArrayLike, seed: int = 0, resamples: int = 2000, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of independent values.
+    """The percentile bootstrap interval of the mean of independent values.
 
     Args:
-        values: ``[Q]``, one a question.
-        seed: Of the resampling; equal seeds give equal intervals.
+        values: ``[Q]``, one value for each question.
+        seed: The seed of the resampling. Equal seeds give equal intervals.
         resamples: How many samples of Q values are drawn with replacement.
-        level: The share of the resampled means that the interval holds.
+        level: The share of the resampled means that lie in the interval.
 
     Returns:
-        Its ends, in the unit of the values.
+        The ends of the interval, in the unit of the values.
 
     Raises:
         ValueError: If there is no value, or an argument is out of range.
@@ -87,14 +89,14 @@ def bootstrap_interval(
 def paired_difference(
     a: ArrayLike, b: ArrayLike, seed: int = 0, resamples: int = 2000, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """Mean of ``a - b`` over questions, with its bootstrap interval.
+    """The mean of ``a - b`` over questions, with its bootstrap interval.
 
-    Both methods answered the same questions, so the questions are resampled, not each side by
-    itself: what makes a question hard for both cancels out.
+    Both methods have answered the same questions. Therefore the questions are resampled, and not
+    the values of each method separately: what makes a question hard for both methods cancels out.
 
     Args:
-        a: ``[Q]``, one value a question.
-        b: ``[Q]``, the same questions in the same order.
+        a: ``[Q]``, one value for each question.
+        b: ``[Q]``, the values of the same questions in the same order.
         seed: See `bootstrap_interval`.
         resamples: See `bootstrap_interval`.
         level: See `bootstrap_interval`.
@@ -116,7 +118,7 @@ def paired_difference(
 
 
 class QAMetrics(Metric):
-    """Running EM and F1 in percent, summed over batches and over DDP ranks.
+    """EM and F1 in percent over all batches so far and, with DDP, over all ranks.
 
     >>> metrics = QAMetrics()
     >>> metrics.update(["the U.S. Navy"], [["US Navy", "Navy"]])
@@ -135,7 +137,7 @@ class QAMetrics(Metric):
             self.add_state(name, default=torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> None:
-        """Add a batch of predictions and, for each, its acceptable answers.
+        """Add a batch of predictions, and the acceptable answers of each.
 
         Raises:
             ValueError: If the two differ in length, or a question has no answer.
@@ -151,7 +153,7 @@ class QAMetrics(Metric):
         self.count += len(pairs)
 
     def compute(self) -> dict[str, Tensor]:
-        """``em`` and ``f1`` over all questions so far, each 0 to 100."""
+        """``em`` and ``f1`` over all questions so far, each between 0 and 100."""
         return {"em": 100 * self.em_sum / self.count, "f1": 100 * self.f1_sum / self.count}
 
 
@@ -171,7 +173,9 @@ def _f1(prediction: str, answer: str) -> float:
     if not predicted or not expected:
         return float(predicted == expected)
     common = sum((Counter(predicted) & Counter(expected)).values())
-    return 2 * common / (len(predicted) + len(expected))  # 2PR / (P + R), without the division by 0
+    return (
+        2 * common / (len(predicted) + len(expected))
+    )  # This is 2PR / (P + R) without a division by 0.
 
 
 def _resampled_means(

@@ -7,13 +7,11 @@ word is known, finds none. Weights are over what was found.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-
+from plumbing.progress import progress
 from plumbing.settings import check_types
 from plumbing.storage.jsonl import DataError
 from retrieval.cache import CachedReranker, CachedRetriever, checked_scores
@@ -112,9 +110,10 @@ class Pipeline:
         if self.reranker is None:
             return [list(found) for found in hits]
         ranked: list[list[Hit]] = []
-        for start in self._progress(len(queries)):
+        starts = range(0, len(queries), self.settings.batch_size)
+        for start in progress(starts, "Reranking", len(queries), lambda: len(ranked)):
             part = slice(start, start + self.settings.batch_size)
-            ranked += self._rerank_batch(self.reranker, queries[part], hits[part])
+            ranked.extend(self._rerank_batch(self.reranker, queries[part], hits[part]))
         return ranked
 
     def rank(self, queries: Sequence[str]) -> list[list[Hit]]:
@@ -160,9 +159,3 @@ class Pipeline:
         scores = iter(checked_scores(reranker, pairs) if pairs else [])
         scored = [[Hit(hit.passage_id, next(scores)) for hit in found] for found in hits]
         return [sorted(found, key=lambda hit: -hit.score) for found in scored]
-
-    def _progress(self, count: int) -> Iterator[int]:
-        console = Console(stderr=True)
-        starts = range(0, count, self.settings.batch_size)
-        hidden = not console.is_terminal
-        yield from track(starts, description="Reranking", console=console, disable=hidden)

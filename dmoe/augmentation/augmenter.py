@@ -8,7 +8,6 @@ ones again. What the writer refuses is not kept, so that a run with another limi
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,6 +20,7 @@ from dmoe.augmentation.tasks import PAIRS, task_set
 from dmoe.augmentation.writer import RefusedError, Writer, WriterError, WritingRequest
 from dmoe.training.lessons import Lesson
 from plumbing.settings import typed
+from plumbing.stopwatch import Stopwatch
 from plumbing.storage.log import EntryLog, cache_key
 from retrieval.passage import Passage
 
@@ -105,7 +105,7 @@ class ModelAugmenter:
             WriterError: If the writer cannot answer at all, or refuses everything; what it has
                 answered is kept.
         """
-        ids, done, start = iter(passages), 0, time.perf_counter()
+        ids, done, watch = iter(passages), 0, Stopwatch()
         answers, refused = 0, 0
         while some := [passages[id] for id in islice(ids, self._chunk)]:
             found = self._augment(some)
@@ -119,7 +119,7 @@ class ModelAugmenter:
                 )
             yield from found
             done += len(some)
-            rate = 60 * done / (time.perf_counter() - start)
+            rate = 60 * done / watch.seconds
             log.info("%d of %d passages augmented, %.0f a minute", done, len(passages), rate)
 
     def _augment(self, passages: Sequence[Passage]) -> list[Augmented]:

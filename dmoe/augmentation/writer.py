@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from backbone.decoding import pad_left
+from backbone.decoding import pad_token_id
 from backbone.kv_cache import make_cache
 from backbone.model import Backbone
+from plumbing.batches import pad
 from plumbing.settings import typed
 from plumbing.storage.hashing import short_hash
 
@@ -123,7 +124,12 @@ class BackboneWriter:
             return []
         tokenizer = self._backbone.tokenizer
         shared, cache = self._shared(rows)
-        ids, rest = pad_left(self._backbone, [row[len(shared) :] for row in rows])
+        ids, rest = pad(
+            [row[len(shared) :] for row in rows],
+            pad_token_id(tokenizer),
+            left=True,
+            device=self._backbone.device,
+        )
         mask = torch.cat([rest.new_ones(len(rows), len(shared)), rest], 1)
         new = self._continue(ids, mask, cache, requests)
         return [

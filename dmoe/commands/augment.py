@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from itertools import islice
@@ -16,7 +15,9 @@ from dmoe.augmentation.quality import QualityReport
 from dmoe.augmentation.sources import Augmenter, surrogates
 from dmoe.training.lessons import lessons_from_augmentation
 from plumbing.cli import check_complete
+from plumbing.progress import progress
 from plumbing.settings import check_limit
+from plumbing.stopwatch import Stopwatch
 from plumbing.storage.files import write_json
 from plumbing.storage.jsonl import write_jsonl
 from retrieval.passage import Passage
@@ -75,11 +76,10 @@ def augment(
     """
     check_limit(limit)
     chosen = passages if limit is None else _First(passages, limit)
-    folder, report, start = Path(run_dir), QualityReport(), time.perf_counter()
-    write_jsonl(
-        folder / AUGMENTATIONS, (each.row() for each in report.watch(augmenter.augment(chosen)))
-    )
-    minutes = (time.perf_counter() - start) / 60
+    folder, report, watch = Path(run_dir), QualityReport(), Stopwatch()
+    augmented = progress(augmenter.augment(chosen), "Augmenting passages", len(chosen))
+    write_jsonl(folder / AUGMENTATIONS, (each.row() for each in report.watch(augmented)))
+    minutes = watch.seconds / 60
     lessons = lessons_from_augmentation(folder / AUGMENTATIONS, chosen)
     write_jsonl(folder / SURROGATES, map(asdict, surrogates(chosen, lessons)))
     metrics = report.metrics()

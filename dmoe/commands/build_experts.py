@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from backbone.final_ffn import FinalFFN
@@ -36,13 +33,14 @@ from dmoe.training.lessons import (
     lessons_from_augmentation,
     lessons_from_questions,
 )
-from dmoe.training.module import ExpertModule, training_strategy
+from dmoe.training.module import ExpertModule, training_strategy, watched
 from dmoe.training.settings import check_trainer, typed_settings
 from dmoe.training.tally import Tally
 from plumbing.cli import check_complete
 from plumbing.settings import check_limit
+from plumbing.stopwatch import Stopwatch
 from plumbing.storage.files import write_json
-from plumbing.training.setup import training_loggers
+from plumbing.training.setup import fit, make_trainer
 from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
@@ -85,7 +83,7 @@ def build_experts(
         ValueError: If a setting, the data or the bank is at fault.
     """
     _check(config)
-    start = time.perf_counter()
+    watch = Stopwatch()
     spec, recipe, limits = typed_settings(config)
     # Before the model: what is wrong with the data shows at once.
     lessons = lessons or open_lessons(config)
@@ -94,7 +92,7 @@ def build_experts(
     formats = list(config.instances.formats)
     job = Job(backbone, bank, lessons, formats, spec, recipe, limits)
     tally, is_first = (_by_ray if config.engine == "ray" else _by_lightning)(config, job)
-    metrics = tally.metrics(time.perf_counter() - start)
+    metrics = tally.metrics(watch.seconds)
     if is_first:
         folder = Path(config.paths.output_dir)
         tally.write_left_out(folder)
@@ -181,15 +179,9 @@ def corpus_passages(data: Mapping[str, Any], corpus: Mapping[str, Any]) -> Mappi
 def _by_lightning(config: DictConfig, job: Job) -> tuple[Tally, bool]:
     """What was built, and whether this process is the one that reports it."""
     module = ExpertModule(**vars(job))
-    trainer: Trainer = instantiate(
-        config.trainer,
-        strategy=training_strategy(config.trainer.strategy, config.trainer.devices),
-        logger=training_loggers(config),
-    )
-    with warnings.catch_warnings():
-        # Workers would only copy what is in memory already.
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        trainer.fit(module)
+    strategy = training_strategy(config.trainer.strategy, config.trainer.devices)
+    trainer = make_trainer(config, strategy=strategy)
+    fit(trainer, module)
     return module.tally, trainer.is_global_zero
 
 
@@ -202,9 +194,10 @@ def _by_ray(config: DictConfig, job: Job) -> tuple[Tally, bool]:
     dtype = str(job.backbone.dtype).removeprefix("torch.")
     make = functools.partial(instantiate, source | {"device": device, "dtype": dtype})
     tally = Tally()
-    for group, trained in train_on_cluster(
+    done = train_on_cluster(
         groups, make, job.backbone.fingerprint, job.spec, job.recipe, limits, Cluster(**config.ray)
-    ):
+    )
+    for group, trained in watched(done, tally, groups, job.lessons):
         tally.store(job.bank, group, trained)
     tally.skipped, tally.without = groups.skipped, groups.without
     return tally, True

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
-import warnings
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
-from lightning import Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf
 
 from backbone.loading import training_backbone
@@ -21,14 +17,12 @@ from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import encode_all
 from dmoe.training.lessons import check_formats
 from plumbing.cli import check_complete
-from plumbing.storage.files import write_json
-from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError
-from plumbing.training.setup import training_callbacks, training_loggers
+from plumbing.stopwatch import Stopwatch
+from plumbing.training.setup import check_ckpt_path, fit, make_trainer, seed, write_metrics
 
 log = logging.getLogger(__name__)
 
 FOLDER = "adapter"  # in the run folder: what adapter_dir names
-_LIGHTNING_WORDS = ("last", "best", "hpc")
 
 
 def train_sft_lora(config: DictConfig) -> dict[str, float]:
@@ -46,38 +40,25 @@ def train_sft_lora(config: DictConfig) -> dict[str, float]:
         UnsupportedBackboneError: If the backbone has not all of ``lora.targets``.
     """
     check_complete(config)
-    if config.ckpt_path in _LIGHTNING_WORDS:
-        raise CheckpointError(
-            f"ckpt_path must be a file, got {config.ckpt_path!r}: where there is none, Lightning "
-            "would silently start afresh; name it, as in "
-            "logs/train_sft_lora/runs/…/checkpoints/last.ckpt"
-        )
+    check_ckpt_path(config.ckpt_path)
     if (folder := Path(config.paths.output_dir, FOLDER)).exists():
         raise AdapterError(f"{folder} exists; choose another hydra.run.dir")
-    start = time.perf_counter()
+    watch = Stopwatch()
     module = _module(config)
-    trainer: Trainer = instantiate(
-        config.trainer,
-        callbacks=training_callbacks(config),
-        logger=training_loggers(config),
-        plugins=[AtomicCheckpointIO()],
-    )
-    with warnings.catch_warnings():
-        # Workers would only copy what is in memory already.
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        trainer.fit(module, ckpt_path=config.ckpt_path, weights_only=True)
-    means = ((n, v) for n, v in trainer.callback_metrics.items() if n.endswith("_epoch"))
+    trainer = make_trainer(config)
+    measured = fit(trainer, module, ckpt_path=config.ckpt_path)
+    means = ((name, value) for name, value in measured.items() if name.endswith("_epoch"))
     metrics = {
-        **{name.removesuffix("_epoch"): value.item() for name, value in means},
-        "steps": trainer.global_step,
+        **{name.removesuffix("_epoch"): value for name, value in means},
+        "steps": measured["steps"],
         "instances": len(module.instances),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
-        "seconds": time.perf_counter() - start,
+        "seconds": watch.seconds,
     }
     if trainer.is_global_zero:
         module.adapter.save(folder)
-        write_json(Path(config.paths.output_dir, "metrics.json"), metrics)
         log.info("use it: method=sft_lora adapter_dir=%s", folder)
+    write_metrics(trainer, config.paths.output_dir, metrics)
     return metrics
 
 
@@ -99,5 +80,5 @@ def _module(config: DictConfig) -> SFTModule:
             backbone.tokenizer, lesson.instances(formats), recipe.loss, recipe.max_tokens
         )
     ]
-    seed_everything(config.seed, workers=True, verbose=False)
+    seed(config.seed)
     return SFTModule(backbone, LoraAdapter.new(backbone, settings), instances, recipe)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backbone.decoding import back_to_prompt, pad_right
+from backbone.decoding import back_to_prompt
 from backbone.final_ffn import FinalFFN, Residual, keep_residual
 from backbone.kv_cache import make_cache
 from backbone.tokens import encode_answer
@@ -22,6 +22,7 @@ from dmoe.decoding.active import ActiveExperts
 from dmoe.decoding.router import RoutingRequest, last_tokens
 from dmoe.decoding.routing import Routing, Step
 from dmoe.decoding.trigger import token_uncertainty
+from plumbing.batches import pad
 from retrieval.retriever import Hit
 
 
@@ -121,7 +122,7 @@ class Session:
         """
         self._forget()
         rows = [encode_answer(self._backbone.tokenizer, answer) for answer in answers]
-        labels_BA, mask_BA = pad_right(rows, self._prompt[0].device)
+        labels_BA, mask_BA = pad(rows, 0, device=self._prompt[0].device)
         hidden_BAD = self._read_answers(labels_BA, mask_BA)
         total_B = torch.zeros(len(rows), device=labels_BA.device)
         for t in range(labels_BA.shape[1]):

@@ -78,6 +78,10 @@ class Groups(IterableDataset[Group]):
         self.skipped = 0
         self.without: list[str] = []
 
+    def share(self, lessons: int) -> int:
+        """How many of so many lessons are this worker's."""
+        return len(range(self._worker, lessons, self._workers))
+
     def __iter__(self) -> Iterator[Group]:
         self.skipped, self.without = 0, []
         mine = islice(self._lessons(), self._worker, None, self._workers)

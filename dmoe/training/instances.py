@@ -16,6 +16,7 @@ from backbone.likelihood import IGNORE, answer_nll
 from backbone.model import Backbone
 from backbone.tokens import encode_answer, encode_prompt
 from dmoe.training.lessons import Instance
+from plumbing.batches import pad
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +67,13 @@ def pad_instances(
     instances: Sequence[Encoded], device: torch.device | str = "cpu"
 ) -> dict[str, Tensor]:
     """``input_ids``, ``attention_mask`` and ``labels``, each ``[N, T]``, padded on the right."""
-    width = max(len(instance.ids) for instance in instances)
-    ids = torch.zeros(len(instances), width, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORE)
-    for row, instance in enumerate(instances):
-        size, first = len(instance.ids), instance.first_label
-        ids[row, :size] = torch.tensor(instance.ids)
-        mask[row, :size] = 1
-        labels[row, first:size] = ids[row, first:size]
-    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    ids, mask = pad([each.ids for each in instances], 0, device=device)
+    labels, _ = pad(
+        [(IGNORE,) * each.first_label + each.ids[each.first_label :] for each in instances],
+        IGNORE,
+        device=device,
+    )
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
 def label_loss(backbone: Backbone, batch: dict[str, Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ Shapes: N trees, T nodes, A positions that predict a label, D d_model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from backbone.split import Trunk
 from backbone.token_tree import TokenTree
 from dmoe.training.instances import Encoded
+from plumbing.batches import by_length
 
 
 @dataclass(frozen=True)
@@ -121,24 +122,13 @@ class _Forest:
         backbone = trunk.backbone
         nothing = torch.zeros(0, backbone.d_model, dtype=backbone.dtype, device=backbone.device)
         parts = [nothing for _ in self._trees]
-        for batch in _batches([len(tree) for tree in self._trees], self._limit):
+        planted = [index for index, tree in enumerate(self._trees) if len(tree)]
+        lengths = [len(self._trees[index]) for index in planted]
+        for rows in by_length(lengths, max_tokens=self._limit):
+            batch = [planted[row] for row in rows]
             states_NTD = trunk.residual([self._trees[index] for index in batch])
             for row, index in enumerate(batch):
                 nodes = torch.tensor(list(self._wanted[index]), device=backbone.device)
                 parts[index] = states_NTD[row, nodes]
         starts = torch.tensor([0, *(len(part) for part in parts)]).cumsum(0).tolist()
         return torch.cat([nothing, *parts]), starts
-
-
-def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Indices of what is not empty, in batches of about equal length and at most ``tokens``."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if not lengths[index]:
-            continue
-        if batch and (len(batch) + 1) * lengths[index] > tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch

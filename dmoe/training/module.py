@@ -8,7 +8,7 @@ Several devices train different experts: processes stand side by side and exchan
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning import LightningModule
@@ -24,6 +24,33 @@ from dmoe.training.grouped import GroupedTrainer, Limits
 from dmoe.training.groups import Group, Groups
 from dmoe.training.lessons import Lesson
 from dmoe.training.tally import Tally
+from plumbing.progress import is_shown, progress
+
+T = TypeVar("T")
+
+
+def watched(
+    items: Iterable[T], tally: Tally, groups: Groups, lessons: Callable[[], Iterable[Lesson]]
+) -> Iterable[T]:
+    """Hand on the items, and show a progress bar over the lessons.
+
+    Args:
+        items: Each stands for a group that is trained.
+        tally: Counts what is trained.
+        groups: Count the lessons without training, among those of its own worker.
+        lessons: Makes the stream of all lessons.
+    """
+    if not is_shown():
+        return items  # else the lessons would be read once more for nothing
+
+    def position() -> int:
+        return tally.experts + len(tally.failed) + groups.skipped + len(groups.without)
+
+    def note() -> str:
+        return f"loss={tally.last_loss / tally.experts:.3g}" if tally.experts else ""
+
+    mine = groups.share(sum(1 for _ in lessons()))
+    return progress(items, "Building experts", mine, position, note)
 
 
 class InStep(IterableDataset[Group]):
@@ -92,7 +119,10 @@ class ExpertModule(LightningModule):
             worker=self.trainer.global_rank,
             workers=self.trainer.world_size,
         )
-        return DataLoader(InStep(self._groups, self._any_rank), batch_size=None)
+        groups: Iterable[Group] = self._groups
+        if self.trainer.is_global_zero:
+            groups = watched(groups, self.tally, self._groups, self._lessons)
+        return DataLoader(InStep(groups, self._any_rank), batch_size=None)
 
     def _any_rank(self, mine: bool) -> bool:
         """Whether something is so on one rank at least; all ranks must ask."""

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 from torch import Tensor
 
 from backbone.model import Backbone
 from backbone.tokens import encode_answer
+from plumbing.output import show
 from plumbing.storage.files import write_json
 from qa.data.dataset import QADataset, Question
 from qa.prompts import encode_passage
+from qa.tables.tables import markdown_table
 
 _POWERS = {"mean, centred": 0.0, "whitened": 0.5, "matched filter": 1.0}
 _SHRINKAGES = (0.01, 0.1, 1.0)
@@ -34,8 +35,12 @@ def mean_study(config: DictConfig) -> list[dict[str, Any]]:
     """
     results = measure(instantiate(config.backbone), instantiate(config.data))
     write_json(Path(config.paths.output_dir, "mean_study.json"), results)
-    for row in results:
-        Console(highlight=False).print(row)
+    cells = [
+        [row["scores"], f"{row['shrinkage']:g}", f"{row['first']:.1f}", f"{row['first_100']:.1f}"]
+        for row in results
+    ]
+    columns = ["scores", "shrinkage", "first (%)", "among the first 100 (%)"]
+    show(markdown_table(cells, columns, labels=1))
     return results
 
 

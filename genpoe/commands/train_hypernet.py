@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 
 from hydra.utils import instantiate
-from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
@@ -17,12 +15,15 @@ from genpoe.hypernet.hypernet import Hypernet
 from genpoe.training.datamodule import QADataModule
 from genpoe.training.module import GenPoEModule
 from genpoe.training.settings import BatchingSettings, OptimSettings, section
-from plumbing.storage.files import write_json
-from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError
-from plumbing.training.setup import training_callbacks, training_loggers
+from plumbing.training.setup import (
+    check_ckpt_path,
+    fit,
+    make_trainer,
+    seed,
+    training_loggers,
+    write_metrics,
+)
 from qa.data.dataset import QADataset
-
-_LIGHTNING_WORDS = ("last", "best", "hpc")
 
 
 def build_module(config: DictConfig, backbone: Backbone) -> GenPoEModule:
@@ -54,35 +55,19 @@ def train(
         CheckpointError: If ``ckpt_path`` names no loadable checkpoint: nothing starts afresh.
         ValueError: If a setting is mistyped or out of range.
     """
-    if config.ckpt_path in ("", *_LIGHTNING_WORDS):
-        raise CheckpointError(
-            f"ckpt_path must be a file, got {config.ckpt_path!r}: where there is none, Lightning "
-            "would silently start afresh; name it, as in "
-            "logs/train_hypernet/runs/…/checkpoints/last.ckpt, or leave it out"
-        )
+    check_ckpt_path(config.ckpt_path)
     # First: what is wrong with a setting shows before anything is loaded.
     instantiate(config.hypernet)
     OptimSettings(**section(config, "optim"))
     batching = BatchingSettings(**section(config, "batching"))
-    seed_everything(config.seed, workers=True, verbose=False)
+    seed(config.seed)
     dataset = dataset or instantiate(config.data)
     backbone = backbone or training_backbone(config)
     module = build_module(config, backbone)
     datamodule = QADataModule(dataset, backbone.tokenizer, **asdict(batching))
-    trainer: Trainer = instantiate(
-        config.trainer,
-        callbacks=training_callbacks(config),
-        logger=_loggers(config),
-        plugins=[AtomicCheckpointIO()],
-    )
-    with warnings.catch_warnings():
-        # Workers would only copy what is in memory already.
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        trainer.fit(module, datamodule=datamodule, ckpt_path=config.ckpt_path, weights_only=True)
-    metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-    metrics["steps"] = trainer.global_step
-    if trainer.is_global_zero:
-        write_json(Path(config.paths.output_dir, "metrics.json"), metrics)
+    trainer = make_trainer(config, logger=_loggers(config))
+    metrics = fit(trainer, module, datamodule, config.ckpt_path)
+    write_metrics(trainer, config.paths.output_dir, metrics)
     return metrics
 
 

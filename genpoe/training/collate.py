@@ -1,4 +1,4 @@
-"""From token ids to the tensors of one batch.
+"""Makes the tensors of one batch from token ids.
 
 Shapes: N questions, P passages, S passage tokens, T tokens.
 """
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from backbone.likelihood import IGNORE
+from plumbing.batches import pad
 
 
 def collate(
@@ -22,22 +22,23 @@ def collate(
     loss_weight: float,
     pad_token_id: int,
 ) -> dict[str, Any]:
-    """The batch of some questions and the passages that they share.
+    """Make the batch of some questions and the passages that they share.
 
     Args:
-        questions: Token ids of each question's prompt and of its answer.
-        passages: Token ids of each passage.
-        rows: Index of each question's passage in ``passages``.
-        loss_weight: See `genpoe.training.sampler.BatchSpec.loss_weight`.
-        pad_token_id: Stands at padding; what is padding, the masks alone say.
+        questions: The token ids of each question's prompt and of its answer.
+        passages: The token ids of each passage.
+        rows: The index in ``passages`` of each question's passage.
+        loss_weight: The weight of each question's loss; see
+            `genpoe.training.sampler.BatchSpec.loss_weight`.
+        pad_token_id: The token that stands at padding. The masks alone say what is padding.
 
     Returns:
-        ``input_ids`` and ``attention_mask`` ``[N, T]``, right padded; ``labels`` ``[N, T]``, -100
-        off the answers; ``passage_input_ids`` and ``passage_attention_mask`` ``[P, S]``; ``rows``
-        ``[N]``; ``loss_weight``.
+        A dictionary of ``input_ids`` and ``attention_mask`` (``[N, T]``, padded on the right),
+        ``labels`` (``[N, T]``, -100 outside the answers), ``passage_input_ids`` and
+        ``passage_attention_mask`` (``[P, S]``), ``rows`` (``[N]``) and ``loss_weight``.
 
     Raises:
-        ValueError: If there is no question, or ``rows`` does not name one passage for each.
+        ValueError: If there is no question, or if ``rows`` does not name one passage for each.
     """
     if not questions or len(rows) != len(questions):
         raise ValueError(
@@ -48,10 +49,10 @@ def collate(
     input_ids, attention_mask = pad(
         [np.concatenate([prompt, answer]) for prompt, answer in questions], pad_token_id
     )
-    labels = torch.full_like(input_ids, IGNORE)
-    for row, (prompt, answer) in enumerate(questions):
-        end = len(prompt) + len(answer)
-        labels[row, len(prompt) : end] = input_ids[row, len(prompt) : end]
+    labels, _ = pad(
+        [np.concatenate([np.full(len(prompt), IGNORE), answer]) for prompt, answer in questions],
+        IGNORE,
+    )
     passage_input_ids, passage_attention_mask = pad(passages, pad_token_id)
     return {
         "input_ids": input_ids,
@@ -62,16 +63,3 @@ def collate(
         "rows": torch.tensor(rows),
         "loss_weight": loss_weight,
     }
-
-
-def pad(
-    sequences: Sequence[Sequence[int] | np.ndarray], pad_token_id: int
-) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask of some sequences, padded on the right, both ``[N, T]``."""
-    longest = max(map(len, sequences))
-    ids_NT = torch.full((len(sequences), longest), pad_token_id, dtype=torch.long)
-    mask_NT = torch.zeros(len(sequences), longest, dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        ids_NT[row, : len(sequence)] = torch.from_numpy(np.asarray(sequence, dtype=np.int64))
-        mask_NT[row, : len(sequence)] = 1
-    return ids_NT, mask_NT

@@ -1,4 +1,4 @@
-"""The course of a training, drawn from its CSV log."""
+"""Draws how the losses of a training developed, from its CSV log."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ _CURVES = {
 
 
 def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Each metric of a ``CSVLogger`` as (step, value) pairs, a resumed run's logs joined.
+    """Each metric of a ``CSVLogger`` as pairs of step and value.
 
     Args:
-        folder: Holds ``version_0/metrics.csv`` and, after resuming, ``version_1`` and so on; where
-            they overlap, the later one counts.
+        folder: The folder with ``version_0/metrics.csv`` and, if the run was resumed, with
+            ``version_1`` and so on. Their logs are joined; where they overlap, the later one
+            counts.
 
     Raises:
         FileNotFoundError: If there is no log.
@@ -37,7 +38,15 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def plot_training(folder: Path, picture: Path) -> None:
-    """Draw training and validation loss over steps; the gap of the latter two is the knowledge."""
+    """Draw the losses of training and validation over the steps.
+
+    The distance between the two curves of validation, with the right passage and with another one,
+    is what the passages contribute.
+
+    Args:
+        folder: The folder of the CSV log; see `read_curves`.
+        picture: The PNG file that is written.
+    """
     from matplotlib.figure import Figure
 
     curves = read_curves(folder)

@@ -1,4 +1,4 @@
-"""Grouped batches for meta-training, and a place in them that survives a restart."""
+"""Grouped batches for meta-training, which go on at the right batch after a restart."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from genpoe.training.collate import pad
 from genpoe.training.examples import Examples
 from genpoe.training.sampler import GroupedBatchSampler
+from plumbing.batches import by_length, pad
 from plumbing.training.checkpoint import CheckpointError
 from qa.data.dataset import QADataset, check_disjoint, drop_overlap
 
-_PASSAGES_AT_ONCE = 64  # in `passage_batches`
+_PASSAGES_AT_ONCE = 64  # passages in a batch of `passage_batches`
 
 
 class BatchLoader:
-    """Iterates over a sampler's batches, beginning where the trainer stands.
+    """Iterates over the batches of a sampler, beginning where the trainer stands.
 
-    It is no ``DataLoader`` itself, so that Lightning neither replaces its sampler nor moves it: the
-    order is this project's own. It counts as resumable for Lightning, which asks for a
-    ``state_dict``, though all there is to know is the trainer's own progress: what was trained on,
-    not what workers have fetched ahead.
+    This is no subclass of ``DataLoader``, so that Lightning does not replace or advance the
+    sampler: this project decides the order itself. Because the loader has a ``state_dict``,
+    Lightning accepts it as resumable. The position itself is that of the trainer, which counts the
+    batches that were trained on, and not those that workers have fetched ahead.
 
     Args:
-        examples: What the batches are made of.
-        sampler: Which batches.
-        position: Epoch and batch to begin with, asked at each iteration.
-        num_workers: Processes that make batches; 0: this one.
+        examples: The examples that batches are made of.
+        sampler: Decides which examples form each batch.
+        position: Returns the epoch and the batch to begin with. It is called at each iteration.
+        num_workers: The number of processes that make batches. With 0 this process makes them.
     """
 
     def __init__(
@@ -51,7 +51,8 @@ class BatchLoader:
             batch_size=None,  # the sampler's items are whole batches
             sampler=sampler,
             num_workers=num_workers,
-            # Its own: otherwise each iteration draws from PyTorch's, and a resumed run one more.
+            # Without a generator of its own, each iteration would draw from PyTorch's global one,
+            # and a resumed run would draw once more than a run that never stopped.
             generator=torch.Generator(),
         )
 
@@ -59,39 +60,44 @@ class BatchLoader:
         return len(self._sampler)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        # A generator: Lightning may ask for an iterator before it has restored its progress.
+        # This is a generator because Lightning may ask for an iterator before it has restored its
+        # progress.
         self._sampler.seek(*self._position())
         yield from self._loader
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the trainer stands; for the record."""
+        """The position of the trainer. It is saved for information only."""
         epoch, batch = self._position()
         return {"epoch": epoch, "batch": batch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing: the trainer's progress is restored by the trainer."""
+        """Do nothing, because the trainer restores its own progress."""
 
 
 class QADataModule(LightningDataModule):
     """Batches of questions grouped by their gold passages, for training and validation.
 
     Args:
-        dataset: Questions and passages.
-        tokenizer: The backbone's.
-        passages_per_batch: Passages of a step on one rank, at most.
-        questions_per_passage: Questions that share one in a step, at most.
-        max_passage_tokens: Longer passages are cut.
-        max_prompt_tokens: Questions whose prompt and answer together are longer are left out.
-        rag_fraction: Of the training questions, those trained on a second time, with their passage
-            in the prompt.
-        train_split: Split to train on.
-        val_split: Split for the validation loss; None: no validation.
-        train_limit: Train on a seeded sample of so many questions; None: on all.
-        val_limit: Likewise for validation.
-        drop_overlap: Leave out training questions whose gold passage is one of validation, instead
-            of an error.
-        num_workers: Processes that make batches; 0: this one, which rarely is a bottleneck.
-        seed: Of the samples and of the order.
+        dataset: The questions and passages.
+        tokenizer: The backbone's tokenizer.
+        passages_per_batch: At most so many passages are in one step on one rank.
+        questions_per_passage: At most so many questions share a passage in one step.
+        max_passage_tokens: Longer passages are cut to so many tokens.
+        max_prompt_tokens: Questions are left out if prompt and answer together have more tokens.
+        rag_fraction: The share of the training questions that are trained on a second time, with
+            their passage in the prompt.
+        train_split: The split to train on.
+        val_split: The split for the validation loss. With None there is no validation.
+        train_limit: Train on a random sample of so many questions. None takes all.
+        val_limit: Validate on a random sample of so many questions. None takes all.
+        drop_overlap: If True, training questions are left out if their gold passage is one of
+            validation. If False, such questions are an error.
+        num_workers: The number of processes that make batches. With 0 this process makes them,
+            which is rarely a bottleneck.
+        seed: The seed of the samples and of the order.
+
+    Raises:
+        ValueError: If a number of tokens is not positive.
     """
 
     def __init__(
@@ -130,10 +136,10 @@ class QADataModule(LightningDataModule):
         self._examples: dict[str, Examples] = {}
 
     def setup(self, stage: str) -> None:
-        """Tokenise once, after checking that no passage is in both splits.
+        """Tokenise the questions, after checking that no gold passage is in both splits.
 
         Raises:
-            DataError: If a split is missing or empty, or both share a gold passage.
+            DataError: If a split is missing or empty, or if the splits share a gold passage.
         """
         if stage == "fit" and self.val_split is not None:
             if self.drop_overlap:
@@ -154,7 +160,7 @@ class QADataModule(LightningDataModule):
             self._trainer().limit_val_batches = 0
 
     def train_dataloader(self) -> BatchLoader:
-        """Shuffled batches, beginning with the one after the last that was trained on."""
+        """Shuffled batches, beginning after the last one that was trained on."""
         trainer = self._trainer()
         sampler = self._sampler(self.train_split, True, trainer.world_size, trainer.global_rank)
         if sampler.num_dropped:
@@ -172,7 +178,7 @@ class QADataModule(LightningDataModule):
         return self._loader(self.train_split, sampler, position)
 
     def val_dataloader(self) -> BatchLoader:
-        """The same batches every time.
+        """The batches of validation, which are the same every time.
 
         Raises:
             ValueError: If there is no split for validation.
@@ -184,28 +190,30 @@ class QADataModule(LightningDataModule):
         return self._loader(self.val_split, sampler, lambda: (0, 0))
 
     def sequences(self) -> dict[str, list[list[int]]]:
-        """What the backbone reads in each split, in the order of a batch's ``examples``."""
+        """The tokens that the backbone reads in each split; ``examples`` of a batch are indices."""
         return {split: examples.sequences() for split, examples in self._examples.items()}
 
     def passage_batches(self, n: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """A sample of the training passages, the same on every rank.
+        """A random sample of the training passages, which is the same on every rank.
 
         Args:
-            n: At most so many.
+            n: At most so many passages are in the sample.
 
         Yields:
-            Token ids and attention mask, both ``[P, S]``.
+            The token ids and the attention mask of some passages, both ``[P, S]``.
         """
         examples = self._prepare(self.train_split, self.train_limit)
         random = np.random.default_rng((self.seed, 1))
         chosen = random.permutation(len(examples.passages))[:n]
-        chosen = chosen[np.argsort(examples.passages.lengths[chosen], kind="stable")]
-        for first in range(0, len(chosen), _PASSAGES_AT_ONCE):
-            part = chosen[first : first + _PASSAGES_AT_ONCE]
-            yield pad([examples.passages[index] for index in part], examples.pad_token_id)
+        lengths = examples.passages.lengths[chosen].tolist()
+        for part in by_length(lengths, max_rows=_PASSAGES_AT_ONCE):
+            yield pad([examples.passages[index] for index in chosen[part]], examples.pad_token_id)
 
     def question_batches(self, n: int) -> Iterator[dict[str, Any]]:
-        """The first batches of training until they hold ``n`` questions, the same on every rank."""
+        """The first batches of training, until they hold ``n`` questions.
+
+        They are the same on every rank.
+        """
         examples = self._prepare(self.train_split, self.train_limit)
         count = 0
         for spec in self._sampler(self.train_split, shuffle=True):
@@ -215,17 +223,17 @@ class QADataModule(LightningDataModule):
                 return
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands, and all that the order of its batches depends on."""
+        """The position of training, and everything that the order of the batches depends on."""
         if self.train_split not in self._examples:
             return {}
         epoch, batch = trained(self._trainer())
         return {"epoch": epoch, "batch": batch, "order": self._order()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to go on within an epoch whose batches are others now.
+        """Refuse to go on within an epoch whose batches have changed since.
 
         Raises:
-            CheckpointError: Naming what is different.
+            CheckpointError: If the batches have changed; it names the settings that differ.
         """
         if self._trainer().state.fn != TrainerFn.FITTING:
             return
@@ -288,10 +296,10 @@ class QADataModule(LightningDataModule):
 
 
 def trained(trainer: Trainer) -> tuple[int, int]:
-    """Epoch and index of the batch to train on next, by the trainer's own progress."""
+    """The epoch and the index of the batch to train on next, by the trainer's own progress."""
     loop: Any = trainer.fit_loop
     epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress
-    if epochs.started == epochs.processed:  # between epochs: the batches still are the last one's
+    if epochs.started == epochs.processed:  # between epochs, the batches are those of the last one
         return epochs.processed, 0
     if batches.is_last_batch and batches.current.processed == batches.current.ready:
         return epochs.processed + 1, 0

@@ -1,4 +1,4 @@
-"""Training examples as token ids: (question, gold passage, answer) triples of one split."""
+"""Training examples of one split: question, gold passage and answer, as token ids."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class TokenTable(Sequence[np.ndarray]):
-    """Many token sequences in one array: workers share it, and it takes four bytes a token."""
+    """Many token sequences in one array, which workers share. It takes four bytes per token."""
 
     def __init__(self, sequences: Iterable[Sequence[int]]) -> None:
         arrays = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
@@ -37,26 +37,28 @@ class TokenTable(Sequence[np.ndarray]):
 
 
 class Examples(Dataset[dict[str, Any]]):
-    """The questions of one split that have a gold passage, each with the first of them.
+    """The questions of one split that have a gold passage, each with its first gold passage.
 
-    The answer is the first alias. The questions of some passages follow a second time, with the
-    passage in the prompt: a group of their own. Indexing with a `BatchSpec` gives that batch, see
-    `collate`, and beside it ``examples`` ``[N]``, the indices of its questions, and ``split``.
+    The answer is the first alias. The questions of some passages occur a second time, with the
+    passage in the prompt; these form a group of their own. The examples are indexed by a
+    `BatchSpec`, which gives the batch that `collate` makes of it, together with ``examples``
+    (``[N]``, the indices of its questions) and ``split``.
 
     Args:
-        dataset: Where questions and passages come from.
-        split: Its split.
-        tokenizer: The backbone's.
-        max_passage_tokens: Longer passages are cut.
-        max_prompt_tokens: Questions whose prompt and answer together are longer are left out.
-        limit: At most so many questions, whole passages of a seeded sample but for the last.
-        seed: Of the samples.
-        rag_fraction: Of the questions, those that also occur with their passage in the prompt;
-            whole passages of a seeded sample but for the last.
+        dataset: The questions and passages.
+        split: The name of the split.
+        tokenizer: The backbone's tokenizer.
+        max_passage_tokens: Longer passages are cut to so many tokens.
+        max_prompt_tokens: Questions are left out if prompt and answer together have more tokens.
+        limit: At most so many questions are taken. They are all questions of randomly chosen
+            passages; only of the last passage some may be missing.
+        seed: The seed of the random choices.
+        rag_fraction: The share of the questions that also occur with their passage in the prompt.
+            They are chosen in the same way.
 
     Raises:
         DataError: If no question is left.
-        ValueError: If the fraction is not in 0..1.
+        ValueError: If the fraction is not between 0 and 1.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class Examples(Dataset[dict[str, Any]]):
                 f"rag_fraction must be in 0..1, got {rag_fraction}; set batching.rag_fraction"
             )
         self.split = split
-        # Padding is told by the masks; any token can stand there.
+        # The masks say what is padding, so that any token can stand there.
         self.pad_token_id: int = tokenizer.pad_token_id or 0
         questions = dataset.split(split)
         with_passage = [question for question in questions if question.passage_ids]
@@ -112,12 +114,12 @@ class Examples(Dataset[dict[str, Any]]):
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each question's prompt and answer."""
+        """The number of tokens of each question's prompt and answer together."""
         return self.prompts.lengths + self.answers.lengths
 
     @property
     def digest(self) -> str:
-        """Of all token ids: two runs with the same one see the same examples."""
+        """A hash of all token ids. Two runs with the same digest see the same examples."""
         digest = hashlib.sha256()
         for table in (self.prompts, self.answers, self.passages):
             digest.update(table.lengths.tobytes() + table.flat.tobytes())
@@ -125,7 +127,10 @@ class Examples(Dataset[dict[str, Any]]):
         return digest.hexdigest()
 
     def sequences(self) -> list[list[int]]:
-        """What the backbone reads of each question: prompt and answer but for the last token."""
+        """The tokens that the backbone reads of each question: the prompt and most of the answer.
+
+        The last token of the answer is left out, because it is only ever predicted.
+        """
         return [
             [*prompt.tolist(), *answer.tolist()[:-1]]
             for prompt, answer in zip(self.prompts, self.answers, strict=True)
@@ -147,12 +152,15 @@ class Examples(Dataset[dict[str, Any]]):
 def sample_by_passage(
     questions: Sequence[Question], limit: int | None, seed: int
 ) -> list[Question]:
-    """At most ``limit`` questions, those of a passage together, in their order.
+    """Choose passages at random, and take all of their questions until there are enough.
 
     Args:
         questions: Questions with gold passages.
-        limit: How many; None: all.
-        seed: Of the choice of passages.
+        limit: At most so many questions are taken. None takes all of them.
+        seed: The seed of the choice of passages.
+
+    Returns:
+        The questions that are taken, in their own order.
 
     Raises:
         ValueError: If the limit is not positive.
@@ -181,7 +189,7 @@ def _report(
     kept: Sequence[tuple[Question, bool]],
     max_prompt_tokens: int,
 ) -> None:
-    """Say what was left out; refuse if nothing was left."""
+    """Log how many questions were left out and why; raise an error if none is left."""
     plain, rag = ([q for q, with_rag in kept if with_rag is want] for want in (False, True))
     chosen = sum(not with_rag for _, with_rag in seen)
     without, long = len(questions) - len(with_passage), chosen - len(plain)

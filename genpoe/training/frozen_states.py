@@ -21,6 +21,7 @@ from torch import Tensor
 from backbone.model import Backbone
 from backbone.split import SplitBackbone
 from genpoe.training.collate import pad
+from plumbing.batches import by_length, pad
 from plumbing.storage.folders import new_folder
 from plumbing.storage.manifest import (
     MANIFEST,
@@ -129,21 +130,12 @@ def _compute(
     progress: Callable[[Sequence[Any]], Any],
 ) -> None:
     device = split.backbone.device
-    for batch in progress(_batches(sequences)):
+    lengths = [len(sequence) for sequence in sequences]
+    for batch in progress(by_length(lengths, max_tokens=_BATCH_TOKENS)):
         input_ids, attention_mask = pad([sequences[index] for index in batch], 0)
         below = split.below(input_ids.to(device), attention_mask.to(device))
         for row, index in enumerate(batch):
             states.write(index, below[row, : len(sequences[index])])
-
-
-def _batches(sequences: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Indices in batches of about equal length and about ``_BATCH_TOKENS`` tokens."""
-    batches: list[list[int]] = []
-    for index in sorted(range(len(sequences)), key=lambda i: len(sequences[i])):
-        if not batches or (len(batches[-1]) + 1) * len(sequences[index]) > _BATCH_TOKENS:
-            batches.append([])
-        batches[-1].append(index)
-    return batches
 
 
 def _key(backbone: Backbone, sequences: Sequence[Sequence[int]], layer: int) -> str:

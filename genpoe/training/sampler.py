@@ -1,7 +1,7 @@
-"""Batches of whole groups of questions that share a passage, and so one generated expert.
+"""Batches of questions in groups that share a passage, and therefore one generated expert.
 
-Every batch holds each passage once. What is random depends on the seed and the epoch alone, so
-that all ranks, and a run that is resumed, agree on every batch without asking each other.
+A batch holds each of its passages once. All random choices depend on the seed and the epoch alone.
+Therefore all ranks, and a run that is resumed, agree on every batch without asking each other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from torch.utils.data import Sampler
 
-_WINDOW = 50  # batches among which chunks are sorted by length: little padding, random order
+_WINDOW = 50  # batches; chunks are sorted by length among so many, for little padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class BatchSpec:
     """One rank's share of one batch.
 
     Attributes:
-        chunks: Its passages, each with its questions.
-        num_questions: How many questions all ranks together have in this step.
-        num_replicas: How many ranks there are.
+        chunks: The passages of this rank, each with its questions.
+        num_questions: The number of questions that all ranks together have in this step.
+        num_replicas: The number of ranks.
     """
 
     chunks: tuple[Chunk, ...]
@@ -40,10 +40,10 @@ class BatchSpec:
 
     @property
     def loss_weight(self) -> float:
-        """What each question's loss is multiplied with before a rank sums its own.
+        """The factor of each question's loss, before a rank adds up the losses of its questions.
 
-        DDP averages the ranks' gradients, so with ``num_replicas / num_questions`` every question
-        of the step weighs the same, wherever it was computed.
+        DDP averages the gradients of the ranks. With the factor ``num_replicas / num_questions``,
+        every question of the step has the same weight, whichever rank computed it.
         """
         return self.num_replicas / self.num_questions
 
@@ -51,25 +51,26 @@ class BatchSpec:
 class GroupedBatchSampler(Sampler[BatchSpec]):
     """Batches of ``passages_per_batch`` chunks of at most ``questions_per_passage`` questions.
 
-    A passage's questions are split into chunks of near-equal size; a batch never holds two chunks
-    of one passage. Within windows of 50 batches the chunks are sorted by length, then the order of
-    the batches is shuffled. All batches of an epoch hold the same number of chunks but for one, so
-    that there is no small last batch; their number is the same in every epoch. Of a step's
-    ``passages_per_batch * num_replicas`` chunks each rank takes every ``num_replicas``-th.
+    The questions of a passage are split into chunks of about equal size, and a batch never holds
+    two chunks of one passage. Within windows of 50 batches, the chunks are sorted by length. Then
+    the order of the batches is shuffled. The numbers of chunks of any two batches of an epoch
+    differ by one at most, so that there is no small last batch. The number of batches is the same
+    in every epoch. A step has ``passages_per_batch * num_replicas`` chunks, of which each rank
+    takes every ``num_replicas``-th.
 
-    Every chunk occurs once an epoch, unless there are several ranks and the chunks cannot be dealt
-    so that each of them has at least one in every step: those left over, `num_dropped` of them,
-    others in each epoch, are left out of it.
+    Every chunk occurs once in each epoch, with one exception. If there are several ranks, the
+    chunks may not suffice to give each rank at least one in every step. In that case `num_dropped`
+    chunks are left out of each epoch, and they are different ones in each.
 
     Args:
-        groups: The questions of each passage, by index; a passage may have none.
+        groups: The indices of the questions of each passage. A passage may have none.
         lengths: The length of each question in tokens.
-        passages_per_batch: Passages of one batch on one rank, at most.
-        questions_per_passage: Questions of one passage in one batch, at most.
-        seed: Of the order.
-        shuffle: False: the same order in every epoch.
-        num_replicas: How many ranks share each step.
-        rank: Which of them this one is.
+        passages_per_batch: At most so many passages are in one batch on one rank.
+        questions_per_passage: At most so many questions of one passage are in one batch.
+        seed: The seed of the order.
+        shuffle: If False, the order is the same in every epoch.
+        num_replicas: The number of ranks that share each step.
+        rank: The number of this rank.
 
     Raises:
         ValueError: If a size is not positive, or fewer passages than ranks have questions.
@@ -109,22 +110,22 @@ class GroupedBatchSampler(Sampler[BatchSpec]):
         self._start = 0
 
     def __len__(self) -> int:
-        """How many batches a whole epoch has, on every rank."""
+        """The number of batches of a whole epoch, which is the same on every rank."""
         return self._num_batches
 
     def seek(self, epoch: int, batch: int = 0) -> None:
-        """Let the next iteration begin with a certain batch of a certain epoch.
+        """Make the next iteration begin with a certain batch of a certain epoch.
 
         Raises:
-            ValueError: If the epoch has no such batch (its end counts as one).
+            ValueError: If the epoch has no such batch. The end of an epoch counts as a batch.
         """
         if epoch < 0 or not 0 <= batch <= len(self):
             raise ValueError(f"expected a batch in 0..{len(self)}, got {batch} of epoch {epoch}")
         self._epoch, self._start = epoch, batch
 
     def __iter__(self) -> Iterator[BatchSpec]:
-        """This rank's batches, from where `seek` said."""
-        # Not a generator: what `seek` says later must not touch an iteration that has begun.
+        """This rank's batches, beginning with the one that `seek` named."""
+        # This is no generator, so that a later `seek` does not change an iteration that has begun.
         return iter(self.batches(self._epoch)[self._start :])
 
     def batches(self, epoch: int) -> list[BatchSpec]:
@@ -170,7 +171,8 @@ class GroupedBatchSampler(Sampler[BatchSpec]):
 def _plan(counts: np.ndarray, batch_size: int, num_replicas: int) -> tuple[int, int, int]:
     """How many chunks of one passage, how many in all, and how many batches an epoch has.
 
-    A batch has at most ``batch_size`` chunks of as many passages, and at least ``num_replicas``.
+    A batch has at least ``num_replicas`` and at most ``batch_size`` chunks, all of different
+    passages.
     """
     for cap in range(int(counts.max(initial=0)), 0, -1):
         total = int(np.minimum(counts, cap).sum())
@@ -187,7 +189,7 @@ def _plan(counts: np.ndarray, batch_size: int, num_replicas: int) -> tuple[int, 
 
 
 def _separate(batches: list[list[Chunk]]) -> bool:
-    """Swap chunks, as near as possible, until no batch holds two of a passage; False: failed."""
+    """Swap chunks with near batches until no batch holds two of one passage; False if it fails."""
     held = [{chunk.passage for chunk in batch} for batch in batches]
     for here, batch in enumerate(batches):
         seen: set[int] = set()
@@ -209,7 +211,7 @@ def _separate(batches: list[list[Chunk]]) -> bool:
 def _find_swap(
     batches: list[list[Chunk]], held: list[set[int]], here: int, passage: int
 ) -> tuple[int, int] | None:
-    """The nearest batch without the passage, and a place in it whose passage is not ``here``."""
+    """The nearest batch without the passage, and a chunk in it whose passage is not in ``here``."""
     for there in sorted(range(len(batches)), key=lambda other: abs(other - here)):
         if passage not in held[there]:
             for place, chunk in enumerate(batches[there]):
@@ -219,6 +221,6 @@ def _find_swap(
 
 
 def _deal(chunks: list[Chunk], num_batches: int) -> list[list[Chunk]]:
-    """Deal passage by passage: no passage has more chunks than there are batches."""
+    """Deal out the chunks passage by passage, which works if none has more chunks than batches."""
     ordered = sorted(chunks, key=lambda chunk: chunk.passage)
     return [ordered[first::num_batches] for first in range(num_batches)]

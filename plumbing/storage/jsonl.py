@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from plumbing.progress import progress
 from plumbing.storage.files import write_whole
 
 
@@ -160,19 +161,26 @@ def describe(value: Any) -> str:
     return name if value is None else f"{name} ({shown})"
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def read_lines(path: Path, description: str | None = None) -> Iterator[tuple[int, bytes]]:
     """Yield the number of each line, counted from 1, and the line as bytes.
 
     The lines are bytes, so that a line that is not UTF-8 can be named by its number. The file is
     gzipped if its name ends in ``.gz``.
+
+    Args:
+        path: The file.
+        description: The name of a progress bar that shows how much of the file has been read.
+            Default: there is no bar.
 
     Raises:
         DataError: If the file is missing, unreadable, truncated or damaged.
     """
     number = 0
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
+        with path.open("rb") as raw, gzip.open(raw) if path.suffix == ".gz" else raw as stream:
+            size = path.stat().st_size
+            lines = progress(stream, description, size, raw.tell) if description else stream
+            for number, line in enumerate(lines, start=1):
                 yield number, line
     except FileNotFoundError as error:
         raise DataError(

@@ -1,1 +1,1 @@
-"""What all trainings by Lightning share: checkpoints, exact resumption, setup."""
+"""What all trainings with Lightning share: checkpoints, exact resumption, setup and bars."""

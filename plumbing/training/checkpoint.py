@@ -1,8 +1,9 @@
-"""Checkpoints that survive a kill at any moment, and say so when they are damaged.
+"""Checkpoints that survive a kill at any moment, and of which damage is noticed.
 
-A checkpoint is what ``torch.save`` writes, a zip archive, whose comment holds the SHA-256 of every
-byte before it: file and digest cannot come apart, and ``torch.load`` reads it as ever. The version
-that a save replaces stays beside it, ``last.previous.ckpt`` beside ``last.ckpt``.
+A checkpoint is the zip archive that ``torch.save`` writes. The comment of the archive holds the
+SHA-256 of every byte before it, so that the file and its digest cannot be separated, and
+``torch.load`` still reads it. The version that a save replaces is kept beside the new one: there is
+a ``last.previous.ckpt`` beside ``last.ckpt``.
 """
 
 from __future__ import annotations
@@ -31,32 +32,32 @@ _BLOCK = 1 << 20
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged or of another kind; the message says what to do."""
+    """A checkpoint is missing, damaged or of another kind. The message says what to do."""
 
 
 class _DamageError(Exception):
-    """One file is not what was written; the message says how that shows."""
+    """A file is not what was written. The message says how this was noticed."""
 
 
 class AtomicCheckpointIO(CheckpointIO):
     """Writes each checkpoint beside the one it replaces, and reads back only whole ones.
 
-    Deviation from Lightning: the temporary file is in the checkpoint's own folder, whatever
-    ``$TMPDIR`` says; loading is always with ``weights_only=True``; a missing file is an error.
+    Deviation from Lightning: the temporary file is always in the checkpoint's own folder, a
+    checkpoint is always loaded with ``weights_only=True``, and a missing file is an error.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Write a checkpoint; whenever the process dies, one whole version can be loaded.
+        """Write a checkpoint. Whenever the process dies, one whole version can be loaded.
 
         Args:
             checkpoint: What Lightning collected.
-            path: The file; the version there becomes ``<stem>.previous.ckpt``.
+            path: The file. The version that is there becomes ``<stem>.previous.ckpt``.
             storage_options: Must be None.
 
         Raises:
-            CheckpointError: If the path is no local one.
+            CheckpointError: If the path is not one of this machine.
             TypeError: If ``storage_options`` are given.
         """
         if storage_options is not None:
@@ -76,11 +77,11 @@ class AtomicCheckpointIO(CheckpointIO):
         map_location: Any | None = None,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read a checkpoint, or the version before it where it is damaged, with a warning.
+        """Read a checkpoint. If it is damaged, warn and read the version before it.
 
         Args:
             path: The file.
-            map_location: As in ``torch.load``; default: the CPU.
+            map_location: As in ``torch.load``. The default is the CPU.
             weights_only: Must not be False: a checkpoint here never needs arbitrary pickles.
 
         Raises:
@@ -94,19 +95,19 @@ class AtomicCheckpointIO(CheckpointIO):
         return _load(_local(path), "cpu" if map_location is None else map_location)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a checkpoint, the version before it, and what a killed save left of it."""
+        """Remove a checkpoint, the version before it, and whatever a killed save left behind."""
         path = _local(path)
         for file in (path, previous_path(path), _temporary(path), _link(path)):
             file.unlink(missing_ok=True)
 
 
 def previous_path(path: Path) -> Path:
-    """Where the version before the one at ``path`` is kept."""
+    """The file that keeps the version before the one at ``path``."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Load what was trained beside a frozen backbone, or the version before it where damaged.
+    """Load what was trained beside a frozen backbone; if it is damaged, the version before it.
 
     Args:
         path: A file that training wrote.
@@ -115,7 +116,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         The checkpoint, on the CPU: ``state_dict``, ``hyper_parameters``, ``backbone``, and more.
 
     Raises:
-        CheckpointError: If it is missing, damaged without a version before it, or of another kind.
+        CheckpointError: If the checkpoint is missing, is damaged and has no version before it, or
+            is of another kind.
     """
     checkpoint = _load(path, "cpu")
     missing = [key for key in _REQUIRED if key not in checkpoint]
@@ -150,7 +152,7 @@ def _load(path: Path, map_location: Any) -> dict[str, Any]:
 
 
 def _read(path: Path, map_location: Any) -> dict[str, Any]:
-    """Unpickle a file that is known to be whole; if that fails, it was never ours."""
+    """Unpickle a file that is known to be whole. If this fails, the file was never ours."""
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
@@ -167,26 +169,26 @@ def _read(path: Path, map_location: Any) -> dict[str, Any]:
 
 
 def _keep(path: Path) -> None:
-    """Let the version at ``path`` become the previous one, leaving it in place meanwhile."""
+    """Make the version at ``path`` the previous one, and leave it in place in the meantime."""
     try:
         _verify(path)
     except _DamageError:
-        return  # nothing there, or damaged: the previous version is worth more
+        return  # the file is missing or damaged, so the previous version is worth more
     if path.is_symlink():
         return
     link = _link(path)
     link.unlink(missing_ok=True)
     try:
         link.hardlink_to(path)
-    except OSError:  # a file system without hard links: for a moment only the previous one exists
+    except OSError:  # The file system has no hard links: for a moment only the previous one exists.
         path.replace(previous_path(path))
     else:
         link.replace(previous_path(path))
-        link.unlink(missing_ok=True)  # a rename between two names of one file leaves both
+        link.unlink(missing_ok=True)  # renaming one name of a file to another leaves both
 
 
 def _seal(path: Path) -> None:
-    """Put the SHA-256 of the archive into its comment, and both onto the disk."""
+    """Put the SHA-256 of the archive into its comment, and wait until both are on the disk."""
     with path.open("r+b") as file:
         file.seek(-_END_SIZE, os.SEEK_END)
         if file.read(_END_SIZE)[: len(_END_RECORD)] != _END_RECORD:
@@ -202,7 +204,7 @@ def _seal(path: Path) -> None:
 
 
 def _verify(path: Path) -> None:
-    """Check every byte of a file against its seal, or against zip's checksums without one."""
+    """Check every byte of a file against its seal or, if it has none, against zip's checksums."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END) - _SEAL_SIZE
@@ -232,7 +234,7 @@ def _verify_zip(file: BinaryIO) -> None:
 
 
 def _digest(file: BinaryIO, size: int) -> str:
-    """SHA-256 of the next ``size`` bytes."""
+    """The SHA-256 of the next ``size`` bytes."""
     digest = hashlib.sha256()
     while size > 0 and (block := file.read(min(size, _BLOCK))):
         digest.update(block)

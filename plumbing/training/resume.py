@@ -1,8 +1,8 @@
 """Exact resumption: when checkpoints are written, and the random state that they hold.
 
-Each checkpoint can be resumed exactly, and the last one is the end of training. Lightning saves no
-state of the random number generators; here it is saved, and restored when training starts, after
-everything that draws numbers while it is set up.
+Training can be resumed exactly from each checkpoint, and the last checkpoint is the end of
+training. Lightning does not save the state of the random number generators. Here it is saved with
+each checkpoint. It is restored when training starts, because setting up draws numbers before that.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from torch import distributed
 
 
 class ResumableCheckpoint(ModelCheckpoint):
-    """Lightning's ``ModelCheckpoint``, but for the end of an epoch.
+    """Lightning's ``ModelCheckpoint``, except for when it saves at the end of an epoch.
 
-    After an epoch's last batch Lightning saves before the epoch is counted as over; resumed from
-    there, its counters stay one epoch off for good, and the next resumption repeats batches. And
-    with ``every_n_train_steps`` it saves nothing where training ends between two such steps. Here
-    the save after the last batch waits for the end of the epoch, where ``last.ckpt`` is always
-    written. Where training stops within an epoch (``max_steps``, ``max_time``), it is written after
-    the last batch that was trained on, and not again at the end of an epoch that was none.
+    After the last batch of an epoch, Lightning saves before it counts the epoch as over. The
+    counters of a run that goes on from such a checkpoint stay wrong by one epoch, and the next
+    resumption repeats batches. With ``every_n_train_steps``, moreover, Lightning saves nothing if
+    training ends between two such steps.
+
+    Here, the save after the last batch waits for the end of the epoch, and ``last.ckpt`` is always
+    written there. If training stops within an epoch (``max_steps``, ``max_time``), ``last.ckpt`` is
+    written after the last batch that was trained on. It is then not written once more when
+    Lightning ends the incomplete epoch.
     """
 
     def on_train_batch_end(
@@ -37,7 +40,7 @@ class ResumableCheckpoint(ModelCheckpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save every so many steps and where training stops, but not at the end of an epoch."""
+        """Save every so many steps and when training stops, but not at the end of an epoch."""
         if _is_whole_epoch(trainer):
             return
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -45,7 +48,7 @@ class ResumableCheckpoint(ModelCheckpoint):
             self._save_last(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what the settings say, and ``last.ckpt`` in any case."""
+        """Save as the settings say, and write ``last.ckpt`` in any case."""
         if _is_whole_epoch(trainer):
             super().on_train_epoch_end(trainer, pl_module)
             self._save_last(trainer)
@@ -63,10 +66,11 @@ _KEY = "random_state"
 
 
 class RandomState(Callback):
-    """Saves the generators of every rank with a checkpoint, and restores them on resuming.
+    """Saves the random number generators of every rank with a checkpoint, and restores them.
 
-    The generators are Python's, NumPy's global one, PyTorch's on the CPU and on each GPU; their
-    states are tensors and numbers, so that a checkpoint loads with ``weights_only=True``.
+    The generators are those of Python, NumPy (the global one) and PyTorch (on the CPU and on each
+    GPU). Their states are saved as tensors and numbers, so that a checkpoint can be loaded with
+    ``weights_only=True``.
     """
 
     def __init__(self) -> None:
@@ -75,7 +79,7 @@ class RandomState(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the state of every rank; Lightning calls this on all of them."""
+        """Add the state of every rank. Lightning calls this on all of them."""
         states: list[Any] = [get_random_state()]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
@@ -98,16 +102,16 @@ class RandomState(Callback):
         self._pending = states[trainer.global_rank]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore what the checkpoint held; nothing when training starts afresh."""
+        """Restore the state of the checkpoint, if training goes on from one."""
         if self._pending is not None:
             set_random_state(self._pending)
             self._pending = None
 
 
 def get_random_state() -> dict[str, Any]:
-    """The state of this process's generators, of primitives and tensors only."""
+    """The state of this process's generators, in primitive values and tensors alone."""
     version, internal, gauss = random.getstate()
-    # The global generator is where libraries draw from; it is read here, not drawn from.
+    # Libraries draw from the global generator. It is only read here.
     name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
     return {
         "python": (version, torch.tensor(internal, dtype=torch.int64), gauss),
@@ -124,7 +128,7 @@ def get_random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Restore what `get_random_state` returned; a GPU that is not here is left out."""
+    """Restore what `get_random_state` returned, except for the states of GPUs that are not here."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal.tolist()), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]

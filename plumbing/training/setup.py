@@ -1,22 +1,111 @@
-"""What both methods' trainings begin with."""
+"""How every training with Lightning is set up, run and reported.
+
+A command calls `check_ckpt_path` before it loads anything, and `seed` before it makes what is to be
+trained. `make_trainer` then builds the trainer of the configuration, `fit` runs it, and
+`write_metrics` leaves ``metrics.json`` in the run folder.
+"""
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from lightning import Callback
+from lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
+from plumbing.storage.files import write_json
+from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError
+
+_LIGHTNING_WORDS = ("last", "best", "hpc")
+
+
+def check_ckpt_path(ckpt_path: str | Path | None) -> None:
+    """Check that training is to go on from a file, if from anything.
+
+    Raises:
+        CheckpointError: If the path is empty or one of Lightning's words, such as "last". Where
+            Lightning finds nothing behind such a word, it starts afresh and does not say so.
+    """
+    if ckpt_path in ("", *_LIGHTNING_WORDS):
+        raise CheckpointError(
+            f"ckpt_path must be a file, got {ckpt_path!r}: where there is none, Lightning would "
+            "silently start afresh; name the file, as in "
+            "logs/<command>/runs/…/checkpoints/last.ckpt, or leave ckpt_path out"
+        )
+
+
+def seed(number: int) -> None:
+    """Seed the generators of Python, NumPy, PyTorch and the workers of data loaders."""
+    seed_everything(number, workers=True, verbose=False)
+
+
+def make_trainer(config: DictConfig, **changes: Any) -> Trainer:
+    """The trainer of a configuration, with the callbacks and loggers that it names.
+
+    Args:
+        config: Has ``trainer`` and ``logger``, and may have ``callbacks``.
+        **changes: Arguments of the trainer that replace those of the configuration.
+
+    Raises:
+        InstantiationException: If Lightning refuses a setting; its cause says which.
+    """
+    arguments = {
+        "callbacks": training_callbacks(config),
+        "plugins": [AtomicCheckpointIO()],
+        **changes,
+    }
+    if "logger" not in arguments:
+        arguments["logger"] = training_loggers(config)
+    trainer: Trainer = instantiate(config.trainer, **arguments)
+    return trainer
+
 
 def training_callbacks(config: DictConfig) -> list[Callback]:
-    """Those of the configuration; without a logger, none that only writes to one."""
-    callbacks: list[Any] = [instantiate(callback) for callback in config.callbacks.values()]
+    """The callbacks of the configuration; without a logger, none that only writes to one."""
+    settings = (config.get("callbacks") or {}).values()
+    callbacks: list[Any] = [instantiate(callback) for callback in settings]
     return [c for c in callbacks if config.logger or not isinstance(c, LearningRateMonitor)]
 
 
 def training_loggers(config: DictConfig) -> list[Logger] | bool:
-    """Those of the configuration; False, as the Trainer wants it, if there are none."""
+    """The loggers of the configuration; if there are none, False, as the trainer wants it."""
     return [instantiate(logger) for logger in config.logger.values()] or False
+
+
+def fit(
+    trainer: Trainer,
+    module: LightningModule,
+    datamodule: LightningDataModule | None = None,
+    ckpt_path: str | Path | None = None,
+) -> dict[str, float]:
+    """Train from the first step, or go on from a checkpoint.
+
+    Args:
+        trainer: Made by `make_trainer`.
+        module: What is trained.
+        datamodule: The data, unless the module has its own.
+        ckpt_path: The checkpoint to go on from. A missing or damaged one is an error.
+
+    Returns:
+        The last value of everything that was logged, and the number of ``steps``.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be loaded; see `check_ckpt_path`, too.
+    """
+    check_ckpt_path(ckpt_path)
+    with warnings.catch_warnings():
+        # Our data are in memory, or take a hundredth of a step to prepare: workers would only copy.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+    metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    return {**metrics, "steps": trainer.global_step}
+
+
+def write_metrics(trainer: Trainer, run_dir: str | Path, metrics: dict[str, float]) -> None:
+    """Write ``metrics.json`` into the run folder, on the first process alone."""
+    if trainer.is_global_zero:
+        write_json(Path(run_dir, "metrics.json"), metrics)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from plumbing.cli import check_complete
+from plumbing.output import show
 from plumbing.settings import check_seed, check_types
 from plumbing.storage.files import write_json
 from qa.evaluation.run_folder import RunFolder, differences, read_run
@@ -108,8 +108,7 @@ def report_command(config: DictConfig) -> dict[str, float]:
     for name, page in pages.items():
         (folder / name).write_text(page, encoding="utf-8")
     plot(rows, folder / "figure.png")
-    console = Console(highlight=False, emoji=False, soft_wrap=True)
-    console.print("\n".join(pages.values()), markup=False)
+    show("\n".join(pages.values()))
     log.info("metrics.json, %s and figure.png are in %s", ", ".join(pages), folder)
     return metrics
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from lightning import seed_everything
 from omegaconf import DictConfig, OmegaConf
 
 from plumbing.cli import check_complete
 from plumbing.devices import pick_device, pick_dtype
 from plumbing.settings import check_seed, check_types
-from plumbing.training.setup import training_callbacks, training_loggers
+from plumbing.training.setup import check_ckpt_path, make_trainer, seed
 from qa.data.dataset import QADataset, Question, drop_overlap, load_folder
 from qa.evaluation.evaluate import sample
 from qa.passages.containment import answers_question
@@ -92,7 +91,8 @@ def train_reranker_command(config: DictConfig) -> dict[str, float]:
     """
     check_complete(config)
     check_seed(config.seed)
-    seed_everything(config.seed, workers=True, verbose=False)
+    check_ckpt_path(config.ckpt_path)
+    seed(config.seed)
     # All that a setting can be wrong about comes before mining, which takes minutes.
     mining = MiningSettings(**_section(config.mining))
     batching = BatchingSettings(**_section(config.batching))
@@ -111,13 +111,7 @@ def train_reranker_command(config: DictConfig) -> dict[str, float]:
         batching.negatives,
         batching.seed,
     )
-    trainer = instantiate(
-        config.trainer,
-        precision=_precision(config.trainer),
-        callbacks=training_callbacks(config),
-        logger=training_loggers(config),
-        plugins=[instantiate(config.checkpoint_io)],
-    )
+    trainer = make_trainer(config, precision=_precision(config.trainer))
     metrics = train_reranker(
         module, data, trainer, config.paths.output_dir, config.ckpt_path, _origin(config)
     )

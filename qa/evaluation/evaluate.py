@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
+from plumbing.batches import by_length
 from plumbing.devices import peak_memory
+from plumbing.progress import progress
 from plumbing.settings import check_limit
+from plumbing.stopwatch import Stopwatch
 from plumbing.storage.files import write_json
 from plumbing.storage.jsonl import write_jsonl
 from qa.data.dataset import Question
@@ -66,14 +66,14 @@ def evaluate(
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}; set batch_size=…")
     questions = sample(questions, limit, seed)
-    start = time.perf_counter()
+    watch = Stopwatch()
     selections = source.select(questions, k)
-    retrieval = time.perf_counter() - start
+    retrieval = watch.seconds
     audit = source.audit(questions, selections, k)
     inputs = [QuestionInput(*pair) for pair in zip(questions, selections, strict=True)]
-    start = time.perf_counter()
+    watch = Stopwatch()
     predictions = answer_all(method, inputs, batch_size)
-    seconds = time.perf_counter() - start
+    seconds = watch.seconds
     rows = [_row(*pair) for pair in zip(inputs, predictions, strict=True)]
     metrics = {
         **summarize(rows, seed),
@@ -115,10 +115,10 @@ def answer_all(
         One prediction an input, in the order of the inputs.
     """
     # The longest first: what does not fit into memory fails at once, and the bar speeds up.
-    order = sorted(range(len(inputs)), key=lambda i: len(method.prompt(inputs[i])), reverse=True)
+    lengths = [len(method.prompt(input)) for input in inputs]
     predictions: dict[int, Prediction] = {}
-    for i in _progress(range(0, len(order), batch_size)):
-        batch = order[i : i + batch_size]
+    batches = by_length(lengths, max_rows=batch_size, longest_first=True)
+    for batch in progress(batches, "Answering", len(inputs), lambda: len(predictions)):
         answers = method.answer([inputs[j] for j in batch])
         predictions.update(zip(batch, answers, strict=True))
     return [predictions[i] for i in range(len(inputs))]
@@ -152,9 +152,3 @@ def _row(input: QuestionInput, prediction: Prediction) -> dict[str, object]:
         "nll": prediction.nll,
         **prediction.details,
     }
-
-
-def _progress(batches: range) -> Iterator[int]:
-    console = Console(stderr=True)
-    shown = console.is_terminal
-    yield from track(batches, description="Answering", console=console, disable=not shown)

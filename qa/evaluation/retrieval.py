@@ -5,10 +5,10 @@ The paper's Table 5 (GenPoE, Appendix B): top-K accuracy before and after rerank
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from plumbing.stopwatch import Stopwatch
 from plumbing.storage.files import write_json
 from plumbing.storage.jsonl import write_jsonl
 from qa.data.dataset import Question
@@ -63,15 +63,15 @@ def evaluate_retrieval(
         )
     ks = sorted(set(ks))
     queries = [question.question for question in questions]
-    start = time.perf_counter()
+    watch = Stopwatch()
     retrieved = pipeline.retrieve(queries)
-    seconds = {"seconds": time.perf_counter() - start}
+    seconds = {"seconds": watch.seconds}
     rankings = {"": retrieved}
     judged = {"": [judge(pipeline, *pair) for pair in zip(questions, retrieved, strict=True)]}
     if pipeline.reranker is not None:
-        start = time.perf_counter()
+        watch = Stopwatch()
         rankings["reranked/"] = pipeline.rerank(queries, retrieved)
-        seconds["reranked/seconds"] = time.perf_counter() - start
+        seconds["reranked/seconds"] = watch.seconds
         moves = zip(judged[""], retrieved, rankings["reranked/"], strict=True)
         judged["reranked/"] = [_reordered(*move) for move in moves]
     scores = {prefix: score_rankings(ranking, ks) for prefix, ranking in judged.items()}

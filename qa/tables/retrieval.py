@@ -5,42 +5,47 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from qa.tables.tables import markdown_table
+
 _RERANKED = "reranked/"
 _LINES = {"": ("retrieved", "0.5"), _RERANKED: ("reranked", "tab:blue")}
 
 
 def metric_names(metrics: Mapping[str, float]) -> list[str]:
-    """Names of the metrics that have an interval, in their order, without prefix."""
+    """The names of the metrics that have an interval, in their order, and without a prefix."""
     return [name for name in metrics if f"{name}_low" in metrics and "/" not in name]
 
 
 def retrieval_table(metrics: Mapping[str, float]) -> str:
-    """A row a metric: as retrieved and, if there is a reranker, reranked and what that gained.
+    """The table of one evaluation, with a row for each metric.
+
+    The columns are the value as retrieved and, if there is a reranker, the value after reranking
+    and the gain.
 
     Args:
-        metrics: Of `qa.evaluation.retrieval.evaluate_retrieval`.
+        metrics: What `qa.evaluation.retrieval.evaluate_retrieval` returned.
 
     Returns:
-        A Markdown table, 95 % intervals in brackets. Accuracy and recall are in percent, the gains
-        in points.
+        A Markdown table with 95 % intervals in brackets. Accuracy and recall are in percent, and
+        their gains in percentage points.
     """
     names = metric_names(metrics)
     reranked = any(name.startswith(_RERANKED) for name in metrics)
-    header = ["Metric", "Retrieved", *(["Reranked", "Gain"] if reranked else [])]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    lines = []
     for name in names:
         keys = [name, *([f"{_RERANKED}{name}", f"{_RERANKED}{name}_gain"] if reranked else [])]
         lines.append([name, *(_cell(metrics, key) for key in keys)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    headings = ["Metric", "Retrieved", *(["Reranked", "Gain"] if reranked else [])]
+    return markdown_table(lines, headings, labels=1)
 
 
 def plot_accuracy(metrics: Mapping[str, float], picture: Path, title: str = "") -> None:
     """Draw top-K accuracy over K before and after reranking, with 95 % intervals.
 
     Args:
-        metrics: Of `qa.evaluation.retrieval.evaluate_retrieval`.
-        picture: The PNG file.
-        title: Of the plot; empty: none.
+        metrics: What `qa.evaluation.retrieval.evaluate_retrieval` returned.
+        picture: The PNG file that is written.
+        title: The title of the plot. If it is empty, there is none.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Evaluations side by side: their table, and their figure."""
+"""Several evaluations side by side, as a table and as a figure."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qa.tables.tables import SCORES, with_interval
+from qa.tables.tables import SCORES, markdown_table, with_interval
 
-# metric → heading, decimals; as `qa.tables.tables.SCORES`
+# The heading and the number of decimals of each metric, as in `qa.tables.tables.SCORES`.
 TRIGGER_RATE = {"trigger_rate": ("triggered (%)", 1)}
 SECONDS = {"seconds_per_question": ("s/question", 3)}
 
 _PANELS = {name: SCORES[name] for name in ("em", "f1", "nll")} | SECONDS
-_WIDE = 100  # largest over smallest value from which on an axis is logarithmic
-_LONG = 24  # characters of all names below an axis, from which on they are slanted
+_WIDE = 100  # An axis is logarithmic if its largest value is so many times the smallest, or more.
+_LONG = 24  # The names below an axis are slanted if together they have more characters than this.
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What was evaluated.
+    """One evaluation among several.
 
     Attributes:
-        labels: What it is called, by axis.
-        metrics: Its metrics, by name.
+        labels: Its label on each axis along which the evaluations differ.
+        metrics: Its metrics by name.
     """
 
     labels: dict[str, str]
@@ -32,30 +32,32 @@ class Evaluated:
 
 
 def table(rows: Sequence[Evaluated], columns: Mapping[str, tuple[str, int]]) -> str:
-    """A Markdown table, a row an evaluation, with 95 % intervals in brackets.
+    """A Markdown table with a row for each evaluation and 95 % intervals in brackets.
 
     Args:
-        rows: All have the same axes.
-        columns: Of metrics, by name: heading and decimals; those that no row has are left out.
+        rows: The evaluations. All of them have the same axes.
+        columns: The heading and the number of decimals of each metric, by its name. Metrics that no
+            evaluation has are left out.
     """
     shown = [name for name in columns if any(name in row.metrics for row in rows)]
     axes = list(rows[0].labels)
     lines = [
-        [*axes, *(columns[name][0] for name in shown)],
-        ["---"] * len(axes) + ["---:"] * len(shown),
+        [
+            *row.labels.values(),
+            *(with_interval(row.metrics, name, columns[name][1]) for name in shown),
+        ]
+        for row in rows
     ]
-    for row in rows:
-        cells = [with_interval(row.metrics, name, columns[name][1]) for name in shown]
-        lines.append([*row.labels.values(), *cells])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    headings = [*axes, *(columns[name][0] for name in shown)]
+    return markdown_table(lines, headings, labels=len(axes))
 
 
 def plot(rows: Sequence[Evaluated], picture: Path) -> None:
-    """Draw the scores over the first axis: lines where it is numbers, else bars.
+    """Draw the scores over the first axis, as lines if its labels are numbers and else as bars.
 
     Args:
-        rows: All evaluations; each choice of the other axes is a colour.
-        picture: The PNG file.
+        rows: The evaluations. Those that agree on all other axes share a colour.
+        picture: The PNG file that is written.
     """
     from matplotlib.figure import Figure
 
@@ -97,7 +99,7 @@ def _bars(panel: Any, series: Mapping[str, Sequence[Evaluated]], axis: str, metr
 
 
 def _values(rows: Sequence[Evaluated], metric: str) -> tuple[list[float], list[list[float]] | None]:
-    """Values, and how far their intervals reach below and above; None where there are none."""
+    """The values, and how far their intervals reach below and above; None without intervals."""
     values, low, high = (
         [row.metrics.get(f"{metric}{end}", 0.0) for row in rows] for end in ("", "_low", "_high")
     )

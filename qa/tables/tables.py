@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-# score → heading, decimals
+# The heading and the number of decimals of each score.
 SCORES = {"em": ("EM", 1), "f1": ("F1", 1), "acc": ("Acc", 1), "nll": ("nll", 2)}
-_METHODS = ("base", "rag")  # the baselines stand first, then the others by name
+_METHODS = ("base", "rag")  # The baselines come first, and the other methods follow by name.
 _PASSAGES = ("", "gold", "retrieved", "oracle_negative", "shuffled")
 
 
@@ -16,9 +16,9 @@ class Setting(NamedTuple):
     """One row of a table: a method and what it may use.
 
     Attributes:
-        method: Its name on the command line.
-        rag: Whether the passages stand in the prompt.
-        passages: Which passages; empty where there are none.
+        method: The name of the method on the command line.
+        rag: True if the passages stand in the prompt.
+        passages: The kind of passages; empty if there are none.
     """
 
     method: str
@@ -27,7 +27,7 @@ class Setting(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Prefix of its metrics: ``genpoe/norag/gold``, ``rag/gold``, ``base``."""
+        """The prefix of the metrics, such as ``genpoe/norag/gold``, ``rag/gold`` or ``base``."""
         if self.method == "base":
             return self.method
         if self.method == "rag":
@@ -36,10 +36,10 @@ class Setting(NamedTuple):
 
     @classmethod
     def parse(cls, key: str) -> Setting:
-        """The setting with this `key`.
+        """The setting that has this `key`.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If there is no such setting.
         """
         parts = key.split("/")
         settings = {
@@ -56,16 +56,50 @@ class Setting(NamedTuple):
         return setting
 
 
-def results_table(metrics: Mapping[str, float]) -> str:
-    """One row a method, with or without RAG, with each kind of passages.
+def markdown_table(
+    rows: Iterable[Sequence[str]],
+    columns: Sequence[str],
+    labels: int | None = None,
+    compact: bool = False,
+) -> str:
+    """A table in Markdown.
 
     Args:
-        metrics: Flat: `Setting.key` and a metric's name, such as ``genpoe/norag/gold/em`` with
-            ``…/em_low`` and ``…/em_high`` where there is an interval. Metrics that no column is
-            for, and keys without a setting, are left out.
+        rows: The cells of each row, one for each column.
+        columns: The headings.
+        labels: The first so many columns hold words and are aligned to the left, the others hold
+            numbers and are aligned to the right. None: all are aligned to the left.
+        compact: If True, the rule under the headings has no spaces.
 
     Returns:
-        A Markdown table: EM, F1 and accuracy in percent, nll in nats an answer token.
+        The lines of the table, each with its line break.
+
+    Raises:
+        ValueError: If a row has more or fewer cells than there are columns.
+    """
+    words = len(columns) if labels is None else labels
+    rules = ["---"] * words + ["---:"] * (len(columns) - words)
+    rule = "|".join(rules) if compact else f" {' | '.join(rules)} "
+    heading = "".join(f"| {column} " if column else "| " for column in columns)
+    lines = [f"{heading}|", f"|{rule}|"]
+    for row in rows:
+        if len(row) != len(columns):
+            raise ValueError(f"expected {len(columns)} cells in a row, got {len(row)}: {list(row)}")
+        lines.append(f"| {' | '.join(row)} |")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def results_table(metrics: Mapping[str, float]) -> str:
+    """The results of several methods, with a row for each `Setting`.
+
+    Args:
+        metrics: The values by flat keys, made of `Setting.key` and the name of a metric, such as
+            ``genpoe/norag/gold/em``. The ends of its interval, if there is one, have the keys
+            ``…/em_low`` and ``…/em_high``. Metrics without a column and keys without a setting are
+            left out.
+
+    Returns:
+        A Markdown table with EM, F1 and accuracy in percent and nll in nats per answer token.
 
     Raises:
         ValueError: If a metric's setting is malformed, or there is no metric to show.
@@ -78,13 +112,13 @@ def results_table(metrics: Mapping[str, float]) -> str:
     if not rows:
         raise ValueError("there are no results to show: no key ends in /em, /f1, /acc or /nll")
     columns = [name for name in SCORES if any(f"{key}/{name}" in metrics for key in rows.values())]
-    header = ["Method", "RAG", "Passages", *(SCORES[name][0] for name in columns)]
-    lines = [header, ["---"] * 3 + ["---:"] * len(columns)]
+    lines = []
     for setting in sorted(rows, key=_order):
         cells = [_cell(metrics, rows[setting], name) for name in columns]
         rag = "yes" if setting.rag else "no"
         lines.append([setting.method, rag, setting.passages or "–", *cells])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    headings = ["Method", "RAG", "Passages", *(SCORES[name][0] for name in columns)]
+    return markdown_table(lines, headings, labels=3)
 
 
 def summary(metrics: Mapping[str, float]) -> str:
@@ -94,10 +128,10 @@ def summary(metrics: Mapping[str, float]) -> str:
 
 
 def flat(result: Mapping[Any, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of a nested result, by their keys with "/" between.
+    """The numbers in a nested result, each under its keys joined by "/".
 
-    Of a list of numbers, such as the seconds of several rounds, it is the median; the entries of
-    another list have their index as key. What is no number is left out.
+    A list of numbers, such as the seconds of several rounds, is represented by its median. The
+    entries of any other list get their index as a key. Values that are not numbers are left out.
     """
     found: dict[str, float] = {}
     for key, value in result.items():
@@ -114,7 +148,7 @@ def flat(result: Mapping[Any, Any], prefix: str = "") -> dict[str, float]:
 
 
 def with_interval(metrics: Mapping[str, float], name: str, digits: int) -> str:
-    """A metric as a table shows it: with its interval where it has one; – where it is missing."""
+    """A metric as a table shows it, with its interval if it has one; "–" if it is missing."""
     if name not in metrics:
         return "–"
     value = f"{metrics[name]:.{digits}f}"

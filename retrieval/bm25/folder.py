@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from plumbing.progress import progress
 from plumbing.storage.folders import new_folder, only_writer
 from plumbing.storage.manifest import IndexFolderError, read_manifest, write_manifest
 from retrieval.bm25 import lucene
@@ -46,7 +47,8 @@ def build(folder: Path, corpus: Corpus, settings: dict[str, Any], threads: int) 
             return
         with new_folder(folder, alone=True) as new:
             first = {**settings, "generation": 0, "passages": len(corpus), "stale": None}
-            lucene.append(_segments(new, first), corpus.passages(), threads)
+            passages = progress(corpus.passages(), "Indexing passages", len(corpus))
+            lucene.append(_segments(new, first), passages, threads)
             lucene.merge(_segments(new, first))
             _publish(new, first)
 

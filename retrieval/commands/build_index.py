@@ -8,13 +8,13 @@ those of its parts.
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from plumbing.devices import peak_rss
+from plumbing.stopwatch import Stopwatch
 from plumbing.storage.files import write_json
 
 log = logging.getLogger(__name__)
@@ -36,13 +36,13 @@ def build_index_command(config: DictConfig) -> dict[str, float]:
         InstantiationException: The same, where Hydra builds something; with its cause.
     """
     settings = instantiate(config.retriever)  # first: what is wrong with it shows at once
-    start = time.perf_counter()
+    watch = Stopwatch()
     corpus = instantiate(config.corpus)
-    opened = time.perf_counter()
+    opened = watch.lap()
     numbers = settings.build(corpus)
     metrics = {
-        "seconds": time.perf_counter() - opened,
-        "corpus_seconds": opened - start,
+        "seconds": watch.seconds,
+        "corpus_seconds": opened,
         "passages": float(len(corpus)),
         "peak_rss": float(peak_rss()),
         **numbers,

@@ -21,6 +21,7 @@ from retrieval.passage import Passage
 Report = Callable[[DataError], None]
 
 COLUMNS = ["id", "text", "title"]  # of DPR's file
+_READING = "Reading the corpus"  # the name of the progress bar
 CONTROL = "".join(map(chr, range(33)))  # what Lucene calls blank
 
 
@@ -55,7 +56,7 @@ def read_corpus_file(path: Path, report: Report) -> Iterator[tuple[int, Passage]
 
 
 def _read_jsonl(path: Path, report: Report) -> Iterator[tuple[int, Passage]]:
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, _READING):
         if not line.strip():
             continue
         where = f"{path}:{number}"
@@ -69,7 +70,7 @@ def _read_jsonl(path: Path, report: Report) -> Iterator[tuple[int, Passage]]:
 
 def _read_tsv(path: Path, report: Report) -> Iterator[tuple[int, Passage]]:
     # Bytes that are not UTF-8 become lone surrogates, so that their line can be named and skipped.
-    lines = (line.decode("utf-8", "surrogateescape") for _, line in read_lines(path))
+    lines = (line.decode("utf-8", "surrogateescape") for _, line in read_lines(path, _READING))
     rows = csv.reader(lines, delimiter="\t")
     header = next(rows, [])
     if [name.lstrip("\ufeff") for name in header] != COLUMNS:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from plumbing.devices import pick_device
+from plumbing.progress import progress
 from plumbing.ray_cluster import ray_cluster
 from retrieval.dense.encoding import EncodingJob, Engine, ShardEncoder, check_rounding
 from retrieval.dense.shard import store_shard
@@ -69,7 +70,7 @@ class PlainEngine:
     def encode(self, job: EncodingJob, numbers: Sequence[int], folder: Path) -> None:
         """See `retrieval.dense.encoding.Engine`."""
         encoder = job.load()
-        for number in numbers:
+        for number in progress(numbers, "Encoding shards"):
             store_shard(folder, number, encoder.encode(job.passages(number)))
             log.info("encoded shard %d of %d", number + 1, job.shards)
 
@@ -89,6 +90,7 @@ class LightningEngine:
         """See `retrieval.dense.encoding.Engine`."""
         import lightning
 
+        from plumbing.training.bar import NamedProgressBar
         from retrieval.dense.encoding_module import EncodingModule
 
         device = pick_device(self._device)
@@ -99,7 +101,7 @@ class LightningEngine:
             strategy="auto" if self._devices == 1 else "ddp_spawn",
             logger=False,
             enable_checkpointing=False,
-            enable_progress_bar=False,
+            callbacks=[NamedProgressBar("Encoding shards")],
             enable_model_summary=False,
             use_distributed_sampler=False,  # the module's own loader hands out the shards
         )
@@ -131,6 +133,14 @@ class RayEngine:
             self._encode(ray, job, numbers, folder)
 
     def _encode(self, ray: Any, job: EncodingJob, numbers: Sequence[int], folder: Path) -> None:
+        stored = self._store(ray, job, numbers, folder)
+        for number in progress(stored, "Encoding shards", len(numbers)):
+            log.info("encoded shard %d of %d", number + 1, job.shards)
+
+    def _store(
+        self, ray: Any, job: EncodingJob, numbers: Sequence[int], folder: Path
+    ) -> Iterator[int]:
+        """Have shards encoded; yield the number of each as soon as it is stored."""
         gpus = int(self._device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
         actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=3)(_Worker)
         workers = [
@@ -152,7 +162,7 @@ class RayEngine:
                 number, data = result
                 store_shard(folder, number, data)
                 stored += 1
-                log.info("encoded shard %d of %d", number + 1, job.shards)
+                yield number
         for worker in workers:
             ray.kill(worker)
 

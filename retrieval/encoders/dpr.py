@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
+from plumbing.batches import by_length, pad
 from retrieval.encoders.model_folder import loading, model_folder
 from retrieval.encoders.pretrained import PretrainedEncoder
 from retrieval.encoders.settings import check_limit
@@ -85,11 +85,17 @@ class DPREncoder(PretrainedEncoder):
         with self._lock:
             rows = _tokenize(tokenizer, texts, max_tokens)
         # The longest first: what does not fit into memory shows at once.
-        order = sorted(range(len(rows)), key=lambda n: (-len(rows[n][0]), n))
-        for start in range(0, len(order), self._settings.batch_size):
-            chosen = order[start : start + self._settings.batch_size]
-            batch = _pad([rows[n] for n in chosen], tokenizer.pad_token_id)
-            batch = {name: tensor_BT.to(self._device) for name, tensor_BT in batch.items()}
+        lengths = [len(ids) for ids, _ in rows]
+        for chosen in by_length(lengths, max_rows=self._settings.batch_size, longest_first=True):
+            ids_BT, mask_BT = pad(
+                [rows[n][0] for n in chosen], tokenizer.pad_token_id, device=self._device
+            )
+            segments_BT, _ = pad([rows[n][1] for n in chosen], 0, device=self._device)
+            batch = {
+                "input_ids": ids_BT,
+                "token_type_ids": segments_BT,
+                "attention_mask": mask_BT,
+            }
             vectors_ND[chosen] = (
                 model(**batch, return_dict=True).pooler_output.float().cpu().numpy()
             )
@@ -112,14 +118,3 @@ def _tokenize(
         for n, ids, types in zip(chosen, encoded["input_ids"], segments, strict=True):
             rows[n] = (ids, types)
     return rows
-
-
-def _pad(rows: list[tuple[list[int], list[int]]], pad_id: int) -> dict[str, torch.Tensor]:
-    def padded(lists: list[list[int]], value: int) -> torch.Tensor:
-        return pad_sequence([torch.tensor(row) for row in lists], True, value)
-
-    return {
-        "input_ids": padded([ids for ids, _ in rows], pad_id),
-        "token_type_ids": padded([types for _, types in rows], 0),
-        "attention_mask": padded([[1] * len(ids) for ids, _ in rows], 0),
-    }

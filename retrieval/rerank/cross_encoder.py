@@ -10,12 +10,14 @@ Shapes: N pairs, T tokens.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from plumbing.batches import by_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +80,12 @@ class CrossEncoder(nn.Module, ABC):
         """Raw scores ``[N]`` in float32, in the order of the pairs; with gradients."""
         if not pairs:
             return torch.zeros(0)
-        order = sorted(range(len(pairs)), key=lambda i: len(pairs[i]), reverse=True)
-        parts = [self.run([pairs[i] for i in part]).float() for part in self._parts(pairs, order)]
-        scores = torch.cat(parts)
-        return scores[torch.tensor(order, device=scores.device).argsort()]
-
-    def _parts(self, pairs: Sequence[TokenizedPair], order: list[int]) -> Iterator[list[int]]:
-        """Split what is sorted from long to short into runs of bounded size."""
-        first = 0
-        while first < len(order):
-            size = max(1, self.tokens_at_once // len(pairs[order[first]]))
-            yield order[first : first + size]
-            first += size
+        parts = by_length(
+            [len(pair) for pair in pairs], max_tokens=self.tokens_at_once, longest_first=True
+        )
+        scores = torch.cat([self.run([pairs[i] for i in part]).float() for part in parts])
+        order = torch.tensor([i for part in parts for i in part], device=scores.device)
+        return scores[order.argsort()]
 
     @property
     def device(self) -> torch.device:
@@ -114,15 +110,3 @@ class CrossEncoder(nn.Module, ABC):
         )
         found = dict(zip(unique, encoded["input_ids"], strict=True))
         return [found[text] for text in texts]
-
-
-def pad_rows(rows: Sequence[list[int]], pad_id: int, left: bool = False) -> tuple[Tensor, Tensor]:
-    """Ids and mask, both ``[N, T]``."""
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), pad_id)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for row, (values, flags) in zip(rows, zip(ids, mask, strict=True), strict=True):
-        place = slice(width - len(row), width) if left else slice(len(row))
-        values[place] = torch.tensor(row)
-        flags[place] = 1
-    return ids, mask

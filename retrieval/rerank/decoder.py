@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from retrieval.rerank.cross_encoder import CrossEncoder, TokenizedPair, pad_rows
+from plumbing.batches import pad
+from retrieval.rerank.cross_encoder import CrossEncoder, TokenizedPair
 
 PROMPT = (  # of bge-reranker-v2-gemma's own training
     "Given a query A and a passage B, determine whether the passage contains an answer to the "
@@ -69,10 +70,8 @@ class DecoderCrossEncoder(CrossEncoder):
         """See `CrossEncoder.run`."""
         # Padded on the left: the last position is every pair's own last, and the head of V outputs
         # runs there alone.
-        pad = self.tokenizer.pad_token_id
-        ids, mask = pad_rows(
-            [pair.input_ids for pair in pairs], 0 if pad is None else pad, left=True
-        )
+        value = self.tokenizer.pad_token_id or 0
+        ids, mask = pad([pair.input_ids for pair in pairs], value, left=True)
         inputs = {"input_ids": ids, "attention_mask": mask}
         inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
         inputs = {name: value.to(self.device) for name, value in inputs.items()}

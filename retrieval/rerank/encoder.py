@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plumbing.batches import pad
 from retrieval.encoders.settings import check_limit
-from retrieval.rerank.cross_encoder import CrossEncoder, TokenizedPair, pad_rows
+from retrieval.rerank.cross_encoder import CrossEncoder, TokenizedPair
 
 
 class EncoderCrossEncoder(CrossEncoder):
@@ -79,7 +80,7 @@ class EncoderCrossEncoder(CrossEncoder):
 
     def run(self, pairs: Sequence[TokenizedPair]) -> Tensor:
         """See `CrossEncoder.run`."""
-        ids, mask = pad_rows([pair.input_ids for pair in pairs], self.tokenizer.pad_token_id)
+        ids, mask = pad([pair.input_ids for pair in pairs], self.tokenizer.pad_token_id)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self._segments:
             starts = torch.tensor([[pair.passage[0]] for pair in pairs])

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from plumbing.devices import pick_device, pick_dtype
+from plumbing.progress import progress
 from plumbing.settings import typed
 from plumbing.storage.hashing import digest
 from retrieval.encoders.model_folder import folder_fingerprint, model_folder
@@ -67,7 +67,9 @@ class TrainedReranker:
         texts = [(question, passage_text(passage)) for question, passage in pairs]
         parts = range(0, len(texts), _PAIRS_AT_ONCE)
         scores: list[float] = []
-        for first in tqdm(parts, desc="Reranking", disable=None if len(parts) > 1 else True):
+        # One part alone is done at once, and is no reason for a bar.
+        starts = progress(parts, "Scoring pairs") if len(parts) > 1 else iter(parts)
+        for first in starts:
             tokenized = self._model.tokenize(texts[first : first + _PAIRS_AT_ONCE])
             scores += self._model(tokenized).tolist()
         return scores

@@ -8,7 +8,6 @@ safetensors file that is written whole and says when it is damaged (`plumbing.st
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from dmoe.experts.expert import Expert, ExpertSpec
 from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import Encoded, encode_all
 from dmoe.training.lessons import check_formats, read_augmentations
+from plumbing.stopwatch import Stopwatch
 from plumbing.storage.hashing import digest
 from plumbing.storage.tensors import DamagedTensorsError, read_tensors, write_tensors
 from retrieval.passage import Passage, text_digest
@@ -108,11 +108,11 @@ class PassageAdapters:
         else:
             self.read += 1
             return adapter
-        start = time.perf_counter()
+        watch = Stopwatch()
         adapter = train_adapter(self.ffns, instances, self._spec, self._recipe)
         write_tensors(path, adapter)
         self.trained += 1
-        self.seconds += time.perf_counter() - start
+        self.seconds += watch.seconds
         return adapter
 
     def _instances(self, passage: Passage) -> list[Encoded]:

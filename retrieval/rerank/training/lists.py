@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from plumbing.progress import progress
 from plumbing.storage import hashing
 from plumbing.storage.jsonl import DataError, read_jsonl, write_jsonl
 from retrieval.corpus.corpus import Corpus
@@ -105,7 +106,7 @@ def mine(
         return id in corpus and id not in held_out
 
     usable = [query for query in queries if any(map(is_usable, query.gold_ids))]
-    for first in range(0, len(usable), _QUERIES_AT_ONCE):
+    for first in progress(range(0, len(usable), _QUERIES_AT_ONCE), "Mining lists"):
         part = usable[first : first + _QUERIES_AT_ONCE]
         found = retriever.search([query.query for query in part], depth)
         for query, hits in zip(part, found, strict=True):

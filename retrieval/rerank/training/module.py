@@ -8,8 +8,6 @@ Shapes: N pairs, of all lists of a batch.
 from __future__ import annotations
 
 import math
-import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,8 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from plumbing.settings import typed
-from plumbing.storage.files import write_json
+from plumbing.stopwatch import Stopwatch
+from plumbing.training.setup import fit, write_metrics
 from retrieval.rerank.cross_encoder import CrossEncoder
 from retrieval.rerank.folder import save_cross_encoder
 from retrieval.rerank.pretrained import RerankerError
@@ -179,7 +178,6 @@ def lr_factor(progress: float, warmup: float, schedule: str, first: float = 0.0)
 
 
 FOLDER = "reranker"  # in the run folder: what conf/reranker's path names
-_LIGHTNING_WORDS = ("last", "best", "hpc")
 
 
 def train_reranker(
@@ -207,27 +205,19 @@ def train_reranker(
         own order; ``steps``, ``lists``, ``val_lists`` and ``seconds``.
 
     Raises:
-        RerankerError: If ``ckpt_path`` is a word of Lightning's, or of another reranker.
-        ValueError: If the checkpoint or a setting is at fault.
+        CheckpointError: If ``ckpt_path`` names no loadable checkpoint: nothing starts afresh.
+        RerankerError: If the checkpoint is of another reranker.
+        ValueError: If a setting is at fault.
     """
-    if ckpt_path in _LIGHTNING_WORDS:
-        raise RerankerError(
-            f"ckpt_path must be a file, got {ckpt_path!r}: where there is none, Lightning would "
-            "silently start afresh; name it, as in logs/train_reranker/runs/…/checkpoints/last.ckpt"
-        )
-    start = time.perf_counter()
-    with warnings.catch_warnings():
-        # Tokenising takes a hundredth of a step.
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    watch = Stopwatch()
     metrics = {
-        name: value.item()
-        for name, value in trainer.callback_metrics.items()
-        if name.startswith(("train/", "val/"))  # a monitor adds the learning rate's last value
+        name: value
+        for name, value in fit(trainer, module, data, ckpt_path).items()
+        if name.startswith(("train/", "val/", "steps"))  # a monitor adds the learning rate's last
     }
-    metrics |= {"steps": trainer.global_step, "lists": len(data.train), "val_lists": len(data.val)}
-    metrics["seconds"] = time.perf_counter() - start
+    metrics |= {"lists": len(data.train), "val_lists": len(data.val)}
+    metrics["seconds"] = watch.seconds
     if trainer.is_global_zero:
         save_cross_encoder(module.cross_encoder, Path(run_dir, FOLDER), training)
-        write_json(Path(run_dir, "metrics.json"), metrics)
+    write_metrics(trainer, run_dir, metrics)
     return metrics

@@ -14,12 +14,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from lightning import Callback
 
-from genpoe.commands import train_hypernet as train_module
 from genpoe.commands.train_hypernet import train
 from genpoe.model import GenPoE
 from genpoe.training.curves import read_curves
+from plumbing.training import setup
 from plumbing.training.checkpoint import CheckpointError, previous_path
-from plumbing.training.setup import training_callbacks
 from tests.helpers.tiny import make_backbone
 
 ROOT = Path(__file__).parents[3]
@@ -105,9 +104,9 @@ def test_an_empty_ckpt_path_is_an_error(tmp_path):
 
 
 def train_and_die(config, step, monkeypatch):
-    make = training_callbacks
+    make = setup.training_callbacks
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "training_callbacks", lambda c: [*make(c), KillAt(step)])
+        patch.setattr(setup, "training_callbacks", lambda c: [*make(c), KillAt(step)])
         with pytest.raises(Killed):
             train(config, make_backbone())
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from genpoe.training.collate import collate, pad
+from genpoe.training.collate import collate
 
 
 def ids(*values: int) -> np.ndarray:
@@ -34,12 +34,6 @@ def test_a_batch_by_hand() -> None:
     assert batch["loss_weight"] == 0.25
     tensors = [value for value in batch.values() if isinstance(value, torch.Tensor)]
     assert {tensor.dtype for tensor in tensors} == {torch.int64}
-
-
-def test_padding_is_on_the_right() -> None:
-    padded, mask = pad([ids(1), ids(2, 3, 4)], 9)
-    assert padded.tolist() == [[1, 9, 9], [2, 3, 4]]
-    assert mask.tolist() == [[1, 0, 0], [1, 1, 1]]
 
 
 @pytest.mark.parametrize("rows", [[], [0, 0], [1], [-1]])

@@ -20,6 +20,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from plumbing.storage.jsonl import DataError
+from plumbing.training.checkpoint import CheckpointError
 from qa.commands.train_reranker import (
     answers_query,
     held_out_passages,
@@ -29,7 +30,6 @@ from qa.commands.train_reranker import (
 from qa.data.dataset import QADataset, Question, save_folder
 from retrieval.bm25.index import BM25Settings
 from retrieval.passage import Passage
-from retrieval.rerank.pretrained import RerankerError
 from retrieval.rerank.rerankers import TrainedReranker
 from retrieval.rerank.training.lists import LabelledQuery
 from retrieval.retriever import Hit
@@ -202,7 +202,7 @@ def test_negatives_are_those_of_oracle_negatives() -> None:
 def test_never_starts_afresh_silently(compose_small: Compose) -> None:
     with pytest.raises(ValueError, match=r"nowhere\.ckpt.*no such file"):
         train_reranker_command(compose_small("ckpt_path=nowhere.ckpt"))
-    with pytest.raises(RerankerError, match="ckpt_path must be a file, got 'last'"):
+    with pytest.raises(CheckpointError, match="ckpt_path must be a file, got 'last'"):
         train_reranker_command(compose_small("ckpt_path=last"))
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qa.tables.tables import Setting, flat, results_table, summary
+from qa.tables.tables import Setting, flat, markdown_table, results_table, summary
 
 METRICS = {
     "genpoe/rag/shuffled/em": 11.0,
@@ -86,3 +86,17 @@ def test_flat_keeps_numbers() -> None:
         "growth/1/passages": 20,
         "machine/threads": 2,
     }
+
+
+def test_a_markdown_table_by_hand():
+    rows = [["a", "1", ""], ["b", "22", "3"]]
+    assert markdown_table(rows, ["", "x", "y"], labels=1) == (
+        "| | x | y |\n| --- | ---: | ---: |\n| a | 1 |  |\n| b | 22 | 3 |\n"
+    )
+    assert markdown_table([], ["p", "q"], compact=True) == "| p | q |\n|---|---|\n"
+    assert markdown_table([], ["p", "q"], labels=0, compact=True) == "| p | q |\n|---:|---:|\n"
+
+
+def test_a_row_has_a_cell_for_each_column():
+    with pytest.raises(ValueError, match=r"expected 2 cells in a row, got 1: \['a'\]"):
+        markdown_table([["a"]], ["x", "y"])

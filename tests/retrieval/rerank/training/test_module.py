@@ -19,6 +19,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors.torch import load_file
 
 from plumbing.storage.jsonl import DataError
+from plumbing.training.checkpoint import CheckpointError
 from retrieval.passage import Passage
 from retrieval.rerank.cross_encoder import CrossEncoder
 from retrieval.rerank.pretrained import RerankerError, decoder, encoder
@@ -298,7 +299,7 @@ def test_a_checkpoint_is_refused_with_other_batches_or_another_model(
     other = make_encoder_folder(tmp_path / "xlm", "xlm-roberta")
     with pytest.raises(RerankerError, match="the checkpoint is of another reranker"):
         fit(tmp_path, encoder(str(other)), ckpt_path=path)
-    with pytest.raises(RerankerError, match="ckpt_path must be a file, got 'last'"):
+    with pytest.raises(CheckpointError, match="ckpt_path must be a file, got 'last'"):
         fit(tmp_path, encoder(str(bert)), ckpt_path="last")
 
 
