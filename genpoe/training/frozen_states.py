@@ -20,7 +20,6 @@ from torch import Tensor
 
 from backbone.model import Backbone
 from backbone.split import SplitBackbone
-from genpoe.training.collate import pad
 from plumbing.batches import by_length, pad
 from plumbing.storage.folders import new_folder
 from plumbing.storage.manifest import (
