@@ -39,11 +39,11 @@ def targets(node):
 CASES = [
     (group, option)
     for group in (
-        *("model", "data", "trainer", "callbacks", "logger", "experiment", "debug"),
-        *("hparams_search", "paths", "hydra"),
+        *("backbone", "hypernet", "data", "trainer", "callbacks", "logger", "experiment"),
+        *("debug", "hparams_search", "paths", "hydra"),
     )
     for option in options(group)
-    if not option.startswith("dmoe_")  # experiments of other commands
+    if not option.startswith("dmoe/")  # experiments of other commands
 ]
 
 
@@ -82,7 +82,7 @@ def test_roots_compose(root):
 @pytest.mark.parametrize(
     ("root", "group"),
     [
-        *(("evaluate", group) for group in ("method", "retriever", "reranker", "data", "model")),
+        *(("evaluate", group) for group in ("method", "retriever", "reranker", "data", "backbone")),
         *(("evaluate_retrieval", group) for group in ("retriever", "reranker")),
         ("build_index", "retriever"),
         ("train_reranker", "cross_encoder"),
@@ -101,9 +101,9 @@ def test_every_option_of_a_group_composes(root, group):
 @pytest.mark.parametrize("root", ["build_experts", "train_sft_lora", "ablation"])
 @pytest.mark.parametrize("model", ["llama3_2_1b", "qwen2_5_1_5b"])
 def test_the_dmoe_papers_experiments_have_its_settings(root, model):
-    given = [*ROOTS[root], f"experiment=dmoe_{model}"]
+    given = [*ROOTS[root], f"experiment=dmoe/{model}"]
     config = composed(root, *given)
-    assert config.model == composed(root, *ROOTS[root], f"backbone={model}").model
+    assert config.backbone == composed(root, *ROOTS[root], f"backbone={model}").backbone
     expected = {"recipe.lr": 1e-5, "recipe.epochs": 1, "recipe.loss": "all"}
     if root != "train_sft_lora":
         expected |= {"expert.rank": 4, "expert.alpha": 16}

@@ -206,11 +206,11 @@ class Injecting(AnsweringMethod):
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__(backbone, max_new_tokens=4)
-        hypernet = MeanSettings(layer=1, rank=4, hidden_width=8).build(backbone)
+        hypernet = MeanSettings(layer=0, rank=4, hidden_width=8).build(backbone)
         with torch.no_grad():
             for parameter in hypernet.parameters():
                 parameter.normal_(std=0.5)
-        self.genpoe = GenPoE(backbone, hypernet.requires_grad_(False), layer=0)
+        self.genpoe = GenPoE(backbone, hypernet.requires_grad_(False))
 
     def injected(self, inputs: Sequence[QuestionInput]) -> AbstractContextManager[Any]:
         return self.genpoe.injected(

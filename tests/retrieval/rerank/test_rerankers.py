@@ -377,7 +377,7 @@ def test_every_reranker_config_names_what_there_is(saved: Path) -> None:
     assert {path.stem for path in (CONF / "reranker").glob("*.yaml")} == {
         *("none", "minilm", "bge_gemma", "bge_m3")
     }
-    assert composed("none")._target_ == f"retrieval.rerank.rerankers.{no_reranker.__name__}"
+    assert composed("none")._target_ == f"retrieval.rerank.{no_reranker.__name__}"
     assert instantiate(composed("none")) is None
     reranker = instantiate(composed("minilm", f"path={saved}", "device=cpu", "dtype=float32"))
     assert len(reranker.score(PAIRS)) == len(PAIRS)
