@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import ExitStack
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -22,12 +23,54 @@ def is_shown() -> bool:
     return sys.stderr.isatty() and os.environ.get("TQDM_DISABLE", "") in ("", "0")
 
 
+class Bar:
+    """A bar that is moved by hand; `progress` moves one over items. It does nothing unless shown.
+
+    Args:
+        description: What is done, as in "Answering".
+        total: How much there is to do.
+    """
+
+    def __init__(self, description: str, total: int) -> None:
+        self._open, self._bar = ExitStack(), None
+        if is_shown():
+            from tqdm import tqdm
+            from tqdm.contrib.logging import logging_redirect_tqdm
+
+            self._open.enter_context(logging_redirect_tqdm())
+            self._bar = self._open.enter_context(
+                tqdm(
+                    desc=description,
+                    total=total,
+                    file=sys.stderr,
+                    dynamic_ncols=True,
+                    mininterval=SECONDS_BETWEEN_UPDATES,
+                )
+            )
+
+    def move(self, done: int, note: str = "") -> None:
+        """Show that so much of the total is done, with a note behind the bar."""
+        if self._bar is not None:
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """Leave the bar as it is, and the terminal to others."""
+        self._open.close()
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 def progress(
     items: Iterable[T],
     description: str,
     total: int | None = None,
     position: Callable[[], int] | None = None,
-    note: Callable[[], str] | None = None,
 ) -> Iterator[T]:
     """Hand on the items, and show how many of them are done and when the last one will be.
 
@@ -37,7 +80,6 @@ def progress(
         total: How much there is to do; default: the number of items.
         position: How much of ``total`` is done. It is asked whenever an item is done, in place of
             counting one for each item.
-        note: What stands behind the bar, for example a loss; asked likewise.
 
     Returns:
         An iterator over the same items. Nothing is shown before the first one is asked for.
@@ -52,33 +94,15 @@ def progress(
                 "their number as total=…"
             )
         total = len(items)
-    return _watched(items, description, total, position, note) if is_shown() else iter(items)
+    return _watched(items, description, total, position) if is_shown() else iter(items)
 
 
 def _watched(
-    items: Iterable[T],
-    description: str,
-    total: int,
-    position: Callable[[], int] | None,
-    note: Callable[[], str] | None,
+    items: Iterable[T], description: str, total: int, position: Callable[[], int] | None
 ) -> Iterator[T]:
-    from tqdm import tqdm
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
-    with (
-        logging_redirect_tqdm(),
-        tqdm(
-            desc=description,
-            total=total,
-            file=sys.stderr,
-            dynamic_ncols=True,
-            mininterval=SECONDS_BETWEEN_UPDATES,
-        ) as bar,
-    ):
-        for item in items:
+    with Bar(description, total) as bar:
+        for count, item in enumerate(items, start=1):
             yield item
-            if note is not None:
-                bar.set_postfix_str(note(), refresh=False)
-            bar.update(1 if position is None else position() - bar.n)
+            bar.move(count if position is None else position())
         if position is not None:  # what was done after the last item, or without one
-            bar.update(position() - bar.n)
+            bar.move(position())

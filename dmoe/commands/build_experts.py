@@ -33,7 +33,7 @@ from dmoe.training.lessons import (
     lessons_from_augmentation,
     lessons_from_questions,
 )
-from dmoe.training.module import ExpertModule, training_strategy, watched
+from dmoe.training.module import ExpertModule, LessonsBar, training_strategy
 from dmoe.training.settings import check_trainer, typed_settings
 from dmoe.training.tally import Tally
 from plumbing.cli import check_complete
@@ -197,8 +197,11 @@ def _by_ray(config: DictConfig, job: Job) -> tuple[Tally, bool]:
     done = train_on_cluster(
         groups, make, job.backbone.fingerprint, job.spec, job.recipe, limits, Cluster(**config.ray)
     )
-    for group, trained in watched(done, tally, groups, job.lessons):
+    bar = LessonsBar(groups, tally, job.lessons)
+    for group, trained in done:
         tally.store(job.bank, group, trained)
+        bar.update()
+    bar.close()
     tally.skipped, tally.without = groups.skipped, groups.without
     return tally, True
 

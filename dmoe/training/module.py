@@ -8,7 +8,7 @@ Several devices train different experts: processes stand side by side and exchan
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -24,33 +24,44 @@ from dmoe.training.grouped import GroupedTrainer, Limits
 from dmoe.training.groups import Group, Groups
 from dmoe.training.lessons import Lesson
 from dmoe.training.tally import Tally
-from plumbing.progress import is_shown, progress
-
-T = TypeVar("T")
+from plumbing.progress import Bar, is_shown
 
 
-def watched(
-    items: Iterable[T], tally: Tally, groups: Groups, lessons: Callable[[], Iterable[Lesson]]
-) -> Iterable[T]:
-    """Hand on the items, and show a progress bar over the lessons.
+class LessonsBar:
+    """A progress bar over the lessons whose experts are built.
 
     Args:
-        items: Each stands for a group that is trained.
-        tally: Counts what is trained.
-        groups: Count the lessons without training, among those of its own worker.
+        groups: The groups of one worker, which also count the lessons without training.
+        tally: Counts what was trained.
         lessons: Makes the stream of all lessons.
+        active: If False, there is no bar in this process.
     """
-    if not is_shown():
-        return items  # else the lessons would be read once more for nothing
 
-    def position() -> int:
-        return tally.experts + len(tally.failed) + groups.skipped + len(groups.without)
+    def __init__(
+        self,
+        groups: Groups,
+        tally: Tally,
+        lessons: Callable[[], Iterable[Lesson]],
+        active: bool = True,
+    ) -> None:
+        self._groups, self._tally = groups, tally
+        # Where no bar is shown, the lessons need not be read once more.
+        count = sum(1 for _ in lessons()) if active and is_shown() else 0
+        self._bar = Bar("Building experts", groups.share(count)) if count else None
 
-    def note() -> str:
-        return f"loss={tally.last_loss / tally.experts:.3g}" if tally.experts else ""
+    def update(self) -> None:
+        """Show how many lessons are done, and the mean loss of the last epochs."""
+        tally, groups = self._tally, self._groups
+        done = tally.experts + len(tally.failed) + groups.skipped + len(groups.without)
+        note = f"loss={tally.last_loss / tally.experts:.3g}" if tally.experts else ""
+        if self._bar is not None:
+            self._bar.move(done, note)
 
-    mine = groups.share(sum(1 for _ in lessons()))
-    return progress(items, "Building experts", mine, position, note)
+    def close(self) -> None:
+        """End the bar."""
+        if self._bar is not None:
+            self.update()
+            self._bar.close()
 
 
 class InStep(IterableDataset[Group]):
@@ -119,10 +130,7 @@ class ExpertModule(LightningModule):
             worker=self.trainer.global_rank,
             workers=self.trainer.world_size,
         )
-        groups: Iterable[Group] = self._groups
-        if self.trainer.is_global_zero:
-            groups = watched(groups, self.tally, self._groups, self._lessons)
-        return DataLoader(InStep(groups, self._any_rank), batch_size=None)
+        return DataLoader(InStep(self._groups, self._any_rank), batch_size=None)
 
     def _any_rank(self, mine: bool) -> bool:
         """Whether something is so on one rank at least; all ranks must ask."""
@@ -139,18 +147,25 @@ class ExpertModule(LightningModule):
         ffn = FinalFFN(self.backbone)
         self._grouped = GroupedTrainer(ffn, self._spec, self._recipe, self._limits)
 
+    def on_train_start(self) -> None:
+        """Begin a progress bar in the first process."""
+        first = self.trainer.is_global_zero
+        self._bar = LessonsBar(self._groups, self.tally, self._lessons, active=first)
+
     def training_step(self, batch: Group, batch_idx: int) -> None:
         """Train a group's experts from the first step to the last, and keep them."""
         if not batch.passages:
             return
         trained = self._grouped.train([passage.id for passage in batch.passages], batch.instances)
         self.tally.store(self._bank, batch, trained)
+        self._bar.update()
         for name in ("first_loss", "last_loss", "norm"):
             value = getattr(trained, name).mean()
             self.log(f"train/{name}", value, batch_size=len(trained.ids), prog_bar=True)
 
     def on_train_end(self) -> None:
         """Add up what the ranks have built."""
+        self._bar.close()
         self.tally.skipped, self.tally.without = self._groups.skipped, self._groups.without
         if self.trainer.world_size > 1:
             tallies = [Tally()] * self.trainer.world_size

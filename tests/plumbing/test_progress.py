@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 import plumbing.progress
-from plumbing.progress import is_shown, progress
+from plumbing.progress import Bar, is_shown, progress
 from plumbing.storage.jsonl import DataError, read_lines
 
 
@@ -44,12 +44,18 @@ def test_a_bar_has_a_name_and_an_end(terminal: Terminal) -> None:
 
 def test_the_position_may_be_of_something_else(terminal: Terminal) -> None:
     done: list[int] = []
-    items = progress(iter([3, 4]), "Building", 10, lambda: sum(done), lambda: f"last={done[-1]}")
-    for item in items:
+    for item in progress(iter([3, 4]), "Building", 10, lambda: sum(done)):
         done.append(item)
     assert last(terminal).startswith("Building:  70%")
     assert " 7/10 " in last(terminal)
-    assert last(terminal).endswith("last=4]")
+
+
+def test_a_bar_is_moved_by_hand(terminal: Terminal) -> None:
+    with Bar("Building", 10) as bar:
+        bar.move(3)
+        bar.move(7, "loss=4")
+    assert last(terminal).startswith("Building:  70%")
+    assert last(terminal).endswith("loss=4]")
 
 
 def test_there_is_no_bar_without_an_estimate() -> None:
@@ -70,6 +76,8 @@ def test_where_nobody_watches_nothing_is_written(
         monkeypatch.setattr(Terminal, "isatty", lambda self: False)
     assert not is_shown()
     assert list(progress([1, 2], "Answering")) == [1, 2]
+    with Bar("Answering", 2) as bar:
+        bar.move(1)
     assert terminal.getvalue() == ""
 
 

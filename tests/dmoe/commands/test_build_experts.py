@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+import plumbing.progress
 from dmoe.bank import Bank, BankError
 from dmoe.commands.build_experts import build_command, build_experts
 from dmoe.commands.train_warmup import warmup
@@ -73,6 +76,23 @@ def test_what_is_there_is_not_built_again(build, tmp_path):
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     metrics = build()
     assert (metrics["experts"], metrics["skipped"]) == (0, 7)
+
+
+def test_a_bar_counts_the_lessons(build, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(plumbing.progress, "sys", SimpleNamespace(stderr=terminal))
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    build("instances.limit=2")
+    assert build()["skipped"] == 2  # counted as done
+    bars = [bar for bar in terminal.getvalue().split("\n") if bar]
+    assert len(bars) == 2
+    assert all(bar.rpartition("\r")[2].startswith("Building experts: 100%") for bar in bars)
+    assert " 7/7 " in bars[1]
+    assert "loss=" in bars[1]
 
 
 def test_the_papers_recipe(build, tmp_path):
