@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from plumbing.settings import check_types
+from plumbing.mounts import SettingValueError
+from plumbing.settings import check_choice, check_positive, check_types
 from plumbing.storage.jsonl import DataError
 from retrieval.cache import CachedReranker, CachedRetriever, checked_scores
 from retrieval.passage import Passage
@@ -47,20 +48,12 @@ class PipelineSettings:
     cache_dir: str | Path | None = None
 
     def __post_init__(self) -> None:
-        check_types(self, "pipeline")
-        for name in ("n", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be positive, got {getattr(self, name)}; set pipeline.{name}"
-                )
-        if self.weighting not in WEIGHTINGS:
-            raise ValueError(
-                f"weighting must be one of {', '.join(WEIGHTINGS)}, got {self.weighting!r}; set "
-                "pipeline.weighting"
-            )
+        check_types(self)
+        check_positive(self, "n", "batch_size")
+        check_choice("weighting", self.weighting, WEIGHTINGS)
         if not 0 < self.temperature < math.inf:
-            raise ValueError(
-                f"temperature must be positive, got {self.temperature}; set pipeline.temperature"
+            raise SettingValueError(
+                "temperature", f"temperature must be positive, got {self.temperature}"
             )
 
 

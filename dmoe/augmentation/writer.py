@@ -17,6 +17,7 @@ from torch import Tensor
 from backbone.decoding import pad_left
 from backbone.kv_cache import make_cache
 from backbone.model import Backbone
+from plumbing.mounts import SettingValueError
 from plumbing.settings import typed
 
 _CROWDED = 0.875  # of a batch's rows: when no more are left, the others are dropped
@@ -88,15 +89,13 @@ class BackboneWriter:
         ValueError: If a number is out of range.
     """
 
-    @typed("augmenter.writer")
+    @typed
     def __init__(
         self, backbone: Backbone, batch_size: int = 16, temperature: float = 0.7, seed: int = 0
     ) -> None:
-        if batch_size < 1 or not temperature > 0:
-            raise ValueError(
-                f"batch_size and temperature must be positive, got {batch_size} and {temperature}; "
-                "set augmenter.writer.batch_size and augmenter.writer.temperature"
-            )
+        for name, value in (("batch_size", batch_size), ("temperature", temperature)):
+            if not value > 0:
+                raise SettingValueError(name, f"{name} must be positive, got {value}")
         self.batch_size = batch_size
         self._backbone = backbone
         self._temperature = temperature

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dmoe.decoding.active import ExpertSource
+from plumbing.mounts import SettingValueError
 from plumbing.settings import typed
 
 
@@ -72,10 +73,10 @@ class SomeExperts:
         ValueError: If the fraction is not in 0..1.
     """
 
-    @typed("method")
+    @typed
     def __init__(self, source: ExpertSource, fraction: float, seed: int = 0) -> None:
         if not 0 <= fraction <= 1:
-            raise ValueError(f"fraction must be in 0..1, got {fraction}; set method.fraction")
+            raise SettingValueError("fraction", f"fraction must be in 0..1, got {fraction}")
         self._source = source
         ids = sorted(source, key=lambda id: _digest(f"{seed} {id}"))
         self._ids = frozenset(ids[: round(fraction * len(ids))])

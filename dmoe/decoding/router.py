@@ -12,6 +12,7 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Protocol
 
+from plumbing.mounts import SettingValueError, mounted
 from plumbing.settings import check_seed
 from retrieval.retriever import Hit, Retriever
 
@@ -108,7 +109,7 @@ class RandomRouter:
     uses_passages = False
 
     def __init__(self, bank: Iterable[str], seed: int = 0) -> None:
-        check_seed(seed, "router.seed")
+        check_seed(seed)
         self._ids = sorted(bank)
         self._seed = seed
 
@@ -162,8 +163,10 @@ def retrieval_router(bank: ExpertIds, retriever: Any, corpus: Any) -> RetrievalR
     """
     some = next(iter(bank), None)
     if some is not None and not any(id in corpus for id in bank):
-        raise ValueError(
-            f"expected experts of the router's passages, got a bank of others, such as {some!r}; "
-            "set router.corpus.path to the surrogates of the bank's passages"
+        raise SettingValueError(
+            "corpus.path",
+            f"expected experts of the router's passages, got a bank of others, such as {some!r}",
+            "set {} to the surrogates of the bank's passages",
         )
-    return RetrievalRouter(bank, retriever.open(corpus))
+    with mounted("retriever"):
+        return RetrievalRouter(bank, retriever.open(corpus))

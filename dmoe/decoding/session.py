@@ -73,7 +73,7 @@ class Session:
         """As before the first new token."""
         rows = len(self._task_inputs)
         routing = self._routing
-        self._active = ActiveExperts(self._final, routing.source, rows, routing.k)
+        self._active = ActiveExperts(self._final, routing.source, rows, routing.experts)
         self._new: list[list[int]] = [[] for _ in range(rows)]
 
     @torch.inference_mode()
@@ -145,7 +145,8 @@ class Session:
         fired = [row for row, fire in zip(running, fires, strict=True) if fire]
         if not fired:
             return _Settled(logits_BV, uncertainty, {})
-        hits = self._routing.router.route([self._request(row) for row in fired], self._routing.k)
+        requests = [self._request(row) for row in fired]
+        hits = self._routing.router.route(requests, self._routing.experts)
         ids = [[hit.passage_id for hit in row_hits] for row_hits in hits]
         self._redecode(logits_BV, self._active.swap(fired, ids), position)
         routed = {row: tuple(row_hits) for row, row_hits in zip(fired, hits, strict=True)}

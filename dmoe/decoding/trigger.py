@@ -12,6 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from plumbing.mounts import SettingValueError
 from plumbing.settings import check_types
 
 _LOWEST = -80.0  # e to it counts nothing; further down are slow denormal numbers, and -inf
@@ -63,11 +64,12 @@ class UncertaintyTrigger:
     threshold: float = 2.0
 
     def __post_init__(self) -> None:
-        check_types(self, "trigger")
+        check_types(self)
         if not self.threshold >= 0:
-            raise ValueError(
-                f"threshold must not be negative, got {self.threshold}; set trigger.threshold "
-                "(nats), or choose trigger=always"
+            raise SettingValueError(
+                "threshold",
+                f"threshold must not be negative, got {self.threshold}",
+                "set {} (nats), or choose trigger=always",
             )
 
     def fires(self, uncertainty: Sequence[float], tokens: Sequence[str]) -> list[bool]:
@@ -91,9 +93,9 @@ class RandomTrigger:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_types(self, "trigger")
+        check_types(self)
         if not 0 <= self.rate <= 1:
-            raise ValueError(f"rate must be in 0..1, got {self.rate}; set trigger.rate")
+            raise SettingValueError("rate", f"rate must be in 0..1, got {self.rate}")
 
     def fires(self, uncertainty: Sequence[float], tokens: Sequence[str]) -> list[bool]:
         """Drawn from a hash of the token's name, so that no row depends on another."""
@@ -116,7 +118,7 @@ class ConstantTrigger:
     active: bool
 
     def __post_init__(self) -> None:
-        check_types(self, "trigger")
+        check_types(self)
 
     def fires(self, uncertainty: Sequence[float], tokens: Sequence[str]) -> list[bool]:
         """The same for every row."""

@@ -18,8 +18,9 @@ from dmoe.experts.expert import ExpertSpec
 from dmoe.experts.recipe import Recipe
 from dmoe.training.grouped import GroupedTrainer, Limits, TrainedGroup
 from dmoe.training.groups import Group
+from plumbing.mounts import SettingValueError
 from plumbing.ray_cluster import ray_cluster
-from plumbing.settings import check_types
+from plumbing.settings import check_positive, check_types
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,12 @@ class Cluster:
     address: str | None = None
 
     def __post_init__(self) -> None:
-        check_types(self, "ray")
-        if self.workers < 1 or not self.gpus_per_worker >= 0:
-            raise ValueError(
-                f"expected ray.workers >= 1 and ray.gpus_per_worker >= 0, got {self.workers} and "
-                f"{self.gpus_per_worker}"
+        check_types(self)
+        check_positive(self, "workers")
+        if not self.gpus_per_worker >= 0:
+            raise SettingValueError(
+                "gpus_per_worker",
+                f"gpus_per_worker must not be negative, got {self.gpus_per_worker}",
             )
 
 

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from plumbing.devices import pick_device, pick_dtype
+from plumbing.mounts import SettingValueError
 from plumbing.settings import typed
 from retrieval.encoders.model_folder import folder_fingerprint, model_folder
 from retrieval.passage import Passage, passage_text
@@ -42,7 +43,7 @@ class TrainedReranker:
         ValueError: If a setting is mistyped or unknown.
     """
 
-    @typed("reranker")
+    @typed
     def __init__(
         self,
         path: str | Path,
@@ -93,7 +94,7 @@ class FlagEmbeddingReranker:
         ValueError: If there is no such model, or a setting is unknown or out of range.
     """
 
-    @typed("reranker")
+    @typed
     def __init__(
         self,
         name: str,
@@ -105,11 +106,12 @@ class FlagEmbeddingReranker:
         revision: str | None = None,
     ) -> None:
         if kind not in ("decoder", "encoder"):
-            raise ValueError(f"kind must be decoder or encoder, got {kind!r}; set reranker.kind")
-        if batch_size < 1 or max_tokens < 16:
-            raise ValueError(
-                f"batch_size must be positive and max_tokens at least 16, got {batch_size} and "
-                f"{max_tokens}; set reranker.batch_size and reranker.max_tokens"
+            raise SettingValueError("kind", f"kind must be decoder or encoder, got {kind!r}")
+        if batch_size < 1:
+            raise SettingValueError("batch_size", f"batch_size must be positive, got {batch_size}")
+        if max_tokens < 16:
+            raise SettingValueError(
+                "max_tokens", f"max_tokens must be at least 16, got {max_tokens}"
             )
         where = pick_device(device)
         number = pick_dtype(dtype, where)

@@ -27,13 +27,14 @@ from dmoe.experts.expert import Expert, ExpertSpec
 from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import Encoded, encode_all
 from dmoe.training.lessons import check_formats, read_augmentations
+from plumbing.mounts import SettingValueError
 from plumbing.storage.files import replace_file
 from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
 
 
-class NoAugmentationError(ValueError):
+class NoAugmentationError(SettingValueError):
     """A passage that has no adapter, because nothing is there to train it on."""
 
 
@@ -126,9 +127,11 @@ class PassageAdapters:
         augmentation = self._augmentations.get(passage.id)
         if augmentation is None:
             raise NoAugmentationError(
+                "augmentation",
                 f"passage {shown(passage.id)} is not in {self._source}, so there is nothing to "
-                "train its adapter on; augment it (python scripts/augment.py corpus.path=FILE) and "
-                "give all augmentations as instances.augmentation"
+                "train its adapter on",
+                "augment it (python scripts/augment.py corpus.path=FILE) and give all "
+                "augmentations as {}",
             )
         instances = encode_all(
             self.ffns.backbone.tokenizer,
