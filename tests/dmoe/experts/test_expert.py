@@ -56,7 +56,7 @@ def test_settings_are_checked(settings, message):
 
 
 def test_an_ffn_without_a_gate_has_no_expert_for_it():
-    with pytest.raises(ExpertError, match="no 'gate' projection, it has up, down; set expert"):
+    with pytest.raises(ExpertError, match="no 'gate' projection, it has up, down; set targets"):
         ExpertSpec().shapes({"up": (4, 8), "down": (8, 4)})
 
 
