@@ -1,8 +1,9 @@
 # Everything happens in .venv, with the versions that requirements/ pins.
 #
 #   make install   the environment            make train   the main job on the embedded default
-#   make test      the tests                  make check   format, lint, types
-#   make bench     the benchmarks             make lock    pin again; UPGRADE=--upgrade: the newest
+#   make test      the tests                  make check   format, lint, types, documentation
+#   make docs      the documentation          make bench   the benchmarks
+#   make lock      pin again; UPGRADE=--upgrade: the newest
 #   make clean     remove what make made; logs stay
 #
 # ARGS is handed on: make train ARGS=trainer.max_epochs=2, make test ARGS="-m 'not slow'".
@@ -16,7 +17,7 @@ CODE   := $(wildcard plumbing backbone retrieval qa genpoe dmoe benchmarks scrip
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: install backbone train test check types bench lock clean
+.PHONY: install backbone train test check types docs bench lock clean
 
 # Files named .done-* say which step of the environment is finished, so that the next make starts
 # where an interrupted one stopped, and does nothing when nothing changed.
@@ -60,9 +61,16 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	@$(MAKE) --no-print-directory types
+	@$(MAKE) --no-print-directory docs
 
 types:
 	$(BIN)/mypy $(CODE)
+
+# Strict: a dead link, a missing example or a faulty docstring is an error. The variable silences the
+# theme's advertisement of its successor.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "make: the documentation is in site/index.html"
 
 bench: install backbone
 	$(BIN)/python scripts/benchmark.py $(ARGS)
@@ -79,5 +87,5 @@ lock: install
 	mv requirements/lock.tmp requirements/lock.txt
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

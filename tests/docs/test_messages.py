@@ -1,0 +1,58 @@
+"""The error messages of docs/troubleshooting.md are those that the packages raise."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.helpers.documented import DOCS, ROOT
+
+PACKAGES = ("plumbing", "backbone", "retrieval", "qa", "genpoe", "dmoe", "benchmarks")
+OTHERS = (
+    "make: needs Python",  # of the Makefile
+    # TODO(move): remove these three when commands say what is wrong with a setting themselves
+    *("scripts/….py has no setting", "… has been renamed", "… has no choice"),
+)
+PAGE = (DOCS / "troubleshooting.md").read_text("utf-8")
+MESSAGES = re.findall(r"^> `([^`]+)`$", PAGE, re.MULTILINE)
+_SHORTEST = 6  # letters of a piece that says something
+
+
+def pieces(message: str) -> list[str]:
+    """What a message says in all cases: its parts between one … and the next."""
+    parts = [" ".join(part.split()) for part in message.split("…")]
+    return [part for part in parts if len(re.sub(r"\W", "", part)) >= _SHORTEST]
+
+
+def written() -> Iterator[str]:
+    """Every text of the packages, with … where something is filled in."""
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    yield "".join(
+                        str(part.value) if isinstance(part, ast.Constant) else "…"
+                        for part in node.values
+                    )
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+TEXTS = [" ".join(text.split()) for text in written()]
+
+
+def test_the_page_has_messages() -> None:
+    assert len(MESSAGES) > 30
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_message_is_raised_somewhere(message: str) -> None:
+    if message.startswith(OTHERS):
+        return
+    wanted = pieces(message)
+    pattern = re.compile(".*".join(map(re.escape, wanted)), re.DOTALL)
+    assert wanted
+    assert any(pattern.search(text) for text in TEXTS)
