@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 
 from backbone.model import Backbone
 from plumbing.cli import check_complete
-from plumbing.settings import check_choice, check_limit, check_types
+from plumbing.settings import check_limit, check_types
 from qa.data.dataset import QADataset
 from qa.evaluation.evaluate import evaluate
-from qa.passages.choose import KINDS, RETRIEVED_KINDS, make_passage_source
+from qa.passages.choose import RETRIEVED_KINDS, check_passages, make_passage_source
 from qa.passages.pipeline import open_pipeline
 from qa.passages.source import check_k
 from qa.tables.tables import summary
@@ -42,7 +42,7 @@ class Settings:
     def __post_init__(self) -> None:
         check_limit(self.limit)
         check_types(self)
-        check_choice("passages", self.passages, KINDS)
+        check_passages(self.passages)
         check_k(self.k)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plumbing.settings import check_choice
+from plumbing.mounts import SettingValueError
 from qa.data.dataset import QADataset
 from qa.passages.gold import GoldPassages, ShuffledPassages
 from qa.passages.retrieved import OracleNegatives, RetrievedPassages
@@ -11,6 +11,18 @@ from retrieval.pipeline import Pipeline
 
 RETRIEVED_KINDS = ("retrieved", "oracle_negative")
 KINDS = ("gold", "shuffled", *RETRIEVED_KINDS)
+
+
+def check_passages(kind: str) -> None:
+    """Check that there is a source of passages of this name.
+
+    Raises:
+        SettingValueError: If there is none.
+    """
+    if kind not in KINDS:
+        raise SettingValueError(
+            "passages", f"passages must be one of {', '.join(KINDS)}, got {kind!r}"
+        )
 
 
 def make_passage_source(
@@ -33,7 +45,7 @@ def make_passage_source(
         return GoldPassages(dataset, k)
     if kind == "shuffled":
         return ShuffledPassages(dataset, seed, k)
-    check_choice("passages", kind, KINDS)
+    check_passages(kind)
     if pipeline is None:
         raise ValueError(
             f"passages={kind} needs a retrieval index, and none is configured; give retriever=bm25 "

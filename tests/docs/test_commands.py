@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.helpers.tiny import make_backbone
 
 from tests.helpers.documented import (
     DOCS,
@@ -20,6 +19,7 @@ from tests.helpers.documented import (
     not_run,
 )
 from tests.helpers.small_world import World, composed
+from tests.helpers.tiny import make_backbone
 
 COMMANDS = commands(PAGES)
 LISTED = not_run()

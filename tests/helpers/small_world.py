@@ -33,7 +33,6 @@ _TODAY = {
     "cache_frozen": "model.cache_frozen",
     "experiment=genpoe/": "experiment=",
     "experiment=dmoe/": "experiment=dmoe_",
-    "method.experts": "method.k",
 }
 
 
