@@ -76,7 +76,7 @@ class DMoEMethod(AnsweringMethod):
         self.uses_passages = rag or routing.router.uses_passages  # type: ignore[misc]
 
     def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
-        """See `AnsweringMethod.answer`."""
+        """Answer a batch of questions, as `AnsweringMethod.answer` says."""
         if not inputs:
             return []
         rows = [self._decoder_input(input) for input in inputs]
@@ -91,7 +91,7 @@ class DMoEMethod(AnsweringMethod):
         ]
 
     def check_passages(self, passages: Iterable[Passage]) -> None:
-        """See `AnsweringMethod.check_passages`: the experts must be of these texts.
+        """Check that the experts were made of the texts that these passages have.
 
         Raises:
             BankError: If one was made of another text than its passage has.
@@ -100,7 +100,7 @@ class DMoEMethod(AnsweringMethod):
             self._bank.check_passages(passages)
 
     def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """How often routing took place; see `routing_metrics`."""
+        """Measure how often routing took place, and what it found; see `routing_metrics`."""
         details = [prediction.details for prediction in predictions]
         triggered = any(row["triggers"] for row in details)
         if triggered and not any(at["passage_ids"] for row in details for at in row["routed"]):

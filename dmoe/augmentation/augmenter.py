@@ -114,7 +114,7 @@ class ModelAugmenter:
             if refusals and not answers and refused >= min(len(passages), _HOPELESS):
                 raise WriterError(
                     f"expected answers, but all was refused that was asked about {refused} "
-                    f"passages: {refusals[0]}; check augmenter.writer and its model"
+                    f"passages: {refusals[0]}; check the writer and its model"
                 )
             yield from found
             done += len(some)

@@ -123,7 +123,7 @@ class FLAREMethod(AnsweringMethod):
 
     @torch.inference_mode()
     def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
-        """See `AnsweringMethod.answer`."""
+        """Answer a batch of questions, as `AnsweringMethod.answer` says."""
         if not inputs:
             return []
         rows = self.decode(inputs)

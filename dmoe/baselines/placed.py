@@ -68,7 +68,7 @@ class PlacedMethod(PRAGMethod):
         self.uses_passages = router.uses_passages  # type: ignore[misc]
 
     def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
-        """See `AnsweringMethod.answer`."""
+        """Route each question once, and answer it under the experts that were chosen."""
         hits = self._router.route([self._request(input) for input in inputs], self._experts)
         ids = [[hit.passage_id for hit in each] for each in hits]
         chosen = [Selection.uniform([self._passages[id] for id in each]) for each in ids]
@@ -82,7 +82,7 @@ class PlacedMethod(PRAGMethod):
         ]
 
     def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """See `PRAGMethod.measure`; and ``routed_gold``, as DMoE has it, in percent."""
+        """Add ``routed_gold``, in percent as for DMoE, to the metrics of `PRAGMethod.measure`."""
         found = gold_metrics([each.details for each in predictions])
         return super().measure(predictions) | found
 
@@ -112,13 +112,13 @@ def load_placed(
         placement: Share of the layers that have experts, the final ones; 0: the final one alone.
         router: Makes the router, given the ids of the passages that have something to train on.
         passages: The corpus.
-        augmentation: See `open_adapters`, as the next four.
-        formats: The same.
-        expert: The same.
-        recipe: The same.
-        cache_dir: The same.
-        rag: Must be false: experts are compared without passages in the prompt.
-        **settings: See `PlacedMethod`.
+        augmentation: What the adapters are trained on; see `open_adapters`.
+        formats: The formats of the instances; see `open_adapters`.
+        expert: The settings of the adapters; see `open_adapters`.
+        recipe: The settings of their training; see `open_adapters`.
+        cache_dir: Where the adapters are kept; see `open_adapters`.
+        rag: It must be false, because experts are compared without passages in the prompt.
+        **settings: Further arguments of `PlacedMethod`.
 
     Raises:
         ValueError: If a setting is out of range, or the augmentations are malformed.

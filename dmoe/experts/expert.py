@@ -136,7 +136,7 @@ def check_expert(
         if tuple(tensor.shape[-2:]) != shape or tensor.ndim not in (2, 3):
             raise ExpertError(
                 f"{name}: expected the shape {list(shape)}, got {list(tensor.shape)}; is it of "
-                "another rank (expert.rank) or of another backbone?"
+                "another rank or of another backbone?"
             )
         if not bool(tensor.isfinite().all()):
             raise ExpertError(f"{name} holds values that are not finite; train the expert again")

@@ -140,7 +140,7 @@ class _Worker:
                 raise BankError(
                     f"a worker's {backbone.name} is another model "
                     f"({backbone.fingerprint[:12]}, expected {self._fingerprint[:12]}); give all "
-                    "machines the same one, by its revision (model.backbone.revision)"
+                    "machines the same one, by its revision"
                 )
             self._trainer = GroupedTrainer(FinalFFN(backbone), *self._settings)
         ids = [passage.id for passage in group.passages]

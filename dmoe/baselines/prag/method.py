@@ -49,7 +49,7 @@ class PRAGMethod(AnsweringMethod):
 
     @contextmanager
     def injected(self, inputs: Sequence[QuestionInput]) -> Iterator[None]:
-        """See `AnsweringMethod.injected`; adapters that are not there yet are trained first."""
+        """Attach the adapters of each row's passages; those that are missing are trained first."""
         passages = [input.selection.passages for input in inputs]
         adapters = self.adapters.load([passage for each in passages for passage in each])
         # A passage that is named twice has one adapter.
