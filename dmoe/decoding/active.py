@@ -36,7 +36,7 @@ class ExpertSource(Protocol):
         ...
 
     def get(self, ids: Sequence[str]) -> Mapping[str, Tensor]:
-        """Get N experts: ``gate.lora_A`` ``[N, R, in]``, ``gate.lora_B`` ``[N, out, R]`` and so on."""
+        """Get N experts: ``gate.lora_A`` ``[N, R, in]``, ``gate.lora_B`` ``[N, out, R]``, etc."""
         ...
 
 

@@ -153,7 +153,7 @@ def composed(*overrides):
 @pytest.fixture
 def compose_small(bank_dir, tiny_backbone, tmp_path, monkeypatch):
     """Composes an evaluation of a few questions with the tiny backbone and its bank."""
-    monkeypatch.setattr("backbone.loading.load_backbone", lambda **settings: tiny_backbone)
+    monkeypatch.setattr("backbone.load_backbone", lambda **settings: tiny_backbone)
     write_data(tmp_path / "data", PASSAGES.values())
     small = [
         *("data=local", f"data.dir={tmp_path / 'data'}", f"bank.dir={bank_dir}"),

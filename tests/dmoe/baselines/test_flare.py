@@ -244,7 +244,7 @@ def compose_small(tiny_backbone, tmp_path, monkeypatch):
     """Composes an evaluation of the three questions, with the tiny backbone and a retriever."""
     data = tmp_path / "data"
     save_folder(QADataset("data", PASSAGES, {"dev": QUESTIONS}), data)
-    monkeypatch.setattr("backbone.loading.load_backbone", lambda **settings: tiny_backbone)
+    monkeypatch.setattr("backbone.load_backbone", lambda **settings: tiny_backbone)
     monkeypatch.setattr(
         "retrieval.bm25.index.BM25Settings.open", lambda self, corpus: WordRetriever(corpus)
     )

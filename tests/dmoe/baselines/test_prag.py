@@ -346,7 +346,7 @@ def test_the_loss_is_of_all_labels_together(tiny_backbone):
 @pytest.fixture
 def command(augmentation, tiny_backbone, tmp_path, monkeypatch, no_sync):
     """Evaluates on the passages that a question shares most words with."""
-    monkeypatch.setattr("backbone.loading.load_backbone", lambda **settings: tiny_backbone)
+    monkeypatch.setattr("backbone.load_backbone", lambda **settings: tiny_backbone)
     passages = {passage.id: passage for passage in PASSAGES}
     save_folder(QADataset("people", passages, {"dev": QUESTIONS}), tmp_path / "data")
     monkeypatch.setattr(

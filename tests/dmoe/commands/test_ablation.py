@@ -131,7 +131,7 @@ def test_the_warm_up_keeps_the_model(model):
     given = [f"model={model}", "ablation=warmup", "ablation.adapter=x", "augmenter=file"]
     plain, warm = (cell.config.model for cell in read_cells(compose("ablation", given), given))
     assert plain == compose("ablation", given).model
-    assert plain.backbone._target_ == "backbone.loading.load_backbone"
+    assert plain.backbone._target_ == "backbone.load_backbone"
     ours = {"_target_": "dmoe.training.warmup.warm_backbone", "adapter": "x"}
     assert warm == {**plain, "backbone": {**plain.backbone, **ours}}
     named = ["model=smollm2_135m_warm", "model.backbone.adapter=x", *given[1:]]

@@ -46,7 +46,7 @@ def compose_small(
     folder: Path, tmp_path: Path, tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> Compose:
     """Composes an evaluation of the small data set with the tiny backbone."""
-    monkeypatch.setattr("backbone.loading.load_backbone", lambda **settings: tiny_backbone)
+    monkeypatch.setattr("backbone.load_backbone", lambda **settings: tiny_backbone)
     small = ["data=local", f"data.dir={folder}", f"paths.output_dir={tmp_path}", "max_new_tokens=2"]
     return lambda *overrides: compose_evaluate(*small, *overrides)
 
@@ -134,7 +134,7 @@ def compose_retrieved(compose_small: Compose, folder: Path, tmp_path: Path) -> C
             f"paths.cache_dir={tmp_path / 'cache'}",
             *overrides,
         )
-        config.retriever = {"_target_": "fakes.WordSettings", "index_dir": "x"}
+        config.retriever = {"_target_": "tests.helpers.fakes.WordSettings", "index_dir": "x"}
         return config
 
     return composed
@@ -218,7 +218,7 @@ def test_wrong_settings_of_retrieval_are_named(
         (["method=rag", "rag=false"], "method=rag is passages in the prompt"),
         (["passages=retrieved"], "passages=retrieved needs a retrieval index"),
         (["split=test"], "data set 'local' has no split 'test'; it has: dev"),
-        (["k=0", "method=rag"], "k must be at least 1"),
+        (["k=0", "method=rag"], "k must be a whole number of at least 1, got 0; set k$"),
         (["limit=0"], "limit must be a positive whole number or null .*, got 0; set limit$"),
         (["limit=x"], "limit must be a positive whole number or null .*, got 'x'; set limit$"),
         (["limit=true"], "limit must be .*, got True; set limit$"),

@@ -192,7 +192,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Di
 
     def composed(*overrides: str) -> DictConfig:
         config = compose_retrieval(*small, *overrides)
-        config.retriever = {"_target_": "fakes.WordSettings", "index_dir": "x"}
+        config.retriever = {"_target_": "tests.helpers.fakes.WordSettings", "index_dir": "x"}
         return config
 
     return composed
@@ -249,7 +249,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     config = compose_retrieval("data=squad", "retriever=bm25", "paths.output_dir=out")
     assert OmegaConf.missing_keys(config) == {"retriever.index_dir", "corpus.path"}
     assert config.ks == [1, 2, 4, 5, 6, 20]
-    assert config.reranker._target_ == "retrieval.rerank.rerankers.no_reranker"
+    assert config.reranker._target_ == "retrieval.rerank.no_reranker"
     with pytest.raises(ConfigCompositionException, match="You must specify 'retriever'"):
         compose_retrieval("data=squad")
 

@@ -206,7 +206,7 @@ def test_shards_without_a_plan_are_not_trusted(tmp_path, job):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"storage": "int8"}, "storage must be one of float32, float16, got 'int8'; set retriev"),
+        ({"storage": "int8"}, "storage must be one of float32, float16, got 'int8'; set storage"),
         ({"shard_rows": 0}, r"shard_rows must be positive, got 0; set shard_rows"),
     ],
 )

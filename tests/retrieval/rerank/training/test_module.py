@@ -136,8 +136,8 @@ def test_the_learning_rate_rises_and_falls(schedule: str, expected: list[float])
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"lr": 0.0}, r"need lr > 0.*got lr=0\.0"),
-        ({"warmup": 1.5}, r"warmup=1\.5"),
+        ({"lr": 0.0}, r"lr must be positive, got 0\.0; set lr"),
+        ({"warmup": 1.5}, r"warmup must be in 0 … 1, got 1\.5"),
         ({"weight_decay": -1.0}, r"weight_decay must not be negative, got -1\.0; set weight_decay"),
         ({"schedule": "step"}, "schedule must be one of linear, cosine, constant, got 'step'"),
     ],
