@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from backbone.model import Backbone
 from plumbing.devices import pick_device, pick_dtype
+from plumbing.mounts import SettingValueError
 
 EMBEDDED = "smollm2_135m"
 
@@ -54,9 +55,10 @@ def load_backbone(
         model = AutoModelForCausalLM.from_pretrained(path, dtype=chosen, **source)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         first_line = (str(error) or repr(error)).splitlines()[0]
-        raise ValueError(
+        raise SettingValueError(
+            "name",
             f"cannot load the backbone {name!r}: {first_line} Expected {EMBEDDED!r}, a hub id that "
-            "this machine can reach, or a folder with config.json; set backbone.name"
+            "this machine can reach, or a folder with config.json",
         ) from error
     return Backbone(model, tokenizer, name).to(place)
 

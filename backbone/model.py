@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from backbone.tokens import stop_token_ids
+from plumbing.mounts import SettingValueError
 
 # Where the families keep their parts; the first name that exists is taken.
 _LAYERS = ("layers", "h", "blocks")
@@ -110,9 +111,8 @@ class Backbone:
             UnsupportedBackboneError: If that layer has no FFN that we know.
         """
         if not 0 <= layer < self.num_layers:
-            raise ValueError(
-                f"layer must be in 0..{self.num_layers - 1} for {self.name}, got {layer}; "
-                "set hypernet.layer"
+            raise SettingValueError(
+                "layer", f"layer must be in 0..{self.num_layers - 1} for {self.name}, got {layer}"
             )
         part = _first(self.layers[layer], _FFN)
         return self._need(part, f"FFN in layer {layer}", " or ".join(_FFN))

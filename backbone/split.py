@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from backbone.final_ffn import FinalFFN
 from backbone.model import Backbone
 from backbone.token_tree import TokenTree, pack_trees
+from plumbing.mounts import SettingValueError
 
 
 class _Pass(nn.Module):
@@ -54,8 +55,10 @@ class SplitBackbone:
 
     def __init__(self, backbone: Backbone, layer: int) -> None:
         if layer < 1:
-            raise ValueError(
-                "nothing lies below layer 0: set cache_frozen=false, or hypernet.layer >= 1"
+            raise SettingValueError(
+                "layer",
+                f"nothing lies below layer 0, got layer={layer}",
+                "set {} to 1 or more, or do not cache the frozen states",
             )
         self.backbone = backbone
         self._tap = _Tap()

@@ -84,8 +84,7 @@ def decode_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         flare, rag = (
             FLAREMethod(
                 decoding.backbone,
-                RetrievedPassages(pipeline),
-                settings.k,
+                RetrievedPassages(pipeline, settings.k),
                 theta,
                 max_new_tokens=settings.tokens,
             )
@@ -181,7 +180,7 @@ def ways_to_answer(
         return len(steps), sum(step.triggered for step in steps)
 
     def retrieved(method: FLAREMethod, question: Question) -> tuple[int, int]:
-        (selection,) = method.source.select([question], method.k)
+        (selection,) = method.source.select([question])
         (row,) = method.decode([QuestionInput(question, selection)])
         return len(row.ids), len(row.queries)
 

@@ -16,6 +16,7 @@ from dmoe.decoding.router import Router
 from dmoe.decoding.routing import Routing, Step
 from dmoe.decoding.trigger import Trigger
 from dmoe.metrics import routing_metrics
+from plumbing.mounts import SettingValueError, mounted
 from plumbing.settings import typed
 from qa.method import AnsweringMethod, Prediction, QuestionInput
 from retrieval.passage import Passage
@@ -42,7 +43,7 @@ class DMoEMethod(AnsweringMethod):
         source: The experts.
         router: Makes the router, given the experts.
         trigger: Decides at which tokens the router is asked.
-        k: Experts at a time.
+        experts: How many experts act at a time.
         max_query_tokens: A routing query's last so many tokens are kept.
         rag: Whether the passages also stand in the prompt.
         max_new_tokens: At most so many tokens are decoded.
@@ -60,7 +61,7 @@ class DMoEMethod(AnsweringMethod):
         source: ExpertSource,
         router: Callable[[ExpertSource], Router],
         trigger: Trigger,
-        k: int = 3,
+        experts: int = 3,
         max_query_tokens: int = 128,
         rag: bool = False,
         max_new_tokens: int = 32,
@@ -68,12 +69,14 @@ class DMoEMethod(AnsweringMethod):
     ) -> None:
         super().__init__(backbone, rag, max_new_tokens)
         self._bank = bank
-        routing = Routing(source, router(source), trigger, k, max_query_tokens)
+        with mounted("router"):
+            chosen = router(source)
+        routing = Routing(source, chosen, trigger, experts, max_query_tokens)
         self.decoder = DMoEDecoder(backbone, routing)
         self.uses_passages = rag or routing.router.uses_passages  # type: ignore[misc]
 
     def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
-        """See `AnsweringMethod.answer`."""
+        """Answer a batch of questions, as `AnsweringMethod.answer` says."""
         if not inputs:
             return []
         rows = [self._decoder_input(input) for input in inputs]
@@ -88,7 +91,7 @@ class DMoEMethod(AnsweringMethod):
         ]
 
     def check_passages(self, passages: Iterable[Passage]) -> None:
-        """See `AnsweringMethod.check_passages`: the experts must be of these texts.
+        """Check that the experts were made of the texts that these passages have.
 
         Raises:
             BankError: If one was made of another text than its passage has.
@@ -97,7 +100,7 @@ class DMoEMethod(AnsweringMethod):
             self._bank.check_passages(passages)
 
     def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """How often routing took place; see `routing_metrics`."""
+        """Measure how often routing took place, and what it found; see `routing_metrics`."""
         details = [prediction.details for prediction in predictions]
         triggered = any(row["triggers"] for row in details)
         if triggered and not any(at["passage_ids"] for row in details for at in row["routed"]):
@@ -112,7 +115,7 @@ class DMoEMethod(AnsweringMethod):
         return DecoderInput(self.prompt(input), input.question.question, given)
 
 
-@typed("method")
+@typed
 def load_dmoe(
     backbone: Backbone,
     bank_dir: str | Path,
@@ -137,7 +140,7 @@ def load_dmoe(
         ValueError: If the control is unknown, or a setting is out of range.
     """
     if control not in CONTROLS:
-        raise ValueError(f"control must be null or noise, got {control!r}; set method.control")
+        raise SettingValueError("control", f"control must be null or noise, got {control!r}")
     bank = Bank.open(bank_dir, backbone=backbone, read_only=True)
     bank.check_filled()
     source: ExpertSource = bank

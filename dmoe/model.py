@@ -1,6 +1,6 @@
 """DMoE as users hold it: open a bank, and ask.
 
->>> dmoe = DMoE.from_bank("BANK", "AUG/surrogates.jsonl", "INDEX", k=1)
+>>> dmoe = DMoE.from_bank("BANK", "AUG/surrogates.jsonl", "INDEX", experts=1)
 >>> dmoe.ask("Where was Tova Blick born?")
 'Lisbon'
 >>> for step in dmoe.steps("Where was Tova Blick born?"):
@@ -34,7 +34,7 @@ class DMoE(DMoEDecoder):
         surrogates: str | Path,
         index_dir: str | Path,
         backbone: Backbone | None = None,
-        k: int = 3,
+        experts: int = 3,
         threshold: float = 2.0,
         device: str = "cpu",
     ) -> DMoE:
@@ -45,7 +45,7 @@ class DMoE(DMoEDecoder):
             surrogates: The surrogates, of ``scripts/augment.py``.
             index_dir: The BM25 index over them, of ``scripts/build_index.py``.
             backbone: The frozen model; None: the one that the bank names.
-            k: Experts at a time.
+            experts: How many experts act at a time (``k=1`` on the command line is ``experts=1``).
             threshold: Token uncertainty above which the router is asked, nats.
             device: Where a backbone of the bank's name is loaded.
 
@@ -61,7 +61,7 @@ class DMoE(DMoEDecoder):
             backbone = load_backbone(bank.spec.backbone, device=device)
         bank.check_backbone(backbone)
         router = retrieval_router(bank, BM25Settings(index_dir), Corpus.open(surrogates))
-        return cls(backbone, Routing(bank, router, UncertaintyTrigger(threshold), k))
+        return cls(backbone, Routing(bank, router, UncertaintyTrigger(threshold), experts))
 
     def steps(self, question: str, max_new_tokens: int = 32) -> Iterator[Step]:
         """The tokens of an answer, one by one, with what triggered and which experts acted.

@@ -7,6 +7,8 @@ import sys
 
 import torch
 
+from plumbing.mounts import SettingValueError
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -21,9 +23,13 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"device must be auto, cpu, cuda, cuda:1, …, got {name!r}") from error
+        raise SettingValueError(
+            "device", f"device must be auto, cpu, cuda, cuda:1, …, got {name!r}"
+        ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"there is no GPU here, got the device {name!r}; use cpu or auto")
+        raise SettingValueError(
+            "device", f"there is no GPU here, got the device {name!r}", "set {} to cpu or auto"
+        )
     return device
 
 
@@ -51,7 +57,9 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name in DTYPES:
         return DTYPES[name]
     if name != "auto":
-        raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {name!r}")
+        raise SettingValueError(
+            "dtype", f"dtype must be auto or one of {', '.join(DTYPES)}, got {name!r}"
+        )
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported()
     else:

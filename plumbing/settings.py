@@ -1,7 +1,8 @@
 """Types of settings: a mistyped value is named before anything is done with it.
 
-Annotations say what a setting may be; unlike Python they are held to. Of a class of settings
-`check_types` compares the fields, of a function that a configuration names `typed` the arguments.
+The annotation of a setting says what it may be, and here it is enforced: `check_types` compares the
+fields of a class of settings with their annotations, and `typed` does the same for the arguments of
+a function that a configuration names.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from plumbing.mounts import SettingValueError
 
 MAX_SEED = 2**32 - 1  # NumPy's
 
@@ -28,53 +31,65 @@ _NAMES: dict[Any, str] = {
 }
 
 
-def check_types(settings: Any, section: str) -> None:
+def check_types(settings: Any, section: str = "") -> None:
     """Check the fields of a dataclass against their annotations.
 
     Args:
         settings: An instance; call it first in ``__post_init__``.
-        section: Where the configuration has it, such as "retriever"; "": at its top.
+        section: Where the configuration has the settings, if the caller knows it. A class that can
+            be mounted in several places leaves it out; see `plumbing.mounts`.
 
     Raises:
-        ValueError: Naming the setting, what was expected and what came.
+        SettingValueError: Naming the setting, what was expected and what came.
     """
     hints = get_type_hints(type(settings))
     for field in fields(settings):
-        _check(
-            f"{section}.{field.name}".lstrip("."), getattr(settings, field.name), hints[field.name]
-        )
+        _check(field.name, getattr(settings, field.name), hints[field.name], section)
 
 
-def typed(section: str) -> Callable[[F], F]:
-    """A decorator: check a function's arguments against their annotations at each call.
+def typed(function: F) -> F:
+    """Decorate a function so that each call checks its arguments against their annotations."""
+    signature = inspect.signature(function)
 
-    Args:
-        section: See `check_types`.
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        hints = get_type_hints(function)
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            _check(name, value, hints.get(name, Any))
+        return function(*args, **kwargs)
+
+    return cast(F, checked)
+
+
+def check_positive(settings: Any, *names: str) -> None:
+    """Check that some numbers among the settings of an object are larger than 0.
+
+    Raises:
+        SettingValueError: Naming the first that is not.
     """
+    for name in names:
+        if not (value := getattr(settings, name)) > 0:
+            raise SettingValueError(name, f"{name} must be positive, got {value}")
 
-    def decorate(function: F) -> F:
-        signature = inspect.signature(function)
 
-        @functools.wraps(function)
-        def checked(*args: Any, **kwargs: Any) -> Any:
-            hints = get_type_hints(function)
-            for name, value in signature.bind(*args, **kwargs).arguments.items():
-                _check(f"{section}.{name}", value, hints.get(name, Any))
-            return function(*args, **kwargs)
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Check that a setting is one of the names that there are.
 
-        return cast(F, checked)
-
-    return decorate
+    Raises:
+        SettingValueError: If it is not.
+    """
+    if value not in choices:
+        raise SettingValueError(name, f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def check_seed(seed: Any, key: str = "seed") -> None:
     """Check that random numbers can be drawn from a seed.
 
     Raises:
-        ValueError: If they cannot.
+        SettingValueError: If they cannot.
     """
     if not _fits(seed, int) or not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"seed must be a whole number in 0 … {MAX_SEED}, got {seed!r}; set {key}")
+        raise SettingValueError(key, f"seed must be a whole number in 0 … {MAX_SEED}, got {seed!r}")
 
 
 def check_limit(limit: Any, key: str = "limit") -> None:
@@ -82,22 +97,22 @@ def check_limit(limit: Any, key: str = "limit") -> None:
 
     Args:
         limit: The limit; None: all of it.
-        key: Where the configuration has it.
+        key: What the setting is called.
 
     Raises:
-        ValueError: If it is neither null nor a positive whole number.
+        SettingValueError: If it is neither null nor a positive whole number.
     """
     if limit is not None and (not _fits(limit, int) or limit < 1):
-        raise ValueError(
-            f"limit must be a positive whole number or null (all), got {limit!r}; set {key}"
+        raise SettingValueError(
+            key, f"limit must be a positive whole number or null (all), got {limit!r}"
         )
 
 
-def _check(key: str, value: Any, hint: Any) -> None:
+def _check(name: str, value: Any, hint: Any, section: str = "") -> None:
     if not _fits(value, hint):
-        raise ValueError(
-            f"{key.rpartition('.')[2]} must be {_described(hint)}, got {value!r}; set {key}"
-        )
+        error = SettingValueError(name, f"{name} must be {_described(hint)}, got {value!r}")
+        error.mount(section)
+        raise error
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The interface of all methods that answer questions, and the two that inject nothing."""
+"""The interface of all methods that answer questions, and the two methods that inject nothing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 
 from backbone.decoding import greedy_decode, score_answers
 from backbone.model import Backbone
+from plumbing.mounts import SettingValueError
 from qa.data.dataset import Question
-from qa.passages.source import Selection
+from qa.passages.source import PassageSource, Selection
 from qa.prompts import build_prompt
 from retrieval.passage import Passage
 
@@ -27,12 +28,14 @@ class QuestionInput:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a method says.
+    """The answer of a method to one question.
 
     Attributes:
-        text: The answer, freely decoded to a natural stop, stripped.
-        nll: Of the question's first acceptable answer, its end included: mean nats a token.
-        details: What else the method has to say of it, for ``predictions.jsonl``; plain values.
+        text: The answer, freely decoded to a natural stop, without white space around it.
+        nll: The negative log-likelihood of the question's first acceptable answer and of its end:
+            the mean over its tokens, in nats.
+        details: What else the method says about the answer, for ``predictions.jsonl``: plain
+            values.
     """
 
     text: str
@@ -43,54 +46,72 @@ class Prediction:
 class AnsweringMethod:
     """Answers questions with a frozen backbone, and scores the right answer.
 
-    A method that puts knowledge into the model overrides `injected`; prompts, decoding and scoring
-    are the same for all, so that nothing else differs between two rows of a table.
+    A method that puts knowledge into the model overrides `injected`. Prompts, decoding and scoring
+    are the same for all methods, so that nothing else differs between two rows of a table.
 
     Args:
         backbone: The frozen model.
         rag: Whether the passages also stand in the prompt.
         max_new_tokens: At most so many tokens are decoded.
 
+    Attributes:
+        uses_passages: Whether the method is given passages with each question. An evaluation
+            selects none for a method that is not.
+        retrieves: Whether the method asks for passages by itself while it answers. An evaluation
+            then hands it the source of passages, by `retrieve_from`, before the first question.
+
     Raises:
-        ValueError: If ``max_new_tokens`` is not positive.
+        SettingValueError: If ``max_new_tokens`` is not positive.
     """
 
     uses_passages: ClassVar[bool] = True
+    retrieves: ClassVar[bool] = False
 
     def __init__(self, backbone: Backbone, rag: bool = False, max_new_tokens: int = 32) -> None:
         if max_new_tokens < 1:
-            raise ValueError(
-                f"max_new_tokens must be positive, got {max_new_tokens}; set max_new_tokens=…"
+            raise SettingValueError(
+                "max_new_tokens", f"max_new_tokens must be positive, got {max_new_tokens}"
             )
         self.backbone = backbone
         self.rag = rag
         self.max_new_tokens = max_new_tokens
 
     def injected(self, inputs: Sequence[QuestionInput]) -> AbstractContextManager[Any]:
-        """A context in which the backbone knows each input's passages: row i of a batch, input i.
+        """Make a context in which row i of a batch knows the passages of input i.
 
         By default nothing is injected.
         """
         return nullcontext()
 
     def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """Metrics of the method's own over an evaluation, from the predictions' details.
+        """Compute metrics of the method's own from the details of an evaluation's predictions.
 
         By default there are none.
         """
         return {}
 
     def check_passages(self, passages: Iterable[Passage]) -> None:
-        """Check the questions' gold passages against what was made of them before, if anything was.
+        """Check the gold passages of the questions against what was made of them before.
 
-        By default nothing was.
+        By default nothing was made of them, and nothing is checked.
 
         Raises:
             ValueError: If they do not belong together.
         """
 
+    def retrieve_from(self, source: PassageSource) -> None:
+        """Take the source from which the method retrieves by itself, if it `retrieves`.
+
+        Raises:
+            ValueError: If the method cannot use this source. By default it can use none.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not retrieve by itself, got {type(source).__name__}; "
+            "select its passages beforehand"
+        )
+
     def prompt(self, input: QuestionInput) -> str:
-        """What the model reads: the question, behind its passages if there is RAG."""
+        """Write what the model reads: the question, after its passages if there is RAG."""
         passages = input.selection.passages if self.rag else ()
         return build_prompt(input.question.question, passages)
 
@@ -98,7 +119,7 @@ class AnsweringMethod:
     def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
         """Answer a batch of questions.
 
-        Decoding never sees the right answers; they are scored after it, under the same injection.
+        Decoding never sees the right answers. They are scored afterwards, under the same injection.
 
         Args:
             inputs: N questions with their passages.

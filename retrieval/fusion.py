@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from plumbing.settings import check_types
+from plumbing.mounts import SettingValueError, mounted
+from plumbing.settings import check_choice, check_positive, check_types
 from plumbing.storage.hashing import digest
 from retrieval.corpus.corpus import Corpus
 from retrieval.retriever import Hit, IndexSettings, Retriever
@@ -82,26 +83,19 @@ class Fusion:
     rank_constant: float = 60.0
 
     def __post_init__(self) -> None:
-        check_types(self, "retriever.fusion")
-        if self.method not in METHODS:
-            raise ValueError(
-                f"method must be one of {', '.join(METHODS)}, got {self.method!r}; set "
-                "retriever.fusion.method"
-            )
-        if self.depth < 1:
-            raise ValueError(
-                f"depth must be positive, got {self.depth}; set retriever.fusion.depth"
-            )
+        check_types(self)
+        check_choice("method", self.method, METHODS)
+        check_positive(self, "depth")
         if not 0 <= self.rank_constant < math.inf:
-            raise ValueError(
-                f"rank_constant must be a number from 0 on, got {self.rank_constant}; set "
-                "retriever.fusion.rank_constant"
+            raise SettingValueError(
+                "rank_constant",
+                f"rank_constant must be a number from 0 on, got {self.rank_constant}",
             )
         for name, weight in (self.weights or {}).items():
             if not 0 <= weight < math.inf:
-                raise ValueError(
-                    f"a weight must be a number from 0 on, got {weight} for {name!r}; set "
-                    f"retriever.fusion.weights.{name}"
+                raise SettingValueError(
+                    f"weights.{name}",
+                    f"a weight must be a number from 0 on, got {weight} for {name!r}",
                 )
 
     def weights_of(self, names: Sequence[str]) -> list[float]:
@@ -111,18 +105,17 @@ class Fusion:
             ValueError: If there is no retriever, the weights are of others, or all are 0.
         """
         if not names:
-            raise ValueError("a fusion needs at least one retriever, got none; set retrievers")
+            raise ValueError("a fusion needs at least one retriever, got none; name some")
         if self.weights is None:
             return [1.0] * len(names)
         if set(self.weights) != set(names):
-            raise ValueError(
+            raise SettingValueError(
+                "weights",
                 f"expected a weight for each of {', '.join(names)}, got weights for "
-                f"{', '.join(self.weights) or 'none'}; set retriever.fusion.weights"
+                f"{', '.join(self.weights) or 'none'}",
             )
         if not any(self.weights.values()):
-            raise ValueError(
-                "at least one weight must be positive, got none; set retriever.fusion.weights"
-            )
+            raise SettingValueError("weights", "at least one weight must be positive, got none")
         return [float(self.weights[name]) for name in names]
 
     def points(self, hits: Sequence[Hit]) -> list[float]:
@@ -186,8 +179,11 @@ class HybridSettings:
     index_dir: str | Path | None = None
 
     def __post_init__(self) -> None:
-        check_types(self, "retriever")
-        self.fusion.weights_of(list(self.retrievers))
+        check_types(self)
+        if not self.retrievers:
+            raise SettingValueError("retrievers", "a hybrid needs at least one retriever, got none")
+        with mounted("fusion"):
+            self.fusion.weights_of(list(self.retrievers))
 
         # Frozen for everyone else: the parts get their folders once.
         object.__setattr__(self, "retrievers", dict(map(self._with_folder, self.retrievers)))
@@ -197,20 +193,27 @@ class HybridSettings:
         if getattr(part, "index_dir", "") is not None:
             return name, part
         if self.index_dir is None:
-            raise ValueError(
-                f"the part {name!r} needs a folder for its index, got none; set "
-                f"retriever.index_dir, or retriever.retrievers.{name}.index_dir"
+            raise SettingValueError(
+                "index_dir",
+                f"the part {name!r} needs a folder for its index, got none",
+                f"set {{}}, which holds a folder for each part, or the index_dir of {name!r}",
             )
         return name, replace(part, index_dir=Path(self.index_dir, name))
 
     def build(self, corpus: Corpus) -> dict[str, float]:
         """Build each part's index unless it is there; their numbers, as ``<name>/<number>``."""
-        parts = {name: settings.build(corpus) for name, settings in self.retrievers.items()}
+        parts: dict[str, dict[str, float]] = {}
+        for name, settings in self.retrievers.items():
+            with mounted(f"retrievers.{name}"):
+                parts[name] = settings.build(corpus)
         total = sum(numbers["bytes"] for numbers in parts.values())
         each = {f"{name}/{key}": n for name, ns in parts.items() for key, n in ns.items()}
         return {"bytes": total, **each}
 
     def open(self, corpus: Corpus) -> FusedRetriever:
         """Open each part's index."""
-        opened = {name: settings.open(corpus) for name, settings in self.retrievers.items()}
+        opened: dict[str, Retriever] = {}
+        for name, settings in self.retrievers.items():
+            with mounted(f"retrievers.{name}"):
+                opened[name] = settings.open(corpus)
         return FusedRetriever(opened, self.fusion)

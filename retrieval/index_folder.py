@@ -6,9 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from plumbing.mounts import SettingValueError
 from plumbing.storage.manifest import MANIFEST, IndexFolderError, read_manifest
 
 T = TypeVar("T")
+
+
+class IndexDirError(SettingValueError, IndexFolderError):
+    """What is in an index's folder is not what the settings ask for."""
 
 
 def check_name(index_dir: str | Path | None) -> None:
@@ -18,9 +23,10 @@ def check_name(index_dir: str | Path | None) -> None:
         ValueError: If the path has no name of its own, as "", "." and "..".
     """
     if index_dir is not None and Path(index_dir).name in ("", ".."):
-        raise ValueError(
-            f"index_dir must name a folder of its own, got {str(index_dir)!r}; set "
-            "retriever.index_dir, such as index/bm25"
+        raise SettingValueError(
+            "index_dir",
+            f"index_dir must name a folder of its own, got {str(index_dir)!r}",
+            "set {}, such as index/bm25",
         )
 
 
@@ -32,11 +38,11 @@ def index_path(index_dir: str | Path | None) -> Path:
         IndexFolderError: If something else is there.
     """
     if index_dir is None:
-        raise ValueError("index_dir must be a folder, got null; set retriever.index_dir")
+        raise SettingValueError("index_dir", "index_dir must be a folder, got null")
     folder = Path(index_dir)
     if folder.exists() and not folder.is_dir():
-        raise IndexFolderError(
-            f"{folder}: expected a folder or nothing, got a file; set another retriever.index_dir"
+        raise IndexDirError(
+            "index_dir", f"{folder}: expected a folder or nothing, got a file", "set another {}"
         )
     return folder
 
@@ -50,9 +56,10 @@ def check_built(folder: Path, what: str, wanted: dict[str, Any]) -> None:
     try:
         recorded = read_manifest(folder, what)["settings"]
     except IndexFolderError as error:
-        raise IndexFolderError(
-            f"{folder}: expected a whole {what} or nothing, but {error}; remove the folder, or set "
-            "another retriever.index_dir"
+        raise IndexDirError(
+            "index_dir",
+            f"{folder}: expected a whole {what} or nothing, but {error}",
+            "remove the folder, or set another {}",
         ) from error
     check_settings(folder, what, recorded, wanted)
 
@@ -71,10 +78,11 @@ def check_settings(
         if recorded.get(name) != value
     ]
     if differ:
-        raise IndexFolderError(
+        raise IndexDirError(
+            "index_dir",
             f"{folder}: expected the {what} of these settings and this corpus, found one made with "
-            f"{' and '.join(differ)}; set what it was made with, or set another "
-            "retriever.index_dir and build (scripts/build_index.py)"
+            f"{' and '.join(differ)}",
+            "set what it was made with, or set another {} and build (scripts/build_index.py)",
         )
 
 

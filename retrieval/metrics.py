@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from plumbing.mounts import SettingValueError
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -57,7 +59,9 @@ def score_rankings(judged: Sequence[Judged], ks: Sequence[int]) -> dict[str, lis
         ValueError: If a cut-off is not positive, or there is none.
     """
     if not ks or min(ks) < 1:
-        raise ValueError(f"expected cut-offs from 1 on, got {list(ks)}; set ks=[1,5,20]")
+        raise SettingValueError(
+            "ks", f"expected cut-offs from 1 on, got {list(ks)}", "set {}, such as [1,5,20]"
+        )
     answerable = [one.holds for one in judged if one.holds is not None]
     golden = [one for one in judged if one.n_gold]
     scores: dict[str, list[float]] = {}

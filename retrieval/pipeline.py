@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from plumbing.mounts import SettingValueError
 from plumbing.progress import progress
-from plumbing.settings import check_types
+from plumbing.settings import check_choice, check_positive, check_types
 from plumbing.storage.jsonl import DataError
 from retrieval.cache import CachedReranker, CachedRetriever, checked_scores
 from retrieval.passage import Passage
@@ -45,20 +46,12 @@ class PipelineSettings:
     cache_dir: str | Path | None = None
 
     def __post_init__(self) -> None:
-        check_types(self, "pipeline")
-        for name in ("n", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be positive, got {getattr(self, name)}; set pipeline.{name}"
-                )
-        if self.weighting not in WEIGHTINGS:
-            raise ValueError(
-                f"weighting must be one of {', '.join(WEIGHTINGS)}, got {self.weighting!r}; set "
-                "pipeline.weighting"
-            )
+        check_types(self)
+        check_positive(self, "n", "batch_size")
+        check_choice("weighting", self.weighting, WEIGHTINGS)
         if not 0 < self.temperature < math.inf:
-            raise ValueError(
-                f"temperature must be positive, got {self.temperature}; set pipeline.temperature"
+            raise SettingValueError(
+                "temperature", f"temperature must be positive, got {self.temperature}"
             )
 
 

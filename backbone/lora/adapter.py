@@ -16,7 +16,14 @@ from typing import Any
 
 from torch import nn
 
-from backbone.lora.settings import CONFIG, WEIGHTS, AdapterError, check_absent, check_lora
+from backbone.lora.settings import (
+    CONFIG,
+    WEIGHTS,
+    AdapterError,
+    AdapterSettingError,
+    check_absent,
+    check_lora,
+)
 from backbone.lora.targets import CHOICES, lora_targets
 from backbone.model import Backbone
 from plumbing.storage.files import sha256_of
@@ -40,7 +47,7 @@ class LoraSettings:
     targets: Sequence[str] = ("gate", "up", "down")
 
     def __post_init__(self) -> None:
-        check_lora(self, "lora", CHOICES, AdapterError)
+        check_lora(self, CHOICES, AdapterSettingError)
 
 
 class LoraAdapter:

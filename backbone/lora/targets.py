@@ -70,8 +70,8 @@ def lora_targets(backbone: Backbone, targets: Sequence[str]) -> LoraTargets:
         if missing := [target for target in targets if target not in reached]:
             raise UnsupportedBackboneError(
                 f"{type(backbone.model).__name__} ({backbone.name}): found nothing in layer "
-                f"{layer} for the target {missing[0]!r}; choose others of {', '.join(CHOICES)} in "
-                "lora.targets"
+                f"{layer} for the target {missing[0]!r}; choose other targets of "
+                f"{', '.join(CHOICES)}"
             )
     return found
 
@@ -86,7 +86,7 @@ def _wanted(experts: nn.Module, held: Sequence[str], targets: Sequence[str]) -> 
     if wanted and len(wanted) < len(held):
         raise UnsupportedBackboneError(
             f"{type(experts).__name__} holds {' and '.join(held)} as one parameter, got the "
-            f"targets {', '.join(targets)}; name both or neither in lora.targets"
+            f"targets {', '.join(targets)}; name both or neither among the targets"
         )
     return bool(wanted)
 

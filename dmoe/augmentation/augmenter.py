@@ -19,6 +19,7 @@ from dmoe.augmentation.sources import Augmented, missing
 from dmoe.augmentation.tasks import PAIRS, task_set
 from dmoe.augmentation.writer import RefusedError, Writer, WriterError, WritingRequest
 from dmoe.training.lessons import Lesson
+from plumbing.mounts import SettingValueError
 from plumbing.settings import typed
 from plumbing.stopwatch import Stopwatch
 from plumbing.storage.log import EntryLog, cache_key
@@ -77,7 +78,7 @@ class ModelAugmenter:
         ValueError: If a number is not positive, or the prompts are unknown.
     """
 
-    @typed("augmenter")
+    @typed
     def __init__(
         self,
         writer: Writer,
@@ -86,11 +87,9 @@ class ModelAugmenter:
         max_attempts: int = 3,
         chunk: int = 256,
     ) -> None:
-        if max_attempts < 1 or chunk < 1:
-            raise ValueError(
-                f"max_attempts and chunk must be positive, got {max_attempts} and {chunk}; set "
-                "augmenter.max_attempts and augmenter.chunk"
-            )
+        for name, value in (("max_attempts", max_attempts), ("chunk", chunk)):
+            if value < 1:
+                raise SettingValueError(name, f"{name} must be positive, got {value}")
         self._writer = writer
         self._tasks = task_set(prompts)
         self._cache = EntryLog(Path(cache_dir).expanduser() / "answers.log")
@@ -115,7 +114,7 @@ class ModelAugmenter:
             if refusals and not answers and refused >= min(len(passages), _HOPELESS):
                 raise WriterError(
                     f"expected answers, but all was refused that was asked about {refused} "
-                    f"passages: {refusals[0]}; check augmenter.writer and its model"
+                    f"passages: {refusals[0]}; check the writer and its model"
                 )
             yield from found
             done += len(some)

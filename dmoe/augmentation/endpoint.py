@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from dmoe.augmentation.writer import RefusedError, WriterError, WritingRequest
+from plumbing.mounts import SettingValueError
 from plumbing.settings import typed
 
 _AGAIN = {408, 409, 429, 500, 502, 503, 504}  # worth another try: busy, or too slow
@@ -45,7 +46,7 @@ class EndpointWriter:
         ValueError: If a number is out of range, or the URL is none.
     """
 
-    @typed("augmenter.writer")
+    @typed
     def __init__(
         self,
         url: str,
@@ -59,12 +60,18 @@ class EndpointWriter:
         body: Mapping[str, Any] | None = None,
     ) -> None:
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"expected an http(s) URL, got {url!r}; set augmenter.writer.url")
-        if min(batch_size, tries) < 1 or min(timeout, temperature) <= 0 or pause < 0:
-            raise ValueError(
-                "batch_size, tries, timeout and temperature must be positive and pause not "
-                f"negative, got {batch_size}, {tries}, {timeout}, {temperature} and {pause}"
-            )
+            raise SettingValueError("url", f"expected an http(s) URL, got {url!r}")
+        positive = {
+            "batch_size": batch_size,
+            "tries": tries,
+            "timeout": timeout,
+            "temperature": temperature,
+        }
+        for name, value in positive.items():
+            if value <= 0:
+                raise SettingValueError(name, f"{name} must be positive, got {value}")
+        if pause < 0:
+            raise SettingValueError("pause", f"pause must not be negative, got {pause}")
         self.batch_size = batch_size
         self._url = f"{url.rstrip('/')}/chat/completions"
         self._model = model

@@ -32,6 +32,7 @@ from dmoe.augmentation.prompts import (
 )
 from dmoe.augmentation.sentences import Span, answer_spans, fronted, split_sentences
 from dmoe.augmentation.writer import WritingRequest
+from plumbing.mounts import SettingValueError
 from retrieval.answers import holds_answer
 from retrieval.passage import Passage, passage_text
 
@@ -201,7 +202,7 @@ def task_set(name: str) -> TaskSet:
         ValueError: If there is none of that name.
     """
     if name not in TASK_SETS:
-        raise ValueError(
-            f"prompts must be one of {', '.join(TASK_SETS)}, got {name!r}; set augmenter.prompts"
+        raise SettingValueError(
+            "prompts", f"prompts must be one of {', '.join(TASK_SETS)}, got {name!r}"
         )
     return TASK_SETS[name]

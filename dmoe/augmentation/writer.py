@@ -17,6 +17,7 @@ from backbone.decoding import pad_token_id
 from backbone.kv_cache import make_cache
 from backbone.model import Backbone
 from plumbing.batches import pad
+from plumbing.mounts import SettingValueError
 from plumbing.settings import typed
 from plumbing.storage.hashing import short_hash
 
@@ -89,15 +90,13 @@ class BackboneWriter:
         ValueError: If a number is out of range.
     """
 
-    @typed("augmenter.writer")
+    @typed
     def __init__(
         self, backbone: Backbone, batch_size: int = 16, temperature: float = 0.7, seed: int = 0
     ) -> None:
-        if batch_size < 1 or not temperature > 0:
-            raise ValueError(
-                f"batch_size and temperature must be positive, got {batch_size} and {temperature}; "
-                "set augmenter.writer.batch_size and augmenter.writer.temperature"
-            )
+        for name, value in (("batch_size", batch_size), ("temperature", temperature)):
+            if not value > 0:
+                raise SettingValueError(name, f"{name} must be positive, got {value}")
         self.batch_size = batch_size
         self._backbone = backbone
         self._temperature = temperature

@@ -92,7 +92,7 @@ class Bank:
                 write_card(bank.view)
                 return bank
         if not exist_ok:
-            raise BankError(f"{path}: there is a bank already; open it, or choose another bank.dir")
+            raise BankError(f"{path}: there is a bank already; open it, or choose another folder")
         bank = cls.open(path)
         bank.spec.check_same(spec, path)
         return bank
@@ -198,7 +198,7 @@ class Bank:
             raise BankError(
                 f"{self.path}: expected experts of {backbone.name} "
                 f"({backbone.fingerprint[:12]}), got a bank for {self.spec.backbone} "
-                f"({self.spec.backbone_sha256[:12]}); use that model, or another bank.dir"
+                f"({self.spec.backbone_sha256[:12]}); use that model, or another bank"
             )
 
     def check_filled(self) -> None:
@@ -210,7 +210,7 @@ class Bank:
         if not len(self):
             raise BankError(
                 f"{self.path}: expected experts, got an empty bank; build it "
-                "(scripts/build_experts.py), or choose another bank.dir"
+                "(scripts/build_experts.py), or choose another bank"
             )
 
     def _compared(self, passages: Iterable[Passage]) -> Iterator[tuple[Passage, bool | None]]:

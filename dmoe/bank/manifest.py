@@ -99,7 +99,7 @@ class BankSpec:
         ]
         if differing:
             raise BankError(
-                f"{where}: the bank does not fit: {'; '.join(differing)}; use another bank.dir, or "
+                f"{where}: the bank does not fit: {'; '.join(differing)}; use another folder, or "
                 "the settings that it was built with"
             )
 
@@ -161,7 +161,7 @@ def read_manifest(bank: Path) -> tuple[Manifest, list[str]]:
     if not (bank / MANIFEST).exists() and not (bank / COPY).exists():
         raise BankError(
             f"{bank}: expected a bank of experts, found no {MANIFEST}; build one "
-            "(scripts/build_experts.py), or check bank.dir"
+            "(scripts/build_experts.py), or check the path"
         )
     raise BankError(
         f"{'; '.join(problems)}; use the version of this code that wrote them, or bring one of the "

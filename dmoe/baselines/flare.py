@@ -33,6 +33,7 @@ from backbone.model import Backbone
 from backbone.tokens import encode_prompt
 from dmoe.augmentation.sentences import sentence_starts
 from dmoe.metrics import trigger_metrics
+from plumbing.mounts import SettingValueError
 from qa.method import AnsweringMethod, Prediction, QuestionInput
 from qa.passages.retrieved import RetrievedPassages
 from qa.passages.source import PassageSource
@@ -71,8 +72,8 @@ class FLAREMethod(AnsweringMethod):
 
     Args:
         backbone: The frozen model.
-        source: Retrieves for the queries, as it did for the questions.
-        k: Passages in the prompt at a time.
+        source: Retrieves for the queries, as it did for the questions. None: `retrieve_from` names
+            it later.
         theta: A sentence with a token of a lower probability triggers; 0: none does, 1: all do.
         beta: Tokens of a lower probability are left out of the query. If nothing is left, the
             question is asked again.
@@ -83,11 +84,12 @@ class FLAREMethod(AnsweringMethod):
         ValueError: If a setting is out of range, or the source does not retrieve.
     """
 
+    retrieves = True
+
     def __init__(
         self,
         backbone: Backbone,
-        source: PassageSource | None,
-        k: int = 3,
+        source: PassageSource | None = None,
         theta: float = 0.8,
         beta: float = 0.4,
         rag: bool = True,
@@ -98,22 +100,30 @@ class FLAREMethod(AnsweringMethod):
             raise ValueError(
                 "method=flare puts passages in the prompt, got rag=false; leave it out"
             )
+        for name, value in (("theta", theta), ("beta", beta)):
+            if not 0 <= value <= 1:
+                raise SettingValueError(name, f"{name} must be in 0..1, got {value}")
+        if source is not None:
+            self.retrieve_from(source)
+        self.theta = theta
+        self.beta = beta
+
+    def retrieve_from(self, source: PassageSource) -> None:
+        """Take the source that is asked whenever a sentence triggers.
+
+        Raises:
+            ValueError: If the source does not retrieve.
+        """
         if not isinstance(source, RetrievedPassages):
             raise ValueError(
                 "method=flare retrieves while it decodes, got a source of passages that does not "
                 f"({type(source).__name__}); set passages=retrieved (or oracle_negative)"
             )
-        for name, value in (("theta", theta), ("beta", beta)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in 0..1, got {value}; set method.{name}")
         self.source = source
-        self.k = k
-        self.theta = theta
-        self.beta = beta
 
     @torch.inference_mode()
     def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
-        """See `AnsweringMethod.answer`."""
+        """Answer a batch of questions, as `AnsweringMethod.answer` says."""
         if not inputs:
             return []
         rows = self.decode(inputs)
@@ -203,7 +213,7 @@ class FLAREMethod(AnsweringMethod):
         if not rows:
             return
         queries = [replace(row.input.question, question=row.queries[-1]) for row in rows]
-        for row, found in zip(rows, self.source.select(queries, self.k), strict=True):
+        for row, found in zip(rows, self.source.select(queries), strict=True):
             row.retrieved.append([passage.id for passage in found.passages])
             if found.passages:
                 row.input = replace(row.input, selection=found)

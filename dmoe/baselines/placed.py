@@ -26,6 +26,7 @@ from dmoe.baselines.prag.method import PRAGMethod, open_adapters
 from dmoe.decoding.router import Router, RoutingRequest, last_tokens
 from dmoe.metrics import gold_metrics
 from dmoe.training.lessons import lessons_from_augmentation
+from plumbing.mounts import SettingValueError, mounted
 from qa.method import Prediction, QuestionInput
 from qa.passages.source import Selection
 from retrieval.passage import Passage
@@ -41,7 +42,7 @@ class PlacedMethod(PRAGMethod):
         adapters: The passages' adapters, in the layers that have experts.
         router: Selects passages for the question.
         passages: Of the router's choice, by id.
-        k: So many of them.
+        experts: How many experts a question gets.
         max_query_tokens: A question's last so many tokens are the query.
         max_new_tokens: At most so many tokens are decoded.
 
@@ -54,21 +55,21 @@ class PlacedMethod(PRAGMethod):
         adapters: PassageAdapters,
         router: Router,
         passages: Mapping[str, Passage],
-        k: int = 3,
+        experts: int = 3,
         max_query_tokens: int = 128,
         max_new_tokens: int = 32,
     ) -> None:
         super().__init__(adapters, max_new_tokens=max_new_tokens)
-        for name, value in (("k", k), ("max_query_tokens", max_query_tokens)):
+        for name, value in (("experts", experts), ("max_query_tokens", max_query_tokens)):
             if value < 1:
-                raise ValueError(f"{name} must be positive, got {value}; set {name}")
+                raise SettingValueError(name, f"{name} must be positive, got {value}")
         self._router, self._passages = router, passages
-        self._k, self._max_query_tokens = k, max_query_tokens
+        self._experts, self._max_query_tokens = experts, max_query_tokens
         self.uses_passages = router.uses_passages  # type: ignore[misc]
 
     def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
-        """See `AnsweringMethod.answer`."""
-        hits = self._router.route([self._request(input) for input in inputs], self._k)
+        """Route each question once, and answer it under the experts that were chosen."""
+        hits = self._router.route([self._request(input) for input in inputs], self._experts)
         ids = [[hit.passage_id for hit in each] for each in hits]
         chosen = [Selection.uniform([self._passages[id] for id in each]) for each in ids]
         routed = [
@@ -81,7 +82,7 @@ class PlacedMethod(PRAGMethod):
         ]
 
     def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """See `PRAGMethod.measure`; and ``routed_gold``, as DMoE has it, in percent."""
+        """Add ``routed_gold``, in percent as for DMoE, to the metrics of `PRAGMethod.measure`."""
         found = gold_metrics([each.details for each in predictions])
         return super().measure(predictions) | found
 
@@ -111,13 +112,13 @@ def load_placed(
         placement: Share of the layers that have experts, the final ones; 0: the final one alone.
         router: Makes the router, given the ids of the passages that have something to train on.
         passages: The corpus.
-        augmentation: See `open_adapters`, as the next four.
-        formats: The same.
-        expert: The same.
-        recipe: The same.
-        cache_dir: The same.
-        rag: Must be false: experts are compared without passages in the prompt.
-        **settings: See `PlacedMethod`.
+        augmentation: What the adapters are trained on; see `open_adapters`.
+        formats: The formats of the instances; see `open_adapters`.
+        expert: The settings of the adapters; see `open_adapters`.
+        recipe: The settings of their training; see `open_adapters`.
+        cache_dir: Where the adapters are kept; see `open_adapters`.
+        rag: It must be false, because experts are compared without passages in the prompt.
+        **settings: Further arguments of `PlacedMethod`.
 
     Raises:
         ValueError: If a setting is out of range, or the augmentations are malformed.
@@ -130,7 +131,9 @@ def load_placed(
     adapters = open_adapters(backbone, augmentation, formats, expert, recipe, cache_dir, placement)
     lessons = lessons_from_augmentation(augmentation, passages)
     ids = {lesson.passage.id: None for lesson in lessons if lesson.instances(formats)}
-    return PlacedMethod(adapters, router(ids), passages, **settings)
+    with mounted("router"):
+        chosen = router(ids)
+    return PlacedMethod(adapters, chosen, passages, **settings)
 
 
 def _details(routed: Sequence[str], input: QuestionInput) -> dict[str, Any]:

@@ -37,7 +37,8 @@ from dmoe.training.module import ExpertModule, LessonsBar, training_strategy
 from dmoe.training.settings import check_trainer, typed_settings
 from dmoe.training.tally import Tally
 from plumbing.cli import check_complete
-from plumbing.settings import check_limit
+from plumbing.mounts import SettingValueError, mounted
+from plumbing.settings import check_choice, check_limit
 from plumbing.stopwatch import Stopwatch
 from plumbing.storage.files import write_json
 from plumbing.training.setup import fit, make_trainer
@@ -124,13 +125,13 @@ def build_command(config: DictConfig) -> dict[str, float]:
 def _check(config: DictConfig) -> None:
     """What can be said against the settings before anything is loaded."""
     check_complete(config)
-    if config.engine not in ENGINES:
-        raise ValueError(
-            f"engine must be one of {', '.join(ENGINES)}, got {config.engine!r}; set engine=…"
-        )
-    check_bank(config.bank)
-    Cluster(**config.ray)
-    check_formats(config.instances.formats)
+    check_choice("engine", config.engine, ENGINES)
+    with mounted("bank"):
+        check_bank(config.bank)
+    with mounted("ray"):
+        Cluster(**config.ray)
+    with mounted("instances"):
+        check_formats(config.instances.formats)
     check_trainer(config.trainer)
 
 
@@ -148,7 +149,9 @@ def open_lessons(config: DictConfig, passages: Mapping[str, Passage] | None = No
     limit = chosen.limit
     check_limit(limit, "instances.limit")
     if chosen.augmentation is None:
-        found = lessons_from_questions(instantiate(config.data), chosen.split, chosen.part)
+        dataset = instantiate(config.data)
+        with mounted("instances"):
+            found = lessons_from_questions(dataset, chosen.split, chosen.part)
         return lambda: islice(found, limit)
     passages = corpus_passages(config.data, config.corpus) if passages is None else passages
 
@@ -170,10 +173,13 @@ def corpus_passages(data: Mapping[str, Any], corpus: Mapping[str, Any]) -> Mappi
     Raises:
         InstantiationException: If the files are at fault; with its cause.
     """
-    found: Mapping[str, Passage] = (
-        instantiate(data).passages if corpus["path"] is None else instantiate(corpus)
-    )
-    return found
+    if corpus["path"] is None:
+        with mounted("data"):
+            found: Mapping[str, Passage] = instantiate(data).passages
+            return found
+    with mounted("corpus"):
+        found = instantiate(corpus)
+        return found
 
 
 def _by_lightning(config: DictConfig, job: Job) -> tuple[Tally, bool]:
@@ -220,11 +226,11 @@ def check_bank(settings: Mapping[str, Any]) -> None:
     """
     path, dtype = settings["dir"], settings["dtype"]
     if not isinstance(path, str | Path) or not str(path):
-        raise ValueError(f"bank.dir must be a folder's path, got {path!r}; set bank.dir")
+        raise SettingValueError("dir", f"dir must be the path of a folder, got {path!r}")
     folder = Path(path).absolute()
     there = next(part for part in (folder, *folder.parents) if part.exists())
     if not there.is_dir():
-        raise ValueError(f"bank.dir must be a folder, got {path} ({there} is a file); set bank.dir")
+        raise SettingValueError("dir", f"dir must be a folder, got {path} ({there} is a file)")
     check_dtype(dtype)
 
 
@@ -234,8 +240,7 @@ def check_dtype(dtype: Any) -> None:
     Raises:
         ValueError: If there is no such.
     """
-    if dtype not in tuple(DTYPES):
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}; set bank.dtype")
+    check_choice("dtype", dtype, tuple(DTYPES))
 
 
 def open_bank(config: DictConfig, backbone: Backbone, spec: ExpertSpec, recipe: Recipe) -> Bank:

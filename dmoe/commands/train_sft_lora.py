@@ -17,8 +17,15 @@ from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import encode_all
 from dmoe.training.lessons import check_formats
 from plumbing.cli import check_complete
+from plumbing.mounts import mounted
 from plumbing.stopwatch import Stopwatch
-from plumbing.training.setup import check_ckpt_path, fit, make_trainer, seed, write_metrics
+from plumbing.training.setup import (
+    check_ckpt_path,
+    fit,
+    make_trainer,
+    seed,
+    write_metrics,
+)
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +75,12 @@ def _module(config: DictConfig) -> SFTModule:
     def values(key: str) -> Any:
         return OmegaConf.to_container(config[key], resolve=True)
 
-    settings, recipe = LoraSettings(**values("lora")), Recipe(**values("recipe"))
-    check_formats(config.instances.formats)
+    with mounted("lora"):
+        settings = LoraSettings(**values("lora"))
+    with mounted("recipe"):
+        recipe = Recipe(**values("recipe"))
+    with mounted("instances"):
+        check_formats(config.instances.formats)
     formats = list(config.instances.formats)
     lessons = open_lessons(config)  # before the model: what is wrong with the data shows at once
     backbone = training_backbone(config)

@@ -14,6 +14,7 @@ from dmoe.training.lessons import lessons_from_questions
 from dmoe.training.settings import typed_settings
 from dmoe.training.warmup import log, train_warmup
 from plumbing.cli import check_complete
+from plumbing.mounts import mounted
 from plumbing.settings import check_limit
 from plumbing.storage.files import write_json
 from qa.data.dataset import QADataset, check_disjoint
@@ -33,14 +34,15 @@ def warmup(config: DictConfig) -> dict[str, float]:
             it is trained on is one of ``held_out``'s.
     """
     check_complete(config)
-    check_limit(config.instances.limit, "instances.limit")  # before the model
+    check_limit(config.instances.limit, "instances.limit")  # before the model is loaded
     spec, recipe, limits = typed_settings(config)
     dataset: QADataset = instantiate(config.data)
     chosen = config.instances
     check_disjoint(dataset, chosen.split, chosen.held_out)
     lessons = lessons_from_questions(dataset, chosen.split)
     ffn = FinalFFN(instantiate(config.backbone))
-    trained = train_warmup(ffn, lessons, chosen.formats, spec, recipe, limits, chosen.limit)
+    with mounted("instances"):
+        trained = train_warmup(ffn, lessons, chosen.formats, spec, recipe, limits, chosen.limit)
     folder = Path(config.paths.output_dir)
     export_adapter(folder / "adapter", expert_at(trained.experts, 0), spec, ffn)
     metrics = {

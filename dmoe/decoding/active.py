@@ -1,8 +1,8 @@
 """The active experts of every row of a batch (DMoE eq. 6).
 
-Each projection becomes ``W x + sum_i s B_i A_i x`` over the row's own k experts. The
-experts of a row stand side by side along the rank, which is that sum exactly, without products of
-one expert's B with another's A.
+Each projection becomes ``W x + sum_i s B_i A_i x``, where the sum is over the row's own K experts.
+The experts of a row are joined along the rank, which gives exactly this sum, without products of
+one expert's B with another expert's A.
 
 Shapes: B rows, b some of them, T tokens, N experts, K experts a row, R rank.
 """
@@ -20,7 +20,7 @@ from backbone.projections import AdaptedProjections
 
 
 class ExpertSource(Protocol):
-    """Where experts come from: the bank, or something in its place (a control)."""
+    """Where experts come from: a bank, or a control that stands in for it."""
 
     @property
     def scaling(self) -> float:
@@ -28,28 +28,28 @@ class ExpertSource(Protocol):
         ...
 
     def __contains__(self, id: object) -> bool:
-        """Whether there is an expert of this passage."""
+        """True if this passage has an expert."""
         ...
 
     def __iter__(self) -> Iterator[str]:
-        """The ids of all passages that have an expert."""
+        """Iterate over the ids of all passages that have an expert."""
         ...
 
     def get(self, ids: Sequence[str]) -> Mapping[str, Tensor]:
-        """N experts: ``gate.lora_A`` ``[N, R, in]``, ``gate.lora_B`` ``[N, out, R]``, and so on."""
+        """Get N experts: ``gate.lora_A`` ``[N, R, in]``, ``gate.lora_B`` ``[N, out, R]``, etc."""
         ...
 
 
 class ActiveExperts:
-    """Which experts act in which row, and their effect on the backbone while attached.
+    """The experts that act in each row, and their effect on the backbone while attached.
 
-    The weights of the backbone are never touched: while detached it is bit-identical.
+    The weights of the backbone are never touched, so the backbone is bit-identical while detached.
 
     Args:
         places: The projections that get the experts, such as those of the final FFN.
         source: The experts.
-        rows: B, the rows of the batch.
-        k: K, at most so many experts a row.
+        rows: B, the number of rows of the batch.
+        k: K, the most experts that a row may have.
     """
 
     def __init__(self, places: AdaptedProjections, source: ExpertSource, rows: int, k: int) -> None:
@@ -62,21 +62,21 @@ class ActiveExperts:
 
     @property
     def ids(self) -> list[tuple[str, ...]]:
-        """The passages whose experts act now, row by row."""
+        """The passages whose experts act now, for each row."""
         return list(self._ids)
 
     def swap(self, rows: Sequence[int], ids: Sequence[Iterable[str]]) -> list[int]:
-        """Let other experts act in some rows; those that acted there leave.
+        """Replace the experts that act in some rows by others.
 
         Args:
             rows: b rows.
-            ids: The passages of each, at most K, none twice.
+            ids: The passages of each row, at most K, and none of them twice.
 
         Returns:
             The rows whose experts changed.
 
         Raises:
-            ValueError: If a row gets more than K experts, or one twice.
+            ValueError: If a row gets more than K experts, or the same expert twice.
         """
         wanted = dict(zip(rows, map(tuple, ids), strict=True))
         for row_ids in wanted.values():
@@ -94,9 +94,9 @@ class ActiveExperts:
         return changed
 
     def _fill(self, rows: Sequence[int], slots: Sequence[Sequence[int]], names: list[str]) -> None:
-        """Write the experts of ``names`` into the rows, ``slots`` saying which go where."""
+        """Write the experts of ``names`` into the rows; ``slots`` says which of them go where."""
         device = self._places.backbone.device
-        blank = len(names)  # index of an expert of zeros, for rows with fewer than K
+        blank = len(names)  # the index of an expert of zeros, for rows with fewer than K
         filled = [[*row, *[blank] * (self._k - len(row))] for row in slots]
         some_are_blank = any(len(row) < self._k for row in slots)
         index_bK, target_b = (torch.tensor(i, device=device) for i in (filled, list(rows)))
@@ -112,7 +112,7 @@ class ActiveExperts:
             self._buffer(key, merged)[target_b] = merged
 
     def _buffer(self, key: str, like: Tensor) -> Tensor:
-        """All rows' merged factors of one name; zeros at first."""
+        """Get the merged factors of one name for all rows, which are zeros at first."""
         if key not in self._merged:
             name = key.rpartition(".")[0]
             if name not in self._places.projections:
@@ -128,7 +128,7 @@ class ActiveExperts:
         """Let the experts act inside the block.
 
         Args:
-            rows: ``[b]``, which rows the batches inside hold; None: all B.
+            rows: ``[b]``, the rows that the batches inside hold; None: all B rows.
         """
         if not any(self._ids):
             yield
@@ -138,7 +138,7 @@ class ActiveExperts:
             merged = {key: tensor[rows] for key, tensor in merged.items()}
 
         def term(name: str, x: Tensor) -> Tensor:
-            """What the experts add to ``[b, T, out]``, or to ``[b, out]`` of one position."""
+            """Compute the experts' term of ``[b, T, out]``, or of ``[b, out]`` at one position."""
             down, up = merged[f"{name}.lora_A"], merged[f"{name}.lora_B"]
             x_bTI = x if x.ndim == 3 else x[:, None]
             term_bTO = x_bTI.to(down.dtype) @ down.mT @ up.mT

@@ -1,4 +1,4 @@
-"""What stands in for a bank: noise of the same size in each expert's place, or a part of them.
+"""Controls that stand in for a bank: noise of the same size as each expert, or fewer experts.
 
 Shapes: N experts, R rank.
 """
@@ -11,19 +11,20 @@ import torch
 from torch import Tensor
 
 from dmoe.decoding.active import ExpertSource
+from plumbing.mounts import SettingValueError
 from plumbing.settings import typed
 from plumbing.storage.hashing import short_hash
 
 
 class NoiseExperts:
-    """Experts of random directions, each projection with the ``‖B A‖`` of the one it replaces.
+    """Experts of random directions; each projection keeps the ``‖B A‖`` of the one it replaces.
 
-    What remains of a method's gain under them is owed to the size of the change, or to the routing,
-    and not to what the experts know.
+    If a method still gains something with them, the gain comes from the size of the change or from
+    the routing, and not from what the experts know.
 
     Args:
         source: The experts that they stand in for.
-        seed: Other seeds, other noise; a passage's noise depends on nothing else.
+        seed: The seed of the noise. The noise of a passage depends on it and on nothing else.
     """
 
     def __init__(self, source: ExpertSource, seed: int = 0) -> None:
@@ -32,7 +33,7 @@ class NoiseExperts:
 
     @property
     def scaling(self) -> float:
-        """That of the source."""
+        """The scaling of the source, LoRA's ``alpha / rank``."""
         return self._source.scaling
 
     def __contains__(self, id: object) -> bool:
@@ -42,7 +43,7 @@ class NoiseExperts:
         return iter(self._source)
 
     def get(self, ids: Sequence[str]) -> dict[str, Tensor]:
-        """See `ExpertSource.get`."""
+        """Return noise for N experts, in the shapes of `ExpertSource.get`."""
         experts = self._source.get(ids)
         noises = [self._noise(id, experts) for id in ids]
         noise = {key: torch.stack([each[key] for each in noises]) for key in experts}
@@ -59,30 +60,30 @@ class NoiseExperts:
 
 
 class SomeExperts:
-    """A part of a bank, drawn at random (DMoE Table 9): the others are as if they were not there.
+    """A part of a bank, drawn at random (DMoE Table 9); the other experts seem not to exist.
 
-    A smaller part is in every larger one of the same seed.
+    With the same seed, a smaller part lies in every larger one.
 
     Args:
         source: All experts.
-        fraction: Share of them that there are, rounded to whole experts.
-        seed: Other seeds, other experts.
+        fraction: The share of them that exists, rounded to whole experts.
+        seed: The seed of the draw.
 
     Raises:
-        ValueError: If the fraction is not in 0..1.
+        SettingValueError: If the fraction is not in 0..1.
     """
 
-    @typed("method")
+    @typed
     def __init__(self, source: ExpertSource, fraction: float, seed: int = 0) -> None:
         if not 0 <= fraction <= 1:
-            raise ValueError(f"fraction must be in 0..1, got {fraction}; set method.fraction")
+            raise SettingValueError("fraction", f"fraction must be in 0..1, got {fraction}")
         self._source = source
         ids = sorted(source, key=lambda id: short_hash(f"{seed} {id}"))
         self._ids = frozenset(ids[: round(fraction * len(ids))])
 
     @property
     def scaling(self) -> float:
-        """That of the source."""
+        """The scaling of the source, LoRA's ``alpha / rank``."""
         return self._source.scaling
 
     def __contains__(self, id: object) -> bool:
@@ -92,11 +93,11 @@ class SomeExperts:
         return (id for id in self._source if id in self._ids)
 
     def get(self, ids: Sequence[str]) -> Mapping[str, Tensor]:
-        """See `ExpertSource.get`."""
+        """Return N experts of the source; see `ExpertSource.get` for their shapes."""
         return self._source.get(ids)
 
 
 def _norm(a_NRI: Tensor, b_NOR: Tensor) -> Tensor:
-    """``‖B A‖`` of each expert, ``[N]``, from two matrices of R by R."""
+    """Compute ``‖B A‖`` of each expert, ``[N]``, from two matrices of R by R."""
     a, b = a_NRI.float(), b_NOR.float()
     return ((a @ a.mT) * (b.mT @ b)).sum((1, 2)).clamp(min=0).sqrt()

@@ -20,13 +20,13 @@ from dmoe.decoding.session import Session
 
 @dataclass(frozen=True, slots=True)
 class DecoderInput:
-    """What one row decodes from.
+    """The input of one row.
 
     Attributes:
-        prompt: What the model reads.
-        task_input: What the routing query begins with, such as the question alone; None: the
-            prompt.
-        given: Ids of the passages that an oracle router may use, best first.
+        prompt: The text that the model reads.
+        task_input: The text that the routing query begins with, such as the question alone; None:
+            the prompt.
+        given: The ids of the passages that an oracle router may use, the best first.
     """
 
     prompt: str
@@ -37,15 +37,15 @@ class DecoderInput:
 class DMoEDecoder:
     """The frozen backbone with experts that come and go while it decodes.
 
-    At every token: the uncertainty of the current effective model (eq. 1); above the trigger's
-    threshold (eq. 4) the router selects experts for the task input and what has been decoded so
-    far (eq. 5), those that acted before leave, and the token is decoded again under the new ones
-    (eq. 6), which stay until the next trigger. Each row of a batch triggers on its own and has
-    experts of its own. Nothing is left on the backbone between two steps.
+    At every token the uncertainty of the current effective model is computed (eq. 1). If it is
+    above the threshold of the trigger (eq. 4), the router selects experts for the task input and
+    what has been decoded so far (eq. 5). They take the place of those that acted before, the token
+    is decoded again under them (eq. 6), and they stay until the next trigger. Each row of a batch
+    triggers by itself and has its own experts. Nothing is left on the backbone between two steps.
 
     Args:
         backbone: The frozen model.
-        routing: Experts, router, trigger and their settings.
+        routing: The experts, the router, the trigger and their settings.
 
     Raises:
         UnsupportedBackboneError: If the final FFN cannot have experts.
@@ -57,18 +57,18 @@ class DMoEDecoder:
         self._final = FinalFFN(backbone)
 
     def start(self, inputs: Sequence[DecoderInput], max_new_tokens: int) -> Session:
-        """A session over a batch, from which tokens are streamed and answers scored.
+        """Start a session over a batch, which streams tokens and scores answers.
 
         Args:
             inputs: B rows, at least one.
-            max_new_tokens: So many tokens must fit behind the longest prompt.
+            max_new_tokens: There must be room for so many tokens after the longest prompt.
 
         Raises:
-            ValueError: If there are no rows, ``max_new_tokens`` is not positive, or a prompt is
-                empty, or longer than the backbone can read.
+            ValueError: If there are no rows, if ``max_new_tokens`` is not positive, or if a prompt
+                is empty or longer than the backbone can read.
         """
         if not inputs:
-            raise ValueError("expected one input or more, got none; start no session for them")
+            raise ValueError("expected at least one input, got none; start no session for them")
         ids, mask = left_padded(self.backbone, [row.prompt for row in inputs], max_new_tokens)
         self._check(ids, mask, max_new_tokens)
         queries = [row.prompt if row.task_input is None else row.task_input for row in inputs]
@@ -84,7 +84,7 @@ class DMoEDecoder:
         """Decode a batch, token by token, with what triggered and what was routed.
 
         Args:
-            inputs: B rows; without any, no tokens.
+            inputs: B rows. If there are none, there are no tokens.
             max_new_tokens: At most so many tokens a row.
             stop_ids: Tokens that end a row; None: the end of sequence.
 
@@ -100,7 +100,7 @@ class DMoEDecoder:
         return self.start(inputs, max_new_tokens).stream(max_new_tokens, self._stops(stop_ids))
 
     def text(self, steps: Iterable[Step]) -> str:
-        """The answer in the tokens of one row, as `backbone.decoding.greedy_decode` reads it."""
+        """Read the answer from the tokens of one row, as `backbone.decoding.greedy_decode` does."""
         ids = [step.token_id for step in steps]
         return first_line(self.backbone.tokenizer.decode(ids, skip_special_tokens=True))
 
@@ -111,7 +111,7 @@ class DMoEDecoder:
         max_new_tokens: int = 32,
         stop_ids: Collection[int] | None = None,
     ) -> Tensor:
-        """Greedy ``generate()`` as Hugging Face's, with experts routed on the way.
+        """Decode greedily like Hugging Face's ``generate()``, with experts routed on the way.
 
         The routing query begins with the prompt's text.
 
@@ -122,11 +122,11 @@ class DMoEDecoder:
             stop_ids: Tokens that end a row; None: the end of sequence.
 
         Returns:
-            ``[B, T + N]``: prompts and new tokens, padded behind a row's end.
+            ``[B, T + N]``: prompts and new tokens, padded after the end of a row.
 
         Raises:
-            ValueError: If the mask has another shape, or padding elsewhere than on the left, if
-                ``max_new_tokens`` is not positive, or a prompt is empty, or longer than the
+            ValueError: If the mask has another shape or padding elsewhere than on the left, if
+                ``max_new_tokens`` is not positive, or if a prompt is empty or longer than the
                 backbone can read.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -147,10 +147,10 @@ class DMoEDecoder:
         return torch.cat([input_ids, torch.tensor(rows).to(input_ids)], 1)
 
     def _check(self, input_ids: Tensor, mask: Tensor, max_new_tokens: int) -> None:
-        """Once a batch, before anything is read.
+        """Check a batch before anything is read.
 
         Raises:
-            ValueError: See `generate`.
+            ValueError: In the cases that `generate` names.
         """
         if max_new_tokens < 1:
             raise ValueError(

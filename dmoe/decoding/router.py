@@ -1,7 +1,7 @@
-"""The router: which experts fit what has been read and decoded so far (DMoE eq. 5).
+"""Routers, which choose the experts that fit what has been read and decoded so far (DMoE eq. 5).
 
-It is decoupled from the backbone: any `Retriever` over the surrogates of the experts (the passage
-and its augmentations, `dmoe.surrogates`) will do. BM25 is the paper's.
+A router does not depend on the backbone. Any `Retriever` over the surrogates of the experts will
+do; a surrogate is a passage and its augmentations. The paper uses BM25.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Protocol
 
+from plumbing.mounts import SettingValueError, mounted
 from plumbing.settings import check_seed
 from retrieval.retriever import Hit, Retriever
 
 
 @dataclass(frozen=True, slots=True)
 class RoutingRequest:
-    """What one row asks at a trigger.
+    """The request of one row whose token triggered.
 
     Attributes:
-        query: Task input and what has been decoded before the triggering token.
-        given: The passages that the evaluation gives the question, best first; only the oracle
+        query: The task input, and what has been decoded before the token that triggered.
+        given: The passages that the evaluation gives the question, the best first. Only the oracle
             reads them.
     """
 
@@ -31,25 +32,25 @@ class RoutingRequest:
 
 
 def last_tokens(tokenizer: Any, query: str, limit: int) -> str:
-    """The last so many tokens of a query (DMoE sec. 4.2); the query as it is if it has no more."""
+    """Cut a query to the last ``limit`` tokens (DMoE sec. 4.2); a shorter query stays as it is."""
     ids = tokenizer(query, add_special_tokens=False)["input_ids"]
     return query if len(ids) <= limit else str(tokenizer.decode(ids[-limit:]))
 
 
 class ExpertIds(Container[str], Iterable[str], Protocol):
-    """The passages that have an expert: a bank, or a set of ids."""
+    """The ids of the passages that have an expert, such as a bank or a set."""
 
 
 class Router(Protocol):
-    """Selects experts."""
+    """Selects the experts that act."""
 
     @property
     def uses_passages(self) -> bool:
-        """Whether `RoutingRequest.given` matters, and must be filled."""
+        """Whether the router reads `RoutingRequest.given`, so that it must be filled."""
         ...
 
     def route(self, requests: Sequence[RoutingRequest], k: int) -> list[list[Hit]]:
-        """At most ``k`` experts for each request, best first, each of them in the bank."""
+        """Choose at most ``k`` experts of the bank for each request, the best first."""
         ...
 
 
@@ -57,9 +58,9 @@ class RetrievalRouter:
     """The experts whose surrogates a retriever finds for the query (DMoE eq. 5).
 
     Args:
-        bank: Which passages have an expert. Hits without one are passed over, and more are asked
-            for in their place, so that a bank of a part of the corpus gives k experts as well.
-        retriever: BM25, dense, or any other.
+        bank: The passages that have an expert. Hits without an expert are left out and more are
+            asked for in their place, so that the bank of a part of a corpus gives k experts, too.
+        retriever: BM25, dense retrieval, or any other retriever.
     """
 
     uses_passages = False
@@ -70,15 +71,15 @@ class RetrievalRouter:
 
     @cached_property
     def _size(self) -> int:
-        """Of the bank; counted where hits are missing for the first time."""
+        """The size of the bank, which is counted when hits are missing for the first time."""
         return sum(1 for _ in self._bank)
 
     def route(self, requests: Sequence[RoutingRequest], k: int) -> list[list[Hit]]:
-        """See `Router.route`; requests with the same query are searched once.
+        """Choose at most ``k`` experts for each request; equal queries are searched once.
 
-        Each search of a query goes four times deeper than the one before, until it has k experts,
-        or all that there are: so all of them together cost little more than the last, which goes
-        less than four times as deep as it must.
+        Each search for a query goes four times deeper than the one before, until the query has k
+        experts or all that there are. So all searches together cost little more than the last one,
+        which goes less than four times as deep as it must.
         """
         found: dict[str, list[Hit]] = {}
         pending = list(dict.fromkeys(request.query for request in requests))
@@ -95,32 +96,34 @@ class RetrievalRouter:
 
 
 class RandomRouter:
-    """Experts at random (DMoE Table 6): the same for the same query and seed.
+    """Chooses experts at random (DMoE Table 6), the same ones for equal queries and seeds.
 
     Args:
         bank: The ids of all experts.
-        seed: Other seeds, other experts.
+        seed: The seed of the draw.
 
     Raises:
-        ValueError: If the seed is no whole number from 0 on.
+        SettingValueError: If the seed is not a whole number from 0 on.
     """
 
     uses_passages = False
 
     def __init__(self, bank: Iterable[str], seed: int = 0) -> None:
-        check_seed(seed, "router.seed")
+        check_seed(seed)
         self._ids = sorted(bank)
         self._seed = seed
 
     def route(self, requests: Sequence[RoutingRequest], k: int) -> list[list[Hit]]:
-        """See `Router.route`; every score is 0."""
+        """Choose at most ``k`` experts for each request; every score is 0."""
         return [self._draw(request.query, k) for request in requests]
 
     def _draw(self, query: str, k: int) -> list[Hit]:
         key = f"router {self._seed} {query}".encode()
         count, chosen = len(self._ids), dict[str, None]()
         attempt = 0
-        while len(chosen) < min(k, count):  # k is far smaller than the bank: repeats are rare
+        while len(chosen) < min(
+            k, count
+        ):  # repeats are rare, because k is far smaller than the bank
             digest = blake2b(key, digest_size=8, salt=attempt.to_bytes(8, "big")).digest()
             chosen[self._ids[int.from_bytes(digest, "big") % count]] = None
             attempt += 1
@@ -128,12 +131,12 @@ class RandomRouter:
 
 
 class OracleRouter:
-    """The experts of the passages that the evaluation gives the question (DMoE Table 6).
+    """Chooses the experts of the passages that the evaluation gives the question (DMoE Table 6).
 
-    With ``passages=gold`` it is the oracle; with ``passages=shuffled`` its control.
+    With ``passages=gold`` it is the oracle, and with ``passages=shuffled`` the oracle's control.
 
     Args:
-        bank: Which passages have an expert; those without one are passed over.
+        bank: The passages that have an expert. Passages without one are left out.
     """
 
     uses_passages = True
@@ -142,28 +145,30 @@ class OracleRouter:
         self._bank = bank
 
     def route(self, requests: Sequence[RoutingRequest], k: int) -> list[list[Hit]]:
-        """See `Router.route`; every score is 0."""
+        """Choose at most ``k`` experts for each request; every score is 0."""
         return [
             [Hit(id, 0.0) for id in request.given if id in self._bank][:k] for request in requests
         ]
 
 
 def retrieval_router(bank: ExpertIds, retriever: Any, corpus: Any) -> RetrievalRouter:
-    """A `RetrievalRouter` over an index, opened and verified.
+    """Open and verify an index, and make a `RetrievalRouter` over it.
 
     Args:
-        bank: Which passages have an expert.
+        bank: The passages that have an expert.
         retriever: The settings of the index, such as `retrieval.bm25.index.BM25Settings`.
-        corpus: The surrogates that it was built over.
+        corpus: The surrogates that the index was built over.
 
     Raises:
         IndexFolderError: If the index is missing, damaged, or of other surrogates.
-        ValueError: If there are experts, but none of these passages.
+        SettingValueError: If there are experts, but none of these passages has one.
     """
     some = next(iter(bank), None)
     if some is not None and not any(id in corpus for id in bank):
-        raise ValueError(
-            f"expected experts of the router's passages, got a bank of others, such as {some!r}; "
-            "set router.corpus.path to the surrogates of the bank's passages"
+        raise SettingValueError(
+            "corpus.path",
+            f"expected experts of the router's passages, got a bank of others, such as {some!r}",
+            "set {} to the surrogates of the bank's passages",
         )
-    return RetrievalRouter(bank, retriever.open(corpus))
+    with mounted("retriever"):
+        return RetrievalRouter(bank, retriever.open(corpus))

@@ -1,4 +1,4 @@
-"""The settings of routing while decoding, and what is said of each decoded token."""
+"""The settings of routing while decoding, and the record of each decoded token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dmoe.decoding.active import ExpertSource
 from dmoe.decoding.router import Router
 from dmoe.decoding.trigger import Trigger
-from plumbing.settings import check_types
+from plumbing.settings import check_positive, check_types
 from retrieval.retriever import Hit
 
 
@@ -16,27 +16,25 @@ class Routing:
     """How experts are chosen while decoding.
 
     Attributes:
-        source: The experts.
-        router: Selects k of them for a query.
-        trigger: Decides at which tokens it is asked.
-        k: Experts at a time.
-        max_query_tokens: A query's last so many tokens are kept (DMoE sec. 4.2).
+        source: Where the experts come from.
+        router: Selects some of the experts for a query.
+        trigger: Decides at which tokens the router is asked.
+        experts: How many experts act at a time (DMoE sec. 4.2: 3).
+        max_query_tokens: So many of the last tokens of a query are kept (DMoE sec. 4.2).
 
     Raises:
-        ValueError: If a number is not positive.
+        SettingValueError: If a number is mistyped or not positive.
     """
 
     source: ExpertSource
     router: Router
     trigger: Trigger
-    k: int = 3
+    experts: int = 3
     max_query_tokens: int = 128
 
     def __post_init__(self) -> None:
-        check_types(self, "method")
-        for name in ("k", "max_query_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}; set {name}")
+        check_types(self)
+        check_positive(self, "experts", "max_query_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +42,14 @@ class Step:
     """One decoded token.
 
     Attributes:
-        row: Which row of the batch.
-        position: Of the token, from 0 for the first new one.
-        token_id: The token.
-        token: Its text.
-        uncertainty: Entropy of the effective model before anything was routed here (eq. 1), nats.
+        row: The row of the batch that it belongs to.
+        position: Its position; the first new token of the row has position 0.
+        token_id: The id of the token.
+        token: The text of the token.
+        uncertainty: The entropy of the effective model before anything was routed here (eq. 1), in
+            nats.
         triggered: Whether the router was asked, and the token decoded again.
-        routed: What the router chose, best first; empty unless triggered.
+        routed: What the router chose, the best first. It is empty if nothing triggered.
         active: The passages whose experts acted when this token was chosen.
     """
 

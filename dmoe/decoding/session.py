@@ -28,7 +28,7 @@ from retrieval.retriever import Hit
 
 @dataclass(frozen=True, slots=True)
 class _Settled:
-    """A position's logits, after those rows that triggered were decoded again."""
+    """The logits of a position, after the rows that triggered were decoded again."""
 
     logits_BV: Tensor
     uncertainty: list[float]
@@ -38,16 +38,16 @@ class _Settled:
 class Session:
     """Decodes one batch greedily, or scores given answers, with experts routed on the way.
 
-    The KV cache is never recomputed: at a trigger the final FFN, norm and head read the residual
-    stream of the last position once more, which was kept, and nothing else.
+    The KV cache is never recomputed. The residual stream of the last position is kept, and at a
+    trigger only the final FFN, the norm and the head read it once more.
 
     Args:
-        final: The frozen model's final FFN; nothing is left on the model between two steps.
+        final: The final FFN of the frozen model. Nothing is left on the model between two steps.
         routing: How experts are chosen.
         prompt_ids: ``[B, T]``, left-padded.
         prompt_mask: ``[B, T]``, 0 at padding.
-        task_inputs: What each query begins with, such as the question.
-        given: The passages that the evaluation gives each row; for an oracle.
+        task_inputs: The text that the query of each row begins with, such as the question.
+        given: The passages that the evaluation gives each row; an oracle reads them.
     """
 
     def __init__(
@@ -71,15 +71,15 @@ class Session:
         self._forget()
 
     def _forget(self) -> None:
-        """As before the first new token."""
+        """Return to the state before the first new token."""
         rows = len(self._task_inputs)
         routing = self._routing
-        self._active = ActiveExperts(self._final, routing.source, rows, routing.k)
+        self._active = ActiveExperts(self._final, routing.source, rows, routing.experts)
         self._new: list[list[int]] = [[] for _ in range(rows)]
 
     @torch.inference_mode()
     def stream(self, max_new_tokens: int, stop_ids: Collection[int]) -> Iterator[Step]:
-        """Decode greedily, each row until a stop token (which is yielded) or the last step.
+        """Decode each row greedily until a stop token, which is yielded, or until the last step.
 
         Args:
             max_new_tokens: At most so many tokens a row.
@@ -103,22 +103,23 @@ class Session:
             running = [row for row in running if tokens[row] not in stop_ids]
             if not running:
                 return
-            ids_BN = token_B[:, None]  # those that have ended run along unheard
+            ids_BN = token_B[:, None]  # rows that have ended go on, but are not yielded
             mask = torch.cat([mask, mask.new_ones(len(tokens), 1)], 1)
 
     @torch.inference_mode()
     def score(self, answers: Sequence[str]) -> list[float]:
-        """Likelihood of given answers after the prompts, under the model that routes as it decodes.
+        """Score given answers after the prompts, under the model that routes as it decodes.
 
         At each token of an answer the same happens as while decoding: its uncertainty may trigger,
-        and the query holds the answer's tokens before it. All tokens pass the backbone at once;
-        only what follows the final attention runs token by token.
+        and the query holds the tokens of the answer before it. All tokens pass the backbone at
+        once, and only what follows the final attention runs token by token.
 
         Args:
-            answers: One for each row.
+            answers: One answer for each row.
 
         Returns:
-            Mean negative log-likelihood of each, nats an answer token, end of sequence included.
+            The mean negative log-likelihood of each answer over its tokens and the end of sequence,
+            in nats.
         """
         self._forget()
         rows = [encode_answer(self._backbone.tokenizer, answer) for answer in answers]
@@ -139,32 +140,33 @@ class Session:
         return (total_B / mask_BA.sum(1)).tolist()
 
     def _settle(self, logits_BV: Tensor, running: list[int], position: int) -> _Settled:
-        """Trigger, route, and decode again where the experts changed (eq. 4-6)."""
+        """Trigger, route, and decode those rows again whose experts changed (eq. 4-6)."""
         uncertainty = token_uncertainty(logits_BV).tolist()
         names = [f"{len(self._new[row])} {self._task_inputs[row]}" for row in running]
         fires = self._routing.trigger.fires([uncertainty[row] for row in running], names)
         fired = [row for row, fire in zip(running, fires, strict=True) if fire]
         if not fired:
             return _Settled(logits_BV, uncertainty, {})
-        hits = self._routing.router.route([self._request(row) for row in fired], self._routing.k)
+        requests = [self._request(row) for row in fired]
+        hits = self._routing.router.route(requests, self._routing.experts)
         ids = [[hit.passage_id for hit in row_hits] for row_hits in hits]
         self._redecode(logits_BV, self._active.swap(fired, ids), position)
         routed = {row: tuple(row_hits) for row, row_hits in zip(fired, hits, strict=True)}
         return _Settled(logits_BV, uncertainty, routed)
 
     def _redecode(self, logits_BV: Tensor, rows: list[int], position: int) -> None:
-        """Replace the logits of some rows by those under the experts that act there now."""
+        """Replace the logits of some rows by the logits under the experts that act there now."""
         if rows:
             index = torch.tensor(rows, device=logits_BV.device)
             logits_BV[index] = self._logits(self._under_experts(index, position))
 
     def _under_experts(self, rows_b: Tensor, position: int) -> Tensor:
-        """Final hidden states ``[b, D]`` of some rows, under the experts that act there now."""
+        """Compute the final hidden states ``[b, D]`` of some rows, under their experts of now."""
         with self._active.attached(rows_b):
             return self._final.hidden(self._residual.hidden_BPD[rows_b, position])
 
     def _request(self, row: int) -> RoutingRequest:
-        """The query of eq. 5: task input and decoded text, without the triggering token."""
+        """Make the query of eq. 5: the task input and the text before the token that triggered."""
         tokenizer = self._backbone.tokenizer
         task, ids = self._task_inputs[row], self._new[row]
         new = tokenizer.decode(ids, skip_special_tokens=True)
@@ -176,10 +178,10 @@ class Session:
         return RoutingRequest(query, self._given[row])
 
     def _read(self, ids_BN: Tensor, mask: Tensor, positions: int = 1) -> Tensor:
-        """Final hidden states ``[B, P, D]`` of the last positions; the cache grows by N."""
+        """Compute final hidden states ``[B, P, D]`` of the last positions; the cache grows by N."""
         start = mask.shape[1] - ids_BN.shape[1]
         places: dict[str, Tensor] = {}
-        if self._padded:  # else the model's own are the same, and cost nothing
+        if self._padded:  # without padding the model's own positions are the same, and cost nothing
             positions_BN = (mask.cumsum(1) - 1).clamp(min=0)[:, start:]
             places = {"attention_mask": mask, "position_ids": positions_BN}
         with keep_residual(self._final, positions) as self._residual, self._active.attached():
@@ -190,7 +192,7 @@ class Session:
         return output.last_hidden_state[:, -positions:]
 
     def _read_answers(self, labels_BA: Tensor, mask_BA: Tensor) -> Tensor:
-        """Hidden states ``[B, A, D]`` that predict the answers, with no expert active.
+        """Compute the hidden states ``[B, A, D]`` that predict the answers, with no expert active.
 
         The cache is cut back to the prompt, whose last token predicts the first label.
         """

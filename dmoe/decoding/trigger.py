@@ -1,4 +1,4 @@
-"""When the router is asked: token uncertainty (DMoE eq. 1 and 4), and the other triggers.
+"""Triggers, which decide when the router is asked: token uncertainty (DMoE eq. 1, 4) and others.
 
 Shapes: b rows, V vocabulary.
 """
@@ -11,23 +11,25 @@ from typing import Protocol
 
 from torch import Tensor
 
+from plumbing.mounts import SettingValueError
 from plumbing.settings import check_types
 from plumbing.storage.hashing import short_hash
 
-_LOWEST = -80.0  # e to it counts nothing; further down are slow denormal numbers, and -inf
+_LOWEST = -80.0  # e^-80 counts nothing; below are denormal numbers, which are slow, and -inf
 
 
 def token_uncertainty(logits_bV: Tensor) -> Tensor:
-    """Entropy of the next token's distribution, ``-sum_v p(v) log p(v)`` (DMoE eq. 1).
+    """Compute the entropy of the next token, ``-sum_v p(v) log p(v)`` (DMoE eq. 1).
 
-    With x the logits less their maximum it is ``log sum_v e^x_v - sum_v e^x_v x_v / sum_v e^x_v``:
-    one exponential a word, and no logarithm.
+    If x are the logits minus their maximum, it equals ``log sum_v e^x_v - sum_v e^x_v x_v / sum_v
+    e^x_v``. This takes one exponential for each word of the vocabulary, and no logarithm.
 
     Args:
-        logits_bV: Logits of the current effective model, in any dtype; computed in float32.
+        logits_bV: The logits of the current effective model, in any dtype. The entropy is computed
+            in float32.
 
     Returns:
-        ``[b]``, nats.
+        ``[b]``, in nats.
     """
     x_bV = logits_bV.float()
     x_bV = (x_bV - x_bV.amax(-1, keepdim=True)).clamp_(min=_LOWEST)
@@ -40,11 +42,12 @@ class Trigger(Protocol):
     """Decides at which tokens routing takes place."""
 
     def fires(self, uncertainty: Sequence[float], tokens: Sequence[str]) -> list[bool]:
-        """Whether each row triggers at its current token.
+        """Decide for each row whether it triggers at its current token.
 
         Args:
-            uncertainty: b token uncertainties, nats.
-            tokens: What names each of the tokens, whatever the batch: its task input and position.
+            uncertainty: b token uncertainties, in nats.
+            tokens: A name of each token that does not depend on the batch: its position and its
+                task input.
         """
         ...
 
@@ -54,70 +57,72 @@ class UncertaintyTrigger:
     """Fires where the token uncertainty exceeds a threshold (DMoE eq. 4).
 
     Attributes:
-        threshold: tau, nats (the paper's is 2.0).
+        threshold: The threshold tau, in nats (2.0 in the paper).
 
     Raises:
-        ValueError: If it is negative or no number.
+        SettingValueError: If it is negative or not a number.
     """
 
     threshold: float = 2.0
 
     def __post_init__(self) -> None:
-        check_types(self, "trigger")
+        check_types(self)
         if not self.threshold >= 0:
-            raise ValueError(
-                f"threshold must not be negative, got {self.threshold}; set trigger.threshold "
-                "(nats), or choose trigger=always"
+            raise SettingValueError(
+                "threshold",
+                f"threshold must not be negative, got {self.threshold}",
+                "set {} (nats), or choose trigger=always",
             )
 
     def fires(self, uncertainty: Sequence[float], tokens: Sequence[str]) -> list[bool]:
-        """``TU > tau``, row by row."""
+        """Fire in the rows with ``TU > tau``."""
         return [value > self.threshold for value in uncertainty]
 
 
 @dataclass(frozen=True)
 class RandomTrigger:
-    """Fires at random at a given rate (DMoE Table 6): the same tokens for the same text and seed.
+    """Fires at random at a given rate (DMoE Table 6), at the same tokens for equal text and seed.
 
     Attributes:
-        rate: Share of tokens; take it from the ``trigger_rate`` of a run with token uncertainty.
-        seed: Other seeds, other tokens.
+        rate: The share of tokens; take it from the ``trigger_rate`` of a run with token
+            uncertainty.
+        seed: The seed of the draw.
 
     Raises:
-        ValueError: If the rate is not in 0..1.
+        SettingValueError: If the rate is not in 0..1.
     """
 
     rate: float
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_types(self, "trigger")
+        check_types(self)
         if not 0 <= self.rate <= 1:
-            raise ValueError(f"rate must be in 0..1, got {self.rate}; set trigger.rate")
+            raise SettingValueError("rate", f"rate must be in 0..1, got {self.rate}")
 
     def fires(self, uncertainty: Sequence[float], tokens: Sequence[str]) -> list[bool]:
-        """Drawn from a hash of the token's name, so that no row depends on another."""
+        """Draw from a hash of each token's name, so that no row depends on another."""
         return [self._draw(token) < self.rate for token in tokens]
 
     def _draw(self, token: str) -> float:
-        """A number in [0, 1), to the 52 bits that a float holds exactly."""
+        """Draw a number in [0, 1) of 52 bits, which a float holds exactly."""
         hashed = short_hash(f"{self.seed} {token}")
         return (int.from_bytes(hashed, "big") >> 12) / 2**52
 
 
 @dataclass(frozen=True)
 class ConstantTrigger:
-    """Fires at every token or at none: the ends of the ablation (DMoE Table 6).
+    """Fires at every token or at none, which are the ends of the ablation (DMoE Table 6).
 
     Attributes:
-        active: True: at every token. False: never, which is the frozen backbone alone.
+        active: Whether it fires. If it never does, the frozen backbone decodes alone.
     """
 
     active: bool
 
     def __post_init__(self) -> None:
-        check_types(self, "trigger")
+        check_types(self)
 
     def fires(self, uncertainty: Sequence[float], tokens: Sequence[str]) -> list[bool]:
-        """The same for every row."""
+        """Fire in every row, or in none."""
         return [self.active] * len(tokens)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from backbone.lora.settings import check_lora
 from backbone.projections import TARGETS
+from plumbing.mounts import SettingValueError
 
 Expert = dict[str, Tensor]
 """Of each target projection ``<target>.lora_A`` ``[R, I]`` and ``<target>.lora_B`` ``[O, R]``."""
@@ -27,6 +28,10 @@ Expert = dict[str, Tensor]
 
 class ExpertError(ValueError):
     """Settings or tensors that make no expert; the message says what to do."""
+
+
+class ExpertSettingError(SettingValueError, ExpertError):
+    """A setting of an expert that is out of range, or does not fit the FFN."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class ExpertSpec:
     targets: Sequence[str] = TARGETS
 
     def __post_init__(self) -> None:
-        check_lora(self, "expert", TARGETS, ExpertError)
+        check_lora(self, TARGETS, ExpertSettingError)
         chosen = list(self.targets)
         # Equal settings compare equal, in whatever order and type the targets came.
         object.__setattr__(self, "targets", tuple(t for t in TARGETS if t in chosen))
@@ -66,9 +71,8 @@ class ExpertSpec:
         """
         missing = [target for target in self.targets if target not in sizes]
         if missing:
-            raise ExpertError(
-                f"this FFN has no {missing[0]!r} projection, it has {', '.join(sizes)}; "
-                "set expert.targets"
+            raise ExpertSettingError(
+                "targets", f"this FFN has no {missing[0]!r} projection, it has {', '.join(sizes)}"
             )
         shapes = {}
         for target in self.targets:
@@ -122,16 +126,17 @@ def check_expert(
     """
     shapes = spec.shapes(sizes)
     if expert.keys() != shapes.keys():
-        raise ExpertError(
-            f"expected the tensors {', '.join(shapes)}, got {', '.join(sorted(expert)) or 'none'}; "
-            "set expert.targets to those that the expert was trained with"
+        raise ExpertSettingError(
+            "targets",
+            f"expected the tensors {', '.join(shapes)}, got {', '.join(sorted(expert)) or 'none'}",
+            "set {} to those that the expert was trained with",
         )
     for name, shape in shapes.items():
         tensor = expert[name]
         if tuple(tensor.shape[-2:]) != shape or tensor.ndim not in (2, 3):
             raise ExpertError(
                 f"{name}: expected the shape {list(shape)}, got {list(tensor.shape)}; is it of "
-                "another rank (expert.rank) or of another backbone?"
+                "another rank or of another backbone?"
             )
         if not bool(tensor.isfinite().all()):
             raise ExpertError(f"{name} holds values that are not finite; train the expert again")

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from plumbing.mounts import SettingValueError
 from plumbing.settings import check_types
 
 LOSSES = ("answer", "all")
 
 
-class RecipeError(ValueError):
+class RecipeError(SettingValueError):
     """A setting of the training that is out of range."""
 
 
@@ -43,30 +44,23 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_types(self, "recipe")
+        check_types(self)
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
-                raise RecipeError(
-                    f"{name} must be positive, got {getattr(self, name)}; set recipe.{name}"
-                )
+                raise RecipeError(name, f"{name} must be positive, got {getattr(self, name)}")
         if self.max_tokens < 2:
-            raise RecipeError(
-                f"max_tokens must be at least 2, got {self.max_tokens}; set recipe.max_tokens"
-            )
+            raise RecipeError("max_tokens", f"max_tokens must be at least 2, got {self.max_tokens}")
         for name in ("lr", "weight_decay", "eps"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise RecipeError(
-                    f"{name} must be finite and not negative, got {getattr(self, name)}; "
-                    f"set recipe.{name}"
+                    name, f"{name} must be finite and not negative, got {getattr(self, name)}"
                 )
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise RecipeError(
-                f"betas must be two numbers in [0, 1), got {list(self.betas)}; set recipe.betas"
+                "betas", f"betas must be two numbers in [0, 1), got {list(self.betas)}"
             )
         if self.loss not in LOSSES:
-            raise RecipeError(
-                f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}; set recipe.loss"
-            )
+            raise RecipeError("loss", f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
         object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
 
     def as_dict(self) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from dmoe.experts.expert import ExpertSpec
 from dmoe.experts.recipe import Recipe
 from dmoe.training.grouped import GroupedTrainer, Limits, TrainedGroup
 from dmoe.training.groups import Group
+from plumbing.mounts import SettingValueError
 from plumbing.ray_cluster import ray_cluster
-from plumbing.settings import check_types
+from plumbing.settings import check_positive, check_types
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,12 @@ class Cluster:
     address: str | None = None
 
     def __post_init__(self) -> None:
-        check_types(self, "ray")
-        if self.workers < 1 or not self.gpus_per_worker >= 0:
-            raise ValueError(
-                f"expected ray.workers >= 1 and ray.gpus_per_worker >= 0, got {self.workers} and "
-                f"{self.gpus_per_worker}"
+        check_types(self)
+        check_positive(self, "workers")
+        if not self.gpus_per_worker >= 0:
+            raise SettingValueError(
+                "gpus_per_worker",
+                f"gpus_per_worker must not be negative, got {self.gpus_per_worker}",
             )
 
 
@@ -138,7 +140,7 @@ class _Worker:
                 raise BankError(
                     f"a worker's {backbone.name} is another model "
                     f"({backbone.fingerprint[:12]}, expected {self._fingerprint[:12]}); give all "
-                    "machines the same one, by its revision (backbone.revision)"
+                    "machines the same one, by its revision"
                 )
             self._trainer = GroupedTrainer(FinalFFN(backbone), *self._settings)
         ids = [passage.id for passage in group.passages]

@@ -27,7 +27,7 @@ from dmoe.training.adamw import GroupedAdamW
 from dmoe.training.instances import Encoded
 from dmoe.training.label_states import label_states
 from dmoe.training.steps import Step, make_step, make_steps
-from plumbing.settings import check_types
+from plumbing.settings import check_positive, check_types
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,8 @@ class Limits:
     head_tokens: int = 512
 
     def __post_init__(self) -> None:
-        check_types(self, "limits")
-        for name, value in vars(self).items():
-            if value < 1:
-                raise ValueError(f"{name} must be positive, got {value}; set limits.{name}")
+        check_types(self)
+        check_positive(self, *vars(self))
 
 
 @dataclass(frozen=True)

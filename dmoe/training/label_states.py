@@ -108,7 +108,8 @@ class _Forest:
         if len(inputs) > self._limit:
             raise ValueError(
                 f"an instance has {len(inputs)} tokens, more than the {self._limit} that are "
-                "computed at a time; set limits.trunk_tokens higher, or recipe.max_tokens lower"
+                "computed at a time; set trunk_tokens of the limits higher, or max_tokens of the "
+                "recipe lower"
             )
         if len(self._trees[-1]) + len(inputs) > self._limit:
             self._new_tree()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import DataError, describe, read_jsonl, require_key, text_field
 from qa.data.dataset import QADataset
 from qa.prompts import build_prompt
@@ -19,7 +20,7 @@ from retrieval.passage import Passage
 FORMATS = ("qa", "qa_with_passage", "qa_with_rewrite", "passage", "rewrite")
 
 
-class InstancesError(ValueError):
+class InstancesError(SettingValueError):
     """Settings from which no instances can be made."""
 
 
@@ -89,8 +90,10 @@ def check_formats(formats: Sequence[str]) -> None:
     given = list(formats) if is_list else []
     if not given or not all(form in FORMATS for form in given) or len(set(given)) < len(given):
         raise InstancesError(
+            "formats",
             f"formats must be some of {', '.join(FORMATS)}, each once, as a list, got "
-            f"{given if is_list else formats!r}; set instances.formats=[…]"
+            f"{given if is_list else formats!r}",
+            "set {}=[…]",
         )
 
 
@@ -109,9 +112,7 @@ def lessons_from_questions(dataset: QADataset, split: str, part: str = "all") ->
     """
     parts = {"all": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}
     if part not in parts:
-        raise InstancesError(
-            f"part must be one of {', '.join(parts)}, got {part!r}; set instances.part"
-        )
+        raise InstancesError("part", f"part must be one of {', '.join(parts)}, got {part!r}")
     pairs: dict[str, list[tuple[str, str]]] = {}
     for question in dataset.split(split):
         for passage in dataset.gold(question):

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from dmoe.experts.expert import ExpertSpec
 from dmoe.experts.recipe import Recipe
 from dmoe.training.grouped import Limits
+from plumbing.mounts import mounted
 
 
 def typed_settings(config: DictConfig) -> tuple[ExpertSpec, Recipe, Limits]:
@@ -28,8 +29,12 @@ def typed_settings(config: DictConfig) -> tuple[ExpertSpec, Recipe, Limits]:
     def values(key: str) -> Any:
         return OmegaConf.to_container(config[key], resolve=True)
 
-    spec, recipe = ExpertSpec(**values("expert")), Recipe(**values("recipe"))
-    limits = Limits(**values("limits"))
+    with mounted("expert"):
+        spec = ExpertSpec(**values("expert"))
+    with mounted("recipe"):
+        recipe = Recipe(**values("recipe"))
+    with mounted("limits"):
+        limits = Limits(**values("limits"))
     if recipe.max_tokens - 1 > limits.trunk_tokens:  # the last token is only ever predicted
         raise ValueError(
             f"expected limits.trunk_tokens of {recipe.max_tokens - 1} or more, which an instance "

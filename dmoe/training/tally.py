@@ -55,7 +55,9 @@ class Tally:
         bad = poisoned(bank.layout.flatten(trained.experts))
         diverged = [trained.ids[index] for index in bad.nonzero().flatten().tolist()]
         for id in diverged:
-            log.warning("the expert of passage %r diverged and is left out; lower recipe.lr", id)
+            log.warning(
+                "the expert of passage %r diverged and is left out; lower the recipe's lr", id
+            )
         kept = (~bad).nonzero().flatten()
         self.failed += diverged
         if len(kept):

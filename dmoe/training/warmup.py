@@ -69,7 +69,7 @@ def train_warmup(
     Raises:
         ValueError: If there are no instances, or ``limit`` is no positive whole number.
     """
-    check_limit(limit, "instances.limit")
+    check_limit(limit)
     instances = [instance for lesson in lessons for instance in lesson.instances(formats)]
     random.Random(recipe.seed).shuffle(instances)
     tokenizer = ffn.backbone.tokenizer

@@ -9,7 +9,7 @@ from zlib import crc32
 
 import numpy as np
 
-from plumbing.settings import check_types
+from plumbing.settings import check_positive, check_types
 from retrieval.answers import answer_tokens
 from retrieval.passage import Passage, passage_text
 
@@ -30,11 +30,8 @@ class HashingSettings:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        check_types(self, "retriever.encoder")
-        if self.dimension < 1:
-            raise ValueError(
-                f"dimension must be positive, got {self.dimension}; set retriever.encoder.dimension"
-            )
+        check_types(self)
+        check_positive(self, "dimension")
 
     def load(self, device: str | None = None) -> HashingEncoder:
         """Make the encoder."""

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from plumbing.mounts import SettingValueError
 from plumbing.settings import check_types
 from retrieval.answers import answer_tokens
 from retrieval.corpus.corpus import Corpus
@@ -27,10 +28,10 @@ class TitleSettings:
     min_overlap: float = 0.5
 
     def __post_init__(self) -> None:
-        check_types(self, "retriever")
+        check_types(self)
         if not 0 <= self.min_overlap <= 1:
-            raise ValueError(
-                f"min_overlap must be in 0..1, got {self.min_overlap}; set retriever.min_overlap"
+            raise SettingValueError(
+                "min_overlap", f"min_overlap must be in 0..1, got {self.min_overlap}"
             )
 
     def build(self, corpus: Corpus) -> dict[str, float]:

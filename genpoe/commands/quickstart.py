@@ -23,7 +23,6 @@ from qa.evaluation.evaluate import evaluate
 from qa.method import AnsweringMethod, BaseMethod, RAGMethod
 from qa.metrics import paired_difference
 from qa.passages.choose import make_passage_source
-from qa.passages.source import NoPassages
 from qa.tables.tables import Setting, results_table
 
 log = logging.getLogger(__name__)
@@ -101,7 +100,7 @@ def compare(
             measured = evaluate(
                 method,
                 questions,
-                make_passage_source(kind, dataset, seed=0) if kind else NoPassages(),
+                make_passage_source(kind or "gold", dataset, seed=0),
                 run_dir / key,
                 batch_size=settings.batch_size,
                 limit=settings.limit_rag if rag else settings.limit,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from backbone.loading import training_backbone
 from backbone.model import Backbone
-from genpoe.hypernet.hypernet import Hypernet
+from genpoe.hypernet.hypernet import HypernetSettings
 from genpoe.training.datamodule import QADataModule
 from genpoe.training.module import GenPoEModule
-from genpoe.training.settings import BatchingSettings, OptimSettings, section
+from genpoe.training.settings import BatchingSettings, OptimSettings, read_section
+from plumbing.mounts import mounted
 from plumbing.training.setup import (
     check_ckpt_path,
     fit,
@@ -28,17 +30,18 @@ from qa.data.dataset import QADataset
 
 def build_module(config: DictConfig, backbone: Backbone) -> GenPoEModule:
     """The LightningModule of a configuration, beside a backbone loaded already."""
-    hypernet: Hypernet = instantiate(config.hypernet).build(backbone)
-    return GenPoEModule(
-        backbone,
-        hypernet,
-        OptimSettings(**section(config, "optim")),
-        max_passage_tokens=config.batching.max_passage_tokens,
-        cache_dir=str(Path(config.paths.cache_dir, "frozen").expanduser())
-        if config.cache_frozen
-        else None,
-        seed=config.seed,
-    )
+    cache_dir = Path(config.paths.cache_dir, "frozen").expanduser()
+    optim = read_section(config, "optim", OptimSettings)
+    settings: HypernetSettings = instantiate(config.hypernet)
+    with mounted("hypernet"):
+        return GenPoEModule(
+            backbone,
+            settings.build(backbone),
+            optim,
+            max_passage_tokens=config.batching.max_passage_tokens,
+            cache_dir=str(cache_dir) if config.cache_frozen else None,
+            seed=config.seed,
+        )
 
 
 def train(
@@ -58,8 +61,8 @@ def train(
     check_ckpt_path(config.ckpt_path)
     # First: what is wrong with a setting shows before anything is loaded.
     instantiate(config.hypernet)
-    OptimSettings(**section(config, "optim"))
-    batching = BatchingSettings(**section(config, "batching"))
+    read_section(config, "optim", OptimSettings)
+    batching = read_section(config, "batching", BatchingSettings)
     seed(config.seed)
     dataset = dataset or instantiate(config.data)
     backbone = backbone or training_backbone(config)
@@ -75,5 +78,6 @@ def _loggers(config: DictConfig) -> list[Logger] | bool:
     loggers = training_loggers(config)
     if isinstance(loggers, list):
         names = ("hypernet", "batching", "optim")
-        loggers[0].log_hyperparams({name: section(config, name) for name in names})
+        settings: Any = OmegaConf.to_container(config, resolve=True)
+        loggers[0].log_hyperparams({name: settings[name] for name in names})
     return loggers

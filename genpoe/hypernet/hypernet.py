@@ -69,7 +69,7 @@ class HypernetSettings(ABC):
     TRAINING_ONLY: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        check_types(self, "hypernet")
+        check_types(self)
 
     @abstractmethod
     def build(self, backbone: Backbone) -> Hypernet:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from backbone.model import Backbone
 from genpoe.experts import Experts
 from genpoe.hypernet.hypernet import Hypernet, HypernetSettings, PassageTokens, StartSample
+from plumbing.mounts import SettingValueError
+from plumbing.settings import check_choice, check_positive
 
 SCALINGS = ("none", "standardize", "whiten")
 INITIALIZATIONS = ("copy", "random")
@@ -111,22 +113,11 @@ class MeanSettings(HypernetSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("rank", "hidden_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be positive, got {getattr(self, name)}; set hypernet.{name}"
-                )
-        for name, choices in (
-            ("embedding_scaling", SCALINGS),
-            ("initialization", INITIALIZATIONS),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}; "
-                    f"set hypernet.{name}"
-                )
+        check_positive(self, "rank", "hidden_width")
+        check_choice("embedding_scaling", self.embedding_scaling, SCALINGS)
+        check_choice("initialization", self.initialization, INITIALIZATIONS)
         if self.noise < 0:
-            raise ValueError(f"noise must not be negative, got {self.noise}; set hypernet.noise")
+            raise SettingValueError("noise", f"noise must not be negative, got {self.noise}")
 
     def build(self, backbone: Backbone) -> MeanHypernet:
         """An untrained hypernetwork with these settings, for one backbone."""

@@ -17,7 +17,6 @@ from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from tqdm import tqdm
 
 from backbone.likelihood import IGNORE, answer_nll
 from backbone.model import Backbone
@@ -29,6 +28,7 @@ from genpoe.injection import ExpertLayer
 from genpoe.model import check_backbone
 from genpoe.training.frozen_states import FrozenStates, frozen_states
 from genpoe.training.settings import OptimSettings
+from plumbing.progress import progress
 from plumbing.training.checkpoint import CheckpointError
 
 _PASSAGES_TO_START = 16384  # that a hypernetwork may look at before its training
@@ -310,4 +310,4 @@ class _Sample:
 
 
 def _progress(name: str) -> Callable[[Sequence[Any]], Any]:
-    return lambda batches: tqdm(batches, desc=f"States below the expert layer ({name})")
+    return lambda batches: progress(batches, f"States below the expert layer ({name})")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
+from plumbing.mounts import SettingValueError, mounted
 from plumbing.settings import check_types
+
+S = TypeVar("S", "BatchingSettings", "OptimSettings")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class BatchingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_types(self, "batching")
+        check_types(self)
 
 
 @dataclass(frozen=True)
@@ -62,16 +65,20 @@ class OptimSettings:
     betas: Sequence[float] = (0.9, 0.999)
 
     def __post_init__(self) -> None:
-        check_types(self, "optim")
+        check_types(self)
         if not 0 <= self.lr_min <= self.lr or self.lr == 0:
-            raise ValueError(
-                f"need 0 <= lr_min <= lr and lr > 0, got lr_min={self.lr_min}, lr={self.lr}; "
-                "set optim.lr"
+            raise SettingValueError(
+                "lr", f"need 0 <= lr_min <= lr and lr > 0, got lr_min={self.lr_min}, lr={self.lr}"
             )
         object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
 
 
-def section(config: DictConfig, name: str) -> dict[str, Any]:
-    """A section of a composed configuration as plain values."""
+def read_section(config: DictConfig, name: str, settings: type[S]) -> S:
+    """The typed settings of one section of a composed configuration.
+
+    Raises:
+        ValueError: If a value is mistyped or out of range; it names the full key.
+    """
     values: Any = OmegaConf.to_container(config[name], resolve=True)
-    return values
+    with mounted(name):
+        return settings(**values)

@@ -34,6 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 from plumbing.cli.help import help_page
 from plumbing.cli.keys import CommandLineError, compose_command, find_fault
 from plumbing.cli.renamed import uses_old_key
+from plumbing.mounts import locate
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -222,6 +223,9 @@ def run(command: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
                 _expand_home(config)
         return command(*args, **kwargs)
     except _MENDABLE as error:
+        for config in args:
+            if isinstance(config, DictConfig):
+                locate(error, OmegaConf.to_container(config, resolve=False))
         if not isinstance(_cause(error), _MENDABLE):
             raise
         if _SET_BY_US not in os.environ and os.environ[_FULL_ERROR] == "1":
@@ -262,11 +266,13 @@ def _missing(node: Any, key: str = "") -> Iterator[str]:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message on one line.
+    """Put the message of an error on one line.
 
-    Of a failed instantiation it is the message of what failed; to what Hydra says of a composition
-    that failed comes OmegaConf's reason, as Hydra itself would show it.
+    For a failed instantiation it is the message of what failed, and the key of a wrong setting is
+    the full key that Hydra names. For a composition that failed, OmegaConf's reason is added, as
+    Hydra itself would show it.
     """
+    locate(error, {})
     error = _cause(error)
     parts = [str(error)]
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):

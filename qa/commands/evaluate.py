@@ -1,4 +1,4 @@
-"""``scripts/evaluate.py``: build what the configuration names, and evaluate it."""
+"""``scripts/evaluate.py``: build the method that the configuration names, and evaluate it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from plumbing.cli import check_complete
 from plumbing.settings import check_limit, check_types
 from qa.data.dataset import QADataset
 from qa.evaluation.evaluate import evaluate
-from qa.passages.choose import RETRIEVED_KINDS, make_passage_source
+from qa.passages.choose import RETRIEVED_KINDS, check_passages, make_passage_source
 from qa.passages.pipeline import open_pipeline
-from qa.passages.source import NoPassages
+from qa.passages.source import check_k
 from qa.tables.tables import summary
 
 log = logging.getLogger(__name__)
@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """The types of the settings at the top of ``conf/evaluate.yaml``; see there.
+    """The settings at the top of ``conf/evaluate.yaml``, which says what each of them is.
 
     Raises:
-        ValueError: If one has another type.
+        SettingValueError: If one has another type, or is out of range.
     """
 
     ckpt_path: str | None
@@ -41,7 +41,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_limit(self.limit)
-        check_types(self, "")
+        check_types(self)
+        check_passages(self.passages)
+        check_k(self.k)
 
 
 def evaluate_command(
@@ -50,30 +52,30 @@ def evaluate_command(
     """Evaluate one method on one split.
 
     Args:
-        config: Composed from ``conf/evaluate.yaml``.
-        dataset: The data; None: those that the configuration names.
-        backbone: The model; None: likewise.
+        config: A configuration composed from ``conf/evaluate.yaml``.
+        dataset: The data set; None: the one that the configuration names.
+        backbone: The model; None: the one that the configuration names.
 
     Returns:
         The metrics, as in the ``metrics.json`` of the run folder.
 
     Raises:
         ValueError: If a setting or the data is at fault.
-        InstantiationException: The same, where Hydra builds something; with its cause.
+        InstantiationException: If Hydra builds the part that is at fault; the error of the part is
+            the cause.
     """
     check_complete(config)
     settings = Settings(**{field.name: config[field.name] for field in fields(Settings)})
-    # The data first: what is wrong with it shows before a large model is loaded.
+    # The data come first, so that what is wrong with them shows before a large model is loaded.
     dataset = dataset or instantiate(config.data)
     questions = dataset.split(settings.split)
     pipeline = open_pipeline(config) if settings.passages in RETRIEVED_KINDS else None
-    source = make_passage_source(settings.passages, dataset, settings.seed, pipeline)
-    parts = {"source": source} if "source" in config.method else {}  # it retrieves on its own
+    source = make_passage_source(settings.passages, dataset, settings.seed, pipeline, settings.k)
     backbone = backbone or instantiate(config.backbone)
-    method = instantiate(config.method, backbone=backbone, **parts)
+    method = instantiate(config.method, backbone=backbone)
     gold = dict.fromkeys(id for question in questions for id in question.passage_ids)
     method.check_passages(dataset.passages[id] for id in gold if id in dataset.passages)
-    if not (method.uses_passages or parts or settings.passages == "gold"):
+    if not (method.uses_passages or method.retrieves or settings.passages == "gold"):
         log.warning(
             "passages=%s changes nothing: this method, as it is set, is given no passages",
             settings.passages,
@@ -81,9 +83,8 @@ def evaluate_command(
     metrics = evaluate(
         method,
         questions,
-        source if method.uses_passages else NoPassages(),
+        source,
         run_dir=config.paths.output_dir,
-        k=settings.k,
         batch_size=settings.batch_size,
         limit=settings.limit,
         seed=settings.seed,

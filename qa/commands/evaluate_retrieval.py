@@ -1,4 +1,4 @@
-"""``scripts/evaluate_retrieval.py``: open what the configuration names, and evaluate it."""
+"""``scripts/evaluate_retrieval.py``: open a retriever and a reranker, and evaluate both."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings at the top of ``conf/evaluate_retrieval.yaml``; see there.
+    """The settings at the top of ``conf/evaluate_retrieval.yaml``, which says what each one is.
 
     Raises:
-        ValueError: If one is mistyped, or the seed out of range.
+        SettingValueError: If one is mistyped, or the seed is out of range.
     """
 
     split: str
@@ -34,7 +34,7 @@ class Settings:
     seed: int
 
     def __post_init__(self) -> None:
-        check_types(self, "")
+        check_types(self)
         check_seed(self.seed)
 
 
@@ -42,15 +42,16 @@ def evaluate_retrieval_command(config: DictConfig) -> dict[str, float]:
     """Evaluate a retriever and, possibly, a reranker on one split.
 
     Args:
-        config: Composed from ``conf/evaluate_retrieval.yaml``.
+        config: A configuration composed from ``conf/evaluate_retrieval.yaml``.
 
     Returns:
-        The metrics, as in the ``metrics.json`` of the run folder; see
+        The metrics, as in the ``metrics.json`` of the run folder; they are those of
         `qa.evaluation.retrieval.evaluate_retrieval`.
 
     Raises:
         ValueError: If a setting, the data or an index is at fault.
-        InstantiationException: The same, where Hydra builds something; with its cause.
+        InstantiationException: If Hydra builds the part that is at fault; the error of the part is
+            the cause.
     """
     check_complete(config)
     settings = _settings(config)

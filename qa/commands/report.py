@@ -1,4 +1,4 @@
-"""``scripts/report.py``: evaluations side by side, and their differences to one of them."""
+"""``scripts/report.py``: show evaluations side by side, and how they differ from one of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from plumbing.cli import check_complete
+from plumbing.mounts import SettingValueError
 from plumbing.output import show
 from plumbing.settings import check_seed, check_types
 from plumbing.storage.files import write_json
@@ -26,11 +27,11 @@ _COLUMNS = {**SCORES, **TRIGGER_RATE, **SECONDS, "peak_memory": ("GiB", 2), **_C
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of ``conf/report.yaml``; see there.
+    """The settings of ``conf/report.yaml``, which says what each of them is.
 
     Raises:
-        ValueError: If one has another type, there is no run, not one label a run, two labels are
-            equal, or the baseline is none of them.
+        SettingValueError: If one has another type, if there is no run, if the numbers of labels and
+            of runs differ, if two labels are equal, or if the baseline is none of the labels.
     """
 
     runs: Sequence[str]
@@ -39,26 +40,31 @@ class Settings:
     seed: int
 
     def __post_init__(self) -> None:
-        check_types(self, "")
+        check_types(self)
         check_seed(self.seed)
         names = self.names
         if not self.runs or len(names) != len(self.runs):
-            raise ValueError(
-                f"expected one label a run, and at least one run, got {len(self.runs)} runs and "
-                f"{len(names)} labels; set runs=[…] labels=[…]"
+            raise SettingValueError(
+                "labels",
+                f"expected at least one run, and one label for each run, got {len(self.runs)} runs "
+                f"and {len(names)} labels",
+                "set runs=[…] {}=[…]",
             )
         twice = [name for name in names if names.count(name) > 1]
         if twice:
-            raise ValueError(f"labels must differ, got {twice[0]!r} twice; set labels=[…]")
+            raise SettingValueError(
+                "labels", f"labels must differ, got {twice[0]!r} twice", "set {}=[…]"
+            )
         if self.compared not in names:
-            raise ValueError(
-                f"baseline must be one of the labels {', '.join(names)}, got {self.compared!r}; "
-                "set baseline=LABEL"
+            raise SettingValueError(
+                "baseline",
+                f"baseline must be one of the labels {', '.join(names)}, got {self.compared!r}",
+                "set {}=LABEL",
             )
 
     @property
     def names(self) -> list[str]:
-        """What the runs are called: their labels, or their folders' names."""
+        """The names of the runs: their labels, or else the names of their folders."""
         if self.labels is None:
             return [Path(run).resolve().name for run in self.runs]
         return [str(label) for label in self.labels]
@@ -70,13 +76,15 @@ class Settings:
 
 
 def report_command(config: DictConfig) -> dict[str, float]:
-    """Write ``metrics.json``, ``table.md``, ``figure.png`` and, of two runs on, ``differences.md``.
+    """Write ``metrics.json``, ``table.md`` and ``figure.png``; for several runs a page more.
+
+    This page is ``differences.md``, and says how each run differs from the baseline.
 
     Args:
-        config: Composed from ``conf/report.yaml``.
+        config: A configuration composed from ``conf/report.yaml``.
 
     Returns:
-        The metrics of all runs, ``<label>/<metric>``, and what each has more than the baseline,
+        The metrics of all runs as ``<label>/<metric>``, and their differences from the baseline as
         ``<label>/minus/<baseline>/<metric>``; see `qa.evaluation.run_folder.differences`.
 
     Raises:
@@ -114,13 +122,13 @@ def report_command(config: DictConfig) -> dict[str, float]:
 
 
 def _row(name: str, run: RunFolder) -> Evaluated:
-    """A run, with its memory in GiB."""
+    """Make the row of a run, with its memory in GiB."""
     memory = {key: run.metrics[key] / 2**30 for key in ("peak_memory",) if key in run.metrics}
     return Evaluated({"Run": name}, run.metrics | memory)
 
 
 def _differences(gains: Mapping[str, dict[str, float]], compared: str) -> str:
-    """A Markdown page: a row a run that is compared."""
+    """Write a Markdown page with a row for each run that is compared."""
     text = (
         f"What each run has more than {compared}, question by question, with 95 % bootstrap "
         "intervals over the n\nquestions that both have: EM, F1 and Acc in points, nll in nats an "

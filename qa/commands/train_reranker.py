@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from plumbing.cli import check_complete
 from plumbing.devices import pick_device, pick_dtype
-from plumbing.settings import check_seed, check_types
+from plumbing.mounts import SettingValueError, mounted
+from plumbing.settings import check_limit, check_seed, check_types
 from plumbing.training.setup import check_ckpt_path, make_trainer, seed
 from qa.data.dataset import QADataset, Question, drop_overlap, load_folder
 from qa.evaluation.evaluate import sample
@@ -31,10 +32,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MiningSettings:
-    """``mining``: see ``conf/train_reranker.yaml``.
+    """The section ``mining`` of ``conf/train_reranker.yaml``, which says what each setting is.
 
     Raises:
-        ValueError: If a setting is mistyped or out of range.
+        SettingValueError: If a setting is mistyped or out of range.
     """
 
     split: str
@@ -46,18 +47,17 @@ class MiningSettings:
     cached: bool
 
     def __post_init__(self) -> None:
-        check_types(self, "mining")
-        _check_least(self, "mining", depth=1, val_limit=0)
-        if self.limit is not None:
-            _check_least(self, "mining", limit=1)
+        check_types(self)
+        check_limit(self.limit)
+        _check_least(self, depth=1, val_limit=0)
 
 
 @dataclass(frozen=True)
 class BatchingSettings:
-    """``batching``: see `retrieval.rerank.training.batches.RerankerDataModule`.
+    """The section ``batching``, whose settings are those of `RerankerDataModule`.
 
     Raises:
-        ValueError: If a setting is mistyped or out of range.
+        SettingValueError: If a setting is mistyped or out of range.
     """
 
     batch_size: int
@@ -65,40 +65,45 @@ class BatchingSettings:
     seed: int
 
     def __post_init__(self) -> None:
-        check_types(self, "batching")
-        _check_least(self, "batching", batch_size=1, negatives=1)
-        check_seed(self.seed, "batching.seed")
+        check_types(self)
+        _check_least(self, batch_size=1, negatives=1)
+        check_seed(self.seed)
 
 
-def _check_least(settings: Any, section: str, **least: int) -> None:
+def _check_least(settings: Any, **least: int) -> None:
     for name, low in least.items():
         if (value := getattr(settings, name)) < low:
-            raise ValueError(f"{name} must be at least {low}, got {value}; set {section}.{name}")
+            raise SettingValueError(name, f"{name} must be at least {low}, got {value}")
 
 
 def train_reranker_command(config: DictConfig) -> dict[str, float]:
     """Mine lists, fine-tune a reranker on them, and save it in the run folder.
 
     Args:
-        config: Composed from ``conf/train_reranker.yaml``.
+        config: A configuration composed from ``conf/train_reranker.yaml``.
 
     Returns:
-        The metrics, as in ``metrics.json``; see `retrieval.rerank.training.module.train_reranker`.
+        The metrics, as in ``metrics.json``; they are those of
+        `retrieval.rerank.training.module.train_reranker`.
 
     Raises:
         ValueError: If a setting, the data or a checkpoint is at fault.
-        InstantiationException: The same, where Hydra builds something; with its cause.
+        InstantiationException: If Hydra builds the part that is at fault; the error of the part is
+            the cause.
     """
     check_complete(config)
     check_seed(config.seed)
     check_ckpt_path(config.ckpt_path)
     seed(config.seed)
-    # All that a setting can be wrong about comes before mining, which takes minutes.
-    mining = MiningSettings(**_section(config.mining))
-    batching = BatchingSettings(**_section(config.batching))
+    # All settings are checked before mining, which takes minutes.
+    with mounted("mining"):
+        mining = MiningSettings(**_section(config.mining))
+    with mounted("batching"):
+        batching = BatchingSettings(**_section(config.batching))
     index_settings = instantiate(config.retriever)
     cross_encoder = instantiate(config.cross_encoder)
-    module = RerankerModule(cross_encoder, **_section(config.optim))
+    with mounted("optim"):
+        module = RerankerModule(cross_encoder, **_section(config.optim))
     corpus = instantiate(config.corpus)
     mined = _mine(config, mining, index_settings, corpus)
     train, val = hold_out(mined.lists, mining.val_limit, config.seed)
@@ -121,14 +126,14 @@ def train_reranker_command(config: DictConfig) -> dict[str, float]:
 
 
 def labelled_queries(questions: Sequence[Question]) -> list[LabelledQuery]:
-    """Questions as `retrieval` knows them."""
+    """Turn questions into the queries that `retrieval` knows."""
     return [LabelledQuery(q.question, q.answers, q.passage_ids) for q in questions]
 
 
 def answers_query(query: LabelledQuery, passage: Passage) -> bool:
-    """Whether a passage answers a query: what makes an oracle negative or not, see there.
+    """True if a passage answers a query, so that it is no negative of it.
 
-    `qa.passages.containment.answers_question` says how.
+    It is decided as for oracle negatives, by `qa.passages.containment.answers_question`.
     """
     question = Question(query.query, query.query, query.answers, query.gold_ids)
     return answers_question(question, passage)
@@ -137,12 +142,12 @@ def answers_query(query: LabelledQuery, passage: Passage) -> bool:
 def held_out_passages(
     dataset: QADataset, split: str | None, folders: Sequence[str]
 ) -> frozenset[str]:
-    """Ids of the gold passages that evaluation asks about, which training must never see.
+    """Collect the ids of the gold passages of evaluation, which training must never see.
 
     Args:
-        dataset: The data set trained on.
-        split: Its split that is evaluated; None: none.
-        folders: Folders of further data sets, whose every split but ``train`` is evaluated.
+        dataset: The data set that is trained on.
+        split: The split of it that is evaluated; None: no split is.
+        folders: Folders of further data sets, of which all splits but ``train`` are evaluated.
     """
     evaluated = [] if split is None else [dataset.split(split)]
     for folder in folders:
@@ -163,9 +168,11 @@ def _mine(
             "%d questions are about passages of %s: left out", dropped, settings.held_out_split
         )
     questions = sample(dataset.split(settings.split), settings.limit, config.seed)
+    with mounted("retriever"):
+        retriever = index_settings.open(corpus)
     mined = mine_cached(
         labelled_queries(questions),
-        index_settings.open(corpus),
+        retriever,
         corpus,
         answers_query,
         settings.depth,
@@ -187,7 +194,7 @@ def _section(config: DictConfig) -> dict[str, Any]:
 
 
 def _precision(trainer: DictConfig) -> str:
-    """What "auto" means on the device that the trainer will choose."""
+    """Choose what the precision "auto" means on the device that the trainer will choose."""
     if trainer.precision != "auto":
         return str(trainer.precision)
     device = pick_device("cpu" if trainer.accelerator == "cpu" else "auto")
@@ -196,7 +203,7 @@ def _precision(trainer: DictConfig) -> str:
 
 
 def _origin(config: DictConfig) -> dict[str, Any]:
-    """What the manifest says of how the reranker was made."""
+    """Collect what the manifest of the reranker says about how it was made."""
     settings: Any = OmegaConf.to_container(config, resolve=True)
     names = ("cross_encoder", "data", "retriever", "mining", "batching", "optim", "seed")
     return {name: settings[name] for name in names}

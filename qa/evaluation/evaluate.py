@@ -1,4 +1,4 @@
-"""Evaluation: answer every question, score, and write down what came out."""
+"""Evaluation of a method: it answers every question, and its answers are scored and written."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from plumbing.batches import by_length
 from plumbing.devices import peak_memory
+from plumbing.mounts import SettingValueError
 from plumbing.progress import progress
 from plumbing.settings import check_limit
 from plumbing.stopwatch import Stopwatch
@@ -18,9 +19,9 @@ from qa.data.dataset import Question
 from qa.method import AnsweringMethod, Prediction, QuestionInput
 from qa.metrics import bootstrap_interval, exact_match, f1_score, yes_no_accuracy
 from qa.passages.containment import is_yes_no
-from qa.passages.source import PassageSource
+from qa.passages.source import NoPassages, PassageSource
 
-# Scores of a question, and what one unit of each is worth in metrics.json.
+# The scores of a question, and what one unit of each is worth in metrics.json.
 SCALE = {"em": 100.0, "f1": 100.0, "acc": 100.0, "nll": 1.0}
 
 
@@ -29,7 +30,6 @@ def evaluate(
     questions: Sequence[Question],
     source: PassageSource,
     run_dir: str | Path,
-    k: int = 1,
     batch_size: int = 16,
     limit: int | None = None,
     seed: int = 0,
@@ -37,39 +37,49 @@ def evaluate(
     """Evaluate a method and write ``metrics.json`` and ``predictions.jsonl``.
 
     Args:
-        method: What answers.
-        questions: What is asked.
-        source: Where each question's passages come from.
-        run_dir: Folder of the two files; made when missing. Both are written at the end and
-            atomically, so a folder that holds ``metrics.json`` holds a whole evaluation.
-        k: Passages a question.
-        batch_size: Questions answered at once; changes the speed only.
+        method: The method that answers.
+        questions: The questions.
+        source: Chooses the passages of each question. A method that uses no passages is given none.
+        run_dir: The folder of the two files, which is made if it does not exist. Both are written
+            at the end and atomically, so a folder that holds ``metrics.json`` holds a whole
+            evaluation.
+        batch_size: How many questions are answered at once; it changes the speed only.
         limit: Ask a random sample of so many questions; None: all of them.
-        seed: Of that sample and of the bootstrap.
+        seed: The seed of that sample and of the bootstrap.
 
     Returns:
-        The metrics as written: ``em`` and ``f1`` in percent, ``nll`` in nats an answer token (the
-        mean over questions of each question's mean over the tokens of its first answer, so that
-        long answers weigh no more than short ones), ``acc`` in percent where all questions want yes
-        or no (`qa.metrics.yes_no_accuracy`), the ends ``<name>_low`` and ``<name>_high`` of
-        their 95 % bootstrap intervals over questions, ``n``, ``seconds_per_question``
-        (answering, with what the method itself retrieves, and scoring, without loading),
-        ``retrieval_seconds_per_question`` (the source's selection before; what is in its cache
-        takes next to none, and its first use loads encoders) and ``peak_memory`` of this process,
-        bytes; and what the source says of its passages (`PassageSource.audit`) and the method of
-        its predictions (`AnsweringMethod.measure`).
+        The metrics as they were written:
+
+        * ``em`` and ``f1`` in percent.
+        * ``nll`` in nats for each answer token. It is the mean over questions of the mean over the
+          tokens of the first answer, so that long answers weigh no more than short ones.
+        * ``acc`` in percent, if all questions want yes or no (`qa.metrics.yes_no_accuracy`).
+        * ``<name>_low`` and ``<name>_high``, the ends of the 95 % bootstrap interval over
+          questions of each of these.
+        * ``n``, the number of questions.
+        * ``seconds_per_question``, the time of answering and scoring. It includes what the method
+          retrieves by itself, but no loading.
+        * ``retrieval_seconds_per_question``, the time in which the source chose the passages
+          beforehand. What is in its cache takes next to no time, and its first use loads encoders.
+        * ``peak_memory`` of this process, in bytes.
+        * what the source says about its passages (`PassageSource.audit`), and the method about its
+          predictions (`AnsweringMethod.measure`).
 
     Raises:
         ValueError: If there is no question, a setting is out of range, or the source selected
             passages that it must not.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size must be positive, got {batch_size}; set batch_size=…")
+        raise SettingValueError("batch_size", f"batch_size must be positive, got {batch_size}")
     questions = sample(questions, limit, seed)
+    if method.retrieves:
+        method.retrieve_from(source)
+    if not method.uses_passages:
+        source = NoPassages()
     watch = Stopwatch()
-    selections = source.select(questions, k)
+    selections = source.select(questions)
     retrieval = watch.seconds
-    audit = source.audit(questions, selections, k)
+    audit = source.audit(questions, selections)
     inputs = [QuestionInput(*pair) for pair in zip(questions, selections, strict=True)]
     watch = Stopwatch()
     predictions = answer_all(method, inputs, batch_size)
@@ -90,12 +100,12 @@ def evaluate(
 
 
 def sample(questions: Sequence[Question], limit: int | None, seed: int = 0) -> list[Question]:
-    """A random sample of questions, in their own order; all of them if there are no more.
+    """Draw a random sample of questions, and keep their order; take all if there are no more.
 
-    No prefix, because files tend to be sorted by article.
+    The first questions of a file are not a sample, because files tend to be sorted by article.
 
     Raises:
-        ValueError: If there is no question, or the limit is no positive whole number.
+        ValueError: If there is no question, or the limit is not a positive whole number.
     """
     check_limit(limit)
     if not questions:
@@ -112,9 +122,9 @@ def answer_all(
     """Answer questions in batches of near-equal prompt length, with a progress bar.
 
     Returns:
-        One prediction an input, in the order of the inputs.
+        One prediction for each input, in the order of the inputs.
     """
-    # The longest first: what does not fit into memory fails at once, and the bar speeds up.
+    # The longest come first: what does not fit into memory fails at once, and the bar speeds up.
     lengths = [len(method.prompt(input)) for input in inputs]
     predictions: dict[int, Prediction] = {}
     batches = by_length(lengths, max_rows=batch_size, longest_first=True)
@@ -125,11 +135,11 @@ def answer_all(
 
 
 def summarize(rows: Sequence[dict[str, object]], seed: int = 0) -> dict[str, float]:
-    """Means of the scores of ``predictions.jsonl``, with their 95 % bootstrap intervals."""
+    """Average the scores of ``predictions.jsonl``, with 95 % bootstrap intervals."""
     metrics: dict[str, float] = {}
     for name, scale in SCALE.items():
         if not all(name in row for row in rows):
-            continue  # accuracy, where questions want more than yes or no
+            continue  # not all questions want yes or no, so there is no accuracy
         values = scale * np.array([row[name] for row in rows], dtype=np.float64)
         low, high = bootstrap_interval(values, seed)
         metrics |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}

@@ -1,6 +1,6 @@
-"""Evaluation of retrieval: what the retriever finds, and what the reranker makes of it.
+"""Evaluation of retrieval: what the retriever finds, and how the reranker orders it.
 
-The paper's Table 5 (GenPoE, Appendix B): top-K accuracy before and after reranking.
+It makes the paper's Table 5 (GenPoE, Appendix B): top-K accuracy before and after reranking.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from plumbing.mounts import SettingValueError
 from plumbing.stopwatch import Stopwatch
 from plumbing.storage.files import write_json
 from plumbing.storage.jsonl import write_jsonl
@@ -31,24 +32,28 @@ def evaluate_retrieval(
     title: str = "",
     seed: int = 0,
 ) -> dict[str, float]:
-    """Retrieve and rerank for every question, score both rankings, and write down what came out.
+    """Retrieve and rerank for every question, score both rankings, and write down the results.
 
     Args:
         pipeline: The retriever and, possibly, the reranker.
-        questions: What is asked.
+        questions: The questions.
         ks: The cut-offs K.
-        run_dir: Folder of ``metrics.json``, ``rankings.jsonl`` (a line a question), ``table.md``
-            and ``accuracy.png``; made when missing.
-        title: Of the plot.
-        seed: Of the bootstrap.
+        run_dir: The folder of ``metrics.json``, ``rankings.jsonl`` (a line for each question),
+            ``table.md`` and ``accuracy.png``. It is made if it does not exist.
+        title: The title of the plot.
+        seed: The seed of the bootstrap.
 
     Returns:
-        The metrics as written: those of `retrieval.metrics.score_rankings`, of the retriever and,
-        with the prefix ``reranked/``, after reranking, each with the ends of its 95 % bootstrap
-        interval ``…_low`` and ``…_high``; what reranking gained, ``reranked/<name>_gain``, likewise
-        (paired by question); ``n``, the questions, ``n_judged`` those behind accuracy (all but
-        yes/no questions) and ``n_gold`` those behind recall and ``mrr``; ``seconds`` of retrieving
-        and ``reranked/seconds`` of reranking, in this run: what is in the cache costs nothing.
+        The metrics as they were written:
+
+        * those of `retrieval.metrics.score_rankings` for the retriever, and with the prefix
+          ``reranked/`` after reranking. Each has the ends of its 95 % bootstrap interval,
+          ``…_low`` and ``…_high``.
+        * ``reranked/<name>_gain``, the gain by reranking, paired by question, with its interval.
+        * ``n``, the number of questions; ``n_judged``, the number that accuracy is about (all but
+          yes/no questions); and ``n_gold``, the number that recall and ``mrr`` are about.
+        * ``seconds`` of retrieving and ``reranked/seconds`` of reranking in this run, in which
+          what is in the cache costs nothing.
 
     Raises:
         ValueError: If there is no question, or a cut-off is not in 1 … N.
@@ -57,9 +62,10 @@ def evaluate_retrieval(
     if not questions:
         raise ValueError("there is no question to evaluate; choose another data set or split")
     if not ks or min(ks) < 1 or max(ks) > n:
-        raise ValueError(
-            f"ks must be in 1 … {n}, the number of passages retrieved, got {list(ks)}; set "
-            "ks=[1,5] or pipeline.n"
+        raise SettingValueError(
+            "ks",
+            f"ks must be in 1 … {n}, the number of passages retrieved, got {list(ks)}",
+            "set {}=[1,5] or pipeline.n",
         )
     ks = sorted(set(ks))
     queries = [question.question for question in questions]
@@ -81,9 +87,10 @@ def evaluate_retrieval(
 
 
 def judge(pipeline: Pipeline, question: Question, hits: Sequence[Hit]) -> Judged:
-    """Which of the passages found hold an answer in their text, as in DPR, and which are gold.
+    """Judge which of the passages found hold an answer in their text, as in DPR, and are gold.
 
-    Whether a passage holds the answer of a yes/no question cannot be told by its words.
+    For yes/no questions it is left open which passages hold the answer, because their words do not
+    tell.
     """
     holds = None
     if not is_yes_no(question):
@@ -100,7 +107,7 @@ def _reordered(judged: Judged, before: Sequence[Hit], after: Sequence[Hit]) -> J
 
 
 def _summarize(scores: dict[str, Scores], seed: int) -> dict[str, float]:
-    """Means, intervals and gains of the scores of each ranking."""
+    """Compute the means, the intervals and the gains of the scores of each ranking."""
     metrics: dict[str, float] = {}
     for prefix, values in scores.items():
         for name, each in values.items():
@@ -130,7 +137,7 @@ def _write(
     ks: Sequence[int],
     title: str,
 ) -> None:
-    """The metrics last: a folder that holds them holds a whole evaluation."""
+    """Write all files, the metrics last, so that a folder with metrics is a whole evaluation."""
     rows = [
         {
             "id": question.id,

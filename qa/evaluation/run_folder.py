@@ -1,4 +1,4 @@
-"""A run folder of ``scripts/evaluate.py`` read back, and what one run has more than another."""
+"""Reading run folders of ``scripts/evaluate.py``, and the differences between two of them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Answered:
     """A line of ``predictions.jsonl``.
 
     Attributes:
-        where: ``file:line``, for messages.
-        answers: What would have been right.
-        scores: Those that it has of em, f1, acc and nll, in the units of ``metrics.json``.
+        where: The line as ``file:line``, for messages.
+        answers: The answers that count as right.
+        scores: Its scores among em, f1, acc and nll, in the units of ``metrics.json``.
     """
 
     where: str
@@ -43,9 +43,9 @@ class RunFolder:
     """An evaluation as it was written.
 
     Attributes:
-        folder: Where.
-        metrics: Of ``metrics.json``.
-        questions: Of ``predictions.jsonl``, by id.
+        folder: The run folder.
+        metrics: The content of ``metrics.json``.
+        questions: The lines of ``predictions.jsonl``, by the id of the question.
     """
 
     folder: Path
@@ -62,8 +62,8 @@ def read_run(folder: str | Path) -> RunFolder:
     """Read the run folder of an evaluation.
 
     Raises:
-        DataError: If a file is missing, malformed or lacks what an evaluation writes, or if the two
-            are not of the same number of questions. It names the file, and the line.
+        DataError: If a file is missing or malformed, if it lacks what an evaluation writes, or if
+            the two files have different numbers of questions. It names the file and the line.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -88,20 +88,22 @@ def read_run(folder: str | Path) -> RunFolder:
 
 
 def differences(run: RunFolder, baseline: RunFolder, seed: int = 0) -> dict[str, float]:
-    """The scores of a run less those of another, paired by question.
+    """Subtract the scores of a baseline from those of a run, question by question.
 
     Args:
-        run: The one.
-        baseline: The other.
-        seed: Of the bootstrap.
+        run: The run that is compared.
+        baseline: The run whose scores are subtracted.
+        seed: The seed of the bootstrap.
 
     Returns:
-        ``n``, the questions that both have; and for each score that all of these have in both,
-        ``<name>``, ``<name>_low`` and ``<name>_high``: the mean difference and the ends of its 95 %
-        bootstrap interval, em, f1 and acc in points, nll in nats an answer token.
+        ``n``, the number of questions that both runs have. For each score that all of these
+        questions have in both runs, also ``<name>``, ``<name>_low`` and ``<name>_high``: the mean
+        difference and the ends of its 95 % bootstrap interval. ``em``, ``f1`` and ``acc`` are in
+        points, ``nll`` is in nats for each answer token.
 
     Raises:
-        DataError: If no question is in both, or one has other answers in the other.
+        DataError: If the runs have no question in common, or a question has other answers in one
+            than in the other.
     """
     both = [id for id in run.questions if id in baseline.questions]
     if not both:

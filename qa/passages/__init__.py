@@ -1,4 +1,4 @@
-"""Which passages a method may use to answer a question."""
+"""The choice of the passages that a method may use to answer a question."""
 
 from __future__ import annotations
 

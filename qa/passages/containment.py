@@ -1,8 +1,9 @@
-"""Whether a passage holds the answer of a question: what makes it an oracle negative or not.
+"""Whether a passage holds the answer of a question, which decides if it is an oracle negative.
 
-Of "yes" and "no" the words say nothing: a passage that answers the question seldom holds them, and
-one that holds "no" does so for other reasons. There the gold passages count as those that hold the
-answer, and where none is known nothing can be said.
+The words "yes" and "no" say nothing about a passage. A passage that answers a yes/no question
+seldom holds them, and a passage that holds "no" usually does so for another reason. So for yes/no
+questions the gold passages count as those that hold the answer, and if a question has no gold
+passage, nothing can be said about it.
 """
 
 from __future__ import annotations
@@ -18,23 +19,24 @@ _YES_NO = (["yes"], ["no"])
 
 
 def is_yes_no(question: Question) -> bool:
-    """Whether all answers of a question are yes or no."""
+    """True if all answers of a question are yes or no."""
     return all(answer_tokens(answer) in _YES_NO for answer in question.answers)
 
 
 def can_be_judged(question: Question) -> bool:
-    """Whether a passage can be said to hold the question's answer or not."""
+    """True if it can be said of a passage whether it holds the question's answer."""
     return bool(question.passage_ids) or not is_yes_no(question)
 
 
 def answers_question(question: Question, passage: Passage) -> bool:
-    """Whether a passage, its title included, holds an answer: any alias, token-wise, normalised.
+    """True if a passage holds any of the answers in its title or its text.
 
-    Normalised as top-K accuracy has it or as exact match has it, which leaves out punctuation and
-    articles: a passage with "US Navy" holds "U.S. Navy", since answering so would be right.
+    Texts are compared token by token in two ways: normalised as in top-K accuracy, and normalised
+    as in exact match, which leaves out punctuation and articles. By the second way a passage with
+    "US Navy" holds the answer "U.S. Navy", because this answer would count as right.
 
     Args:
-        question: One that `can_be_judged`.
+        question: A question that `can_be_judged`.
         passage: The passage, as a model reads it.
     """
     if is_yes_no(question):
@@ -46,6 +48,6 @@ def answers_question(question: Question, passage: Passage) -> bool:
     return any(f" {alias} " in words for alias in map(normalize_answer, question.answers) if alias)
 
 
-@functools.lru_cache(maxsize=16_384)  # passages recur for related questions
+@functools.lru_cache(maxsize=16_384)  # related questions have the same passages
 def _normalized(text: str) -> str:
     return f" {normalize_answer(text)} "

@@ -1,4 +1,4 @@
-"""Each question's own passages, and the control: those of another question."""
+"""The gold passages of each question, and as a control those of another question."""
 
 from __future__ import annotations
 
@@ -8,57 +8,70 @@ import numpy as np
 
 from plumbing.storage.jsonl import DataError
 from qa.data.dataset import QADataset, Question, squeeze
-from qa.passages.source import PassageSource, Selection
+from qa.passages.source import PassageSource, Selection, check_k
 
 
 class GoldPassages(PassageSource):
-    """Each question's own gold passages, the first k of them, equally weighted.
+    """Gives each question the first k of its own gold passages, with equal weights.
 
     Args:
-        dataset: Where the passages stand.
+        dataset: The data set that holds the passages.
+        k: How many passages a question gets, at most; one that has fewer gets all of them.
+
+    Raises:
+        SettingValueError: If ``k`` is not a whole number of at least 1.
     """
 
-    def __init__(self, dataset: QADataset) -> None:
+    def __init__(self, dataset: QADataset, k: int = 1) -> None:
+        check_k(k)
         self.dataset = dataset
+        self.k = k
 
-    def select(self, questions: Sequence[Question], k: int) -> list[Selection]:
-        """The first ``k`` gold passages of each question.
+    def select(self, questions: Sequence[Question]) -> list[Selection]:
+        """Choose the first ``k`` gold passages of each question.
 
         Raises:
             DataError: If a question has no gold passage.
         """
-        _check(self.dataset, questions, k)
-        return [Selection.uniform(self.dataset.gold(question)[:k]) for question in questions]
+        _check(self.dataset, questions)
+        return [Selection.uniform(self.dataset.gold(question)[: self.k]) for question in questions]
 
 
 class ShuffledPassages(PassageSource):
-    """The gold passages of another question: the control that shows whether they matter.
+    """Gives each question the gold passages of another one: a control that shows if they matter.
 
-    Each question gets those of another one of the same evaluation, and no two get the same one's,
-    so that over all questions the passages are those of `GoldPassages`, only in the wrong places.
-    A question never gets a passage that is among its own gold ones. Where no such exchange is
-    possible (nearly all questions share one passage, or there is only one question), what is left
-    over gets the passages of any question of the data set.
+    The questions of an evaluation exchange their passages, and no two get those of the same
+    question. So over all questions the passages are those of `GoldPassages`, but in the wrong
+    places. A question never gets one of its own gold passages. Sometimes such an exchange is not
+    possible, because nearly all questions share one passage or there is only one question. Then
+    the questions that are left over get the passages of any question of the data set.
 
     Args:
-        dataset: Where the passages stand.
-        seed: Of the exchange; equal seeds and questions give every method the same passages.
+        dataset: The data set that holds the passages.
+        seed: The seed of the exchange; equal seeds and questions give every method the same
+            passages.
+        k: How many passages a question gets, at most.
+
+    Raises:
+        SettingValueError: If ``k`` is not a whole number of at least 1.
     """
 
-    def __init__(self, dataset: QADataset, seed: int = 0) -> None:
+    def __init__(self, dataset: QADataset, seed: int = 0, k: int = 1) -> None:
+        check_k(k)
         self.dataset = dataset
         self.seed = seed
+        self.k = k
 
-    def select(self, questions: Sequence[Question], k: int) -> list[Selection]:
-        """The first ``k`` gold passages of another question each.
+    def select(self, questions: Sequence[Question]) -> list[Selection]:
+        """Choose the first ``k`` gold passages of another question for each question.
 
         Raises:
             DataError: If a question has no gold passage, or no other question can lend it any.
         """
-        _check(self.dataset, questions, k)
+        _check(self.dataset, questions)
         random = np.random.default_rng(self.seed)
         lenders = self._lenders(questions, random)
-        return [Selection.uniform(self.dataset.gold(lender)[:k]) for lender in lenders]
+        return [Selection.uniform(self.dataset.gold(lender)[: self.k]) for lender in lenders]
 
     def _lenders(
         self, questions: Sequence[Question], random: np.random.Generator
@@ -73,7 +86,7 @@ class ShuffledPassages(PassageSource):
         ]
 
     def _texts(self, question: Question) -> frozenset[str]:
-        """Passages by what they say: one text may stand under two ids."""
+        """The texts of the gold passages, because the same text may have two ids."""
         return frozenset(squeeze(passage.text) for passage in self.dataset.gold(question))
 
     def _any_lender(self, question: Question, random: np.random.Generator) -> Question:
@@ -93,9 +106,7 @@ class ShuffledPassages(PassageSource):
         return pool[random.integers(len(pool))]
 
 
-def _check(dataset: QADataset, questions: Sequence[Question], k: int) -> None:
-    if k < 1:
-        raise ValueError(f"k must be at least 1 passage a question, got {k}; set k=…")
+def _check(dataset: QADataset, questions: Sequence[Question]) -> None:
     without = [question.id for question in questions if not question.passage_ids]
     if without:
         raise DataError(
@@ -106,14 +117,15 @@ def _check(dataset: QADataset, questions: Sequence[Question], k: int) -> None:
 
 
 def _derange(gold: Sequence[frozenset[str]], random: np.random.Generator) -> list[int]:
-    """A random permutation under which gold sets are disjoint from their image, as far as may be.
+    """Draw a random permutation that sends each question to one with no gold passage in common.
 
     Args:
         gold: The gold passages of each question.
-        random: Where the permutation comes from.
+        random: The generator that the permutation is drawn from.
 
     Returns:
-        For each question the index of another one; where no swap could help, one that overlaps.
+        For each question the index of another one. If no swap could help a question, the two have
+        passages in common.
     """
     image = random.permutation(len(gold)).tolist()
     for i in range(len(gold)):

@@ -1,10 +1,11 @@
-"""The retrieval pipeline that a configuration names."""
+"""Opening the retrieval pipeline that a configuration names."""
 
 from __future__ import annotations
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from plumbing.mounts import mounted
 from retrieval.pipeline import Pipeline
 
 
@@ -19,7 +20,8 @@ def open_pipeline(config: DictConfig) -> Pipeline | None:
 
     Raises:
         ValueError: If there is a retriever but no corpus, or one of the parts is at fault.
-        InstantiationException: The same, where Hydra builds something; with its cause.
+        InstantiationException: If Hydra builds the part that is at fault; the error of the part is
+            the cause.
     """
     if config.get("retriever") is None:
         return None
@@ -28,5 +30,7 @@ def open_pipeline(config: DictConfig) -> Pipeline | None:
     settings = instantiate(config.pipeline)
     index_settings = instantiate(config.retriever)
     reranker = instantiate(config.reranker) if config.get("reranker") is not None else None
-    corpus = instantiate(config.corpus)  # last: the first time it takes the longest
-    return Pipeline(corpus, index_settings.open(corpus), reranker, settings)
+    corpus = instantiate(config.corpus)  # this comes last, because its first time takes longest
+    with mounted("retriever"):
+        retriever = index_settings.open(corpus)
+    return Pipeline(corpus, retriever, reranker, settings)

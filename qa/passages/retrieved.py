@@ -1,14 +1,15 @@
-"""Passages from retrieval: the best ones, and the best that hold no answer (GenPoE sec. 4.6)."""
+"""Passages from retrieval: the best, and the best that hold no answer (GenPoE sec. 4.6)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import DataError
 from qa.data.dataset import Question
 from qa.metrics import normalize_answer
 from qa.passages.containment import answers_question, can_be_judged, is_yes_no
-from qa.passages.source import PassageSource, Selection
+from qa.passages.source import PassageSource, Selection, check_k
 from retrieval.answers import answer_tokens
 from retrieval.passage import passage_text
 from retrieval.pipeline import Pipeline
@@ -20,63 +21,66 @@ class OracleNegativeError(ValueError):
 
 
 class RetrievedPassages(PassageSource):
-    """The K best passages, weighted as the pipeline says (GenPoE sec. 3.3.2, eq. 9).
+    """Gives each question the K best passages, weighted by the pipeline (GenPoE eq. 9).
 
-    Where fewer are found the question gets fewer, and none where none is found.
+    If fewer passages are found, the question gets fewer, and possibly none.
 
     Args:
-        pipeline: What retrieves and reranks.
+        pipeline: Retrieves the passages and reranks them.
+        k: How many passages a question gets, at most.
+
+    Raises:
+        SettingValueError: If ``k`` is not in 1 … N, the number of passages that the pipeline
+            retrieves.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self.pipeline = pipeline
-
-    def select(self, questions: Sequence[Question], k: int) -> list[Selection]:
-        """The first ``k`` of the pipeline's passages for each question.
-
-        Raises:
-            ValueError: If ``k`` is not in 1 … N.
-        """
-        n = self.pipeline.settings.n
-        if not 1 <= k <= n:
-            raise ValueError(
-                f"k must be in 1 … {n}, the number of passages retrieved, got {k}; set k=… or "
-                "pipeline.n"
+    def __init__(self, pipeline: Pipeline, k: int = 1) -> None:
+        check_k(k)
+        n = pipeline.settings.n
+        if k > n:
+            raise SettingValueError(
+                "k",
+                f"k must be in 1 … {n}, the number of passages retrieved, got {k}",
+                "set {} or pipeline.n",
             )
+        self.pipeline = pipeline
+        self.k = k
+
+    def select(self, questions: Sequence[Question]) -> list[Selection]:
+        """Choose the first ``k`` of the pipeline's passages for each question."""
         ranked = self.pipeline.rank([question.question for question in questions])
-        return [self._selection(*pair, k) for pair in zip(questions, ranked, strict=True)]
+        return [self._selection(*pair) for pair in zip(questions, ranked, strict=True)]
 
     def audit(
-        self, questions: Sequence[Question], selections: Sequence[Selection], k: int
+        self, questions: Sequence[Question], selections: Sequence[Selection]
     ) -> dict[str, float]:
-        """How many questions got fewer than ``k`` passages, and how many got none."""
+        """Count the questions that got fewer than ``k`` passages, and those that got none."""
         counts = [len(selection.passages) for selection in selections]
         return {
-            "n_fewer_than_k": sum(count < k for count in counts),
+            "n_fewer_than_k": sum(count < self.k for count in counts),
             "n_without_passage": counts.count(0),
         }
 
-    def _selection(self, question: Question, ranked: Sequence[Hit], k: int) -> Selection:
-        kept = self._keep(question, ranked, k)
+    def _selection(self, question: Question, ranked: Sequence[Hit]) -> Selection:
+        kept = self._keep(question, ranked)
         return Selection(self.pipeline.passages(kept), self.pipeline.weights(kept))
 
-    def _keep(self, question: Question, ranked: Sequence[Hit], k: int) -> Sequence[Hit]:
-        return ranked[:k]
+    def _keep(self, question: Question, ranked: Sequence[Hit]) -> Sequence[Hit]:
+        return ranked[: self.k]
 
 
 class OracleNegatives(RetrievedPassages):
-    """The K best passages of which none holds an answer, in its title or its text (sec. 4.6).
+    """Gives each question the K best passages that hold no answer in title or text (sec. 4.6).
 
-    They are looked for among the N that the pipeline ranks. Of a yes/no question those are negative
-    that are not gold; see `qa.passages.containment`.
+    They are chosen among the N passages that the pipeline ranks. For yes/no questions, every
+    passage that is not gold counts as negative; `qa.passages.containment` says why.
     """
 
-    def select(self, questions: Sequence[Question], k: int) -> list[Selection]:
-        """The first ``k`` for each question.
+    def select(self, questions: Sequence[Question]) -> list[Selection]:
+        """Choose the first ``k`` passages without an answer for each question.
 
         Raises:
             DataError: If it cannot be said whether a passage holds a question's answer.
-            ValueError: If ``k`` is not in 1 … N.
         """
         unclear = [question.id for question in questions if not can_be_judged(question)]
         if unclear:
@@ -85,35 +89,36 @@ class OracleNegatives(RetrievedPassages):
                 f"passages; {len(unclear)} of {len(questions)} questions have neither, such as "
                 f"{unclear[0]!r} (yes or no); use passages=retrieved or passages=shuffled"
             )
-        return super().select(questions, k)
+        return super().select(questions)
 
     def audit(
-        self, questions: Sequence[Question], selections: Sequence[Selection], k: int
+        self, questions: Sequence[Question], selections: Sequence[Selection]
     ) -> dict[str, float]:
-        """The counts of `RetrievedPassages`, if no passage holds an answer.
+        """Check that no passage holds an answer, and count as `RetrievedPassages` does.
 
         Raises:
-            OracleNegativeError: If one does.
+            OracleNegativeError: If a passage holds an answer.
         """
         check_oracle_negatives(questions, selections)
-        return super().audit(questions, selections, k)
+        return super().audit(questions, selections)
 
-    def _keep(self, question: Question, ranked: Sequence[Hit], k: int) -> Sequence[Hit]:
+    def _keep(self, question: Question, ranked: Sequence[Hit]) -> Sequence[Hit]:
         kept: list[Hit] = []
         for hit in ranked:
             (passage,) = self.pipeline.passages([hit])
             if not answers_question(question, passage):
                 kept.append(hit)
-                if len(kept) == k:
+                if len(kept) == self.k:
                     break
         return kept
 
 
 def check_oracle_negatives(questions: Sequence[Question], selections: Sequence[Selection]) -> None:
-    """Check that no passage holds an answer, by another way than the one they were chosen by.
+    """Check that no passage holds an answer, in another way than the one used to choose them.
 
     Raises:
-        OracleNegativeError: If one does; the message names question, passage and answer.
+        OracleNegativeError: If a passage holds an answer; the message names the question, the
+            passage and the answer.
     """
     for question, selection in zip(questions, selections, strict=True):
         for passage in selection.passages:
@@ -129,9 +134,9 @@ def check_oracle_negatives(questions: Sequence[Question], selections: Sequence[S
 
 
 def _answer_in(text: str, answers: Sequence[str]) -> str | None:
-    """Names an answer whose tokens follow one another in a text, by comparing lists of them.
+    """Name an answer whose tokens stand one after another in a text; None if there is none.
 
-    Tokens are those of top-K accuracy, and those of exact match.
+    The tokens are those of top-K accuracy, and after that those of exact match.
     """
     for split in (answer_tokens, lambda part: normalize_answer(part).split()):
         tokens = split(text)

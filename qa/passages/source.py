@@ -1,11 +1,12 @@
-"""What a source of passages is: for each question, the passages that a method may use."""
+"""What a source of passages is: it gives each question the passages that a method may use."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from plumbing.mounts import SettingValueError
 from qa.data.dataset import Question
 from retrieval.passage import Passage
 
@@ -15,11 +16,11 @@ class Selection:
     """The passages that one question may use.
 
     Attributes:
-        passages: K passages, best first; possibly none.
-        weights: How much each counts (the relevance of GenPoE eq. 9); they sum to 1.
+        passages: K passages, the best one first. There may be none.
+        weights: How much each passage counts (the relevance of GenPoE eq. 9). They sum to 1.
 
     Raises:
-        ValueError: If there is not one weight a passage.
+        ValueError: If the numbers of passages and of weights differ.
     """
 
     passages: tuple[Passage, ...] = ()
@@ -34,24 +35,28 @@ class Selection:
 
     @classmethod
     def uniform(cls, passages: Sequence[Passage]) -> Selection:
-        """Passages that all count the same."""
+        """Make a selection of passages that all count the same."""
         return cls(tuple(passages), (1 / len(passages),) * len(passages) if passages else ())
 
 
 class PassageSource(Protocol):
-    """Where the passages of questions come from."""
+    """Where the passages of questions come from.
 
-    def select(self, questions: Sequence[Question], k: int) -> list[Selection]:
-        """At most ``k`` passages for each question, in the order of the questions."""
+    A source is made with the number ``k`` of passages that it gives each question.
+    """
+
+    def select(self, questions: Sequence[Question]) -> list[Selection]:
+        """Choose at most ``k`` passages for each question, in the order of the questions."""
         ...
 
     def audit(
-        self, questions: Sequence[Question], selections: Sequence[Selection], k: int
+        self, questions: Sequence[Question], selections: Sequence[Selection]
     ) -> dict[str, float]:
         """Check what was selected before it is used.
 
         Returns:
-            What the evaluation's metrics should say about it, by default nothing.
+            What the metrics of an evaluation should say about the selections. By default this is
+            nothing.
 
         Raises:
             ValueError: If a selection is not what this source promises.
@@ -60,8 +65,21 @@ class PassageSource(Protocol):
 
 
 class NoPassages(PassageSource):
-    """Nothing for every question: for methods that answer closed-book."""
+    """A source that gives no passages, for methods that answer closed-book."""
 
-    def select(self, questions: Sequence[Question], k: int) -> list[Selection]:
-        """One empty selection a question."""
+    def select(self, questions: Sequence[Question]) -> list[Selection]:
+        """Return one empty selection for each question."""
         return [Selection()] * len(questions)
+
+
+def check_k(k: Any) -> None:
+    """Check the number of passages that a question gets.
+
+    A number that is larger than the number of a question's gold passages is no error: the question
+    then gets all that it has.
+
+    Raises:
+        SettingValueError: If it is not a whole number of at least 1.
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise SettingValueError("k", f"k must be a whole number of at least 1, got {k!r}")

@@ -10,7 +10,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from plumbing.settings import check_types
+from plumbing.mounts import SettingValueError
+from plumbing.settings import check_positive, check_types
 from plumbing.storage.hashing import digest
 from plumbing.storage.jsonl import DataError
 from retrieval.bm25 import folder as bm25_folder
@@ -49,19 +50,18 @@ class BM25Settings:
     threads: int = 2
 
     def __post_init__(self) -> None:
-        check_types(self, "retriever")
+        check_types(self)
         check_name(self.index_dir)
         if not (isfinite(self.k1) and self.k1 >= 0):
-            raise ValueError(f"k1 must be 0 or more, got {self.k1}; set retriever.k1")
+            raise SettingValueError("k1", f"k1 must be 0 or more, got {self.k1}")
         if not 0 <= self.b <= 1:
-            raise ValueError(f"b must lie between 0 and 1, got {self.b}; set retriever.b")
+            raise SettingValueError("b", f"b must lie between 0 and 1, got {self.b}")
         if self.max_query_tokens is not None and self.max_query_tokens < 1:
-            raise ValueError(
-                f"max_query_tokens must be positive or null, got {self.max_query_tokens}; set "
-                f"retriever.max_query_tokens"
+            raise SettingValueError(
+                "max_query_tokens",
+                f"max_query_tokens must be positive or null, got {self.max_query_tokens}",
             )
-        if self.threads < 1:
-            raise ValueError(f"threads must be positive, got {self.threads}; set retriever.threads")
+        check_positive(self, "threads")
 
     def build(self, corpus: Corpus) -> dict[str, float]:
         """Build the index, whole or not at all; nothing to do where it is there already.

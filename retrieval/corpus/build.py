@@ -16,7 +16,7 @@ import numpy as np
 
 from plumbing.storage.jsonl import DataError
 from plumbing.storage.manifest import write_manifest
-from retrieval.corpus.formats import Report, read_corpus_file
+from retrieval.corpus.formats import CorpusSettingError, Report, read_corpus_file
 from retrieval.corpus.store import (
     BUFFER,
     FILES,
@@ -172,8 +172,8 @@ def identity_of(path: Path, on_error: str, version: int) -> dict[str, Any]:
     try:
         stat = path.stat()
     except OSError as error:
-        raise DataError(
-            f"{path}: expected a corpus file, got '{error.strerror}'; set corpus.path"
+        raise CorpusSettingError(
+            "path", f"{path}: expected a corpus file, got '{error.strerror}'"
         ) from error
     return {
         "format": version,

@@ -20,6 +20,7 @@ from plumbing.storage.hashing import digest
 from plumbing.storage.jsonl import DataError
 from plumbing.storage.manifest import MANIFEST, IndexFolderError, read_manifest
 from retrieval.corpus.build import identity_of, write_store
+from retrieval.corpus.formats import CorpusSettingError
 from retrieval.corpus.store import (
     HASHES,
     RECORDS,
@@ -74,7 +75,7 @@ class Corpus(Mapping[str, Passage]):
         self._rows = map_array(store / ROWS, U32)
 
     @classmethod
-    @typed("corpus")
+    @typed
     def open(
         cls, path: str | Path, cache_dir: str | Path | None = None, on_error: str = "raise"
     ) -> Corpus:
@@ -91,9 +92,8 @@ class Corpus(Mapping[str, Passage]):
             DataError: If the file cannot be used; the message names the line.
         """
         if on_error not in _CHOICES:
-            raise DataError(
-                f"on_error must be one of {', '.join(_CHOICES)}, got {on_error!r}; set "
-                f"corpus.on_error"
+            raise CorpusSettingError(
+                "on_error", f"on_error must be one of {', '.join(_CHOICES)}, got {on_error!r}"
             )
         path = Path(path)
         identity = identity_of(path, on_error, _FORMAT)

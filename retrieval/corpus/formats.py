@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import (
     DataError,
     check_new_id,
@@ -19,6 +20,11 @@ from plumbing.storage.jsonl import (
 from retrieval.passage import Passage
 
 Report = Callable[[DataError], None]
+
+
+class CorpusSettingError(SettingValueError, DataError):
+    """A setting of a corpus names no corpus file, or is impossible."""
+
 
 COLUMNS = ["id", "text", "title"]  # of DPR's file
 _READING = "Reading the corpus"  # the name of the progress bar
@@ -43,7 +49,7 @@ def read_corpus_file(path: Path, report: Report) -> Iterator[tuple[int, Passage]
     """
     if not path.is_file():
         came = "a folder" if path.is_dir() else "nothing"
-        raise DataError(f"{path}: expected a corpus file, found {came}; set corpus.path")
+        raise CorpusSettingError("path", f"{path}: expected a corpus file, found {came}")
     name = path.name.removesuffix(".gz")
     if name.endswith(".jsonl"):
         return _read_jsonl(path, report)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from plumbing.mounts import SettingValueError, mounted
 from plumbing.storage.files import write_json
 from plumbing.storage.manifest import IndexFolderError
 from retrieval.corpus.corpus import Corpus
@@ -42,7 +43,9 @@ class ShardEncoder:
     """
 
     def __init__(self, maker: EncoderMaker, storage: str, device: str | None = None) -> None:
-        self._encoder, self._storage = maker.load(device), storage
+        self._storage = storage
+        with mounted("encoder"):
+            self._encoder = maker.load(device)
         self.rounding = self._encoder.rounding
 
     def encode(self, passages: Sequence[Passage]) -> bytes:
@@ -51,7 +54,9 @@ class ShardEncoder:
         Raises:
             ValueError: If a vector cannot be stored.
         """
-        return Rows.of(passages, self._encoder.encode_passages(passages), self._storage).to_bytes()
+        with mounted("encoder"):
+            vectors_ND = self._encoder.encode_passages(passages)
+        return Rows.of(passages, vectors_ND, self._storage).to_bytes()
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def check_rounding(worker: str, planned: str) -> None:
         raise ValueError(
             f"expected workers that encode as this process ({planned}: number format, device, "
             f"batch), got one of {worker}; start from a machine with the workers' kind of device, "
-            "or set retriever.encoder.device and retriever.encoder.dtype to what both have"
+            "or set the encoder's device and dtype to what both have"
         )
 
 
@@ -129,16 +134,13 @@ def encode_corpus(job: EncodingJob, engine: Engine, folder: Path) -> list[str]:
         ValueError: If there is no passage, or ``storage`` or ``shard_rows`` is impossible.
     """
     if job.storage not in STORAGES:
-        raise ValueError(
-            f"storage must be one of {', '.join(STORAGES)}, got {job.storage!r}; set "
-            "retriever.storage"
+        raise SettingValueError(
+            "storage", f"storage must be one of {', '.join(STORAGES)}, got {job.storage!r}"
         )
     if job.shard_rows < 1:
-        raise ValueError(
-            f"shard_rows must be positive, got {job.shard_rows}; set retriever.shard_rows"
-        )
+        raise SettingValueError("shard_rows", f"shard_rows must be positive, got {job.shard_rows}")
     if not len(job.corpus):
-        raise ValueError("expected a corpus with passages, got none; set corpus.path")
+        raise ValueError("expected a corpus with passages, got none; name another corpus")
     _begin(folder, _plan(job))
     found = find_shards(folder)
     missing = [number for number in range(job.shards) if number not in found]

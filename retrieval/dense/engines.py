@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbing.devices import pick_device
+from plumbing.mounts import SettingValueError
 from plumbing.progress import progress
 from plumbing.ray_cluster import ray_cluster
 from retrieval.dense.encoding import EncodingJob, Engine, ShardEncoder, check_rounding
@@ -44,24 +45,26 @@ def make_engine(
             the engine chooses them.
     """
     if workers < 1:
-        raise ValueError(f"workers must be positive, got {workers}; set retriever.workers")
+        raise SettingValueError("workers", f"workers must be positive, got {workers}")
     if name == "plain":
         if workers > 1:
-            raise ValueError(
-                f"the plain engine is one process, got workers={workers}; set engine=lightning or "
-                "engine=ray"
+            raise SettingValueError(
+                "engine",
+                f"the plain engine is one process, got workers={workers}",
+                "set {}=lightning or {}=ray",
             )
         return PlainEngine()
     if name in ENGINES and ":" in device and (name == "ray" or workers > 1):
-        raise ValueError(
-            f"engine={name} with workers={workers} chooses the devices, got {device!r}; set "
-            f"retriever.encoder.device={device.partition(':')[0]}"
+        raise SettingValueError(
+            "encoder.device",
+            f"engine={name} with workers={workers} chooses the devices, got {device!r}",
+            f"set {{}}={device.partition(':')[0]}",
         )
     if name == "lightning":
         return LightningEngine(workers, device)
     if name == "ray":
         return RayEngine(workers, device, ray_address)
-    raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}; set engine=…")
+    raise SettingValueError("engine", f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
 
 
 class PlainEngine:

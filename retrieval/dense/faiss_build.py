@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from plumbing.mounts import SettingValueError
 from retrieval.dense.embeddings import Embeddings
 from retrieval.dense.faiss_index import faiss_threads
 from retrieval.dense.faiss_settings import HNSW, IVFPQ
@@ -64,10 +65,11 @@ def check_learnable(settings: IVFPQ, rows: int) -> None:
     lists = _lists(settings, rows)
     least = max(lists, 2**settings.bits)
     if min(rows, settings.train_rows) < least:
-        raise ValueError(
+        raise SettingValueError(
+            "kind",
             f"{lists} lists and codes of {settings.bits} bits are learnt from at least {least} "
-            f"passages, got {min(rows, settings.train_rows)}; set retriever.kind=flat, or fewer "
-            "retriever.ivfpq.lists and retriever.ivfpq.bits"
+            f"passages, got {min(rows, settings.train_rows)}",
+            "set {}=flat, or fewer ivfpq.lists and ivfpq.bits",
         )
 
 
@@ -78,9 +80,11 @@ def check_dimension(settings: IVFPQ, dimension: int) -> None:
         ValueError: If they cannot.
     """
     if dimension % settings.subvectors:
-        raise ValueError(
+        raise SettingValueError(
+            "ivfpq.subvectors",
             f"vectors of {dimension} dimensions cannot be cut into {settings.subvectors} equal "
-            "pieces; set retriever.ivfpq.subvectors to a divisor"
+            "pieces",
+            "set {} to a divisor",
         )
 
 

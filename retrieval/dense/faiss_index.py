@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from plumbing.mounts import SettingValueError
 from retrieval.dense.embeddings import Embeddings
 from retrieval.dense.faiss_settings import HNSW, IVFPQ
 
@@ -165,14 +166,15 @@ def _uses_gpu(device: str) -> bool:
     import faiss
 
     if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(
-            f"device must be auto, cpu or cuda, got {device!r}; set retriever.search_device"
+        raise SettingValueError(
+            "search_device", f"device must be auto, cpu or cuda, got {device!r}"
         )
     there = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
     if device == "cuda" and not there:
-        raise ValueError(
-            "FAISS finds no GPU; install `pip install -e '.[gpu]'` on a machine that has one, or "
-            "set retriever.search_device=cpu"
+        raise SettingValueError(
+            "search_device",
+            "FAISS finds no GPU",
+            "install `pip install -e '.[gpu]'` on a machine that has one, or set {}=cpu",
         )
     return device != "cpu" and there
 

@@ -9,9 +9,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from plumbing.settings import check_types
+from plumbing.settings import check_positive, check_types
 
 KINDS = ("flat", "ivfpq", "hnsw")
 
@@ -38,12 +37,10 @@ class IVFPQ:
     refine: int = 8
 
     def __post_init__(self) -> None:
-        check_types(self, "retriever.ivfpq")
-        _check_positive(
-            self, "retriever.ivfpq", "probes", "subvectors", "bits", "train_rows", "refine"
-        )
+        check_types(self)
+        check_positive(self, "probes", "subvectors", "bits", "train_rows", "refine")
         if self.lists is not None:
-            _check_positive(self, "retriever.ivfpq", "lists")
+            check_positive(self, "lists")
 
 
 @dataclass(frozen=True)
@@ -63,13 +60,5 @@ class HNSW:
     deterministic: bool = True
 
     def __post_init__(self) -> None:
-        check_types(self, "retriever.hnsw")
-        _check_positive(self, "retriever.hnsw", "neighbours", "build_depth", "search_depth")
-
-
-def _check_positive(settings: Any, where: str, *names: str) -> None:
-    for name in names:
-        if getattr(settings, name) < 1:
-            raise ValueError(
-                f"{name} must be positive, got {getattr(settings, name)}; set {where}.{name}"
-            )
+        check_types(self)
+        check_positive(self, "neighbours", "build_depth", "search_depth")

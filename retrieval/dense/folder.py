@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from plumbing.mounts import mounted
 from plumbing.storage.files import sha256_of, write_whole
 from plumbing.storage.folders import only_writer
 from plumbing.storage.manifest import MANIFEST, IndexFolderError, read_manifest, write_manifest
@@ -117,7 +118,8 @@ def check_encodable(job: EncodingJob, kind: IndexKind) -> None:
     """
     if isinstance(kind, IVFPQ) and len(job.corpus):
         check_learnable(kind, len(job.corpus))
-        vectors_ND = job.maker.load().encode_passages(list(job.corpus.passages(0, 1)))
+        with mounted("encoder"):
+            vectors_ND = job.maker.load().encode_passages(list(job.corpus.passages(0, 1)))
         check_dimension(kind, vectors_ND.shape[1])
 
 

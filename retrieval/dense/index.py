@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from plumbing.settings import check_types
+from plumbing.mounts import SettingValueError, mounted
+from plumbing.settings import check_choice, check_positive, check_types
 from plumbing.storage.hashing import digest
 from retrieval.corpus.corpus import Corpus
 from retrieval.current import Current
@@ -23,7 +24,7 @@ from retrieval.dense.folder import IndexKind, Snapshot, State
 from retrieval.dense.search import VectorSearch
 from retrieval.dense.shard import Rows
 from retrieval.encoders.encoder import EncoderMaker
-from retrieval.encoders.settings import EncoderSettings
+from retrieval.encoders.sentence import SentenceSettings
 from retrieval.index_folder import check_name, index_path
 from retrieval.passage import Passage
 from retrieval.retriever import Editable, Hit
@@ -60,7 +61,7 @@ class DenseSettings:
     """
 
     index_dir: str | Path | None
-    encoder: EncoderMaker = field(default_factory=EncoderSettings)
+    encoder: EncoderMaker = field(default_factory=SentenceSettings)
     kind: str = "flat"
     ivfpq: IVFPQ = field(default_factory=IVFPQ)
     hnsw: HNSW = field(default_factory=HNSW)
@@ -73,18 +74,13 @@ class DenseSettings:
     search_device: str = "auto"
 
     def __post_init__(self) -> None:
-        check_types(self, "retriever")
+        check_types(self)
         check_name(self.index_dir)
-        if self.kind not in KINDS:
-            raise ValueError(
-                f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}; set retriever.kind"
-            )
-        if self.threads < 1:
-            raise ValueError(f"threads must be positive, got {self.threads}; set retriever.threads")
+        check_choice("kind", self.kind, KINDS)
+        check_positive(self, "threads")
         if self.shard_rows is not None and self.shard_rows < 1:
-            raise ValueError(
-                f"shard_rows must be positive or null, got {self.shard_rows}; set "
-                "retriever.shard_rows"
+            raise SettingValueError(
+                "shard_rows", f"shard_rows must be positive or null, got {self.shard_rows}"
             )
         make_engine(self.engine, self.workers, self.encoder.device)
 
@@ -123,13 +119,15 @@ class DenseSettings:
 
     def recorded(self, corpus: Corpus) -> State:
         """The settings that an index records, and that must be the same when it is opened."""
-        encoder = self.encoder.load()
+        with mounted("encoder"):
+            encoder = self.encoder.load()
+            fingerprints = encoder.question_fingerprint, encoder.passage_fingerprint
         index = {} if self.index_kind is None else asdict(self.index_kind)
         return {
             "kind": dense_folder.WHAT,
             "corpus": corpus.members,
-            "question_encoder": encoder.question_fingerprint,
-            "passage_encoder": encoder.passage_fingerprint,
+            "question_encoder": fingerprints[0],
+            "passage_encoder": fingerprints[1],
             "storage": self.storage,
             "index": self.kind,
             **{f"index.{name}": v for name, v in index.items() if name not in _OF_SEARCHES},
@@ -164,7 +162,8 @@ class Dense(Editable):
 
     def __init__(self, settings: DenseSettings, corpus: Corpus) -> None:
         self._settings, self._folder = settings, index_path(settings.index_dir)
-        self._encoder = settings.encoder.load()
+        with mounted("encoder"):
+            self._encoder = settings.encoder.load()
         self._wanted = settings.recorded(corpus)
         self._writing = threading.Lock()
         self._current = Current(self._open(dense_folder.open_snapshot(self._folder, self._wanted)))
@@ -208,7 +207,8 @@ class Dense(Editable):
         hits: list[list[Hit]] = [[] for _ in queries]
         if not asked:
             return hits
-        vectors_QD = self._encoder.encode_questions([queries[number] for number in asked])
+        with mounted("encoder"):
+            vectors_QD = self._encoder.encode_questions([queries[number] for number in asked])
         with self._current.use() as opened:
             self._check_dimension(vectors_QD, opened.snapshot)
             with faiss_threads(self._settings.threads):
@@ -221,9 +221,10 @@ class Dense(Editable):
     def _check_dimension(self, vectors_QD: np.ndarray, snapshot: Snapshot) -> None:
         expected = snapshot.embeddings.dimension
         if vectors_QD.shape[1] != expected:
-            raise ValueError(
+            raise SettingValueError(
+                "encoder.question_model",
                 f"expected vectors of {expected} dimensions, as the index has, got "
-                f"{vectors_QD.shape[1]} from the encoder; set retriever.encoder.question_model"
+                f"{vectors_QD.shape[1]} from the encoder",
             )
 
     def update(self, add: Iterable[Passage] = (), remove: Iterable[str] = ()) -> None:
@@ -234,7 +235,8 @@ class Dense(Editable):
             rows, members = dense_edits.checked_edit(snapshot, passages, gone)
             new = None
             if passages:
-                vectors_ND = self._encoder.encode_passages(passages)
+                with mounted("encoder"):
+                    vectors_ND = self._encoder.encode_passages(passages)
                 new = Rows.of(passages, vectors_ND, self._settings.storage)
 
             def edit(folder: Path, opened: Snapshot) -> State:

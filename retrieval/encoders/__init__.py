@@ -1,8 +1,17 @@
-"""Encoders of dense retrieval, one model a file, behind one interface."""
+"""Encoders of dense retrieval, behind one interface, with one kind of model in each file."""
 
 from __future__ import annotations
 
-from retrieval.encoders.encoder import Encoder
-from retrieval.encoders.settings import EncoderSettings
+from retrieval.encoders.dpr import DPRSettings
+from retrieval.encoders.encoder import Encoder, EncoderMaker
+from retrieval.encoders.sentence import SentenceSettings
+from retrieval.encoders.settings import EncoderSettings, encoder_settings
 
-__all__ = ["Encoder", "EncoderSettings"]
+__all__ = [
+    "DPRSettings",
+    "Encoder",
+    "EncoderMaker",
+    "EncoderSettings",
+    "SentenceSettings",
+    "encoder_settings",
+]

@@ -1,49 +1,76 @@
 """DPR's encoders: BERT for questions and BERT for passages (Karpukhin et al. 2020, sec. 3.1).
 
-Shapes: N texts, D dimensions, B texts of a batch, T tokens.
+Shapes: N texts, D dimensions, B texts in a batch, T tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from plumbing.batches import by_length, pad
+from plumbing.mounts import SettingValueError
 from retrieval.encoders.model_folder import loading, model_folder
-from retrieval.encoders.pretrained import PretrainedEncoder
-from retrieval.encoders.settings import check_limit
+from retrieval.encoders.pretrained import (
+    PretrainedEncoder,
+    PretrainedSettings,
+    check_positions,
+)
 from retrieval.passage import Passage
+
+
+@dataclass(frozen=True)
+class DPRSettings(PretrainedSettings):
+    """Settings of a `DPREncoder`, which needs a model for questions as well.
+
+    Raises:
+        SettingValueError: If there is none, or a value is mistyped or impossible.
+    """
+
+    kind: ClassVar[str] = "dpr"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.question_model is None:
+            raise SettingValueError(
+                "question_model", "a DPR encoder needs a model for questions, got null"
+            )
+
+    def load(self, device: str | None = None) -> DPREncoder:
+        """Make the encoder; see `PretrainedSettings.load`."""
+        return DPREncoder(self, device or self.device)
 
 
 class DPREncoder(PretrainedEncoder):
     """transformers' DPR encoders behind the interface `retrieval.encoders.encoder.Encoder`.
 
-    A passage's title is its first segment and its text the second; one without a title is a single
-    segment, as in DPR's own code. The vector is that of the [CLS] token, as it is: scores are plain
-    inner products.
+    The title of a passage is the first segment and the text is the second. A passage without a
+    title is a single segment, as in DPR's own code. The vector is that of the [CLS] token and is
+    not normalised, so that scores are plain inner products.
 
     Args:
-        settings: Of kind "dpr".
-        device: Where it runs.
+        settings: The models, and how they run.
+        device: Where the encoder runs.
     """
 
     def encode_questions(self, questions: Sequence[str]) -> np.ndarray:
-        """Vectors of questions, float32 ``[N, D]``."""
+        """Encode questions: float32 ``[N, D]``."""
         model, tokenizer = self._question_model
         limit = self._settings.max_question_tokens
-        check_limit(limit, model.config.max_position_embeddings, "max_question_tokens")
+        check_positions(limit, model.config.max_position_embeddings, "max_question_tokens")
         texts = [(question, None) for question in questions]
         return self._encode(model, tokenizer, texts, limit)
 
     def encode_passages(self, passages: Sequence[Passage]) -> np.ndarray:
-        """Vectors of passages, float32 ``[N, D]``."""
+        """Encode passages: float32 ``[N, D]``."""
         model, tokenizer = self._passage_model
         limit = self._settings.max_passage_tokens
-        check_limit(limit, model.config.max_position_embeddings, "max_passage_tokens")
+        check_positions(limit, model.config.max_position_embeddings, "max_passage_tokens")
         texts = [(p.title, p.text) if p.title else (p.text, None) for p in passages]
         return self._encode(model, tokenizer, texts, limit)
 
@@ -69,9 +96,10 @@ class DPREncoder(PretrainedEncoder):
                 folder, dtype=self._dtype, local_files_only=True, output_loading_info=True
             )
         if report["missing_keys"]:  # transformers would leave them random and only warn
-            raise ValueError(
+            raise SettingValueError(
+                key,
                 f"{folder}: expected the weights of a {kind.__name__}, but "
-                f"{len(report['missing_keys'])} are missing; set retriever.encoder.{key}"
+                f"{len(report['missing_keys'])} are missing",
             )
         return model.to(self._device).eval(), tokenizer
 
@@ -105,7 +133,7 @@ class DPREncoder(PretrainedEncoder):
 def _tokenize(
     tokenizer: Any, texts: Sequence[tuple[str, str | None]], max_tokens: int
 ) -> list[tuple[list[int], list[int]]]:
-    """Token ids and segment ids of each text."""
+    """Make the token ids and the segment ids of each text."""
     rows: list[Any] = [None] * len(texts)
     for paired in (False, True):
         chosen = [n for n, (_, second) in enumerate(texts) if (second is not None) == paired]

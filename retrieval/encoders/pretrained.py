@@ -1,19 +1,96 @@
-"""What the encoders made of pretrained models share: device, number format, fingerprints."""
+"""What the encoders made of pretrained models share: settings, device, number format, fingerprints.
+
+Each kind of encoder has a file of its own, with its settings beside it; see
+`retrieval.encoders.sentence` and `retrieval.encoders.dpr`.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 from plumbing.devices import pick_device, pick_dtype
+from plumbing.mounts import SettingValueError
+from plumbing.settings import check_choice, check_positive, check_types
+from retrieval.encoders.encoder import Encoder
+from retrieval.encoders.model_folder import MINILM, folder_fingerprint, model_folder
 
-if TYPE_CHECKING:
-    from retrieval.encoders.settings import EncoderSettings
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+_FORMAT = 1  # of what the encoders make of a passage's title and text
+
+
+@dataclass(frozen=True)
+class PretrainedSettings(ABC):
+    """Which models encode, and how. Making one touches neither a disk nor a model.
+
+    Attributes:
+        kind: The name of this kind of encoder; it is a part of the fingerprints.
+        passage_model: "minilm" (embedded, a sentence-transformers model), a folder or a hub id.
+        question_model: The model that encodes questions, named in the same way. None: the model of
+            the passages encodes questions, too.
+        revision: Branch, tag or commit of models on the hub.
+        max_passage_tokens: Title and text together, special tokens included.
+        max_question_tokens: Special tokens included.
+        batch_size: Texts that are encoded at once.
+        dtype: "auto": bfloat16 where the device multiplies it natively; or "float32", "bfloat16",
+            "float16".
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …
+
+    Raises:
+        SettingValueError: If a value is mistyped or impossible.
+    """
+
+    kind: ClassVar[str]
+
+    passage_model: str = MINILM
+    question_model: str | None = None
+    revision: str | None = None
+    max_passage_tokens: int = 256
+    max_question_tokens: int = 128
+    batch_size: int = 64
+    dtype: str = "auto"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_positive(self, "max_passage_tokens", "max_question_tokens", "batch_size")
+        check_choice("dtype", self.dtype, _DTYPES)
+
+    @abstractmethod
+    def load(self, device: str | None = None) -> Encoder:
+        """Make the encoder; its weights are read when a text is first encoded.
+
+        Args:
+            device: Used instead of the settings' own, if it is given.
+
+        Raises:
+            ValueError: If PyTorch does not know the device.
+        """
+
+    def question_fingerprint(self) -> str:
+        """Hash of all that decides a question's vector but rounding; see `Encoder`."""
+        return self._fingerprint(
+            self.question_model or self.passage_model, self.max_question_tokens
+        )
+
+    def passage_fingerprint(self) -> str:
+        """Hash of all that decides a passage's vector but rounding; see `Encoder`."""
+        return self._fingerprint(self.passage_model, self.max_passage_tokens)
+
+    def _fingerprint(self, model: str, max_tokens: int) -> str:
+        files = folder_fingerprint(model_folder(model, self.revision))
+        return hashlib.sha256(
+            json.dumps([_FORMAT, self.kind, files, max_tokens]).encode()
+        ).hexdigest()
 
 
 class PretrainedEncoder:
-    """Base of encoders; weights are read when a text is first encoded.
+    """Base of the encoders. Weights are read when a text is first encoded.
 
     Args:
         settings: Which models, and how they run.
@@ -23,7 +100,7 @@ class PretrainedEncoder:
         ValueError: If PyTorch knows no such device.
     """
 
-    def __init__(self, settings: EncoderSettings, device: str) -> None:
+    def __init__(self, settings: PretrainedSettings, device: str) -> None:
         self._settings = settings
         self._device = pick_device(device)
         self._dtype = pick_dtype(settings.dtype, self._device)
@@ -31,7 +108,7 @@ class PretrainedEncoder:
 
     @property
     def rounding(self) -> str:
-        """What decides the last digits: number format, kind of device, texts a batch."""
+        """What decides the last digits: number format, kind of device, texts in a batch."""
         return f"{self._dtype} {self._device.type} {self._settings.batch_size}"
 
     @cached_property
@@ -41,5 +118,23 @@ class PretrainedEncoder:
 
     @cached_property
     def passage_fingerprint(self) -> str:
-        """The same for a passage's vector."""
+        """Hash of all that decides a passage's vector but rounding."""
         return self._settings.passage_fingerprint()
+
+
+def check_positions(limit: int, positions: int | None, name: str) -> None:
+    """Check that a model has a position for every token that it may get.
+
+    Args:
+        limit: The most tokens that the model may get.
+        positions: How many positions it has; None: as many as one likes.
+        name: The setting that limits the tokens.
+
+    Raises:
+        SettingValueError: If it has fewer positions than tokens.
+    """
+    if positions is not None and limit > positions:
+        raise SettingValueError(
+            name,
+            f"{name} must be at most {positions}, the positions that the model has, got {limit}",
+        )

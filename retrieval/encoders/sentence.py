@@ -1,4 +1,4 @@
-"""Encoder of any sentence-transformers model, all-MiniLM-L6-v2 among them.
+"""The encoder of any sentence-transformers model; all-MiniLM-L6-v2 is one.
 
 Shapes: N texts, D dimensions.
 """
@@ -6,47 +6,67 @@ Shapes: N texts, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
+from plumbing.mounts import SettingValueError
 from retrieval.encoders.model_folder import loading, model_folder
-from retrieval.encoders.pretrained import PretrainedEncoder
-from retrieval.encoders.settings import check_limit
+from retrieval.encoders.pretrained import (
+    PretrainedEncoder,
+    PretrainedSettings,
+    check_positions,
+)
 from retrieval.passage import Passage, passage_text
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
+@dataclass(frozen=True)
+class SentenceSettings(PretrainedSettings):
+    """Settings of a `SentenceEncoder`; the default is the embedded all-MiniLM-L6-v2.
+
+    Raises:
+        SettingValueError: If a value is mistyped or impossible.
+    """
+
+    kind: ClassVar[str] = "sentence"
+
+    def load(self, device: str | None = None) -> SentenceEncoder:
+        """Make the encoder; see `PretrainedSettings.load`."""
+        return SentenceEncoder(self, device or self.device)
+
+
 class SentenceEncoder(PretrainedEncoder):
     """A sentence-transformers model behind the interface `retrieval.encoders.encoder.Encoder`.
 
-    A passage is read as title, line break, text. The prompts that a model names for queries and
-    documents are used. Vectors have length 1, so that their inner product is the cosine, unless the
-    model says that it was trained for the plain inner product.
+    The model reads the title of a passage, a line break, and the text. The prompts that a model
+    names for queries and documents are used. Vectors have length 1, so that their inner product is
+    the cosine, unless the model says that it was trained for the plain inner product.
 
-    The transformer alone runs in the reduced dtype; pooling, dense layers and normalisation are in
-    float32, since rounding to bfloat16 there would coarsen every score. A model of static
-    embeddings has neither a dtype to be reduced nor a limit of tokens.
+    Only the transformer runs in the reduced dtype. Pooling, dense layers and normalisation are in
+    float32, because rounding to bfloat16 there would coarsen every score. A model of static
+    embeddings has no dtype that could be reduced, and no limit of tokens.
 
     Args:
-        settings: Of kind "sentence".
-        device: Where it runs.
+        settings: The models, and how they run.
+        device: Where the encoder runs.
     """
 
     def encode_questions(self, questions: Sequence[str]) -> np.ndarray:
-        """Vectors of questions, float32 ``[N, D]``."""
+        """Encode questions: float32 ``[N, D]``."""
         model, limit = self._question_model, self._settings.max_question_tokens
-        check_limit(limit, _positions(model), "max_question_tokens")
+        check_positions(limit, _positions(model), "max_question_tokens")
         return self._encode(model, model.encode_query, list(questions), limit)
 
     def encode_passages(self, passages: Sequence[Passage]) -> np.ndarray:
-        """Vectors of passages, float32 ``[N, D]``."""
+        """Encode passages: float32 ``[N, D]``."""
         model, limit = self._passage_model, self._settings.max_passage_tokens
-        check_limit(limit, _positions(model), "max_passage_tokens")
+        check_positions(limit, _positions(model), "max_passage_tokens")
         texts = [passage_text(passage) for passage in passages]
         return self._encode(model, model.encode_document, texts, limit)
 
@@ -74,9 +94,11 @@ class SentenceEncoder(PretrainedEncoder):
                 model_kwargs={"dtype": torch.float32},
             )
         if model.similarity_fn_name not in ("cosine", "dot"):
-            raise ValueError(
+            raise SettingValueError(
+                key,
                 f"{name}: expected a model of cosine or inner products, got one of "
-                f"{model.similarity_fn_name}; take another"
+                f"{model.similarity_fn_name}",
+                "set {} to another model",
             )
         if _transformer(model) is not None:
             model[0].to(self._dtype)
@@ -91,7 +113,7 @@ class SentenceEncoder(PretrainedEncoder):
                 model.max_seq_length = max_tokens
             vectors_ND = encode(
                 texts,
-                batch_size=self._settings.batch_size,  # sorted by length inside
+                batch_size=self._settings.batch_size,  # it sorts the texts by length
                 show_progress_bar=False,
                 convert_to_numpy=True,
                 normalize_embeddings=model.similarity_fn_name == "cosine",
@@ -102,7 +124,7 @@ class SentenceEncoder(PretrainedEncoder):
 
 
 def _transformer(model: SentenceTransformer) -> Any:
-    """The model's transformer; None if it has none, as models of static embeddings."""
+    """The transformer of a model; None for a model of static embeddings, which has none."""
     return getattr(model[0], "auto_model", None)
 
 

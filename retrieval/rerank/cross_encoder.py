@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from plumbing.batches import by_length
+from plumbing.mounts import SettingValueError
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,13 @@ class CrossEncoder(nn.Module, ABC):
     ) -> None:
         super().__init__()
         if max_tokens < 16:
-            raise ValueError(f"max_tokens must be at least 16, got {max_tokens}; set max_tokens=…")
+            raise SettingValueError(
+                "max_tokens", f"max_tokens must be at least 16, got {max_tokens}"
+            )
         if tokens_at_once < 1:
-            raise ValueError(f"tokens_at_once must be positive, got {tokens_at_once}")
+            raise SettingValueError(
+                "tokens_at_once", f"tokens_at_once must be positive, got {tokens_at_once}"
+            )
         self.model = model
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens

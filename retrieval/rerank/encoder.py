@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from plumbing.batches import pad
-from retrieval.encoders.settings import check_limit
+from plumbing.mounts import SettingValueError
+from retrieval.encoders.pretrained import check_positions
 from retrieval.rerank.cross_encoder import CrossEncoder, TokenizedPair
 
 
@@ -53,9 +54,11 @@ class EncoderCrossEncoder(CrossEncoder):
         positions = getattr(model.config, "max_position_embeddings", None)
         if positions and "roberta" in model.config.model_type:
             positions -= model.config.pad_token_id + 1  # whose positions begin behind the padding's
-        check_limit(max_tokens, positions, "max_tokens", "cross_encoder")
+        check_positions(max_tokens, positions, "max_tokens")
         if interaction < 0:
-            raise ValueError(f"interaction must be 0 or positive, got {interaction}")
+            raise SettingValueError(
+                "interaction", f"interaction must be 0 or positive, got {interaction}"
+            )
         self.interaction = interaction
         self._before, self._between, self._after = _frame(tokenizer)
         self._segments = getattr(model.config, "type_vocab_size", 1) > 1

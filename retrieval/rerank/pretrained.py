@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from plumbing.devices import pick_device, pick_dtype
+from plumbing.mounts import SettingValueError
 from plumbing.settings import typed
 from retrieval.encoders.model_folder import MINILM, folder_fingerprint, model_folder
 from retrieval.rerank.decoder import DecoderCrossEncoder
@@ -23,7 +24,7 @@ class RerankerError(ValueError):
     """A reranker that cannot be found, or a folder that holds none or a damaged one."""
 
 
-@typed("cross_encoder")
+@typed
 def encoder(
     name: str = MINILM,
     max_tokens: int = 256,
@@ -51,7 +52,7 @@ def encoder(
     from transformers import AutoModelForSequenceClassification
 
     if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be in 0 … 1, got {dropout}; set cross_encoder.dropout")
+        raise SettingValueError("dropout", f"dropout must be in 0 … 1, got {dropout}")
     folder = model_folder(name, revision)
     settings = {"num_labels": 1, "attn_implementation": attention, "dtype": torch.float32}
     (model, loading), tokenizer = load_pretrained(
@@ -66,7 +67,7 @@ def encoder(
     return EncoderCrossEncoder(model, tokenizer, max_tokens, tokens_at_once, interaction).train()
 
 
-@typed("cross_encoder")
+@typed
 def decoder(
     name: str,
     max_tokens: int = 512,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
+from plumbing.mounts import SettingValueError
 from retrieval.passage import Passage
 
 
@@ -36,7 +37,7 @@ def relevance(scores: Sequence[float], temperature: float = 1.0) -> tuple[float,
         ValueError: If the temperature is not positive or a score is not finite.
     """
     if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}; set temperature=…")
+        raise SettingValueError("temperature", f"temperature must be positive, got {temperature}")
     if not all(map(math.isfinite, scores)):
         raise ValueError(f"expected finite scores, got {list(scores)}")
     if not scores:

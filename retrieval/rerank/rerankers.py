@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from plumbing.devices import pick_device, pick_dtype
+from plumbing.mounts import SettingValueError
 from plumbing.progress import progress
 from plumbing.settings import typed
 from plumbing.storage.hashing import digest
@@ -41,7 +42,7 @@ class TrainedReranker:
         ValueError: If a setting is mistyped or unknown.
     """
 
-    @typed("reranker")
+    @typed
     def __init__(
         self,
         path: str | Path,
@@ -94,7 +95,7 @@ class FlagEmbeddingReranker:
         ValueError: If there is no such model, or a setting is unknown or out of range.
     """
 
-    @typed("reranker")
+    @typed
     def __init__(
         self,
         name: str,
@@ -106,11 +107,12 @@ class FlagEmbeddingReranker:
         revision: str | None = None,
     ) -> None:
         if kind not in ("decoder", "encoder"):
-            raise ValueError(f"kind must be decoder or encoder, got {kind!r}; set reranker.kind")
-        if batch_size < 1 or max_tokens < 16:
-            raise ValueError(
-                f"batch_size must be positive and max_tokens at least 16, got {batch_size} and "
-                f"{max_tokens}; set reranker.batch_size and reranker.max_tokens"
+            raise SettingValueError("kind", f"kind must be decoder or encoder, got {kind!r}")
+        if batch_size < 1:
+            raise SettingValueError("batch_size", f"batch_size must be positive, got {batch_size}")
+        if max_tokens < 16:
+            raise SettingValueError(
+                "max_tokens", f"max_tokens must be at least 16, got {max_tokens}"
             )
         where = pick_device(device)
         number = pick_dtype(dtype, where)

@@ -83,7 +83,7 @@ def test_settings_out_of_range_are_named(config: Any, setting: str):
 @pytest.fixture
 def decoding(tiny_backbone: Any) -> Decoding:
     source = MemoryExperts(tiny_backbone)
-    routing = Routing(source, RandomRouter(source), ConstantTrigger(False), k=3)
+    routing = Routing(source, RandomRouter(source), ConstantTrigger(False), experts=3)
     return Decoding(FinalFFN(tiny_backbone), routing, 8)
 
 

@@ -215,12 +215,12 @@ def test_passages_that_change_nothing_are_said(compose_small, caplog):
 
 def test_the_papers_settings_are_the_default(compose_small):
     config = compose_small("router=random")
-    assert (config.method.k, config.trigger.threshold, config.method.max_query_tokens) == (
+    assert (config.method.experts, config.trigger.threshold, config.method.max_query_tokens) == (
         3,
         2,
         128,
     )
-    assert compose_small("router=random", "k=5", "method.control=noise").method.k == 5
+    assert compose_small("router=random", "k=5", "method.control=noise").method.experts == 5
 
 
 @pytest.mark.parametrize("router", ["bm25", "dense"])
@@ -243,7 +243,7 @@ def test_a_router_by_retrieval_is_opened_over_the_surrogates(compose_small, tmp_
     assert evaluate_command(compose_small(*overrides))["n"] == 2
 
 
-SETTINGS: dict = {"router": RandomRouter, "trigger": ConstantTrigger(True), "k": 2}
+SETTINGS: dict = {"router": RandomRouter, "trigger": ConstantTrigger(True), "experts": 2}
 
 
 def test_a_bank_on_disk_gives_what_its_experts_give(tiny_backbone, bank_dir):
@@ -259,7 +259,7 @@ def test_a_bank_of_another_backbone_is_an_error(tiny_tokenizer, bank_dir):
 
 
 def test_an_unknown_control_is_an_error(tiny_backbone, bank_dir):
-    with pytest.raises(ValueError, match="control must be null or noise, got 'none'; set method"):
+    with pytest.raises(ValueError, match="control must be null or noise, got 'none'; set control"):
         load_dmoe(tiny_backbone, bank_dir, control="none", **SETTINGS)
 
 

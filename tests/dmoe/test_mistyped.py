@@ -24,35 +24,35 @@ from dmoe.training.grouped import Limits
 @pytest.mark.parametrize(
     ("make", "settings", "message"),
     [
-        (Recipe, {"lr": "abc"}, "lr must be a number, got 'abc'; set recipe.lr"),
-        (Recipe, {"epochs": 1.5}, "epochs must be a whole number, got 1.5; set recipe.epochs"),
-        (Recipe, {"epochs": True}, "set recipe.epochs"),
+        (Recipe, {"lr": "abc"}, "lr must be a number, got 'abc'; set lr"),
+        (Recipe, {"epochs": 1.5}, "epochs must be a whole number, got 1.5; set epochs"),
+        (Recipe, {"epochs": True}, "set epochs"),
         (Recipe, {"betas": 0.9}, "betas must be a list, each entry a number, got 0.9"),
-        (Recipe, {"betas": ["a", "b"]}, "set recipe.betas"),
-        (Recipe, {"seed": "x"}, "set recipe.seed"),
-        (ExpertSpec, {"rank": "x"}, "rank must be a whole number, got 'x'; set expert.rank"),
-        (ExpertSpec, {"alpha": "high"}, "set expert.alpha"),
-        (ExpertSpec, {"targets": None}, "set expert.targets"),
-        (Limits, {"group_size": 2.5}, "set limits.group_size"),
-        (LoraSettings, {"rank": 1.5}, "set lora.rank"),
+        (Recipe, {"betas": ["a", "b"]}, "set betas"),
+        (Recipe, {"seed": "x"}, "set seed"),
+        (ExpertSpec, {"rank": "x"}, "rank must be a whole number, got 'x'; set rank"),
+        (ExpertSpec, {"alpha": "high"}, "set alpha"),
+        (ExpertSpec, {"targets": None}, "set targets"),
+        (Limits, {"group_size": 2.5}, "set group_size"),
+        (LoraSettings, {"rank": 1.5}, "set rank"),
         (
             LayerFFNs,
             {"backbone": object(), "placement": "all"},
-            "placement must be a number, got 'all'; set method.placement",
+            "placement must be a number, got 'all'; set placement",
         ),
-        (UncertaintyTrigger, {"threshold": "high"}, "set trigger.threshold"),
-        (RandomTrigger, {"rate": "often"}, "set trigger.rate"),
+        (UncertaintyTrigger, {"threshold": "high"}, "set threshold"),
+        (RandomTrigger, {"rate": "often"}, "set rate"),
         (ConstantTrigger, {"active": "no_thanks"}, "active must be true or false, got 'no_thanks'"),
-        (SomeExperts, {"source": object(), "fraction": "half"}, "set method.fraction"),
+        (SomeExperts, {"source": object(), "fraction": "half"}, "set fraction"),
         (
             load_dmoe,
             {"backbone": object(), "bank_dir": "x", "fraction": True},
-            "fraction must be a number, got True; set method.fraction",
+            "fraction must be a number, got True; set fraction",
         ),
-        (RandomRouter, {"bank": ["a"], "seed": "abc"}, "got 'abc'; set router.seed"),
-        (ModelAugmenter, {"writer": object(), "max_attempts": 1.5}, "set augmenter.max_attempts"),
-        (BackboneWriter, {"backbone": object(), "batch_size": 2.5}, "augmenter.writer.batch_size"),
-        (EndpointWriter, {"url": 5, "model": "m"}, "set augmenter.writer.url"),
+        (RandomRouter, {"bank": ["a"], "seed": "abc"}, "got 'abc'; set seed"),
+        (ModelAugmenter, {"writer": object(), "max_attempts": 1.5}, "set max_attempts"),
+        (BackboneWriter, {"backbone": object(), "batch_size": 2.5}, "set batch_size"),
+        (EndpointWriter, {"url": 5, "model": "m"}, "set url"),
     ],
 )
 def test_a_mistyped_setting_is_named(make: Any, settings: dict[str, Any], message: str):
@@ -60,8 +60,8 @@ def test_a_mistyped_setting_is_named(make: Any, settings: dict[str, Any], messag
         make(**settings)
 
 
-@pytest.mark.parametrize("k", [True, 2.5, "abc"])
-def test_a_mistyped_number_of_experts_is_named(k: Any):
+@pytest.mark.parametrize("experts", [True, 2.5, "abc"])
+def test_a_mistyped_number_of_experts_is_named(experts: Any):
     parts: Any = {"source": object(), "router": object(), "trigger": ConstantTrigger(True)}
-    with pytest.raises(ValueError, match="k must be a whole number"):
-        Routing(**parts, k=k)
+    with pytest.raises(ValueError, match="experts must be a whole number"):
+        Routing(**parts, experts=experts)

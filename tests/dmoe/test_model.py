@@ -47,14 +47,14 @@ def open_in(folder, backbone, **settings):
 
 
 def test_it_answers_as_the_method_does(folder, tiny_backbone):
-    dmoe = open_in(folder, tiny_backbone, k=2, threshold=0.0)
+    dmoe = open_in(folder, tiny_backbone, experts=2, threshold=0.0)
     retriever = WordRetriever({passage.id: passage for passage in PASSAGES})
     method = load_dmoe(
         tiny_backbone,
         folder / "bank",
         router=lambda bank: RetrievalRouter(bank, retriever),
         trigger=UncertaintyTrigger(0.0),
-        k=2,
+        experts=2,
     )
     (prediction,) = method.answer([QuestionInput(Question("q", QUESTION, ("a",)))])
     assert dmoe.ask(QUESTION) == prediction.text

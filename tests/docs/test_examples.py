@@ -128,7 +128,7 @@ def test_a_retriever_finds_titles_and_has_a_setting(tmp_path: Path) -> None:
     assert [hit.passage_id for hit in loose.search(["Where was Tova born?"], 5)[0]] == ["1"]
     assert strict.search(["Where was Tova born?", ""], 5) == [[], []]
     assert loose.fingerprint != strict.fingerprint
-    with pytest.raises(ValueError, match=r"must be in 0\.\.1, got 2\.0; set retriever.min_overlap"):
+    with pytest.raises(ValueError, match=r"must be in 0\.\.1, got 2\.0; set min_overlap"):
         example("titles").TitleSettings(2.0)
     with pytest.raises(ValueError, match="min_overlap must be a number, got 'much'"):
         example("titles").TitleSettings("much")

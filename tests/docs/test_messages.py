@@ -25,18 +25,33 @@ def pieces(message: str) -> list[str]:
     return [part for part in parts if len(re.sub(r"\W", "", part)) >= _SHORTEST]
 
 
+def text_of(node: ast.AST) -> str | None:
+    """The text that an expression writes, with … where something is filled in."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(
+            str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values
+        )
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    return None
+
+
+def setting_error(call: ast.Call) -> str | None:
+    """The message of a `SettingValueError`, whose arguments are a name, a problem and a remedy."""
+    problem, *remedy = [text_of(argument) for argument in call.args[1:]] or [None]
+    if problem is None or None in remedy or len(remedy) > 1:
+        return None
+    return f"{problem}; {(remedy or ['set {}'])[0]}".replace("{}", "…")
+
+
 def written() -> Iterator[str]:
     """Every text of the packages, with … where something is filled in."""
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                if isinstance(node, ast.JoinedStr):
-                    yield "".join(
-                        str(part.value) if isinstance(part, ast.Constant) else "…"
-                        for part in node.values
-                    )
-                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    yield node.value
+                text = setting_error(node) if isinstance(node, ast.Call) else text_of(node)
+                if text is not None:
+                    yield text
 
 
 TEXTS = [" ".join(text.split()) for text in written()]

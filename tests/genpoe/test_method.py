@@ -43,7 +43,7 @@ def checkpoint(tmp_path_factory, backbone, dataset):
 
 def inputs_of(dataset, kind="gold", k=1):
     questions = dataset.split("dev")[:6]
-    selections = make_passage_source(kind, dataset, seed=0).select(questions, k)
+    selections = make_passage_source(kind, dataset, k=k).select(questions)
     return [QuestionInput(*pair) for pair in zip(questions, selections, strict=True)]
 
 

@@ -182,14 +182,14 @@ def test_what_does_not(given: dict[str, Any], message: str) -> None:
 
 
 def test_arguments_of_a_function() -> None:
-    @typed("section")
+    @typed
     def double(count: int, *, name: str = "x") -> int:
         """Twice."""
         return 2 * count
 
     assert (double(2), double(count=3, name="y"), double.__doc__) == (4, 6, "Twice.")
     wrong: Any = {"count": 1, "name": 2}
-    with pytest.raises(ValueError, match=r"name must be a text, got 2; set section\.name"):
+    with pytest.raises(ValueError, match=r"name must be a text, got 2; set name"):
         double(**wrong)
     with pytest.raises(TypeError, match="missing a required argument: 'count'"):
         double(**{"name": "x"})  # type: ignore[arg-type]

@@ -37,7 +37,7 @@ class Shifted(AnsweringMethod):
 @pytest.fixture
 def inputs(people: QADataset) -> list[QuestionInput]:
     questions = people.split("dev")
-    selections = GoldPassages(people).select(questions, 1)
+    selections = GoldPassages(people, 1).select(questions)
     return [QuestionInput(*pair) for pair in zip(questions, selections, strict=True)]
 
 

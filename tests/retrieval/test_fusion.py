@@ -161,9 +161,9 @@ def test_the_fingerprint_is_of_parts_and_settings():
     [
         (
             {"method": "sum"},
-            r"method must be one of rrf, weighted, got 'sum'; set retriever\.fusion",
+            r"method must be one of rrf, weighted, got 'sum'; set method",
         ),
-        ({"depth": 0}, r"depth must be positive, got 0; set retriever\.fusion\.depth"),
+        ({"depth": 0}, r"depth must be positive, got 0; set depth"),
         ({"rank_constant": -1}, "rank_constant must be a number from 0 on, got -1"),
         ({"rank_constant": math.nan}, "rank_constant must be a number from 0 on, got nan"),
         ({"weights": {"x": -1}}, r"weight must be a number from 0 on, got -1 for 'x'; set .*\.x"),
@@ -178,7 +178,7 @@ def test_settings_out_of_range_are_named(settings, message):
 @pytest.mark.parametrize(
     ("names", "weights", "message"),
     [
-        ([], None, "a fusion needs at least one retriever, got none"),
+        ([], None, "(hybrid|fusion) needs at least one retriever, got none"),
         (["x"], {"y": 1}, "expected a weight for each of x, got weights for y; set"),
         (["x", "y"], {"x": 1}, "expected a weight for each of x, y, got weights for x"),
         (["x"], {}, "expected a weight for each of x, got weights for none"),
@@ -203,7 +203,7 @@ def test_a_part_without_a_folder_gets_one_in_that_of_the_whole():
     assert HybridSettings(parts(a="here", b="there")).index_dir is None
     with pytest.raises(
         ValueError,
-        match=r"the part 'b' needs a folder .* none; set retriever\.index_dir, or .*\.b\.",
+        match=r"the part 'b' needs a folder .* none; set index_dir, which .* index_dir of 'b'",
     ):
         HybridSettings(parts(a="here", b=None))
 

@@ -150,10 +150,10 @@ def test_hits_that_are_not_in_the_corpus_are_an_error():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n": 0}, r"n must be positive, got 0; set pipeline\.n"),
-        ({"batch_size": 0}, r"batch_size must be positive, got 0; set pipeline\.batch_size"),
+        ({"n": 0}, r"n must be positive, got 0; set n"),
+        ({"batch_size": 0}, r"batch_size must be positive, got 0; set batch_size"),
         ({"weighting": "x"}, "weighting must be one of auto, softmax, uniform, got 'x'; set"),
-        ({"temperature": 0}, r"temperature must be positive, got 0; set pipeline\.temperature"),
+        ({"temperature": 0}, r"temperature must be positive, got 0; set temperature"),
         ({"temperature": math.inf}, "temperature must be positive, got inf"),
         ({"temperature": math.nan}, "temperature must be positive, got nan"),
     ],

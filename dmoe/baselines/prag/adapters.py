@@ -18,6 +18,7 @@ from dmoe.experts.expert import Expert, ExpertSpec
 from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import Encoded, encode_all
 from dmoe.training.lessons import check_formats, read_augmentations
+from plumbing.mounts import SettingValueError
 from plumbing.stopwatch import Stopwatch
 from plumbing.storage.hashing import digest
 from plumbing.storage.tensors import DamagedTensorsError, read_tensors, write_tensors
@@ -26,7 +27,7 @@ from retrieval.passage import Passage, text_digest
 log = logging.getLogger(__name__)
 
 
-class NoAugmentationError(ValueError):
+class NoAugmentationError(SettingValueError):
     """A passage that has no adapter, because nothing is there to train it on."""
 
 
@@ -119,9 +120,11 @@ class PassageAdapters:
         augmentation = self._augmentations.get(passage.id)
         if augmentation is None:
             raise NoAugmentationError(
+                "augmentation",
                 f"passage {shown(passage.id)} is not in {self._source}, so there is nothing to "
-                "train its adapter on; augment it (python scripts/augment.py corpus.path=FILE) and "
-                "give all augmentations as instances.augmentation"
+                "train its adapter on",
+                "augment it (python scripts/augment.py corpus.path=FILE) and give all "
+                "augmentations as {}",
             )
         instances = encode_all(
             self.ffns.backbone.tokenizer,

@@ -8,7 +8,7 @@ from torch import nn
 
 from backbone.model import Backbone
 from backbone.projections import AdaptedProjections, projections
-from dmoe.experts.expert import Expert, ExpertError, ExpertSpec, initial_expert
+from dmoe.experts.expert import Expert, ExpertSettingError, ExpertSpec, initial_expert
 from plumbing.settings import typed
 
 
@@ -31,12 +31,13 @@ class LayerFFNs(AdaptedProjections):
         UnsupportedBackboneError: If a layer's FFN has no linear maps that we know.
     """
 
-    @typed("method")
+    @typed
     def __init__(self, backbone: Backbone, placement: float = 1.0) -> None:
         if not 0 <= placement <= 1:
-            raise ExpertError(
-                f"placement must be in 0..1, got {placement}; set method.placement to the share of "
-                "the final layers (0: the final layer alone)"
+            raise ExpertSettingError(
+                "placement",
+                f"placement must be in 0..1, got {placement}",
+                "set {} to the share of the final layers (0: the final layer alone)",
             )
         count = max(1, round(placement * backbone.num_layers))
         self.backbone = backbone

@@ -25,6 +25,7 @@ from dmoe.baselines.prag.layer_ffns import LayerFFNs
 from dmoe.decoding.active import ActiveExperts
 from dmoe.experts.expert import Expert, ExpertSpec, stack_experts
 from dmoe.experts.recipe import Recipe
+from plumbing.mounts import mounted
 from qa.method import AnsweringMethod, Prediction, QuestionInput
 
 
@@ -48,7 +49,7 @@ class PRAGMethod(AnsweringMethod):
 
     @contextmanager
     def injected(self, inputs: Sequence[QuestionInput]) -> Iterator[None]:
-        """See `AnsweringMethod.injected`; adapters that are not there yet are trained first."""
+        """Attach the adapters of each row's passages; those that are missing are trained first."""
         passages = [input.selection.passages for input in inputs]
         adapters = self.adapters.load([passage for each in passages for passage in each])
         # A passage that is named twice has one adapter.
@@ -138,5 +139,8 @@ def open_adapters(
         UnsupportedBackboneError: If a layer's FFN has no linear maps that we know.
     """
     ffns = LayerFFNs(backbone, placement)
-    spec, how = ExpertSpec(**expert), Recipe(**recipe)
+    with mounted("expert"):
+        spec = ExpertSpec(**expert)
+    with mounted("recipe"):
+        how = Recipe(**recipe)
     return PassageAdapters(ffns, augmentation, formats, spec, how, cache_dir)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dmoe.baselines.prag.layer_ffns import LayerFFNs
-from dmoe.experts.expert import Expert, ExpertError, ExpertSpec
+from dmoe.experts.expert import Expert, ExpertSettingError, ExpertSpec
 from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import Encoded, label_loss, pad_instances
 
@@ -65,5 +65,5 @@ def train_adapter(
                 optimizer.step()
     trained = {name: tensor.detach().cpu() for name, tensor in adapter.items()}
     if not all(bool(tensor.isfinite().all()) for tensor in trained.values()):
-        raise ExpertError("the training of an adapter diverged; lower recipe.lr")
+        raise ExpertSettingError("recipe.lr", "the training of an adapter diverged", "lower {}")
     return trained

@@ -36,5 +36,5 @@ class SFTLoRAMethod(AnsweringMethod):
         self.uses_passages = rag  # type: ignore[misc]
 
     def injected(self, inputs: Sequence[QuestionInput]) -> AbstractContextManager[None]:
-        """See `AnsweringMethod.injected`; the same for every row."""
+        """Attach the adapter, which is the same for every row of a batch."""
         return self.adapter.attached()

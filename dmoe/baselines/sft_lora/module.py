@@ -100,7 +100,7 @@ class SFTModule(LightningModule):
         super().__init__()
         if not instances:
             raise ValueError(
-                "there are no instances to train on; set instances.augmentation, or another split"
+                "there are no instances to train on; give other augmentations, or another split"
             )
         self.backbone, self.adapter = backbone, adapter
         self.instances, self._recipe = instances, recipe

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from plumbing.mounts import SettingValueError
 from qa.data.bios.names import MAX_ENTITIES, Draw, Namer
 from qa.data.bios.organisation import ORGANISATION
 from qa.data.bios.person import PERSON
@@ -70,9 +71,8 @@ def generate(
             in 1..6.
     """
     if not 1 <= train_questions <= _ATTRIBUTES:
-        raise ValueError(
-            f"train_questions must be in 1..{_ATTRIBUTES}, got {train_questions}; "
-            "set data.train_questions"
+        raise SettingValueError(
+            "train_questions", f"train_questions must be in 1..{_ATTRIBUTES}, got {train_questions}"
         )
     _check(seed, train_entities, dev_entities, distractor_entities)
     namer = Namer(_reserved_words())
@@ -111,12 +111,13 @@ def _check(seed: int, train_entities: int, dev_entities: int, distractor_entitie
     }
     for name, number in {"seed": seed, **counts}.items():
         if number < 0:
-            raise ValueError(f"{name} must not be negative, got {number}; set data.{name}")
+            raise SettingValueError(name, f"{name} must not be negative, got {number}")
     total = sum(counts.values())
     if total > MAX_ENTITIES:
-        raise ValueError(
-            f"there are names for {MAX_ENTITIES} entities, got {total} in all; lower "
-            "data.train_entities"
+        raise SettingValueError(
+            "train_entities",
+            f"there are names for {MAX_ENTITIES} entities, got {total} in all",
+            "lower {}",
         )
     if distractor_entities > MAX_DISTRACTORS * dev_entities:
         raise ValueError(

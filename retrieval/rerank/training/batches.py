@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from lightning import LightningDataModule, Trainer
 
+from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import DataError
 from retrieval.passage import Passage, passage_text
 from retrieval.rerank.cross_encoder import TokenizedPair
@@ -72,11 +73,11 @@ class TrainingBatches:
     ) -> None:
         for name, value in (("batch_size", batch_size), ("negatives", negatives)):
             if value < 1:
-                raise ValueError(f"{name} must be positive, got {value}; set batching.{name}")
+                raise SettingValueError(name, f"{name} must be positive, got {value}")
         if len(lists) < num_replicas:
             raise ValueError(
                 f"every process needs a question in each step, got {len(lists)} questions for "
-                f"{num_replicas} processes; use more data or fewer trainer.devices"
+                f"{num_replicas} processes; use more data or fewer devices"
             )
         self._lists, self._collate = lists, collate
         self._negatives, self._seed, self._position = negatives, seed, position

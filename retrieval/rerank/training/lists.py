@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from plumbing.mounts import SettingValueError
 from plumbing.progress import progress
 from plumbing.storage import hashing
 from plumbing.storage.jsonl import DataError, read_jsonl, write_jsonl
@@ -98,7 +99,7 @@ def mine(
         ValueError: If ``depth`` is not positive, or no query gives a list.
     """
     if depth < 1:
-        raise ValueError(f"depth must be positive, got {depth}; set mining.depth")
+        raise SettingValueError("depth", f"depth must be positive, got {depth}")
     lists: list[RankedList] = []
     held_out = frozenset(held_out)
 

@@ -17,7 +17,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from plumbing.settings import typed
+from plumbing.mounts import SettingValueError
+from plumbing.settings import check_choice, typed
 from plumbing.stopwatch import Stopwatch
 from plumbing.training.setup import fit, write_metrics
 from retrieval.rerank.cross_encoder import CrossEncoder
@@ -62,7 +63,7 @@ class RerankerModule(LightningModule):
         ValueError: If a setting is mistyped or out of range.
     """
 
-    @typed("optim")
+    @typed
     def __init__(
         self,
         cross_encoder: CrossEncoder,
@@ -72,16 +73,15 @@ class RerankerModule(LightningModule):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__()
-        if not (0 < lr < math.inf and 0 <= warmup <= 1 and 0 <= weight_decay < math.inf):
-            raise ValueError(
-                f"need lr > 0, warmup in 0 … 1 and weight_decay >= 0, got lr={lr}, "
-                f"warmup={warmup}, weight_decay={weight_decay}; set optim.lr, …"
+        if not 0 < lr < math.inf:
+            raise SettingValueError("lr", f"lr must be positive, got {lr}")
+        if not 0 <= warmup <= 1:
+            raise SettingValueError("warmup", f"warmup must be in 0 … 1, got {warmup}")
+        if not 0 <= weight_decay < math.inf:
+            raise SettingValueError(
+                "weight_decay", f"weight_decay must not be negative, got {weight_decay}"
             )
-        if schedule not in SCHEDULES:
-            raise ValueError(
-                f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}; set "
-                "optim.schedule"
-            )
+        check_choice("schedule", schedule, SCHEDULES)
         self.save_hyperparameters(ignore=["cross_encoder"])
         self.cross_encoder = cross_encoder
         self.strict_loading = False  # a checkpoint holds what is trained; see on_load_checkpoint

@@ -369,5 +369,5 @@ def test_a_slot_is_filled_once():
 
 
 def test_unknown_prompts_are_an_error():
-    with pytest.raises(ValueError, match=r"one of paper, small, got 'big'; set augmenter\.prompts"):
+    with pytest.raises(ValueError, match=r"one of paper, small, got 'big'; set prompts"):
         task_set("big")

@@ -21,7 +21,7 @@ from qa.evaluation.evaluate import evaluate
 from qa.method import QuestionInput, RAGMethod
 from qa.passages.gold import GoldPassages
 from qa.passages.retrieved import OracleNegatives, RetrievedPassages
-from qa.passages.source import Selection
+from qa.passages.source import NoPassages, Selection
 from qa.prompts import build_prompt
 from retrieval.passage import Passage
 from retrieval.pipeline import Pipeline, PipelineSettings
@@ -41,15 +41,15 @@ QUESTIONS = [
 
 
 def make_source(kind=RetrievedPassages):
-    return kind(Pipeline(PASSAGES, WordRetriever(PASSAGES), None, PipelineSettings(n=4)))
+    return kind(Pipeline(PASSAGES, WordRetriever(PASSAGES), None, PipelineSettings(n=4)), 2)
 
 
 def make_method(backbone, source=None, **settings):
-    return FLAREMethod(backbone, source or make_source(), 2, **{"max_new_tokens": 12, **settings})
+    return FLAREMethod(backbone, source or make_source(), **{"max_new_tokens": 12, **settings})
 
 
 def inputs_of(method, questions=QUESTIONS):
-    selections = method.source.select(questions, 2)
+    selections = method.source.select(questions)
     return [QuestionInput(*pair) for pair in zip(questions, selections, strict=True)]
 
 
@@ -79,7 +79,7 @@ def test_what_is_written_again_reads_the_passages_retrieved(tiny_backbone):
     shown = Selection.uniform([PASSAGES["p4"]])
     for question in QUESTIONS:
         (prediction,) = method.answer([QuestionInput(question, shown)])
-        (found,) = source.select([question], 2)
+        (found,) = source.select([question])
         assert prediction.details["queries"][0] == question.question
         assert prediction.details["retrieved"][0] == [passage.id for passage in found.passages]
         prompt = build_prompt(question.question, found.passages)
@@ -94,7 +94,7 @@ class Scripted(FLAREMethod):
     """Its drafts are given: text with a probability for each word; and it notes the prompts."""
 
     def __init__(self, backbone, drafts, **settings):
-        super().__init__(backbone, make_source(), 2, max_new_tokens=200, **settings)
+        super().__init__(backbone, make_source(), max_new_tokens=200, **settings)
         self.drafts, self.prompts = list(drafts), []
 
     def _drafts(self, rows):
@@ -206,9 +206,9 @@ def test_a_prompt_without_room_is_named(tiny_backbone):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"theta": -0.1}, r"theta must be in 0\.\.1, got -0\.1; set method\.theta"),
+        ({"theta": -0.1}, r"theta must be in 0\.\.1, got -0\.1; set theta"),
         ({"theta": float("nan")}, "theta must be in"),
-        ({"beta": 1.5}, r"beta must be in 0\.\.1, got 1\.5; set method\.beta"),
+        ({"beta": 1.5}, r"beta must be in 0\.\.1, got 1\.5; set beta"),
         ({"rag": False}, "method=flare puts passages in the prompt, got rag=false"),
         ({"max_new_tokens": 0}, "max_new_tokens must be positive"),
     ],
@@ -222,14 +222,14 @@ def test_it_needs_a_source_that_retrieves(tiny_backbone):
     data = QADataset("d", PASSAGES, {"dev": QUESTIONS})
     with pytest.raises(ValueError, match=r"\(GoldPassages\); set passages=retrieved"):
         FLAREMethod(tiny_backbone, GoldPassages(data))
-    with pytest.raises(ValueError, match=r"\(NoneType\); set passages=retrieved"):
-        FLAREMethod(tiny_backbone, None)
+    with pytest.raises(ValueError, match=r"\(NoPassages\); set passages=retrieved"):
+        FLAREMethod(tiny_backbone).retrieve_from(NoPassages())
     make_method(tiny_backbone, make_source(OracleNegatives))
 
 
 def test_metrics(tiny_backbone, tmp_path):
     method = make_method(tiny_backbone, theta=0.6)
-    metrics = evaluate(method, QUESTIONS, method.source, tmp_path, k=2, batch_size=2)
+    metrics = evaluate(method, QUESTIONS, method.source, tmp_path, batch_size=2)
     rows = [row for _, row in read_jsonl(tmp_path / "predictions.jsonl")]
     tokens, triggers = (sum(row[key] for row in rows) for key in ("tokens", "triggers"))
     assert metrics["trigger_rate"] == pytest.approx(100 * triggers / tokens)
@@ -273,7 +273,7 @@ def test_the_command_evaluates_it(compose_small, tmp_path):
 def test_the_papers_settings_are_the_default(compose_small):
     config = compose_small()
     assert (config.rag, config.passages, config.k) == (True, "retrieved", 3)
-    assert (config.method.k, config.method.theta, config.method.beta) == (3, 0.8, 0.4)
+    assert (config.method.theta, config.method.beta) == (0.8, 0.4)
 
 
 @pytest.mark.parametrize(

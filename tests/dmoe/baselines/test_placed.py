@@ -84,7 +84,7 @@ def settings(tmp_path, no_sync):
 @pytest.fixture
 def make(tiny_backbone, settings):
     def method(placement=0.0, router=words, **changes):
-        given = {**settings, "k": 1, **changes}
+        given = {**settings, "experts": 1, **changes}
         return load_placed(tiny_backbone, placement, router, PASSAGES, **given)
 
     return method
@@ -113,7 +113,7 @@ def test_a_placement_is_a_share_of_the_final_layers(placement, layers, tiny_toke
 
 @pytest.mark.parametrize("placement", [-0.1, 25, float("nan")])
 def test_a_placement_out_of_range_is_an_error(placement, tiny_backbone):
-    with pytest.raises(ExpertError, match=r"placement must be in 0\.\.1, got .*set method\.plac"):
+    with pytest.raises(ExpertError, match=r"placement must be in 0\.\.1, got .*set plac"):
         LayerFFNs(tiny_backbone, placement)
 
 
@@ -211,8 +211,8 @@ def test_the_backbone_stays_as_it_is(make, tiny_backbone):
 def test_settings_are_checked(make):
     with pytest.raises(ValueError, match="method=placed has no passages in the prompt, got rag"):
         make(rag=True)
-    with pytest.raises(ValueError, match="k must be positive, got 0; set k"):
-        make(k=0)
+    with pytest.raises(ValueError, match="experts must be positive, got 0; set experts"):
+        make(experts=0)
     with pytest.raises(ValueError, match="max_query_tokens must be positive"):
         make(max_query_tokens=0)
     assert make(router=partial(RandomRouter, seed=1)).answer(UNGIVEN)

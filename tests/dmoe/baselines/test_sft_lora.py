@@ -171,10 +171,10 @@ def test_what_fits_nothing_is_named(olmoe, tiny_tokenizer):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rank": 0}, r"rank must be positive, got 0; set lora\.rank"),
-        ({"alpha": 0.0}, r"alpha must be positive, got 0.0; set lora\.alpha"),
+        ({"rank": 0}, r"rank must be positive, got 0; set rank"),
+        ({"alpha": 0.0}, r"alpha must be positive, got 0.0; set alpha"),
         ({"targets": ["router"]}, r"targets must be some of gate, up, down, attention"),
-        ({"targets": []}, r"got \[\]; set lora\.targets"),
+        ({"targets": []}, r"got \[\]; set targets"),
     ],
 )
 def test_settings_are_checked(settings, message):
@@ -306,7 +306,7 @@ def test_a_run_that_is_resumed_is_the_run(tiny_backbone, tiny_tokenizer, tmp_pat
 
 def test_nothing_to_train_on_is_an_error(tiny_backbone):
     adapter = LoraAdapter.new(tiny_backbone, LoraSettings())
-    with pytest.raises(ValueError, match=r"no instances to train on; set instances\.augmentation"):
+    with pytest.raises(ValueError, match=r"no instances to train on; give other aug"):
         SFTModule(tiny_backbone, adapter, [], Recipe())
 
 

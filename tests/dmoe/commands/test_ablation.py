@@ -103,7 +103,7 @@ PAPERS: dict[
     str, tuple[dict[str, str], dict[str, Any]]
 ] = {  # a cell with the paper's settings, and what they are
     "bank_fraction": ({"bank": "100"}, {"method.fraction": 1}),
-    "k": ({"k": "3"}, {"k": 3}),
+    "k": ({"k": "3"}, {"method.experts": 3}),
     "placement": ({"placement": "0"}, {"method.placement": 0}),
     "rank_alpha": ({"rank": "4", "alpha": "16"}, {"expert.rank": 4, "expert.alpha": 16}),
     "recipe": ({"lr": "1e-05", "epochs": "1"}, {"recipe.lr": 1e-5, "recipe.epochs": 1}),

@@ -156,14 +156,14 @@ def test_faults_are_found_before_the_model_is_loaded(build, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["engine=slurm"], "engine must be one of lightning, ray, got 'slurm'; set engine=…"),
+        (["engine=slurm"], "engine must be one of lightning, ray, got 'slurm'; set engine"),
         (["instances.limit=0"], "limit must be a positive .*, got 0; set instances.limit"),
         (["instances.limit=true"], "limit must be .*, got True; set instances.limit"),
         (["instances.formats=[cot]"], "formats must be some of"),
         (["instances.formats=null"], "formats must be some of .*, as a list, got None; set inst"),
         (["instances.formats=qa"], "formats must be some of .*, got 'qa'; set instances.formats="),
         (["instances.formats=[[qa]]"], "formats must be some of"),
-        (["bank.dir=null"], "bank.dir must be a folder's path, got None; set bank.dir"),
+        (["bank.dir=null"], "dir must be the path of a folder, got None; set bank.dir"),
         (["bank.dir=''"], "bank.dir must be a folder's path, got ''"),
         *((["trainer.devices=" + n], "trainer.devices must be") for n in ("0", "none", "-2", "[]")),
         *((["trainer.devices=" + n], "trainer.devices must be") for n in ("null", "1.5", "true")),

@@ -78,7 +78,7 @@ def obvious(backbone, routing, input, max_new_tokens, answer=None):
         uncertainty = float(torch.distributions.Categorical(logits=logits.double()).entropy())
         if routing.trigger.fires([uncertainty], [f"{position} {task}"])[0]:
             query = task + tokenizer.decode(new, skip_special_tokens=True)
-            hits = routing.router.route([RoutingRequest(query, input.given)], routing.k)[0]
+            hits = routing.router.route([RoutingRequest(query, input.given)], routing.experts)[0]
             active = tuple(hit.passage_id for hit in hits)
             logits = merged(backbone, routing.source, active)(ids, use_cache=False).logits[:, -1]
         token = given[position] if given else int(logits.argmax())
@@ -519,7 +519,7 @@ def test_experts_of_a_gated_ffn_do_not_fit_a_plain_one(tiny_backbone):
         ActiveExperts(final, source, rows=1, k=1).swap([0], [["p0"]])
 
 
-@pytest.mark.parametrize("name", ["k", "max_query_tokens"])
+@pytest.mark.parametrize("name", ["experts", "max_query_tokens"])
 def test_bad_settings_are_errors(tiny_backbone, name):
     source = MemoryExperts(tiny_backbone)
     with pytest.raises(ValueError, match=rf"{name} must be positive, got 0; set {name}"):

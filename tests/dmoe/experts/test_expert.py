@@ -42,12 +42,12 @@ def test_equal_settings_are_equal():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rank": 0}, r"rank must be positive, got 0; set expert\.rank"),
-        ({"alpha": -1}, r"alpha must be positive, got -1; set expert\.alpha"),
+        ({"rank": 0}, r"rank must be positive, got 0; set rank"),
+        ({"alpha": -1}, r"alpha must be positive, got -1; set alpha"),
         ({"alpha": math.nan}, "alpha must be positive, got nan"),
         ({"targets": []}, r"targets must be some of gate, up, down, each once, got \[\]"),
         ({"targets": ["up", "up"]}, "each once"),
-        ({"targets": ["head"]}, r"got \['head'\]; set expert\.targets"),
+        ({"targets": ["head"]}, r"got \['head'\]; set targets"),
     ],
 )
 def test_settings_are_checked(settings, message):
@@ -56,7 +56,7 @@ def test_settings_are_checked(settings, message):
 
 
 def test_an_ffn_without_a_gate_has_no_expert_for_it():
-    with pytest.raises(ExpertError, match="no 'gate' projection, it has up, down; set expert"):
+    with pytest.raises(ExpertError, match="no 'gate' projection, it has up, down; set targets"):
         ExpertSpec().shapes({"up": (4, 8), "down": (8, 4)})
 
 

@@ -123,11 +123,11 @@ def test_noise_is_the_generators_and_only_then():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rank": 0}, "rank must be positive, got 0; set hypernet.rank"),
+        ({"rank": 0}, "rank must be positive, got 0; set rank"),
         ({"hidden_width": -1}, "hidden_width must be positive, got -1"),
-        ({"rank": "abc"}, "rank must be a whole number, got 'abc'; set hypernet.rank"),
+        ({"rank": "abc"}, "rank must be a whole number, got 'abc'; set rank"),
         ({"initialization": "xavier"}, "initialization must be one of copy, random, got 'xavier'"),
-        ({"noise": -1.0}, "noise must not be negative, got -1.0; set hypernet.noise"),
+        ({"noise": -1.0}, "noise must not be negative, got -1.0; set noise"),
         (
             {"embedding_scaling": "zca"},
             "embedding_scaling must be one of none, standardize, whiten",

@@ -10,7 +10,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from genpoe.commands.train_hypernet import train
-from genpoe.training.settings import BatchingSettings, OptimSettings, section
+from genpoe.training.settings import BatchingSettings, OptimSettings, read_section
 from plumbing.cli import one_line
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -28,8 +28,8 @@ SHIPPED = sorted(path.stem for path in (CONF / "experiment" / "genpoe").glob("*.
 def test_the_shipped_experiments_are_well_typed(experiment):
     config = composed(f"experiment=genpoe/{experiment}")
     instantiate(config.hypernet)
-    BatchingSettings(**section(config, "batching"))
-    OptimSettings(**section(config, "optim"))
+    read_section(config, "batching", BatchingSettings)
+    read_section(config, "optim", OptimSettings)
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,7 @@ def test_wrong_settings_of_retrieval_are_named(
         (["method=rag", "rag=false"], "method=rag is passages in the prompt"),
         (["passages=retrieved"], "passages=retrieved needs a retrieval index"),
         (["split=test"], "data set 'local' has no split 'test'; it has: dev"),
-        (["k=0", "method=rag"], "k must be at least 1"),
+        (["k=0", "method=rag"], "k must be a whole number of at least 1, got 0; set k$"),
         (["limit=0"], "limit must be a positive whole number or null .*, got 0; set limit$"),
         (["limit=x"], "limit must be a positive whole number or null .*, got 'x'; set limit$"),
         (["limit=true"], "limit must be .*, got True; set limit$"),

@@ -157,7 +157,7 @@ def test_a_run_goes_on_from_its_checkpoint(
     [
         ("mining.val_limit=-5", r"val_limit must be at least 0, got -5; set mining\.val_limit"),
         ("mining.val_limit=2.5", r"val_limit must be a whole number, got 2\.5; set mining\.val"),
-        ("mining.limit=0", r"limit must be at least 1, got 0; set mining\.limit"),
+        ("mining.limit=0", r"limit must be a positive whole .*, got 0; set mining\.limit"),
         ("mining.depth=deep", r"depth must be a whole number, got 'deep'; set mining\.depth"),
         (
             "mining.held_out_dirs=/a/path",

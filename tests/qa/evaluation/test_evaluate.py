@@ -103,9 +103,9 @@ def test_metrics_and_predictions_are_written(
 class SlowlyFound(GoldPassages):
     """Passages that it takes a while to find."""
 
-    def select(self, questions: Sequence[Question], k: int) -> list[Selection]:
+    def select(self, questions: Sequence[Question]) -> list[Selection]:
         time.sleep(0.4)
-        return super().select(questions, k)
+        return super().select(questions)
 
 
 def test_the_seconds_of_retrieval_are_told_apart(
@@ -117,7 +117,7 @@ def test_the_seconds_of_retrieval_are_told_apart(
 
 def inputs_of(people: QADataset) -> list[QuestionInput]:
     questions = people.split("dev")
-    selections = GoldPassages(people).select(questions, 1)
+    selections = GoldPassages(people, 1).select(questions)
     return [QuestionInput(*pair) for pair in zip(questions, selections, strict=True)]
 
 
@@ -156,7 +156,7 @@ def test_shuffled_passages_stand_in_the_predictions(
     source = ShuffledPassages(people, seed=2)
     evaluate(RAGMethod(tiny_backbone, max_new_tokens=1), people.split("dev"), source, tmp_path)
     rows = [row for _, row in read_jsonl(tmp_path / "predictions.jsonl")]
-    selections = source.select(people.split("dev"), 1)
+    selections = source.select(people.split("dev"))
     assert [row["passage_ids"] for row in rows] == [[s.passages[0].id] for s in selections]
 
 

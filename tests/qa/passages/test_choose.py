@@ -33,28 +33,28 @@ def ids(selections: list[Selection]) -> list[tuple[str, ...]]:
 
 def test_gold_takes_the_first_k_with_equal_weights() -> None:
     dataset = make_dataset((0, 1, 2), (3,))
-    selections = GoldPassages(dataset).select(dataset.split("dev"), k=2)
+    selections = GoldPassages(dataset, 2).select(dataset.split("dev"))
     assert ids(selections) == [("p0", "p1"), ("p3",)]
     assert [selection.weights for selection in selections] == [(0.5, 0.5), (1.0,)]
 
 
 def test_no_passages_are_an_empty_selection_each() -> None:
     questions = make_dataset((0,), (1,)).split("dev")
-    assert NoPassages().select(questions, k=3) == [Selection(), Selection()]
+    assert NoPassages().select(questions) == [Selection(), Selection()]
 
 
 def test_shuffled_is_a_derangement_of_the_gold_passages(people: QADataset) -> None:
     questions = people.split("dev")
-    gold = ids(GoldPassages(people).select(questions, 1))
+    gold = ids(GoldPassages(people, 1).select(questions))
     for seed in range(20):
-        shuffled = ids(ShuffledPassages(people, seed).select(questions, 1))
+        shuffled = ids(ShuffledPassages(people, seed, 1).select(questions))
         assert Counter(shuffled) == Counter(gold)
         assert not any(own == other for own, other in zip(gold, shuffled, strict=True))
 
 
 def test_shuffled_follows_its_seed(people: QADataset) -> None:
     questions = people.split("dev")
-    drawn = [ids(ShuffledPassages(people, seed).select(questions, 1)) for seed in (0, 0, 1)]
+    drawn = [ids(ShuffledPassages(people, seed, 1).select(questions)) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -72,12 +72,12 @@ def test_shuffled_shares_no_passage_or_says_that_it_must(
     dataset = make_dataset(*gold)
     questions = dataset.split("dev")
     stuck = [i for i, own in enumerate(gold) if all(set(own) & set(other) for other in gold)]
-    source = ShuffledPassages(dataset, seed)
+    source = ShuffledPassages(dataset, seed, 3)
     if stuck:
         with pytest.raises(DataError, match="passages=shuffled needs another question"):
-            source.select(questions, k=3)
+            source.select(questions)
         return
-    selections = source.select(questions, k=3)
+    selections = source.select(questions)
     for question, selection in zip(questions, selections, strict=True):
         assert selection.passages
         assert {passage.id for passage in selection.passages}.isdisjoint(question.passage_ids)
@@ -88,33 +88,33 @@ def test_shuffled_never_gives_the_same_text_under_another_id() -> None:
     twins = {"p0": Passage("p0", "", "One  text."), "p1": Passage("p1", "", "One text.")}
     dataset = QADataset("made", {**dataset.passages, **twins}, dataset.splits)
     for seed in range(10):
-        shuffled = ids(ShuffledPassages(dataset, seed).select(dataset.split("dev"), 1))
+        shuffled = ids(ShuffledPassages(dataset, seed, 1).select(dataset.split("dev")))
         assert shuffled[:2] == [("p2",), ("p2",)]
 
 
 def test_shuffled_of_few_questions_borrows_from_the_data_set(people: QADataset) -> None:
     question = people.split("dev")[:1]
-    (selection,) = ShuffledPassages(people).select(question, 1)
+    (selection,) = ShuffledPassages(people, k=1).select(question)
     assert selection.passages[0].id != "p0"
 
 
 def test_shuffled_with_one_passage_is_impossible() -> None:
     dataset = make_dataset((0,), (0,))
     with pytest.raises(DataError, match=r"'q0'.*'made' has none; use a data set with more"):
-        ShuffledPassages(dataset).select(dataset.split("dev"), 1)
+        ShuffledPassages(dataset, k=1).select(dataset.split("dev"))
 
 
 @pytest.mark.parametrize("source", [GoldPassages, ShuffledPassages])
 def test_questions_without_gold_passage_are_named_and_counted(source: type) -> None:
     dataset = make_dataset((0,), (), (1,), ())
     with pytest.raises(DataError, match=r"2 of 4 questions of data set 'made'.*such as 'q1'"):
-        source(dataset).select(dataset.split("dev"), 1)
+        source(dataset).select(dataset.split("dev"))
 
 
 @pytest.mark.parametrize("source", [GoldPassages, ShuffledPassages])
 def test_k_must_be_positive(source: type, people: QADataset) -> None:
-    with pytest.raises(ValueError, match="k must be at least 1 passage a question, got 0"):
-        source(people).select(people.split("dev"), 0)
+    with pytest.raises(ValueError, match=r"k must be a whole number of at least 1, got 0; set k$"):
+        source(people, k=0)
 
 
 def test_a_selection_needs_a_weight_for_each_passage(people: QADataset) -> None:
@@ -126,7 +126,7 @@ def test_sources_by_name(people: QADataset) -> None:
     questions = people.split("dev")
     for kind, source in (("gold", GoldPassages(people)), ("shuffled", ShuffledPassages(people, 7))):
         made = make_passage_source(kind, people, seed=7)
-        assert made.select(questions, 1) == source.select(questions, 1)
+        assert made.select(questions) == source.select(questions)
 
 
 @pytest.mark.parametrize("kind", ["retrieved", "oracle_negative"])

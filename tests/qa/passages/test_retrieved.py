@@ -60,14 +60,14 @@ def ids(selections: Sequence[Selection]) -> list[str]:
 
 
 def test_retrieved_are_the_best_k_with_the_pipeline_s_weights() -> None:
-    source = RetrievedPassages(make())
-    assert ids(source.select(QUESTIONS, 2)) == ["ab", "", "ca", "ad"]
-    assert source.select(QUESTIONS, 2)[0].weights == (0.5, 0.5)
-    assert source.select([LOST], 2) == [Selection()]
+    source = RetrievedPassages(make(), 2)
+    assert ids(source.select(QUESTIONS)) == ["ab", "", "ca", "ad"]
+    assert source.select(QUESTIONS)[0].weights == (0.5, 0.5)
+    assert source.select([LOST]) == [Selection()]
 
 
 def test_retrieved_follow_the_reranker_and_its_relevance() -> None:
-    (selection,) = RetrievedPassages(make(FakeReranker(rule))).select([WHERE], 2)
+    (selection,) = RetrievedPassages(make(FakeReranker(rule)), 2).select([WHERE])
     assert ids([selection]) == ["cb"]
     assert selection.weights == relevance([3.0, 2.0])
 
@@ -77,25 +77,26 @@ def rule(query: str, passage: Passage) -> float:
 
 
 def test_the_audit_counts_questions_with_fewer_and_with_none() -> None:
-    source = RetrievedPassages(make())
-    selections = source.select(QUESTIONS, 3)
+    source = RetrievedPassages(make(), 3)
+    selections = source.select(QUESTIONS)
     assert ids(selections) == ["abc", "", "cab", "ad"]
-    assert source.audit(QUESTIONS, selections, 3) == {"n_fewer_than_k": 2, "n_without_passage": 1}
+    assert source.audit(QUESTIONS, selections) == {"n_fewer_than_k": 2, "n_without_passage": 1}
 
 
 def test_oracle_negatives_hold_no_answer_in_title_or_text() -> None:
-    source = OracleNegatives(make())
+    source = OracleNegatives(make(), 2)
     # a holds it in its text, b in its title; of a yes/no question the gold passage is left out;
     # both passages about the sea hold the answer.
-    assert ids(source.select(QUESTIONS, 2)) == ["c", "", "ab", ""]
-    assert ids(source.select([WHERE, IS_IT], 1)) == ["c", "a"]
-    selections = source.select(QUESTIONS, 1)
-    assert source.audit(QUESTIONS, selections, 1) == {"n_fewer_than_k": 2, "n_without_passage": 2}
+    assert ids(source.select(QUESTIONS)) == ["c", "", "ab", ""]
+    source = OracleNegatives(make(), 1)
+    assert ids(source.select([WHERE, IS_IT])) == ["c", "a"]
+    selections = source.select(QUESTIONS)
+    assert source.audit(QUESTIONS, selections) == {"n_fewer_than_k": 2, "n_without_passage": 2}
 
 
 def test_weights_of_oracle_negatives_are_over_those_that_are_kept() -> None:
     question = Question("q", "Tova Blick", ("surgeon",))
-    (selection,) = OracleNegatives(make(FakeReranker(rule))).select([question], 2)
+    (selection,) = OracleNegatives(make(FakeReranker(rule)), 2).select([question])
     assert ids([selection]) == ["ba"]
     assert selection.weights == relevance([2.0, 1.0])
 
@@ -113,9 +114,9 @@ texts = st.lists(words, max_size=5).map(" ".join)
 def test_oracle_negatives_of_any_corpus(contents: list[str], answers: list[str], k: int) -> None:
     corpus = {str(i): Passage(str(i), text[:3], f"q {text}") for i, text in enumerate(contents)}
     question = Question("q", "q", tuple(answers), ("0",))
-    source = OracleNegatives(Pipeline(corpus, WordRetriever(corpus)))
-    (selection,) = source.select([question], k)
-    source.audit([question], [selection], k)
+    source = OracleNegatives(Pipeline(corpus, WordRetriever(corpus)), k)
+    (selection,) = source.select([question])
+    source.audit([question], [selection])
     if set(answers) != {"no"}:  # then the gold passages count, not the words
         best = [p for p in corpus.values() if not holds(f"{p.title}\n{p.text}", answers)]
         assert list(selection.passages) == best[:k]
@@ -135,8 +136,8 @@ def test_yes_and_no_without_gold_passages_are_named_and_counted() -> None:
     with pytest.raises(
         DataError, match=r"2 of 3 questions have neither, such as 'v1' \(yes or no\)"
     ):
-        OracleNegatives(make()).select(vague, 1)
-    assert len(RetrievedPassages(make()).select(vague, 1)) == 3
+        OracleNegatives(make()).select(vague)
+    assert len(RetrievedPassages(make()).select(vague)) == 3
 
 
 @pytest.mark.parametrize(
@@ -165,8 +166,8 @@ def test_the_checker_fails_a_run_in_which_one_slips_through(
     tiny_backbone: Backbone, tmp_path: Path
 ) -> None:
     class Leaking(OracleNegatives):
-        def select(self, questions: Sequence[Question], k: int) -> list[Selection]:
-            return RetrievedPassages(self.pipeline).select(questions, k)
+        def select(self, questions: Sequence[Question]) -> list[Selection]:
+            return RetrievedPassages(self.pipeline, self.k).select(questions)
 
     method = RAGMethod(tiny_backbone, max_new_tokens=1)
     with pytest.raises(OracleNegativeError, match="'a' was selected"):
@@ -174,20 +175,24 @@ def test_the_checker_fails_a_run_in_which_one_slips_through(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("k", [0, 4])
-def test_k_is_at_most_what_is_retrieved(k: int) -> None:
-    for source in (RetrievedPassages(make(n=3)), OracleNegatives(make(n=3))):
-        with pytest.raises(
-            ValueError, match=rf"k must be in 1 … 3, .* got {k}; set k=… or pipeline\.n"
-        ):
-            source.select(QUESTIONS, k)
+@pytest.mark.parametrize("source", [RetrievedPassages, OracleNegatives])
+def test_k_is_at_most_what_is_retrieved(source: type[RetrievedPassages]) -> None:
+    with pytest.raises(ValueError, match=r"k must be in 1 … 3, .* got 4; set k or pipeline\.n"):
+        source(make(n=3), 4)
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, True, "2", None])
+def test_k_is_a_positive_whole_number(k: Any) -> None:
+    for source in (RetrievedPassages, OracleNegatives):
+        with pytest.raises(ValueError, match=f"whole number of at least 1, got {k!r}; set k$"):
+            source(make(n=3), k)
 
 
 def test_evaluation_writes_passages_weights_and_counts(
     tiny_backbone: Backbone, tmp_path: Path
 ) -> None:
     method = RAGMethod(tiny_backbone, max_new_tokens=1)
-    metrics = evaluate(method, QUESTIONS, OracleNegatives(make(FakeReranker(rule))), tmp_path, k=2)
+    metrics = evaluate(method, QUESTIONS, OracleNegatives(make(FakeReranker(rule)), 2), tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     assert (metrics["n"], metrics["n_fewer_than_k"], metrics["n_without_passage"]) == (4, 3, 2)
     rows = [row for _, row in read_jsonl(tmp_path / "predictions.jsonl")]
@@ -227,9 +232,9 @@ def test_a_question_without_passages_is_answered_closed_book(
     torch.manual_seed(0)
     method, base = make_method(tiny_backbone), BaseMethod(tiny_backbone, max_new_tokens=4)
     method.max_new_tokens = 4
-    selections = RetrievedPassages(make()).select([LOST, WHERE], 2)
+    selections = RetrievedPassages(make(), 2).select([LOST, WHERE])
     inputs = [QuestionInput(*pair) for pair in zip([LOST, WHERE], selections, strict=True)]
-    closed = [QuestionInput(LOST, NoPassages().select([LOST], 2)[0]), QuestionInput(WHERE)]
+    closed = [QuestionInput(LOST, NoPassages().select([LOST])[0]), QuestionInput(WHERE)]
     assert selections[0] == Selection()
     assert method.answer(inputs[:1]) == base.answer(closed[:1])
     mixed, expected = method.answer(inputs), base.answer(closed)

@@ -272,7 +272,7 @@ def test_building_again_does_nothing(corpus, settings, monkeypatch):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"k1": -1}, r"k1 must be 0 or more, got -1; set retriever\.k1"),
+        ({"k1": -1}, r"k1 must be 0 or more, got -1; set k1"),
         ({"k1": math.inf}, "k1 must be 0 or more, got inf"),
         ({"b": 1.1}, "b must lie between 0 and 1, got 1.1"),
         ({"max_query_tokens": 0}, "max_query_tokens must be positive or null, got 0"),

@@ -206,8 +206,8 @@ def test_shards_without_a_plan_are_not_trusted(tmp_path, job):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"storage": "int8"}, "storage must be one of float32, float16, got 'int8'; set retriev"),
-        ({"shard_rows": 0}, r"shard_rows must be positive, got 0; set retriever\.shard_rows"),
+        ({"storage": "int8"}, "storage must be one of float32, float16, got 'int8'; set storage"),
+        ({"shard_rows": 0}, r"shard_rows must be positive, got 0; set shard_rows"),
     ],
 )
 def test_impossible_jobs(tmp_path, job, change, message):
@@ -217,7 +217,7 @@ def test_impossible_jobs(tmp_path, job, change, message):
 
 def test_no_passages(tmp_path, job):
     empty = replace(job, corpus=make_corpus(tmp_path, [], "empty"))
-    with pytest.raises(ValueError, match=r"a corpus with passages, got none; set corpus\.path"):
+    with pytest.raises(ValueError, match=r"a corpus with passages, got none; name another"):
         encode_corpus(empty, PlainEngine(), tmp_path / "part")
 
 

@@ -244,9 +244,9 @@ def test_engines_by_name():
     ("name", "workers", "message"),
     [
         ("dask", 1, "engine must be one of plain, lightning, ray, got 'dask'; set engine="),
-        ("ray", 0, "workers must be positive, got 0; set retriever.workers"),
+        ("ray", 0, "workers must be positive, got 0; set workers"),
         ("lightning", 2, "engine=lightning with workers=2 chooses the devices, got 'cuda:1'; set"),
-        ("ray", 1, r"got 'cuda:1'; set retriever\.encoder\.device=cuda"),
+        ("ray", 1, r"got 'cuda:1'; set encoder\.device=cuda"),
         ("plain", 2, "the plain engine is one process, got workers=2; set engine=lightning or"),
     ],
 )

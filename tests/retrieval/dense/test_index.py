@@ -425,8 +425,8 @@ def test_an_encoder_of_another_dimension(settings, corpus, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "lsh"}, "kind must be one of flat, ivfpq, hnsw, got 'lsh'; set retriever.kind"),
-        ({"threads": 0}, "threads must be positive, got 0; set retriever.threads"),
+        ({"kind": "lsh"}, "kind must be one of flat, ivfpq, hnsw, got 'lsh'; set kind"),
+        ({"threads": 0}, "threads must be positive, got 0; set threads"),
         ({"engine": "spark"}, "engine must be one of plain, lightning, ray, got 'spark'"),
         ({"workers": 2}, "the plain engine is one process, got workers=2; set engine=lightning"),
     ],
@@ -438,14 +438,14 @@ def test_impossible_settings(change, message):
 
 @pytest.mark.parametrize("name", ["lists", "probes", "subvectors", "bits", "train_rows", "refine"])
 def test_impossible_numbers_of_ivfpq(name):
-    with pytest.raises(ValueError, match=f"{name} must be positive, got 0; set retriever.ivfpq"):
+    with pytest.raises(ValueError, match=f"{name} must be positive, got 0; set {name}"):
         IVFPQ(**{name: 0})
 
 
 @pytest.mark.parametrize("name", ["neighbours", "build_depth", "search_depth"])
 def test_impossible_numbers_of_hnsw(name):
     wrong: Any = {name: 0}
-    with pytest.raises(ValueError, match=f"{name} must be positive, got 0; set retriever.hnsw"):
+    with pytest.raises(ValueError, match=f"{name} must be positive, got 0; set {name}"):
         HNSW(**wrong)
 
 
@@ -456,9 +456,9 @@ def test_impossible_numbers_of_hnsw(name):
             {"lists": 512},
             "512 lists and codes of 4 bits are learnt from at least 512 passages",
         ),
-        ({"bits": 9}, "learnt from at least 512 passages, got 300; set retriever.kind=flat, or"),
+        ({"bits": 9}, "learnt from at least 512 passages, got 300; set kind=flat, or"),
         ({"train_rows": 7}, "at least 16 passages, got 7; set"),
-        ({"subvectors": 5}, "16 dimensions cannot be cut into 5 equal pieces; set retriever.ivfpq"),
+        ({"subvectors": 5}, "16 dimensions cannot be cut into 5 equal pieces; set ivfpq.sub"),
     ],
 )
 def test_ivfpq_that_does_not_fit_the_corpus(settings, corpus, change, message, monkeypatch):

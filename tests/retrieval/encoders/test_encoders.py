@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -44,7 +44,8 @@ def sentence(folders):
 @pytest.fixture(scope="module")
 def dpr(folders, sentence):
     models = {"passage_model": folders / "context", "question_model": folders / "question"}
-    return replace(sentence, kind="dpr", **{name: str(path) for name, path in models.items()})
+    given = {field.name: getattr(sentence, field.name) for field in fields(sentence)}
+    return EncoderSettings(kind="dpr", **given | {key: str(path) for key, path in models.items()})
 
 
 @pytest.fixture(params=["sentence", "dpr"])
@@ -176,9 +177,9 @@ def test_the_embedded_model_finds_what_is_meant():
         ),
         (
             {"kind": "dpr"},
-            "a DPR encoder has a model for questions; set retriever.encoder.question_model",
+            "a DPR encoder needs a model for questions, got null; set question_model",
         ),
-        ({"batch_size": 0}, "batch_size must be positive, got 0; set retriever.encoder.batch_size"),
+        ({"batch_size": 0}, "batch_size must be positive, got 0; set batch_size"),
         ({"max_question_tokens": -1}, "max_question_tokens must be positive, got -1"),
         ({"dtype": "int8"}, "dtype must be one of auto, float32, .*, got 'int8'"),
     ],
@@ -197,7 +198,7 @@ def test_more_tokens_than_positions(settings):
     long = replace(settings, max_passage_tokens=65, max_question_tokens=65).load()
     with pytest.raises(ValueError, match="max_passage_tokens must be at most 64, the positions"):
         long.encode_passages(PASSAGES)
-    with pytest.raises(ValueError, match=r"got 65; set retriever\.encoder\.max_question_tokens"):
+    with pytest.raises(ValueError, match=r"got 65; set max_question_tokens"):
         long.encode_questions(QUESTIONS)
 
 
@@ -205,7 +206,7 @@ def test_a_folder_of_another_kind(tmp_path, settings):
     write_json(tmp_path / "config.json", {"model_type": "bert"})
     (tmp_path / "model.safetensors").write_bytes(b"")
     models = {"passage_model": str(tmp_path), "question_model": str(tmp_path)}
-    with pytest.raises(ValueError, match=r"cannot be loaded as a .*; set retriever\.encoder"):
+    with pytest.raises(ValueError, match=r"cannot be loaded as a .*; set (passage|question)_model"):
         replace(settings, **models).load().encode_passages(PASSAGES)
 
 

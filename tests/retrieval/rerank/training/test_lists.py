@@ -113,7 +113,7 @@ def test_a_retriever_that_finds_nothing_gives_no_list() -> None:
         mine([QUERY], Fixed(), CORPUS, holds)
     with pytest.raises(DataError, match=r"of which 0 have a gold passage there; give the corpus"):
         mine([LabelledQuery("Who?", ("x",), ("elsewhere",))], Fixed("no1"), CORPUS, holds)
-    with pytest.raises(ValueError, match=r"depth must be positive, got 0; set mining\.depth"):
+    with pytest.raises(ValueError, match=r"depth must be positive, got 0; set depth"):
         mine([QUERY], Fixed("no1"), CORPUS, holds, depth=0)
 
 

@@ -137,9 +137,9 @@ def test_the_learning_rate_rises_and_falls(schedule: str, expected: list[float])
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"lr": 0.0}, r"need lr > 0.*got lr=0\.0"),
-        ({"warmup": 1.5}, r"warmup=1\.5"),
-        ({"weight_decay": -1.0}, r"weight_decay=-1\.0; set optim\.lr"),
+        ({"lr": 0.0}, r"lr must be positive, got 0\.0; set lr"),
+        ({"warmup": 1.5}, r"warmup must be in 0 … 1, got 1\.5"),
+        ({"weight_decay": -1.0}, r"weight_decay must not be negative, got -1\.0; set weight_decay"),
         ({"schedule": "step"}, "schedule must be one of linear, cosine, constant, got 'step'"),
     ],
 )
@@ -189,7 +189,7 @@ def test_few_lists_make_one_batch() -> None:
     with pytest.raises(ValueError, match="got 2 questions for 3 processes"):
         batches(LISTS[:2], num_replicas=3)
     for size, negatives in ((0, 1), (1, 0)):
-        with pytest.raises(ValueError, match=r"must be positive, got 0; set batching\."):
+        with pytest.raises(ValueError, match=r"must be positive, got 0; set "):
             batches(size=size, negatives=negatives)
 
 
