@@ -1,4 +1,4 @@
-"""The current one of things that are replaced while threads use them."""
+"""Holds an object that may be replaced while threads are using it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Closeable(Protocol):
-    """Something that holds files."""
+    """An object that holds files open."""
 
     def close(self) -> None:
-        """Give them back."""
+        """Close the files."""
         ...
 
 
@@ -20,20 +20,23 @@ T = TypeVar("T", bound=Closeable)
 
 
 class Current(Generic[T]):
-    """Holds a thing; whoever is using it when it is replaced may finish, then it is closed.
+    """Holds the current value of something that can be replaced.
+
+    A thread that is using the old value when it is replaced may finish. The old value is closed
+    when its last user has left.
 
     Args:
-        value: The first one.
+        value: The first value.
     """
 
     def __init__(self, value: T) -> None:
         self._lock = threading.Lock()
         self._value = value
-        self._users = {id(value): 1}  # we are one
+        self._users = {id(value): 1}  # this object counts as one user
 
     @contextmanager
     def use(self) -> Iterator[T]:
-        """The current one, open for as long as the block runs."""
+        """The current value, which stays open while the block runs."""
         with self._lock:
             value = self._value
             self._users[id(value)] += 1
@@ -43,7 +46,7 @@ class Current(Generic[T]):
             self._leave(value)
 
     def replace(self, value: T) -> None:
-        """Make another the current one."""
+        """Make another value the current one."""
         with self._lock:
             old, self._value = self._value, value
             self._users[id(value)] = 1

@@ -136,5 +136,5 @@ def test_there_must_be_a_score_for_each_pair():
         def score(self, pairs):
             return super().score(pairs)[:-1]
 
-    with pytest.raises(ValueError, match="expected 2 scores of the reranker, got 1"):
+    with pytest.raises(ValueError, match="expected 2 scores from the reranker, got 1"):
         checked_scores(Short(), pairs("q a", "q b"))
