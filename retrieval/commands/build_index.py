@@ -1,8 +1,8 @@
 """``scripts/build_index.py``: build the index of a retriever.
 
-A retriever's configuration makes settings (`retrieval.retriever.IndexSettings`), which build
-its index or open it. The corpus is an argument of both, so that the settings of a hybrid can hold
-those of its parts.
+A retriever's configuration creates its settings (`retrieval.retriever.IndexSettings`), which can
+build the index or open it. Both take the corpus as an argument, so that the settings of a hybrid
+can contain those of its retrievers.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ def build_index_command(config: DictConfig) -> dict[str, float]:
     """Build an index, and write ``metrics.json`` into the run folder.
 
     Args:
-        config: Composed from ``conf/build_index.yaml``.
+        config: The configuration, composed from ``conf/build_index.yaml``.
 
     Returns:
-        The metrics: ``seconds`` of building, ``corpus_seconds`` of opening the corpus (long the
-        first time), ``passages``, ``bytes`` of the index on disk, ``peak_rss`` of this process in
-        bytes, and what the retriever adds.
+        The metrics: ``seconds`` to build the index, ``corpus_seconds`` to open the corpus (which
+        takes long the first time), the number of ``passages``, ``bytes`` of the index on disk,
+        ``peak_rss`` of this process in bytes, and what the retriever adds.
 
     Raises:
-        ValueError: If a setting or the corpus is at fault, or another index is in the folder.
-        InstantiationException: The same, where Hydra builds something; with its cause.
+        ValueError: If a setting or the corpus is wrong, or if another index is in the folder.
+        InstantiationException: If this happens while Hydra creates an object; the ``ValueError`` is
+            its cause.
     """
-    settings = instantiate(config.retriever)  # first: what is wrong with it shows at once
+    settings = instantiate(config.retriever)  # comes first, so that a mistake in it shows at once
     start = time.perf_counter()
     corpus = instantiate(config.corpus)
     opened = time.perf_counter()
