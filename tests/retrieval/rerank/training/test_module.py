@@ -322,7 +322,7 @@ def test_training_without_validation(bert: Path, tmp_path: Path) -> None:
 
 
 def test_a_data_module_alone_has_no_batches(bert: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"belongs to no trainer yet; use trainer\.fit"):
+    with pytest.raises(RuntimeError, match=r"has no trainer yet; use trainer\.fit"):
         make_data(encoder(str(bert))).train_dataloader()
 
 
