@@ -109,7 +109,7 @@ class TrainingBatches:
     def state_dict(self) -> dict[str, Any]:
         """An empty state, because the position follows from the trainer's progress.
 
-        Lightning accepts only loaders with this method as able to resume.
+        Lightning trusts a loader to resume only if it has this method.
         """
         return {}
 
