@@ -1,4 +1,4 @@
-"""Passages and how they are found: corpus, BM25, dense vectors, fusion, reranking."""
+"""Passages and the ways to find them: corpora, BM25, dense vectors, fusion and reranking."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Whether a text holds an answer, as DPR counts it (Karpukhin et al. 2020, "top-K accuracy").
+"""Finds out if a text contains an answer, as DPR does (Karpukhin et al. 2020, "top-K accuracy").
 
-Text and answers are compared as lower-case tokens after Unicode's decomposition (NFD): a token is a
-run of letters, numbers and marks, or one single other sign; white space and control characters
-separate. An answer is held if the tokens of any of its aliases follow one another in the text:
-"U.S." is found in "the U.S. Navy", and "art" not in "party".
+Texts and answers are decomposed (Unicode's NFD) and compared as lower-case tokens. A token is a run
+of letters, numbers and marks, or one other character by itself. White space and control characters
+separate tokens. A text contains an answer if the tokens of one of its aliases follow one another in
+the text: "the U.S. Navy" contains "U.S.", but "party" does not contain "art".
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from collections.abc import Sequence
 
 
 class _TokenTable(dict[int, str]):
-    """For ``str.translate``: signs get spaces around them, white space becomes one.
+    """A table for ``str.translate``.
 
-    Filled as characters come up. Where DPR has a regular expression this is twice as fast.
+    It puts spaces around punctuation and symbols, and turns each white-space or control character
+    into a space. An entry is added when its character first appears. This is twice as fast as DPR's
+    regular expression.
     """
 
     def __missing__(self, code: int) -> str:
@@ -37,23 +39,23 @@ def answer_tokens(text: str) -> list[str]:
     ['the', 'u', '.', 's', '.', 'navy']
     """
     spaced = unicodedata.normalize("NFD", text).translate(_TABLE)
-    # Split before lower(): a sigma's small form depends on whether it ends its token.
+    # The text is split before lower(), because a lower-case sigma has another form at a word's end.
     return " ".join(spaced.split()).lower().split()
 
 
 def holds_answer(text: str, answers: Sequence[str]) -> bool:
-    """Whether a text holds any of the answers, token-wise.
+    """True if the tokens of any of the answers stand next to one another in a text.
 
-    Deviation: an alias without a single token (only control characters, say) is held by no text;
-    DPR's loop finds it in every one.
+    Deviation: an alias without any token (for example, one of control characters only) is found in
+    no text. DPR's loop finds it in every text.
 
     Args:
-        text: A passage's text. Tokens of the last texts are remembered, because lists of passages
-            for related questions repeat them.
-        answers: All aliases, at least one.
+        text: A passage's text. The tokens of recent texts are cached, because related questions
+            often retrieve the same passages.
+        answers: All aliases; at least one.
 
     Raises:
-        ValueError: If there is no answer, or one string in place of a list.
+        ValueError: If the list is empty, or if a string is given instead of a list.
     """
     if isinstance(answers, str) or not answers:
         raise ValueError(f"expected a list of at least one answer, got {answers!r}")
@@ -63,7 +65,7 @@ def holds_answer(text: str, answers: Sequence[str]) -> bool:
 
 @functools.lru_cache(maxsize=16_384)  # passages of about 1.5 kB with their tokens: 25 MB at most
 def _padded(text: str) -> str:
-    """The tokens with a space around each, so that finding a substring finds whole tokens."""
+    """The tokens with spaces around each, so that a substring search matches whole tokens only."""
     return f" {' '.join(answer_tokens(text))} "
 
 

@@ -1,8 +1,8 @@
-"""A retriever and a reranker that remember on disk what they found: ten evaluations ask once.
+"""A retriever and a reranker that keep their results on disk, so that each is computed only once.
 
-What is remembered is kept under a key of everything that made it: the fingerprint of the retriever,
-the query and k for a list of hits; the fingerprint of the reranker, the query and the whole passage
-for a score, so that scores serve whichever retriever found the passage, and however many it found.
+The key of a result contains everything that decides it. For a list of hits, this is the retriever's
+fingerprint, the query and k. For a score, it is the reranker's fingerprint, the query and the whole
+passage. A score therefore does not depend on which retriever found the passage, or on k.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from retrieval.retriever import Hit, Retriever
 
 
 class CachedRetriever:
-    """A retriever that searches for each query once.
+    """A retriever that searches for each query only once.
 
     Args:
-        retriever: What searches.
-        folder: The cache; other retrievers may share it.
+        retriever: The retriever that searches.
+        folder: The folder of the cache. Several retrievers may share it.
     """
 
     def __init__(self, retriever: Retriever, folder: str | Path) -> None:
@@ -31,11 +31,11 @@ class CachedRetriever:
 
     @property
     def fingerprint(self) -> str:
-        """The retriever's own."""
+        """The fingerprint of the retriever that searches."""
         return self.retriever.fingerprint
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """What the retriever finds, or once found."""
+        """The retriever's hits, from the cache where possible."""
         fingerprint = self.fingerprint
         keys = {query: cache_key(fingerprint, k, query) for query in queries}
         cached = self.log.read(keys.values())
@@ -47,9 +47,8 @@ class CachedRetriever:
         missing = [query for query in keys if query not in found]
         if missing:
             found |= zip(missing, self.retriever.search(missing, k), strict=True)
-            if (
-                self.fingerprint == fingerprint
-            ):  # else an edit came between: of which index are they?
+            # If the index was edited meanwhile, nobody knows which state the hits belong to.
+            if self.fingerprint == fingerprint:
                 self.log.append(
                     (keys[query], [[hit.passage_id, hit.score] for hit in found[query]])
                     for query in missing
@@ -58,11 +57,11 @@ class CachedRetriever:
 
 
 class CachedReranker:
-    """A reranker that scores each pair once.
+    """A reranker that scores each pair of a query and a passage only once.
 
     Args:
-        reranker: What scores.
-        folder: The cache; other rerankers may share it.
+        reranker: The reranker that scores.
+        folder: The folder of the cache. Several rerankers may share it.
     """
 
     def __init__(self, reranker: Reranker, folder: str | Path) -> None:
@@ -71,14 +70,14 @@ class CachedReranker:
 
     @property
     def fingerprint(self) -> str:
-        """The reranker's own."""
+        """The fingerprint of the reranker that scores."""
         return self.reranker.fingerprint
 
     def score(self, pairs: Sequence[tuple[str, Passage]]) -> list[float]:
-        """The reranker's scores, as they are or once were.
+        """The reranker's scores, from the cache where possible.
 
         Raises:
-            ValueError: If the reranker gives something else than a finite score a pair.
+            ValueError: If the reranker does not return one finite score for each pair.
         """
         keys = {query: cache_key(self.fingerprint, query) for query, _ in pairs}
         passages = {pair: passage_digest(pair[1]).hex()[:32] for pair in pairs}
@@ -98,14 +97,14 @@ class CachedReranker:
 
 
 def checked_scores(reranker: Reranker, pairs: Sequence[tuple[str, Passage]]) -> list[float]:
-    """A reranker's scores, one finite number a pair.
+    """Let a reranker score pairs, and check that it returns one finite number for each.
 
     Raises:
-        ValueError: If it gives something else.
+        ValueError: If it does not.
     """
     scores = [float(score) for score in reranker.score(pairs)]
     if len(scores) != len(pairs):
-        raise ValueError(f"expected {len(pairs)} scores of the reranker, got {len(scores)}")
+        raise ValueError(f"expected {len(pairs)} scores from the reranker, got {len(scores)}")
     for (query, passage), score in zip(pairs, scores, strict=True):
         if not math.isfinite(score):
             raise ValueError(

@@ -1,7 +1,7 @@
-"""Hybrid retrieval: the lists of several retrievers fused into one.
+"""Hybrid retrieval, which fuses the lists of several retrievers into one.
 
-Reciprocal rank fusion (Cormack et al. 2009) looks at ranks alone, weighted fusion at scores that
-were brought to one scale. Either way a passage that a list lacks gets nothing from that list.
+Reciprocal rank fusion (Cormack et al. 2009) uses the ranks alone. Weighted fusion uses the scores,
+after scaling them to the same range. In both, a list adds nothing to a passage that it lacks.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from retrieval.corpus.corpus import Corpus
 from retrieval.retriever import Hit, IndexSettings, Retriever
 
 METHODS = ("rrf", "weighted")
-_FORMAT = 1  # of how lists are fused: part of the fingerprint
+_FORMAT = 1  # version of the way that lists are fused; part of the fingerprint
 
 
 def reciprocal_ranks(hits: Sequence[Hit], rank_constant: float = 60.0) -> list[float]:
-    """``1 / (rank_constant + rank)`` of each hit, ranks from 1 (Cormack et al. 2009)."""
+    """``1 / (rank_constant + rank)`` for each hit; ranks count from 1 (Cormack et al. 2009)."""
     return [1 / (rank_constant + rank) for rank in range(1, len(hits) + 1)]
 
 
 def scaled_scores(hits: Sequence[Hit]) -> list[float]:
-    """Scores brought to 0 … 1 over the list: its worst hit to 0, its best to 1; equal ones to 1.
+    """The scores of a list, scaled so that the worst hit has 0 and the best has 1.
 
-    Retrievers score on scales of their own, which differ from query to query as well.
+    If all scores are equal, each becomes 1. Scaling is needed because each retriever has its own
+    scale, which also differs from query to query.
     """
     if not hits:
         return []
@@ -45,15 +46,17 @@ def fuse(
     weights: Sequence[float],
     points: Callable[[Sequence[Hit]], list[float]],
 ) -> list[Hit]:
-    """One list of everything in the lists, scored by the weighted sum of what each gives it.
+    """Fuse several lists of hits into one.
+
+    The new score of a passage is the weighted sum of the points that each list gives to it.
 
     Args:
-        lists: The hits of one query by each retriever, best first.
-        weights: How much each list counts.
-        points: What a list gives to each of its hits: `reciprocal_ranks` or `scaled_scores`.
+        lists: Each retriever's hits for one query, best first.
+        weights: The weight of each list.
+        points: Computes the points for each hit of a list: `reciprocal_ranks` or `scaled_scores`.
 
     Returns:
-        The hits, best first; ties by passage id.
+        All passages of the lists, best first; ties are ordered by passage id.
     """
     sums: defaultdict[str, float] = defaultdict(float)
     for hits, weight in zip(lists, weights, strict=True):
@@ -65,13 +68,15 @@ def fuse(
 
 @dataclass(frozen=True)
 class Fusion:
-    """How lists are fused.
+    """Settings of a fusion.
 
     Attributes:
         method: "rrf" (reciprocal ranks) or "weighted" (scaled scores).
-        weights: How much each retriever counts, by its name; null: all the same.
-        depth: Hits asked of each retriever, if not more are asked of the fusion itself.
-        rank_constant: Of reciprocal ranks; the larger, the flatter (60 in Cormack et al. 2009).
+        weights: The weight of each retriever, by its name; null gives all the same weight.
+        depth: The number of hits that each retriever is asked for. A search for more hits than this
+            asks each retriever for that many.
+        rank_constant: The constant of reciprocal ranks (60 in Cormack et al. 2009). The larger it
+            is, the less the rank matters.
 
     Raises:
         ValueError: If a setting is mistyped or out of range.
@@ -99,10 +104,11 @@ class Fusion:
                 )
 
     def weights_of(self, names: Sequence[str]) -> list[float]:
-        """The weight of each of these retrievers.
+        """The weights of the retrievers with these names, in the same order.
 
         Raises:
-            ValueError: If there is no retriever, the weights are of others, or all are 0.
+            ValueError: If there is no retriever, if the names of the weights differ from these
+                names, or if all weights are 0.
         """
         if not names:
             raise ValueError("a fusion needs at least one retriever, got none; name some")
@@ -119,22 +125,22 @@ class Fusion:
         return [float(self.weights[name]) for name in names]
 
     def points(self, hits: Sequence[Hit]) -> list[float]:
-        """What a list gives to each of its hits."""
+        """The points that a list gives to each of its hits."""
         if self.method == "weighted":
             return scaled_scores(hits)
         return reciprocal_ranks(hits, self.rank_constant)
 
 
 class FusedRetriever:
-    """Several retrievers as one.
+    """A retriever that asks several retrievers and fuses their hits.
 
     Args:
-        retrievers: The retrievers by name, all over the same corpus. One whose weight is 0 is not
-            asked.
-        fusion: How their lists are fused; default: `Fusion`'s.
+        retrievers: The retrievers by name, all over the same corpus. A retriever with the weight 0
+            is not asked.
+        fusion: The settings of the fusion; by default those of `Fusion`.
 
     Raises:
-        ValueError: If there is no retriever, or the weights do not fit them.
+        ValueError: If there is no retriever, or if the weights do not match the retrievers.
     """
 
     def __init__(self, retrievers: Mapping[str, Retriever], fusion: Fusion | None = None) -> None:
@@ -146,13 +152,13 @@ class FusedRetriever:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the parts' fingerprints and of the fusion's settings."""
+        """Hash of the retrievers' fingerprints and of the fusion's settings."""
         parts = [retriever.fingerprint for retriever in self.retrievers]
         settings = [self.fusion.method, self.fusion.depth, self.fusion.rank_constant]
         return digest(["fusion", _FORMAT, parts, self.weights, settings])
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """At most ``k`` hits for each query, best first; see `fuse`."""
+        """At most ``k`` hits for each query, best first, with the scores of `fuse`."""
         depth = max(k, self.fusion.depth)
         found = [retriever.search(queries, depth) for retriever in self.retrievers]
         return [
@@ -162,16 +168,17 @@ class FusedRetriever:
 
 @dataclass(frozen=True)
 class HybridSettings:
-    """Settings of a fusion of retrievers that have indexes of their own.
+    """Settings of a hybrid: a fusion of several retrievers, each with its own index.
 
     Attributes:
-        retrievers: The settings of each, by name.
+        retrievers: The settings of each retriever, by name.
         fusion: How their lists are fused.
-        index_dir: Where the index of a part is that names no folder of its own: in the folder
-            called as the part.
+        index_dir: The folder for the indexes of those retrievers that name no folder of their own.
+            The index of such a retriever is in the subfolder with the retriever's name.
 
     Raises:
-        ValueError: If there is no retriever, the weights do not fit them, or a part has no folder.
+        ValueError: If there is no retriever, if the weights do not match the retrievers, or if a
+            retriever has no folder for its index.
     """
 
     retrievers: Mapping[str, IndexSettings]
@@ -185,7 +192,7 @@ class HybridSettings:
         with mounted("fusion"):
             self.fusion.weights_of(list(self.retrievers))
 
-        # Frozen for everyone else: the parts get their folders once.
+        # The dataclass is frozen; only here do the retrievers get their folders.
         object.__setattr__(self, "retrievers", dict(map(self._with_folder, self.retrievers)))
 
     def _with_folder(self, name: str) -> tuple[str, IndexSettings]:
@@ -201,7 +208,11 @@ class HybridSettings:
         return name, replace(part, index_dir=Path(self.index_dir, name))
 
     def build(self, corpus: Corpus) -> dict[str, float]:
-        """Build each part's index unless it is there; their numbers, as ``<name>/<number>``."""
+        """Build the index of each retriever, unless it exists already.
+
+        Returns:
+            The numbers of each index as ``<retriever>/<number>``, and ``bytes``, their total size.
+        """
         parts: dict[str, dict[str, float]] = {}
         for name, settings in self.retrievers.items():
             with mounted(f"retrievers.{name}"):
@@ -211,7 +222,7 @@ class HybridSettings:
         return {"bytes": total, **each}
 
     def open(self, corpus: Corpus) -> FusedRetriever:
-        """Open each part's index."""
+        """Open the index of each retriever, and fuse them."""
         opened: dict[str, Retriever] = {}
         for name, settings in self.retrievers.items():
             with mounted(f"retrievers.{name}"):

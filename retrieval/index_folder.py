@@ -1,4 +1,4 @@
-"""What opening an index checks, whatever its kind: that it is whole, and of these settings."""
+"""Checks on the folder of an index of any kind: it must be whole, and match the settings."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ class IndexDirError(SettingValueError, IndexFolderError):
 
 
 def check_name(index_dir: str | Path | None) -> None:
-    """Check that a folder of this path can be made, written beside and renamed.
+    """Check that the path of an index ends in a folder's name.
+
+    A new index is written to a folder beside its own and then renamed, which needs a name.
 
     Raises:
-        ValueError: If the path has no name of its own, as "", "." and "..".
+        ValueError: If the path has no name of its own, such as "", "." or "..".
     """
     if index_dir is not None and Path(index_dir).name in ("", ".."):
         raise SettingValueError(
@@ -31,11 +33,11 @@ def check_name(index_dir: str | Path | None) -> None:
 
 
 def index_path(index_dir: str | Path | None) -> Path:
-    """The folder of an index, which need not exist yet.
+    """The folder of an index; it need not exist yet.
 
     Raises:
-        ValueError: If none is named.
-        IndexFolderError: If something else is there.
+        ValueError: If ``index_dir`` is None.
+        IndexFolderError: If the path exists and is not a folder.
     """
     if index_dir is None:
         raise SettingValueError("index_dir", "index_dir must be a folder, got null")
@@ -48,10 +50,11 @@ def index_path(index_dir: str | Path | None) -> Path:
 
 
 def check_built(folder: Path, what: str, wanted: dict[str, Any]) -> None:
-    """Check that what is in a folder is the index that would be built there.
+    """Check that a folder already contains the index that would be built there.
 
     Raises:
-        IndexFolderError: If it is something else, damaged, or of other settings.
+        IndexFolderError: If it contains something else, a damaged index, or an index that was made
+            with other settings.
     """
     try:
         recorded = read_manifest(folder, what)["settings"]
@@ -67,10 +70,10 @@ def check_built(folder: Path, what: str, wanted: dict[str, Any]) -> None:
 def check_settings(
     folder: Path, what: str, recorded: dict[str, Any], wanted: dict[str, Any]
 ) -> None:
-    """Check that an index was made of the settings and passages that are wanted.
+    """Check that an index was made with the settings and passages that are wanted.
 
     Raises:
-        IndexFolderError: Naming those that differ.
+        IndexFolderError: If any differ; the message names them.
     """
     differ = [
         f"{name} {_shown(recorded.get(name))}, not {_shown(value)}"
@@ -89,16 +92,20 @@ def check_settings(
 def open_current(
     folder: Path, what: str, wanted: dict[str, Any], opened: Callable[[dict[str, Any]], T]
 ) -> T:
-    """Open what an index is now, after verifying its checksums and its settings.
+    """Open the current state of an index, after verifying its checksums and its settings.
 
     Args:
         folder: The index's folder.
-        what: How messages call it.
-        wanted: Settings that its manifest must have.
-        opened: Opens it, given the settings in its manifest.
+        what: The kind of the index, as messages name it.
+        wanted: The settings that its manifest must contain.
+        opened: Opens the index; it is called with the settings in the manifest.
+
+    Returns:
+        What ``opened`` returns.
 
     Raises:
-        IndexFolderError: If there is no whole index, or one of other settings or passages.
+        IndexFolderError: If there is no whole index, or if it was made with other settings or
+            passages.
     """
     while True:
         before = _peek(folder)
@@ -109,11 +116,11 @@ def open_current(
         except (IndexFolderError, FileNotFoundError):
             if _peek(folder) == before:
                 raise
-            # A writer published another state meanwhile and removed files of this one.
+            # Meanwhile a writer published a new state and removed files of this one: try again.
 
 
 def _shown(value: Any) -> str:
-    """A value in a message; of a hash its beginning."""
+    """A value as a message shows it; a hash is shortened to its beginning."""
     text = str(value)
     return f"{text[:12]}…" if len(text) == 64 else text
 

@@ -1,7 +1,7 @@
-"""How good a ranking is: top-K accuracy as in DPR, and recall and reciprocal rank by passage id.
+"""Metrics of a ranking: DPR's top-K accuracy, and recall and reciprocal rank by passage id.
 
-A ranking comes in as one flag a passage, best first; what the flag says, that the passage holds an
-answer or that it is a gold one, is decided by whoever has the passages.
+A ranking is given as one flag for each passage, best passage first. The caller, who has the
+passages, decides the flag: it says either that the passage contains an answer, or that it is gold.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from plumbing.mounts import SettingValueError
 
 @dataclass(frozen=True)
 class Judged:
-    """A ranking of which each passage has been judged.
+    """The judgements of each passage of a ranking, best passage first.
 
     Attributes:
-        holds: Whether each passage holds an answer, best passage first; None where the answers are
-            such that no passage can be said to hold one.
-        gold: Whether each passage is a gold one.
-        n_gold: How many gold passages there are, found or not; 0 where none is known.
+        holds: Whether each passage contains an answer. None if this cannot be judged, as for a
+            yes/no question, whose answer is not a piece of the text.
+        gold: Whether each passage is gold.
+        n_gold: The number of gold passages of the question, including those that were not found;
+            0 if none is known.
     """
 
     holds: Sequence[bool] | None
@@ -29,34 +30,35 @@ class Judged:
 
 
 def accuracy_at(holds: Sequence[bool], k: int) -> float:
-    """1.0 if any of the top K passages holds an answer, else 0.0 (Karpukhin et al. 2020)."""
+    """1.0 if any of the top K passages contains an answer, else 0.0 (Karpukhin et al. 2020)."""
     return float(any(holds[:k]))
 
 
 def recall_at(gold: Sequence[bool], n_gold: int, k: int) -> float:
-    """The share of the gold passages that is among the top K."""
+    """The share of the gold passages that are among the top K."""
     return sum(gold[:k]) / n_gold
 
 
 def reciprocal_rank(gold: Sequence[bool]) -> float:
-    """One over the rank of the first gold passage; 0.0 if the ranking holds none."""
+    """One divided by the rank of the first gold passage; 0.0 if the ranking has none."""
     return next((1 / rank for rank, is_gold in enumerate(gold, start=1) if is_gold), 0.0)
 
 
 def score_rankings(judged: Sequence[Judged], ks: Sequence[int]) -> dict[str, list[float]]:
-    """The metrics of each question.
+    """Compute the metrics of each question.
 
     Args:
-        judged: The rankings, one a question.
+        judged: The rankings, one for each question.
         ks: The cut-offs K.
 
     Returns:
-        ``accuracy@K`` and ``recall@K``, 0 to 100, for each K, and ``mrr``, 0 to 1: of each a value
-        a question. Accuracy is over the questions of which it can be judged, recall and ``mrr``
-        over those with gold passages; where there are none of these, the metric is left out.
+        For each metric a list with one value for each question: ``accuracy@K`` and ``recall@K``
+        from 0 to 100 for each K, and ``mrr`` from 0 to 1. Accuracy covers the questions for which
+        it can be judged; recall and ``mrr`` cover the questions with gold passages. A metric that
+        covers no question is left out.
 
     Raises:
-        ValueError: If a cut-off is not positive, or there is none.
+        ValueError: If there is no cut-off, or if one is not positive.
     """
     if not ks or min(ks) < 1:
         raise SettingValueError(

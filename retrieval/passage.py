@@ -1,6 +1,6 @@
 """A passage: the unit of text that is retrieved, put into a prompt, or turned into an expert.
 
-Passages and whole corpora are known by hashes of their content.
+Hashes of their content identify passages and whole corpora.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ class Passage:
     """One passage of a corpus.
 
     Attributes:
-        id: Unique in its corpus. It is data: never a path, never parsed.
-        title: The title of the article it comes from; may be empty.
-        text: The text itself.
+        id: Unique in its corpus. Code must treat it as data: it never becomes part of a path, and
+            it is never parsed.
+        title: The title of the article that the passage comes from; may be empty.
+        text: The text of the passage.
     """
 
     id: str
@@ -28,12 +29,15 @@ class Passage:
 
 
 def passage_text(passage: Passage) -> str:
-    """Title and text, as encoders, rerankers, the hypernetwork and a prompt with RAG read them."""
+    """The title, if there is one, and the text on the next line.
+
+    This is what encoders, rerankers, the hypernetwork and a RAG prompt read.
+    """
     return f"{passage.title}\n{passage.text}" if passage.title else passage.text
 
 
 def passage_digest(passage: Passage) -> bytes:
-    """SHA-256 of a passage's id, title and text, each after its length in bytes."""
+    """SHA-256 of a passage's id, title and text, each preceded by its length in bytes."""
     sha256 = hashlib.sha256()
     for field in (passage.id, passage.title, passage.text):
         data = field.encode("utf-8")
@@ -52,28 +56,28 @@ def text_digest(passage: Passage) -> bytes:
 
 
 class SetHash:
-    """Hash of a set of passages, whatever their order; passages come and go at constant cost.
+    """Hash of a set of passages, which does not depend on their order.
 
-    It is the sum of the passages' digests modulo 2^256, so an index to which passages were added
-    and from which others were removed has the hash of the corpus that holds exactly what it holds.
+    It is the sum of the passages' digests modulo 2^256. Adding or removing a passage has constant
+    cost. An index that was edited has the same hash as a new index of the same passages.
 
     Args:
-        value: The hexadecimal hash to go on from; of the empty set by default.
+        value: The hexadecimal hash to start from; by default that of the empty set.
     """
 
     def __init__(self, value: str = "0") -> None:
         self._sum = int(value, 16)
 
     def add(self, digest: bytes) -> None:
-        """Put a passage in, by its `passage_digest`."""
+        """Add a passage, given its `passage_digest`."""
         self._sum = (self._sum + int.from_bytes(digest, "little")) % 2**256
 
     def remove(self, digest: bytes) -> None:
-        """Take a passage out that is in the set."""
+        """Remove a passage that is in the set, given its `passage_digest`."""
         self._sum = (self._sum - int.from_bytes(digest, "little")) % 2**256
 
     def hexdigest(self) -> str:
-        """The hash, 64 hexadecimal digits."""
+        """The hash as 64 hexadecimal digits."""
         return f"{self._sum:064x}"
 
 
@@ -81,10 +85,10 @@ def corpus_hashes(passages: Iterable[Passage]) -> tuple[str, str]:
     """The two hashes of a corpus.
 
     Args:
-        passages: All of them, in order.
+        passages: All passages of the corpus, in order.
 
     Returns:
-        SHA-256 over the passages' digests in their order, and the `SetHash`.
+        The SHA-256 of the passages' digests in their order, and the `SetHash`.
     """
     ordered, members = hashlib.sha256(), SetHash()
     for passage in passages:

@@ -1,7 +1,7 @@
-"""Retrieve N passages, rerank them, keep K of them with weights (GenPoE sec. 3.3.2).
+"""Retrieves N passages, reranks them, and weights the K that are kept (GenPoE sec. 3.3.2).
 
-What is ordinary: a query may find fewer than K passages, or none; one that is blank, or of which no
-word is known, finds none. Weights are over what was found.
+A query may find fewer than K passages; this is not an error. A blank query, or one without any word
+that the index knows, finds none. The weights are computed over the passages that were found.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ WEIGHTINGS = ("auto", "softmax", "uniform")
 
 @dataclass(frozen=True)
 class PipelineSettings:
-    """How passages are retrieved, reranked and weighted.
+    """Settings for retrieving, reranking and weighting passages.
 
     Attributes:
-        n: Passages retrieved for a query, and reranked if there is a reranker.
-        weighting: "softmax" of the scores that ranked the passages kept (eq. 9), "uniform", or
-            "auto": softmax of a reranker's scores, uniform without a reranker.
+        n: The number of passages that are retrieved for a query, and reranked if there is a
+            reranker.
+        weighting: "softmax" of the scores of the passages that are kept (eq. 9), "uniform", or
+            "auto", which means softmax with a reranker and uniform without one.
         temperature: The scores are divided by it before the softmax.
-        batch_size: Queries whose passages are reranked, and the scores put on disk, at once.
-        cache_dir: Where hits and scores are kept, by everything that made them; None: nowhere.
+        batch_size: The number of queries whose passages are reranked at once. Their scores are
+            cached after each batch.
+        cache_dir: The folder that caches hits and scores (see `retrieval.cache`); None for no
+            cache.
 
     Raises:
         ValueError: If a setting is mistyped or out of range.
@@ -56,13 +59,13 @@ class PipelineSettings:
 
 
 class Pipeline:
-    """A retriever, a reranker or none, and the corpus that both are about.
+    """A retriever, an optional reranker, and the corpus that they search.
 
     Args:
         corpus: The passages by id.
-        retriever: What finds them.
-        reranker: What orders them anew; None: they stay as they were found.
-        settings: See there.
+        retriever: Finds the passages.
+        reranker: Puts them into a new order; None keeps the retriever's order.
+        settings: The settings; by default those of `PipelineSettings`.
     """
 
     def __init__(
@@ -87,18 +90,19 @@ class Pipeline:
         return [hits.get(query, []) for query in queries]
 
     def rerank(self, queries: Sequence[str], hits: Sequence[Sequence[Hit]]) -> list[list[Hit]]:
-        """The same hits in the reranker's order, with its raw scores; ties as they were found.
+        """Sort hits by the reranker's scores.
 
         Args:
             queries: The queries.
-            hits: What was retrieved for each of them.
+            hits: The hits of each query.
 
         Returns:
-            A list a query; without a reranker, the hits as they came.
+            For each query its hits with the reranker's raw scores, best first; ties keep the order
+            of ``hits``. Without a reranker, the hits are returned unchanged.
 
         Raises:
             DataError: If a hit is not in the corpus.
-            ValueError: If the reranker gives something else than a finite score a pair.
+            ValueError: If the reranker does not return one finite score for each pair.
         """
         if self.reranker is None:
             return [list(found) for found in hits]
@@ -114,18 +118,18 @@ class Pipeline:
         return self.rerank(queries, self.retrieve(queries))
 
     def passages(self, hits: Sequence[Hit]) -> tuple[Passage, ...]:
-        """The passages of hits.
+        """The passages that hits refer to.
 
         Raises:
-            DataError: If one is not in the corpus.
+            DataError: If one of them is not in the corpus.
         """
         return tuple([self._passage(hit.passage_id) for hit in hits])
 
     def weights(self, hits: Sequence[Hit]) -> tuple[float, ...]:
-        """How much each of the hits that are kept counts; they sum to 1.
+        """The weights of the hits that are kept; they sum to 1.
 
         Args:
-            hits: Kept hits of one query, of `rank`, possibly none.
+            hits: Those hits of one query that are kept from `rank`; there may be none.
         """
         weighting = self.settings.weighting
         if weighting == "softmax" or (weighting == "auto" and self.reranker is not None):
@@ -138,7 +142,7 @@ class Pipeline:
         except KeyError as error:
             raise DataError(
                 f"the retriever found the passage {id!r}, which is not among the "
-                f"{len(self.corpus)} of the corpus; give the corpus of which the index was built"
+                f"{len(self.corpus)} of the corpus; give the corpus that the index was built from"
             ) from error
 
     def _rerank_batch(

@@ -1,6 +1,6 @@
-"""What every retriever is: passages found for queries, best first.
+"""The interface of every retriever, which finds passages for queries, best first.
 
-A retriever's configuration makes its `IndexSettings`, which can build an index and open it.
+A retriever's configuration creates its `IndexSettings`, which can build the index and open it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Hit:
     """A passage that was found.
 
     Attributes:
-        passage_id: Its id in the corpus.
-        score: Higher is better; the scale is the retriever's own.
+        passage_id: The id of the passage in the corpus.
+        score: Higher is better; each retriever has its own scale.
     """
 
     passage_id: str
@@ -28,79 +28,84 @@ class Hit:
 
 
 class Retriever(Protocol):
-    """Finds passages: BM25, dense, or a fusion of several."""
+    """Finds passages, by BM25, by dense vectors, or by a fusion of several retrievers."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that decides the hits (index, corpus, settings): the key of a cache."""
+        """Hash of everything that decides the hits: index, corpus and settings.
+
+        It is part of the key under which hits are cached.
+        """
         ...
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits for each query, best first, ties in a fixed order.
 
-        Fewer where fewer match; none for an empty query, or one without any known term.
+        A query has fewer hits if fewer passages match. An empty query has none, and neither has a
+        query without any known term.
         """
         ...
 
 
 class Editable(ABC):
-    """An index that passages can enter and leave without being built anew."""
+    """An index to which passages can be added and removed without building it again."""
 
     def add(self, passages: Iterable[Passage]) -> None:
-        """Add passages; see `update`."""
+        """Add passages, as `update` does."""
         self.update(add=passages)
 
     def remove(self, ids: Iterable[str]) -> None:
-        """Remove passages by id; see `update`."""
+        """Remove passages by id, as `update` does."""
         self.update(remove=ids)
 
     @abstractmethod
     def update(self, add: Iterable[Passage] = (), remove: Iterable[str] = ()) -> None:
-        """Remove passages, then add others, in one step: another reader sees both or neither.
+        """Remove passages, then add others, in one step.
 
-        It takes effect here at once, and elsewhere when the index is opened. From then on the index
-        is that of the corpus which holds just these passages; opening it with the old one is an
-        error.
+        Another reader sees both changes or neither. This object shows the change at once; others
+        show it when they open the index. From then on, the index belongs to the corpus of exactly
+        the passages that it now contains, and opening it with the old corpus is an error.
 
         Args:
-            add: Passages whose ids are not in the index, or stand in ``remove``.
+            add: Passages whose ids are not in the index, or are in ``remove``.
             remove: Ids of passages that are in the index.
 
         Raises:
-            DataError: If an id to add is in the index, or one to remove is not; nothing changes.
-            IndexFolderError: If another process changed the index, or is writing it.
+            DataError: If an id to add is already in the index, or an id to remove is not. The index
+                then stays as it was.
+            IndexFolderError: If another process has changed the index, or is writing to it.
         """
 
     @abstractmethod
     def compact(self) -> None:
-        """Forget removed passages for good.
+        """Erase removed passages for good.
 
         Raises:
-            IndexFolderError: If another process changed the index, or is writing it.
+            IndexFolderError: If another process has changed the index, or is writing to it.
         """
 
 
 class IndexSettings(Protocol):
-    """Settings of a retriever; made without touching a disk or loading a model."""
+    """The settings of a retriever. Creating them reads no file and loads no model."""
 
     def build(self, corpus: Corpus) -> dict[str, float]:
-        """Build the index, whole or not at all; do nothing where it is there already.
+        """Build the index, unless it exists already. It is built whole or not at all.
 
         Args:
             corpus: The passages.
 
         Returns:
-            Numbers about it; ``bytes`` on disk at least.
+            Numbers about the index, at least ``bytes``, its size on disk.
 
         Raises:
-            ValueError: If a setting is at fault, or another index is there.
+            ValueError: If a setting is wrong, or if another index is in its folder.
         """
         ...
 
     def open(self, corpus: Corpus) -> Retriever:
-        """Open the index, after checking that it is whole and made of these settings and passages.
+        """Open the index, after checking that it is whole and matches these settings and passages.
 
         Raises:
-            IndexFolderError: If it is not; the message says in what it differs.
+            IndexFolderError: If it is not, or does not; the message names the difference.
         """
         ...

@@ -1,4 +1,4 @@
-"""BM25 by Pyserini (Lucene)."""
+"""BM25 retrieval with Pyserini (Lucene)."""
 
 from __future__ import annotations
 

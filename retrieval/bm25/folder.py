@@ -1,9 +1,10 @@
-"""The folder of a BM25 index: built whole, changed in generations.
+"""The folder of a BM25 index, which is built whole and then changed in generations.
 
-``manifest.json`` names the files of one folder of Lucene segments, ``segments-<n>``, with their
-checksums. A change is written to ``segments-<n+1>``, which starts as hard links of the segments
-before (Lucene never changes a file that it has written), and takes effect when the new manifest is
-renamed over the old one. Readers of the old generation have its files open and keep them.
+``manifest.json`` lists the files of one folder of Lucene segments, ``segments-<n>``, with their
+checksums. A change is written to ``segments-<n+1>``. This folder starts as hard links to the files
+of the generation before, because Lucene never changes a file that it has written. The change takes
+effect when the new manifest is renamed over the old one. Readers of the old generation keep its
+files open and can go on.
 """
 
 from __future__ import annotations
@@ -29,16 +30,17 @@ _SEGMENTS = "segments-{}"
 
 
 def build(folder: Path, corpus: Corpus, settings: dict[str, Any], threads: int) -> None:
-    """Build an index, unless it is there.
+    """Build an index, unless it exists already.
 
     Args:
-        folder: The index's folder; it appears when the index is whole.
+        folder: The index's folder. It appears only when the index is whole.
         corpus: The passages.
-        settings: What the manifest records (see `check_settings`).
-        threads: Java threads.
+        settings: The settings that the manifest records; `retrieval.index_folder.check_settings`
+            compares them when the index is opened.
+        threads: The number of Java threads.
 
     Raises:
-        IndexFolderError: If something else is in the folder, or another process writes it.
+        IndexFolderError: If something else is in the folder, or if another process writes to it.
     """
     with only_writer(folder, WHAT):
         if folder.exists() and any(folder.iterdir()):
@@ -58,11 +60,17 @@ def open_searcher(
 ) -> tuple[dict[str, Any], lucene.Searcher]:
     """Open the current generation, after verifying its checksums and its settings.
 
+    Args:
+        folder: The index's folder.
+        wanted: The settings that its manifest must contain.
+        k1: Saturation of a term's frequency.
+        b: How much a passage's length counts, from 0 to 1.
+
     Returns:
-        The settings in its manifest, and its searcher.
+        The settings in the manifest, and the searcher.
 
     Raises:
-        IndexFolderError: If there is no whole index, or one of other settings.
+        IndexFolderError: If there is no whole index, or if it was made with other settings.
     """
     return open_current(
         folder,
@@ -80,14 +88,15 @@ def change(
     Args:
         folder: The index's folder.
         opened: The settings in the manifest of the generation to change.
-        edit: Changes a folder of segments that starts as that generation; returns the settings to
-            record anew.
+        edit: Changes a folder of segments, which starts as a copy of that generation, and returns
+            the settings that have changed.
 
     Returns:
         The settings in the new manifest.
 
     Raises:
-        IndexFolderError: If the index has changed since, or another process is writing it.
+        IndexFolderError: If the index has changed since it was opened, or if another process is
+            writing to it.
     """
     with only_writer(folder, WHAT):
         manifest = read_manifest(folder, WHAT, verify=False)
@@ -97,7 +106,7 @@ def change(
             )
         settings = {**opened, "generation": opened["generation"] + 1}
         new = _segments(folder, settings)
-        shutil.rmtree(new, ignore_errors=True)  # of a writer that crashed
+        shutil.rmtree(new, ignore_errors=True)  # left by a writer that crashed
         try:
             settings |= _edit_copy(folder, manifest["files"], new, edit)
             _publish(folder, settings, _unchanged(folder, manifest["files"], new))
@@ -123,9 +132,9 @@ def _edit_copy(
 
 
 def _unchanged(folder: Path, files: dict[str, Any], new: Path) -> dict[str, Any]:
-    """The manifest's entries of files that are still there, under their new names.
+    """The manifest's entries for the files that the change has kept, under their new names.
 
-    Their checksums are taken over: to compute them anew would bless damage.
+    The old checksums are kept: computing them again would hide damage to a file.
     """
     here = {f"{new.name}/{Path(name).name}": name for name in files}
     return {

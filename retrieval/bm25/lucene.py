@@ -1,8 +1,9 @@
-"""Lucene through Pyserini: writing, changing and searching a folder of segments.
+"""Writes, changes and searches a folder of Lucene segments, through Pyserini.
 
-Writing goes through Pyserini's ``LuceneIndexer``. For searching we call the class of Anserini that
-Pyserini's ``LuceneSearcher`` wraps: importing the wrapper loads encoders that BM25 has no use for,
-and it fetches hits from Java one attribute at a time, where here a batch comes as one string.
+Pyserini's ``LuceneIndexer`` does the writing. For searching we call the Anserini class that
+Pyserini's ``LuceneSearcher`` wraps, for two reasons: importing the wrapper loads encoders that BM25
+does not need, and the wrapper fetches each attribute of each hit from Java separately. Here the
+hits of a whole batch come as one string.
 """
 
 from __future__ import annotations
@@ -23,29 +24,29 @@ from retrieval.bm25.java import HEAP, find_jar, java_class, start_java
 from retrieval.passage import Passage
 from retrieval.retriever import Hit
 
-LOCK = "write.lock"  # Lucene's own file in the folder, which is no part of the index
-_LONGEST_ID = 32_766  # bytes; of a term in Lucene
-_BATCH = 2_000  # passages handed to Java at once
-_FLUSH = 200_000  # passages after which Lucene must write what it holds; it would take 2 GB else
+LOCK = "write.lock"  # a file that Lucene puts into the folder; it is not part of the index
+_LONGEST_ID = 32_766  # bytes; Lucene's limit for a term
+_BATCH = 2_000  # passages that are handed to Java at once
+_FLUSH = 200_000  # passages after which Lucene must write to disk; otherwise it would take 2 GB
 
 
 def software() -> str:
-    """The release of Anserini, which decides how text becomes terms."""
+    """The name and release of Anserini, which decides how text is split into terms."""
     return find_jar().name.removesuffix("-fatjar.jar")
 
 
 def append(folder: Path, passages: Iterable[Passage], threads: int) -> int:
     """Add passages to a folder of segments, which may be empty.
 
-    The title stands before the text, on a line of its own, as in Pyserini's corpora.
+    As in Pyserini's corpora, the title comes before the text, on its own line.
 
     Args:
         folder: The folder.
-        passages: Of ids that are not in it yet.
-        threads: Java threads that index.
+        passages: Passages whose ids are not in the folder yet.
+        threads: The number of Java threads.
 
     Returns:
-        How many there were.
+        The number of passages.
 
     Raises:
         DataError: If an id is too long.
@@ -91,21 +92,21 @@ def _as_json(passage: Passage) -> str:
 
 
 def delete(folder: Path, ids: Sequence[str]) -> None:
-    """Delete passages by id. They count in the statistics of BM25 until `merge`."""
+    """Delete passages by id. They still count in BM25's statistics until `merge` is called."""
     term = java_class("org.apache.lucene.index.Term")
     with _writer(folder) as writer:
         writer.deleteDocuments([term("id", id) for id in ids])
 
 
 def merge(folder: Path) -> None:
-    """Merge all segments into one, without the passages that were deleted."""
+    """Merge all segments into one that no longer contains the deleted passages."""
     with _writer(folder) as writer:
         writer.forceMerge(1)
 
 
 @contextmanager
 def _writer(folder: Path) -> Iterator[Any]:
-    """Lucene's own writer of a folder, which commits when the block ends well."""
+    """Lucene's writer for a folder; it commits if the block ends without an error."""
     config = java_class("org.apache.lucene.index.IndexWriterConfig")()
     with _java_errors(folder):
         config.setUseCompoundFile(False)
@@ -119,7 +120,7 @@ def _writer(folder: Path) -> Iterator[Any]:
 
 @cache
 def _writer_class() -> Any:
-    """``IndexWriter`` with the methods that we call; jnius by itself confuses its overloads."""
+    """``IndexWriter`` with the methods that we call; by itself, jnius confuses its overloads."""
     start_java()
     from jnius import JavaClass, JavaMethod, MetaJavaClass
 
@@ -139,7 +140,7 @@ def _writer_class() -> Any:
 
 
 def count(folder: Path) -> int:
-    """How many passages a folder of segments holds, deleted ones not counted."""
+    """The number of passages in a folder of segments, without deleted ones."""
     reader_class = java_class("org.apache.lucene.index.DirectoryReader")
     with _java_errors(folder):
         reader = reader_class.open(_directory(folder))
@@ -172,7 +173,7 @@ class Searcher:
     Args:
         folder: The folder.
         k1: Saturation of a term's frequency in BM25.
-        b: How much of a passage's length counts, from 0 to 1.
+        b: How much a passage's length counts, from 0 to 1.
 
     Raises:
         IndexFolderError: If Lucene cannot open the folder.
@@ -181,7 +182,7 @@ class Searcher:
     def __init__(self, folder: Path, k1: float, b: float) -> None:
         self._folder = folder
         searcher_class = java_class("io.anserini.search.SimpleSearcher")
-        # Of distinct terms in a query; 1,024 by default, beyond which Lucene raises an error.
+        # By default, Lucene raises an error for a query of more than 1,024 distinct terms.
         java_class("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(2**31 - 1)
         with _java_errors(folder):
             self._searcher = searcher_class(str(folder))
@@ -189,7 +190,7 @@ class Searcher:
         self._to_json = _json_writer()
 
     def search(self, queries: Sequence[str], k: int, threads: int) -> list[list[Hit]]:
-        """The ``k`` best passages of each query, ties in the order of the ids."""
+        """The ``k`` best passages for each query, ties in the order of the ids."""
         if len(queries) == 1:
             return [self._search_one(queries[0], k)]
         texts, numbers = (java_class("java.util.ArrayList")() for _ in range(2))
@@ -205,10 +206,13 @@ class Searcher:
         ]
 
     def _search_one(self, query: str, k: int) -> list[Hit]:
-        """The same without Java's threads and without a string, which is several times as fast."""
+        """Search for one query, without Java's threads and without JSON.
+
+        This is several times as fast as a batch of one query.
+        """
         with _java_errors(self._folder):
             found = self._searcher.search(query, k)
-            # A score is a float32, whose shortest decimal is what a batch's string has.
+            # A score is a float32; a batch's JSON contains its shortest decimal form, as here.
             return [Hit(hit.docid, float(str(np.float32(hit.score)))) for hit in found]
 
     def close(self) -> None:
@@ -217,7 +221,7 @@ class Searcher:
 
 
 def _json_writer() -> Any:
-    """Jackson, told to leave out the stored document of each hit."""
+    """Jackson's JSON writer, which is told to leave out the stored document of each hit."""
     mapper = java_class("com.fasterxml.jackson.databind.ObjectMapper")()
     document = java_class("java.lang.Class").forName("org.apache.lucene.document.Document")
     mapper.configOverride(document).setIsIgnoredType(java_class("java.lang.Boolean")("true"))

@@ -1,1 +1,1 @@
-"""What the scripts of retrieval call, a command a file."""
+"""The commands that the scripts of retrieval call, one in each file."""

@@ -1,4 +1,4 @@
-"""A corpus of passages, of any size, in flat memory."""
+"""A corpus of passages of any size, which is read from disk and needs little memory."""
 
 from __future__ import annotations
 

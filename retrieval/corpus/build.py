@@ -1,6 +1,6 @@
-"""Making a corpus's side store (`retrieval.corpus.store`), in one pass over the corpus file.
+"""Makes the side store of a corpus (`retrieval.corpus.store`) in one pass over the corpus file.
 
-Memory grows by 20 bytes a passage, for sorting the hashes of ids at the end.
+It takes 20 bytes of memory for each passage, to sort the hashes of the ids at the end.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from retrieval.passage import SetHash, corpus_hashes, passage_digest
 
 log = logging.getLogger(__name__)
 
-_LINES = "lines.tmp"  # uint64, line number of each passage; for messages
+_LINES = "lines.tmp"  # uint64, the line number of each passage, for messages
 _NUMBER = struct.Struct("<Q")
-_BLOCK = 1 << 20  # passages handled at once after sorting
-_SHOWN = 10  # skipped lines that the log shows
+_BLOCK = 1 << 20  # passages that are handled at once after sorting
+_SHOWN = 10  # the number of skipped lines that the log shows
 
 
 def write_store(folder: Path, path: Path, on_error: str, identity: dict[str, Any]) -> None:
@@ -50,8 +50,9 @@ def write_store(folder: Path, path: Path, on_error: str, identity: dict[str, Any
     Args:
         folder: The folder.
         path: The corpus file.
-        on_error: ``raise``, or ``skip`` malformed lines and repeated ids (the first line stays).
-        identity: What the manifest says the store was made of.
+        on_error: ``raise`` an error, or ``skip`` malformed lines and repeated ids. The first line
+            with an id is kept.
+        identity: What the store is made from, as the manifest records it (see `identity_of`).
 
     Raises:
         DataError: If the file cannot be used.
@@ -84,7 +85,7 @@ def write_store(folder: Path, path: Path, on_error: str, identity: dict[str, Any
 
 
 def _stream(folder: Path, path: Path, report: Report) -> tuple[str, str]:
-    """Write records, their starts, and the hashes and lines of ids; return the two hashes."""
+    """Write the records, their starts, and each id's hash and line; return the corpus's hashes."""
     ordered, members = hashlib.sha256(), SetHash()
     with (
         _create(folder / RECORDS) as records,
@@ -112,7 +113,7 @@ def _create(path: Path) -> BinaryIO:
 def _find_repeated(
     folder: Path, path: Path, report: Report, hashes: np.ndarray, order: np.ndarray
 ) -> list[int]:
-    """Rows whose id stands in an earlier row; each is reported."""
+    """Report the rows whose id an earlier row has already, and return them."""
     repeated: list[int] = []
     first: dict[str, int] = {}
     records, starts = map_bytes(folder / RECORDS), map_array(folder / STARTS, U64)
@@ -133,12 +134,12 @@ def _find_repeated(
 
 
 def _rows_with_equal_hashes(hashes: np.ndarray, order: np.ndarray) -> Iterator[int]:
-    """Rows whose hash another row has as well, those of equal hashes in ascending order."""
-    last = -1  # place of the latest row that was yielded
+    """The rows whose hash another row has as well; rows of equal hash ascend."""
+    last = -1  # the place of the latest row that was yielded
     for start in range(0, len(order) - 1, _BLOCK):
         block = hashes[order[start : start + _BLOCK + 1]]
         for place in (np.flatnonzero(block[1:] == block[:-1]) + start).tolist():
-            if place != last:  # else it came with the pair before
+            if place != last:  # otherwise it was yielded with the pair before
                 yield int(order[place])
             last = place + 1
             yield int(order[last])
@@ -147,7 +148,7 @@ def _rows_with_equal_hashes(hashes: np.ndarray, order: np.ndarray) -> Iterator[i
 def _leave_out(
     folder: Path, repeated: list[int], hashes: np.ndarray, order: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Forget rows; their records stay in the file, where nothing points at them."""
+    """Leave out rows. Their records stay in the file, but nothing points to them."""
     keep = np.ones(len(hashes), dtype=bool)
     keep[repeated] = False
     np.fromfile(folder / STARTS, U64)[keep].tofile(folder / STARTS)
@@ -157,17 +158,17 @@ def _leave_out(
 
 def _write_sorted(folder: Path, hashes: np.ndarray, order: np.ndarray) -> None:
     with (folder / HASHES).open("wb") as sorted_hashes, _create(folder / ROWS) as rows:
-        for start in range(0, len(order), _BLOCK):  # in blocks: no second copy in memory
+        for start in range(0, len(order), _BLOCK):  # blocks avoid a second copy in memory
             block = order[start : start + _BLOCK]
             sorted_hashes.write(hashes[block].tobytes())
             rows.write(block.astype(U32).tobytes())
 
 
 def identity_of(path: Path, on_error: str, version: int) -> dict[str, Any]:
-    """What tells one corpus file from another without reading it: path, size and time of change.
+    """What identifies a corpus file without reading it: its path, size and time of change.
 
     Raises:
-        DataError: If there is no such file.
+        DataError: If the file does not exist.
     """
     try:
         stat = path.stat()

@@ -1,7 +1,8 @@
-"""A corpus of passages, of any size, by id and in order, in flat memory.
+"""A corpus of any size, whose passages can be read by id and in order.
 
-The file is read once; after that its passages are served from a memory-mapped side store in the
-cache folder (`retrieval.corpus.store`), until the file changes.
+The corpus file is read once. After that, and until the file changes, its passages come from a
+memory-mapped side store in the cache folder (`retrieval.corpus.store`), so that a large corpus
+needs little memory.
 """
 
 from __future__ import annotations
@@ -40,28 +41,29 @@ from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1  # of the side store
+_FORMAT = 1  # version of the side store
 _CHOICES = ("raise", "skip")
 _WHAT = "side store of a corpus"
 
 
 class Corpus(Mapping[str, Passage]):
-    """Passages by id; read-only. Open one with `Corpus.open`.
+    """A read-only mapping from ids to passages, which `Corpus.open` opens.
 
-    Iteration is over the ids in the order of the file. Readers may share it between threads.
+    Iteration yields the ids in the order of the file. Threads may share a corpus.
 
     Attributes:
-        path: The file it was made from.
-        sha256: Hash of the passages and their order.
-        members: Hash of the passages whatever their order (`retrieval.passage.SetHash`): an
-            index to which passages were added and removed has that of what it holds now.
-        skipped: How many lines of the file were left out.
+        path: The corpus file.
+        sha256: Hash of the passages in their order.
+        members: Hash of the passages that does not depend on their order
+            (`retrieval.passage.SetHash`). Indexes record it: after an edit, an index has the hash
+            of the passages that it contains now.
+        skipped: The number of lines of the file that were left out.
     """
 
     def __init__(self, path: Path, store: Path) -> None:
         self.path, self._store = path, store
         manifest = read_manifest(store, _WHAT, verify=False)
-        for name in (STARTS, HASHES, ROWS):  # records have checksums of their own
+        for name in (STARTS, HASHES, ROWS):  # each record has its own checksum
             if sha256_of(store / name) != manifest["files"][name]["sha256"]:
                 raise IndexFolderError(f"{store / name}: damaged; remove the folder {store}")
         settings = manifest["settings"]
@@ -79,14 +81,15 @@ class Corpus(Mapping[str, Passage]):
     def open(
         cls, path: str | Path, cache_dir: str | Path | None = None, on_error: str = "raise"
     ) -> Corpus:
-        """Open a corpus, and make its side store where there is none of this file yet.
+        """Open a corpus, and make its side store if there is none for this file yet.
 
         Args:
-            path: ``*.jsonl`` or DPR's ``*.tsv``, plain or ``.gz``; see
-                `retrieval.corpus.formats.read_corpus_file`.
-            cache_dir: Where side stores are kept; by default the cache folder.
-            on_error: What a malformed line or a repeated id does: ``raise``, or ``skip``: it is
-                left out (of a repeated id the first line stays), counted and logged.
+            path: ``*.jsonl`` or DPR's ``*.tsv``, plain or with ``.gz``;
+                `retrieval.corpus.formats.read_corpus_file` describes them.
+            cache_dir: The folder of the side stores; by default the cache folder.
+            on_error: What to do with a malformed line or a repeated id: ``raise`` an error, or
+                ``skip`` the line, which is then counted and logged. Of the lines with the same id,
+                the first is kept.
 
         Raises:
             DataError: If the file cannot be used; the message names the line.
@@ -125,10 +128,10 @@ class Corpus(Mapping[str, Passage]):
         return isinstance(id, str) and self._find(id)[1] is not None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Corpus, (self.path, self._store)  # another process maps the same files
+        return Corpus, (self.path, self._store)  # the other process maps the same files
 
     def passages(self, start: int = 0, stop: int | None = None) -> Iterator[Passage]:
-        """Stream the passages of the rows from ``start`` up to ``stop``, in order.
+        """Stream the passages from row ``start`` up to, but without, row ``stop``, in order.
 
         Raises:
             IndexFolderError: If the side store is damaged.
@@ -139,7 +142,7 @@ class Corpus(Mapping[str, Passage]):
             raise self._damaged(error) from error
 
     def row(self, row: int) -> Passage:
-        """The passage at a row, from 0, in the order of the file.
+        """The passage at a row; rows count from 0, in the order of the file.
 
         Raises:
             IndexError: If there is no such row.
@@ -153,10 +156,10 @@ class Corpus(Mapping[str, Passage]):
             raise self._damaged(error) from error
 
     def rows(self, ids: Iterable[str]) -> list[int]:
-        """The rows of passages, by id.
+        """The rows of passages, given their ids.
 
         Raises:
-            KeyError: If there is no such passage.
+            KeyError: If the corpus has no passage with one of the ids.
         """
         rows = []
         for id in ids:
@@ -174,7 +177,7 @@ class Corpus(Mapping[str, Passage]):
             passage = self.row(row)
             if passage.id == id:
                 return row, passage
-            place += 1  # another id of equal hash
+            place += 1  # that was another id with the same hash
         return -1, None
 
     def _damaged(self, error: Exception) -> IndexFolderError:
@@ -190,13 +193,13 @@ def _try_open(path: Path, store: Path) -> Corpus | None:
     try:
         return Corpus(path, store)
     except IndexFolderError as error:
-        log.warning("%s; it is made anew", error)
+        log.warning("%s; it is made again", error)
         return None
 
 
 def _make_store(store: Path, path: Path, on_error: str, identity: dict[str, Any]) -> Corpus:
     with only_writer(store, _WHAT, wait=True):
-        if (corpus := _try_open(path, store)) is not None:  # made by another while we waited
+        if (corpus := _try_open(path, store)) is not None:  # another process made it meanwhile
             return corpus
         log.info("reading %s into %s, once", path, store)
         with new_folder(store, replace=True, alone=True) as folder:  # a damaged one is replaced

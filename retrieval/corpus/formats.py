@@ -1,4 +1,4 @@
-"""The formats of a corpus, read a line at a time: JSON lines and DPR's ``psgs_w100.tsv``."""
+"""Reads the two formats of a corpus line by line: JSON lines and DPR's ``psgs_w100.tsv``."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ CONTROL = "".join(map(chr, range(33)))  # what Lucene calls blank
 
 
 def read_corpus_file(path: Path, report: Report) -> Iterator[tuple[int, Passage]]:
-    """Stream a corpus; repeated ids are left to the caller.
+    """Stream a corpus. The caller must check for repeated ids.
 
     Args:
         path: ``*.jsonl`` of ``{"id": str, "title": str, "text": str}``, or ``*.tsv`` with a header
-            and the columns id, text and title, quoted as CSV; either with ``.gz``.
-        report: Called with what is wrong with a line. It may raise; if it returns, the line is
-            skipped.
+            and the columns id, text and title, quoted as in CSV. Both may be compressed (``.gz``).
+        report: Called with an error that says what is wrong with a line. It may raise the error; if
+            it returns, the line is skipped.
 
     Yields:
-        The number of the line that a passage begins at, from 1, and the passage.
+        The number of the line where a passage begins, from 1, and the passage.
 
     Raises:
-        DataError: If the file as a whole cannot be read: it is missing, of another kind, truncated
-            or damaged, or a table without its header.
+        DataError: If the file as a whole cannot be read: it is missing, truncated or damaged, it is
+            of another kind, or a table lacks its header.
     """
     if not path.is_file():
         came = "a folder" if path.is_dir() else "nothing"
@@ -124,18 +124,18 @@ def _checked(passage: Passage, where: str) -> Passage:
 
 
 def read_passages(path: str | Path) -> list[Passage]:
-    """Read a corpus, in the order of the file.
+    """Read a whole corpus into memory.
 
     Args:
-        path: A JSON-lines file of ``{"id": str, "title": str, "text": str}``; further keys are
+        path: A JSON-lines file of ``{"id": str, "title": str, "text": str}``; other keys are
             ignored.
 
     Returns:
-        The passages.
+        The passages in the order of the file.
 
     Raises:
-        DataError: If a line lacks a key, holds another type, a blank id or a blank text, or repeats
-            the id of an earlier line.
+        DataError: If a line lacks a key, has a value of another type, has a blank id or a blank
+            text, or repeats the id of an earlier line.
     """
     passages: list[Passage] = []
     lines: dict[str, int] = {}
@@ -148,10 +148,15 @@ def read_passages(path: str | Path) -> list[Passage]:
 
 
 def to_passage(row: Mapping[str, Any], where: str) -> Passage:
-    """The passage of one line.
+    """Make a passage from the fields of one line.
+
+    Args:
+        row: The fields by name.
+        where: The file and line number that an error names.
 
     Raises:
-        DataError: If a key is missing, its value is no string, or the id or the text is blank.
+        DataError: If a key is missing, if a value is not a string, or if the id or the text is
+            blank.
     """
     return Passage(
         id=text_field(row, "id", where),

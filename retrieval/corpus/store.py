@@ -1,4 +1,4 @@
-"""The side store of a corpus: its passages in one file of records, and where each of them stands.
+"""The side store of a corpus: one file with all passages, and arrays that say where each one is.
 
 ======= ==========================================================================================
 file    content
@@ -6,13 +6,13 @@ file    content
 records for each passage a header (checksum of the header, checksum of the text, lengths of id,
         title and text in bytes), then the three in UTF-8; in the order of the corpus
 starts  uint64, the byte at which each passage's record starts, in the order of the corpus
-hashes  uint64, hash of each passage's id, sorted
-rows    uint32, the passage's place in the corpus, for each of the sorted hashes
-skipped what was wrong with each line that was skipped
+hashes  uint64, the hash of each passage's id, sorted
+rows    uint32, for each of the sorted hashes the passage's place in the corpus
+skipped for each line that was skipped, what was wrong with it
 ======= ==========================================================================================
 
-Arrays are little-endian and memory-mapped. A record is checked whenever it is read, so that opening
-a store costs the checksums of the arrays alone.
+The arrays are little-endian and memory-mapped. A record is checked whenever it is read; opening a
+store therefore checks only the arrays.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ RECORDS, STARTS, HASHES, ROWS, SKIPPED = FILES = (
     "skipped.txt",
 )
 U64, U32 = np.dtype("<u8"), np.dtype("<u4")
-BUFFER = 1 << 20  # bytes; of the files that are read or written in one go
+BUFFER = 1 << 20  # bytes; for files that are read or written from beginning to end
 
 _HEADER = struct.Struct("<IIIII")
-_LENGTHS = struct.Struct("<IIII")  # all of the header but its own checksum
+_LENGTHS = struct.Struct("<IIII")  # the header without its own checksum
 
 
 class RecordError(ValueError):
-    """A damaged record."""
+    """A record is damaged."""
 
 
 def id_hash(id: str) -> int:
@@ -55,7 +55,7 @@ def id_hash(id: str) -> int:
 
 
 def encode_record(passage: Passage) -> bytes:
-    """A passage as it stands in the file of records."""
+    """Encode a passage as a record of the file."""
     parts = [field.encode() for field in (passage.id, passage.title, passage.text)]
     body = b"".join(parts)
     rest = _LENGTHS.pack(zlib.crc32(body), *map(len, parts))
@@ -63,10 +63,10 @@ def encode_record(passage: Passage) -> bytes:
 
 
 def record_at(data: mmap.mmap | bytes, start: int) -> Passage:
-    """The passage whose record starts at a byte.
+    """Decode the passage whose record starts at a byte.
 
     Raises:
-        RecordError: If the record is damaged, or none starts there.
+        RecordError: If the record is damaged, or if none starts there.
     """
     end = start + _HEADER.size
     header = data[start:end]
@@ -74,10 +74,10 @@ def record_at(data: mmap.mmap | bytes, start: int) -> Passage:
 
 
 def read_in_order(path: Path, starts: np.ndarray) -> Iterator[Passage]:
-    """Yield the passages whose records start at the given, ascending bytes.
+    """Yield the passages whose records start at the given bytes, which must ascend.
 
-    It reads on in the file: pages of a mapping would count as the process's memory, and a corpus
-    may be larger than that.
+    The file is read, not mapped, because the pages of a mapping would count as memory of the
+    process, and a corpus may be larger than the memory.
 
     Raises:
         RecordError: If a record is damaged.
@@ -94,14 +94,14 @@ def read_in_order(path: Path, starts: np.ndarray) -> Iterator[Passage]:
 
 
 def map_array(path: Path, dtype: np.dtype) -> np.ndarray:
-    """A file as a read-only array, memory-mapped."""
-    if not path.stat().st_size:  # which cannot be mapped
+    """Memory-map a file as a read-only array."""
+    if not path.stat().st_size:  # an empty file cannot be mapped
         return np.empty(0, dtype)
     return np.memmap(path, dtype, mode="r")
 
 
 def map_bytes(path: Path) -> mmap.mmap | bytes:
-    """A file as read-only bytes, memory-mapped."""
+    """Memory-map a file as read-only bytes."""
     with path.open("rb") as file:
         if not path.stat().st_size:
             return b""

@@ -1,4 +1,4 @@
-"""Dense retrieval: encoders' vectors in shards on disk, searched by FAISS."""
+"""Dense retrieval: FAISS searches the passages' vectors, which are kept in shards on disk."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Changes of a dense index: rows that come, rows that go, and forgetting those that went.
+"""Edits of a dense index: adding rows, removing rows, and erasing removed rows for good.
 
-Each writes new files into the index's folder and returns what of its state they change; they count
-once `retrieval.dense.folder.change` has published them.
+Each edit writes new files into the index's folder, and returns the entries of the index's state
+that change. It takes effect when `retrieval.dense.folder.change` publishes the new state.
 """
 
 from __future__ import annotations
@@ -24,13 +24,19 @@ from retrieval.passage import Passage, SetHash, passage_digest
 def checked_edit(
     snapshot: Snapshot, passages: list[Passage], gone: list[str]
 ) -> tuple[list[int], str]:
-    """What passages that come and ids that go mean for an index.
+    """Check an edit, and find out what it does to an index.
+
+    Args:
+        snapshot: The index before the edit.
+        passages: The passages to add.
+        gone: The ids of the passages to remove.
 
     Returns:
-        The rows that leave, and the `SetHash` of the passages that it holds afterwards.
+        The rows to remove, and the `SetHash` of the index's passages after the edit.
 
     Raises:
-        DataError: If an id to add is in the index and does not leave, or one to remove is not.
+        DataError: If an id to add is in the index and is not removed, or if an id to remove is not
+            in the index.
     """
     embeddings, removed = snapshot.embeddings, set(snapshot.removed.tolist())
     there = {
@@ -60,7 +66,7 @@ def checked_edit(
 
 
 def drop_rows(folder: Path, opened: Snapshot, rows: list[int]) -> State:
-    """Rows that are no longer found; their vectors stay until `forget_removed`."""
+    """Remove rows, so that no search finds them. Their vectors stay until `forget_removed`."""
     data = io.BytesIO()
     np.save(data, np.union1d(opened.removed, np.array(rows, np.int64)), allow_pickle=False)
     name = f"removed-{hashlib.sha256(data.getvalue()).hexdigest()}.npy"
@@ -70,7 +76,7 @@ def drop_rows(folder: Path, opened: Snapshot, rows: list[int]) -> State:
 
 
 def append_rows(folder: Path, opened: Snapshot, rows: Rows, kind: IndexKind, threads: int) -> State:
-    """More rows. The last shard is written anew if there was room in it."""
+    """Add rows. If the last shard has room, it is replaced by a fuller one."""
     state, shards = opened.state, opened.embeddings.shards
     full = len(shards) - bool(opened.embeddings.rows % state["shard_rows"])
     rest = [shard.select(np.arange(len(shard))) for shard in shards[full:]]
@@ -79,14 +85,14 @@ def append_rows(folder: Path, opened: Snapshot, rows: Rows, kind: IndexKind, thr
 
 
 def forget_removed(folder: Path, opened: Snapshot, kind: IndexKind, threads: int) -> State:
-    """Shards and index are written anew, without the rows that were removed."""
+    """Write new shards and a new FAISS index, without the rows that were removed."""
     names = _store(folder, opened.state, [], _live_parts(opened))
     changed = _with_index(folder, opened, names, kind, threads, anew=True)
     return {**changed, "removed": None}
 
 
 def _store(folder: Path, state: State, names: list[str], parts: Iterable[Rows]) -> list[str]:
-    """Names of shards, with those of more rows behind them."""
+    """Store more rows in shards after the given ones, and return the names of all shards."""
     names = list(names)
     for rows in repacked(parts, state["shard_rows"]):
         names.append(store_shard(folder, len(names), rows.to_bytes()))
@@ -104,7 +110,7 @@ def _live_parts(opened: Snapshot) -> Iterator[Rows]:
 def _with_index(
     folder: Path, opened: Snapshot, names: list[str], kind: IndexKind, threads: int, anew: bool
 ) -> State:
-    """Other shards, and FAISS's index with the rows that it lacks."""
+    """The state with these shards, and with a FAISS index of all their rows."""
     import faiss
 
     embeddings = open_embeddings(folder, {**opened.state, "shards": names})
@@ -112,6 +118,6 @@ def _with_index(
     if kind is not None:
         index = faiss.read_index(str(opened.faiss))
         if anew:
-            index.reset()  # what it has learnt stays
+            index.reset()  # removes all rows, but keeps what the index has learnt
         add_rows(kind, index, embeddings, threads)
     return {"shards": names, "rows": embeddings.rows, "faiss": store_index(folder, index)}

@@ -1,8 +1,9 @@
-"""The embeddings of an index: its shards, memory-mapped, as one matrix.
+"""The embeddings of an index: its memory-mapped shards, as one matrix.
 
-All shards but the last hold the same number of passages, so that a row's place is a division.
+All shards except the last have the same number of passages, so that a division finds the shard of a
+row.
 
-Shapes: R rows asked for, D dimensions.
+Shapes: R rows that are asked for, D dimensions.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from retrieval.dense.shard import Shard
 
 
 class Embeddings:
-    """All shards of an index; rows are numbered through them, from 0.
+    """All shards of an index. Their rows are numbered consecutively, from 0.
 
     Args:
-        folder: Where they are.
-        names: Their names, in order.
-        shard_rows: Rows of every shard but the last.
-        dimension: Of the vectors.
+        folder: The folder of the shards.
+        names: The names of the shards, in order.
+        shard_rows: The number of rows in every shard except the last.
+        dimension: The dimension of the vectors.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], shard_rows: int, dimension: int) -> None:
@@ -33,14 +34,17 @@ class Embeddings:
         self._shard_rows = shard_rows
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """First row and float32 vectors of each shard; copies only of what is stored otherwise."""
+        """The first row and the float32 vectors of each shard.
+
+        The vectors are copied only if they are stored in another dtype.
+        """
         start = 0
         for shard in self.shards:
             yield start, np.asarray(shard.vectors_ND, dtype=np.float32)
             start += len(shard)
 
     def vectors(self, rows_R: np.ndarray) -> np.ndarray:
-        """float32 vectors ``[R, D]`` of some rows, in their order; at least one."""
+        """The float32 vectors ``[R, D]`` of at least one row, in the order of ``rows_R``."""
         numbers_R, inside_R = np.divmod(rows_R, self._shard_rows)
         vectors_RD = np.empty((len(rows_R), self.dimension), np.float32)
         order_R = np.argsort(numbers_R, kind="stable")
@@ -55,12 +59,12 @@ class Embeddings:
         return self.shards[number].id(inside)
 
     def digest(self, row: int) -> bytes:
-        """`retrieval.passage.passage_digest` of the passage at a row."""
+        """The `retrieval.passage.passage_digest` of the passage at a row."""
         number, inside = divmod(row, self._shard_rows)
         return self.shards[number].digests[inside].tobytes()
 
     def find(self, ids: Iterable[str]) -> dict[str, list[int]]:
-        """The rows of each of some ids that has any; reads the hashes of all ids once."""
+        """The rows of ids; ids without a row are left out. Reads the hashes of all rows once."""
         by_hash: dict[int, list[str]] = {}
         for id in ids:
             by_hash.setdefault(id_hash(id), []).append(id)
@@ -69,6 +73,6 @@ class Embeddings:
         for number, shard in enumerate(self.shards):
             for inside in np.flatnonzero(np.isin(shard.id_hashes, wanted)).tolist():
                 id = shard.id(inside)
-                if id in by_hash[int(shard.id_hashes[inside])]:  # else another of equal hash
+                if id in by_hash[int(shard.id_hashes[inside])]:  # not another id of equal hash
                     found.setdefault(id, []).append(number * self._shard_rows + inside)
         return found

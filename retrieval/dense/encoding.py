@@ -1,8 +1,8 @@
-"""Encoding a corpus shard by shard, so that what was interrupted goes on where it stopped.
+"""Encodes a corpus shard by shard, so that an interrupted encoding continues where it stopped.
 
-A shard is encoded on its own, in batches that depend on its passages alone, and is acknowledged
-once its file is on the disk. So the bytes are the same however often an encoding was interrupted,
-and the vectors whichever engine (`retrieval.dense.engines`) handed the shards out.
+Each shard is encoded separately, in batches that depend on its passages alone, and it counts as
+done when its file is on the disk. The bytes are therefore the same however often the encoding was
+interrupted, and the vectors do not depend on the engine (`retrieval.dense.engines`).
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from retrieval.passage import Passage
 log = logging.getLogger(__name__)
 
 PLAN = "encoding.json"
-_MOST_SHARDS = 256  # each keeps a file descriptor open, of which a process has some 1,024
+_MOST_SHARDS = 256  # each keeps a file descriptor open; a process often has only 1,024
 _LEAST_ROWS = 4096
 
 
 class ShardEncoder:
-    """Turns a shard's passages into its file's bytes; what a worker of an engine holds.
+    """Turns the passages of a shard into the bytes of its file. Each worker of an engine has one.
 
     Attributes:
-        rounding: The encoder's; see `retrieval.encoders.encoder.Encoder`.
+        rounding: The rounding of the encoder (`retrieval.encoders.encoder.Encoder`).
 
     Args:
-        maker: Makes the encoder.
+        maker: Loads the encoder.
         storage: "float32" or "float16".
-        device: Instead of the maker's own.
+        device: The encoder's device; None for the device of ``maker``.
     """
 
     def __init__(self, maker: EncoderMaker, storage: str, device: str | None = None) -> None:
@@ -49,10 +49,10 @@ class ShardEncoder:
         self.rounding = self._encoder.rounding
 
     def encode(self, passages: Sequence[Passage]) -> bytes:
-        """The bytes of the shard.
+        """Encode the passages of a shard, and return the bytes of its file.
 
         Raises:
-            ValueError: If a vector cannot be stored.
+            ValueError: If a vector is not finite in ``storage``.
         """
         with mounted("encoder"):
             vectors_ND = self._encoder.encode_passages(passages)
@@ -61,13 +61,13 @@ class ShardEncoder:
 
 @dataclass(frozen=True)
 class EncodingJob:
-    """What is to be encoded, and by what. It can be sent to other processes of this machine.
+    """The passages to encode, and their encoder. It can be sent to other processes on this machine.
 
     Attributes:
         corpus: The passages.
-        maker: Makes the encoder.
+        maker: Loads the encoder.
         storage: "float32" or "float16".
-        shard_rows: Passages of a shard.
+        shard_rows: The number of passages in a shard; the last shard may have fewer.
     """
 
     corpus: Corpus
@@ -77,7 +77,7 @@ class EncodingJob:
 
     @property
     def shards(self) -> int:
-        """How many shards there are."""
+        """The number of shards."""
         return -(-len(self.corpus) // self.shard_rows)
 
     def passages(self, number: int) -> list[Passage]:
@@ -86,15 +86,15 @@ class EncodingJob:
         return list(self.corpus.passages(start, start + self.shard_rows))
 
     def load(self, device: str | None = None) -> ShardEncoder:
-        """What encodes them, in the process that calls."""
+        """Load the encoder in the calling process."""
         return ShardEncoder(self.maker, self.storage, device)
 
 
 def check_rounding(worker: str, planned: str) -> None:
-    """Check that a worker encodes as the process does that began the encoding.
+    """Check that a worker rounds vectors in the same way as the process that began the encoding.
 
     Raises:
-        ValueError: If its vectors would differ in their last digits.
+        ValueError: If the worker's vectors would differ in their last digits.
     """
     if worker != planned:
         raise ValueError(
@@ -105,15 +105,15 @@ def check_rounding(worker: str, planned: str) -> None:
 
 
 class Engine(Protocol):
-    """Has shards encoded: here, on several devices, or by a cluster."""
+    """Has shards encoded, in this process, on several devices, or on a cluster."""
 
     def encode(self, job: EncodingJob, numbers: Sequence[int], folder: Path) -> None:
-        """Encode some shards and store each in a folder as soon as it is done."""
+        """Encode some shards, and store each one in a folder as soon as it is done."""
         ...
 
 
 def default_shard_rows(passages: int) -> int:
-    """4,096 passages, or as many more as keep the number of shards at 256 or below."""
+    """The smallest multiple of 4,096 passages that gives at most 256 shards."""
     rows = -(-passages // _MOST_SHARDS)
     return max(_LEAST_ROWS, -(-rows // _LEAST_ROWS) * _LEAST_ROWS)
 
@@ -122,16 +122,16 @@ def encode_corpus(job: EncodingJob, engine: Engine, folder: Path) -> list[str]:
     """Encode the shards that a folder lacks.
 
     Args:
-        job: What is to be encoded.
-        engine: Has it done.
-        folder: Need not exist yet. The caller is its only writer.
+        job: The passages and their encoder.
+        engine: What has the shards encoded.
+        folder: The folder of the shards. It need not exist yet; the caller must be its only writer.
 
     Returns:
         The names of all shards, in order.
 
     Raises:
-        IndexFolderError: If the folder has an encoding of something else.
-        ValueError: If there is no passage, or ``storage`` or ``shard_rows`` is impossible.
+        IndexFolderError: If the folder contains an encoding of another job.
+        ValueError: If there is no passage, or if ``storage`` or ``shard_rows`` is impossible.
     """
     if job.storage not in STORAGES:
         raise SettingValueError(

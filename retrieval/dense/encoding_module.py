@@ -1,4 +1,4 @@
-"""Encoding by Lightning's predict loop: a batch is one shard, and every process stores its own."""
+"""Encoding with Lightning's predict loop. A batch is one shard; each process stores its shards."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ log = logging.getLogger(__name__)
 
 
 class EncodingModule(lightning.LightningModule):
-    """Encodes shards on whichever devices the Trainer has; of P processes, each takes every P-th.
+    """Encodes shards on the Trainer's devices. With P processes, each takes every P-th shard.
 
     Args:
-        job: What is to be encoded. The encoder is made in each process, on its device.
-        numbers: Of the shards.
-        folder: Where shards are stored.
+        job: The passages and their encoder. Each process loads the encoder on its own device.
+        numbers: The numbers of the shards to encode.
+        folder: The folder that the shards are stored in.
     """
 
     def __init__(self, job: EncodingJob, numbers: Sequence[int], folder: Path) -> None:
@@ -30,10 +30,10 @@ class EncodingModule(lightning.LightningModule):
         self._rounding = job.load().rounding
 
     def setup(self, stage: str) -> None:
-        """Make the encoder.
+        """Load the encoder.
 
         Raises:
-            ValueError: See `retrieval.dense.encoding.check_rounding`.
+            ValueError: If its rounding differs (`retrieval.dense.encoding.check_rounding`).
         """
         self._encoder = self._job.load(str(self.trainer.strategy.root_device))
         check_rounding(self._encoder.rounding, self._rounding)

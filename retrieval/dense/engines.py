@@ -1,9 +1,9 @@
-"""Engines: who encodes the shards of a corpus.
+"""Engines, which have the shards of a corpus encoded.
 
-``plain`` does it in this process, ``lightning`` on several devices of this machine by Lightning's
-predict loop, ``ray`` on a cluster. Each hands whole shards out, so the vectors are the same
-whichever does it, on devices of the same kind: bit for bit where all run as many threads; else some
-processors add up in another order.
+``plain`` encodes in this process, ``lightning`` on several devices of this machine with Lightning's
+predict loop, and ``ray`` on a cluster. All engines hand out whole shards, so the choice does not
+change the vectors on devices of the same kind. They are the same bit for bit if all processes use
+the same number of threads; otherwise some processors add numbers in another order.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ ENGINES = ("plain", "lightning", "ray")
 def make_engine(
     name: str, workers: int = 1, device: str = "auto", ray_address: str | None = None
 ) -> Engine:
-    """The engine of a configuration.
+    """Create the engine that a configuration names.
 
     Args:
         name: "plain", "lightning" or "ray".
-        workers: Processes of "lightning" and "ray"; one device each.
-        device: Of "lightning" and "ray": "auto", "cpu", "cuda", or of one process of "lightning"
-            "cuda:1", …
-        ray_address: Of a cluster; None: a Ray on this machine, for the time of the encoding.
+        workers: The number of processes of "lightning" or "ray"; each has one device.
+        device: The devices of "lightning" or "ray": "auto", "cpu" or "cuda". With one process,
+            "lightning" also takes the name of one device, such as "cuda:1".
+        ray_address: The address of a Ray cluster. If it is None, Ray is started on this machine for
+            the time of the encoding.
 
     Raises:
-        ValueError: If the name or the number is impossible, or a device of a number is named where
-            the engine chooses them.
+        ValueError: If the name or the number of workers is impossible, or if one device is named
+            where the engine chooses the devices.
     """
     if workers < 1:
         raise SettingValueError("workers", f"workers must be positive, got {workers}")
@@ -71,7 +72,7 @@ class PlainEngine:
     """Encodes in this process, one shard after another."""
 
     def encode(self, job: EncodingJob, numbers: Sequence[int], folder: Path) -> None:
-        """See `retrieval.dense.encoding.Engine`."""
+        """Encode shards and store them (`retrieval.dense.encoding.Engine.encode`)."""
         encoder = job.load()
         for number in progress(numbers, "Encoding shards"):
             store_shard(folder, number, encoder.encode(job.passages(number)))
@@ -79,18 +80,18 @@ class PlainEngine:
 
 
 class LightningEngine:
-    """Encodes on several devices of this machine by Lightning's predict loop.
+    """Encodes on several devices of this machine with Lightning's predict loop.
 
     Args:
-        devices: How many; more than one are processes of their own.
-        device: "auto" (a GPU if there is one), "cpu", "cuda", or the one device "cuda:1", …
+        devices: The number of devices. If there are several, each has its own process.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", or one device, such as "cuda:1".
     """
 
     def __init__(self, devices: int, device: str = "auto") -> None:
         self._devices, self._device = devices, device
 
     def encode(self, job: EncodingJob, numbers: Sequence[int], folder: Path) -> None:
-        """See `retrieval.dense.encoding.Engine`."""
+        """Encode shards and store them (`retrieval.dense.encoding.Engine.encode`)."""
         import lightning
 
         from plumbing.training.bar import NamedProgressBar
@@ -100,38 +101,40 @@ class LightningEngine:
         trainer = lightning.Trainer(
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
             devices=self._devices if device.index is None else [device.index],
-            # Spawned, not started anew with the command line, which may not be ours to start.
+            # Processes are spawned. Lightning's default would run the command line again, and that
+            # may belong to another program.
             strategy="auto" if self._devices == 1 else "ddp_spawn",
             logger=False,
             enable_checkpointing=False,
             callbacks=[NamedProgressBar("Encoding shards")],
             enable_model_summary=False,
-            use_distributed_sampler=False,  # the module's own loader hands out the shards
+            use_distributed_sampler=False,  # the module's loader hands out the shards itself
         )
         with warnings.catch_warnings():
-            # A shard is read in no time; workers would only copy it.
+            # Reading a shard takes almost no time; workers would only copy it.
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
             trainer.predict(EncodingModule(job, numbers, folder), return_predictions=False)
 
 
 class RayEngine:
-    """Encodes on a cluster that Ray runs, or on this machine.
+    """Encodes with Ray, on a cluster or on this machine.
 
-    Passages are sent to the workers and shards come back, so no disk need be shared. A worker whose
-    machine fails is started anew, and its shard is encoded again.
+    Passages are sent to the workers, and the encoded shards come back, so no shared disk is needed.
+    If the machine of a worker fails, the worker is started again and its shard is encoded again.
 
     Args:
-        workers: How many.
-        device: "auto" or "cuda": each worker has a GPU where the cluster has any; or "cpu".
-        address: Of the cluster; None: the one that this process is connected to, else a new one on
-            this machine that ends with the encoding.
+        workers: The number of workers.
+        device: "cpu", or "auto" or "cuda", which both give each worker a GPU if the cluster has
+            any.
+        address: The address of the cluster. If it is None, the cluster that this process is
+            connected to is used, or else a new one on this machine, which ends with the encoding.
     """
 
     def __init__(self, workers: int, device: str = "auto", address: str | None = None) -> None:
         self._workers, self._device, self._address = workers, device, address
 
     def encode(self, job: EncodingJob, numbers: Sequence[int], folder: Path) -> None:
-        """See `retrieval.dense.encoding.Engine`."""
+        """Encode shards and store them (`retrieval.dense.encoding.Engine.encode`)."""
         with ray_cluster(self._workers, self._address, otherwise="plain") as ray:
             self._encode(ray, job, numbers, folder)
 
@@ -149,7 +152,7 @@ class RayEngine:
         workers = [
             actor.remote(job.maker, job.storage) for _ in range(min(self._workers, len(numbers)))
         ]
-        # A shard is handed to a worker that runs: the cluster may have no room for all of them.
+        # A worker gets a shard only once it runs: the cluster may lack room for all workers.
         busy = {worker.start.remote(): worker for worker in workers}
         left, stored = list(reversed(numbers)), 0
         planned = job.load().rounding
@@ -171,13 +174,13 @@ class RayEngine:
 
 
 class _Worker:
-    """What runs in a process of Ray's."""
+    """The part that runs in a process of Ray's."""
 
     def __init__(self, maker: EncoderMaker, storage: str) -> None:
         self._encoder = ShardEncoder(maker, storage)
 
     def start(self) -> str:
-        """The encoder's rounding, once the process runs."""
+        """The encoder's rounding; it also tells that the process runs."""
         return self._encoder.rounding
 
     def encode(self, number: int, passages: list[Passage]) -> tuple[int, bytes]:

@@ -1,6 +1,6 @@
-"""FAISS's indexes out of embeddings: what they learn from the vectors, and the rows put into them.
+"""Builds FAISS's indexes: an index learns from the vectors, and then gets their rows.
 
-Shapes: N rows of a shard.
+Shapes: N rows of a shard, D dimensions.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from retrieval.dense.faiss_settings import HNSW, IVFPQ
 
 
 def new_index(settings: IVFPQ | HNSW, embeddings: Embeddings, threads: int) -> Any:
-    """A FAISS index without rows, which has learnt from the vectors what it must know of them.
+    """Make a FAISS index that has learnt from the vectors, but has no rows yet.
 
     Args:
-        settings: Of which kind, and how.
+        settings: The settings of the index; their class is its kind.
         embeddings: The vectors.
-        threads: Of FAISS.
+        threads: The number of threads of FAISS.
 
     Raises:
-        ValueError: If there are too few vectors to learn from, or they cannot be cut into pieces.
+        ValueError: If there are too few vectors to learn from, or if they cannot be cut evenly.
     """
     import faiss
 
     if isinstance(settings, IVFPQ):
         with faiss_threads(threads):
             return _trained(settings, embeddings)
-    # In float16: candidates are scored again, and the shards have the vectors themselves.
+    # float16 suffices, because candidates are scored again with the vectors in the shards.
     kind: Any = faiss.ScalarQuantizer.QT_fp16
     index = faiss.IndexHNSWSQ(
         embeddings.dimension, kind, settings.neighbours, faiss.METRIC_INNER_PRODUCT
@@ -42,13 +42,13 @@ def new_index(settings: IVFPQ | HNSW, embeddings: Embeddings, threads: int) -> A
 
 
 def add_rows(settings: IVFPQ | HNSW, index: Any, embeddings: Embeddings, threads: int) -> None:
-    """Put those rows into a FAISS index that it does not hold yet.
+    """Add the rows to a FAISS index that it does not have yet.
 
     Args:
-        settings: Of the index.
-        index: FAISS's; holds the first rows, possibly none.
+        settings: The settings of the index.
+        index: The FAISS index. It may have the first rows already.
         embeddings: The vectors of all rows.
-        threads: Of FAISS.
+        threads: The number of threads of FAISS.
     """
     one = isinstance(settings, HNSW) and settings.deterministic
     with faiss_threads(1 if one else threads):
@@ -57,7 +57,7 @@ def add_rows(settings: IVFPQ | HNSW, index: Any, embeddings: Embeddings, threads
 
 
 def check_learnable(settings: IVFPQ, rows: int) -> None:
-    """Check that an index can learn its clusters and codes from so many vectors.
+    """Check that an index can learn its clusters and codes from this number of vectors.
 
     Raises:
         ValueError: If there are too few.
@@ -77,7 +77,7 @@ def check_dimension(settings: IVFPQ, dimension: int) -> None:
     """Check that vectors can be cut into equal pieces.
 
     Raises:
-        ValueError: If they cannot.
+        ValueError: If the number of pieces does not divide the dimension.
     """
     if dimension % settings.subvectors:
         raise SettingValueError(
@@ -107,7 +107,7 @@ def _trained(settings: IVFPQ, embeddings: Embeddings) -> Any:
         faiss.METRIC_INNER_PRODUCT,
     )
     for clustering in (index.cp, index.pq.cp):
-        clustering.min_points_per_centroid = 1  # FAISS would warn, on stderr
+        clustering.min_points_per_centroid = 1  # otherwise FAISS warns on stderr
         clustering.max_points_per_centroid = settings.train_rows
     count = min(rows, settings.train_rows)
     index.train(embeddings.vectors(np.arange(count) * rows // count))

@@ -1,8 +1,8 @@
-"""FAISS: the rows of a matrix of embeddings that have the largest inner products with a query.
+"""Finds with FAISS the rows of embeddings that have the largest inner products with a query.
 
-The kinds of indexes are those of `retrieval.dense.faiss_settings`. Of kind flat nothing is built:
-the memory-mapped shards themselves are searched. The others give candidates, which whoever searches
-scores again by the stored vectors.
+`retrieval.dense.faiss_settings` describes the kinds of indexes. For the kind "flat" nothing is
+built; FAISS searches the memory-mapped shards themselves. The other kinds find candidates, which
+`retrieval.dense.search` scores again with the stored vectors.
 
 Shapes: Q queries, D dimensions, N rows of a shard.
 """
@@ -20,17 +20,17 @@ from plumbing.mounts import SettingValueError
 from retrieval.dense.embeddings import Embeddings
 from retrieval.dense.faiss_settings import HNSW, IVFPQ
 
-_GPU_MOST = 2048  # candidates, the limit of FAISS on a GPU
+_GPU_MOST = 2048  # candidates; FAISS's limit on a GPU
 
 
 class VectorIndex(Protocol):
     """Finds candidates among the rows of an index.
 
     Attributes:
-        exact: Whether no row that is no candidate has a larger inner product than any that is.
-        most: Candidates that it can give, at most; None: all rows.
-        widest: Of an index that looks into a part of the rows, how many times larger the part must
-            be to be all that it can look into; of others 1.
+        exact: True if the candidates contain the best rows.
+        most: The largest number of candidates that a search can return; None for all rows.
+        widest: The largest useful ``width`` of `candidates`, for an index that searches only a part
+            of the rows; 1 for other indexes.
     """
 
     exact: bool
@@ -40,20 +40,22 @@ class VectorIndex(Protocol):
     def candidates(
         self, queries_QD: np.ndarray, count: int, width: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Inner products, rounded or approximate, and rows; both ``[Q, count]``, best first.
-
-        A row of -1 stands for none.
+        """Find candidates for each query.
 
         Args:
-            queries_QD: float32.
-            count: C.
-            width: How many times as large a part of the rows to look into as the settings say.
+            queries_QD: The queries' vectors, float32.
+            count: The number of candidates for each query.
+            width: The factor by which the part of the rows that is searched exceeds the settings.
+
+        Returns:
+            The inner products, which may be rounded or approximate, and the rows, both
+            ``[Q, count]``, best first. A row of -1 stands for no candidate.
         """
         ...
 
 
 class FlatIndex:
-    """Exhaustive search of memory-mapped shards.
+    """Searches memory-mapped shards exhaustively.
 
     Args:
         embeddings: The vectors.
@@ -69,7 +71,7 @@ class FlatIndex:
     def candidates(
         self, queries_QD: np.ndarray, count: int, width: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See `VectorIndex`."""
+        """Find candidates for each query (`VectorIndex.candidates`); ``width`` has no effect."""
         import faiss
 
         best = faiss.ResultHeap(len(queries_QD), count, keep_max=True)
@@ -83,14 +85,14 @@ class FlatIndex:
 
 
 class FaissIndex:
-    """Search of an index that FAISS holds in memory.
+    """Searches an index that FAISS keeps in memory.
 
     Args:
-        index: FAISS's.
-        exact: See `VectorIndex`.
-        most: See `VectorIndex`.
-        depth: Of a graph: candidates that a search keeps, at least.
-        probes: Of inverted lists: how many a search looks into.
+        index: The FAISS index.
+        exact: True if the candidates contain the best rows.
+        most: The largest number of candidates that a search can return; None for all rows.
+        depth: For a graph, the smallest number of candidates that a search keeps.
+        probes: For inverted lists, the number of lists that are searched.
     """
 
     def __init__(
@@ -103,14 +105,14 @@ class FaissIndex:
     ) -> None:
         self._index, self.exact, self.most = index, exact, most
         self._depth, self._probes = depth, probes
-        # A GPU looks into as many lists as it can give candidates, at most.
+        # On a GPU, the limit for candidates is also the limit for lists.
         self._lists = 1 if probes is None else min(index.nlist, most or index.nlist)
         self.widest = 1 if probes is None else max(1, -(-self._lists // probes))
 
     def candidates(
         self, queries_QD: np.ndarray, count: int, width: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See `VectorIndex`."""
+        """Find candidates for each query (`VectorIndex.candidates`)."""
         parameters = self._parameters(count, width)
         scores, rows = self._index.search(queries_QD, count, params=parameters)
         return scores, rows
@@ -119,7 +121,7 @@ class FaissIndex:
         import faiss
 
         parameters: Any = None
-        if self._depth is not None:  # a graph finds no more than it walks through
+        if self._depth is not None:  # a graph finds at most as many rows as the search keeps
             parameters = faiss.SearchParametersHNSW()  # type: ignore[attr-defined]
             parameters.efSearch = max(self._depth, count)
         if self._probes is not None:
@@ -131,17 +133,17 @@ class FaissIndex:
 def open_index(
     settings: IVFPQ | HNSW | None, embeddings: Embeddings, path: Path | None, device: str
 ) -> VectorIndex:
-    """What searches the rows of an index.
+    """Open what searches the rows of an index.
 
     Args:
-        settings: Of its kind; None: flat.
+        settings: The settings of the index; None for the kind "flat".
         embeddings: The vectors.
-        path: FAISS's file, its checksum verified; None: flat.
-        device: "cpu"; "cuda"; or "auto": a GPU if FAISS was built for them and there is one. A
-            graph stays on the processor.
+        path: FAISS's file, whose checksum was verified; None for the kind "flat".
+        device: "cpu", "cuda", or "auto", which means a GPU if there is one that FAISS can use. A
+            graph (HNSW) always stays on the CPU.
 
     Raises:
-        ValueError: If a GPU is asked for, and FAISS has none.
+        ValueError: If a GPU is asked for and FAISS cannot use one.
     """
     import faiss
 
@@ -187,7 +189,7 @@ def _to_gpu(index: Any) -> Any:
 
 @contextmanager
 def faiss_threads(count: int) -> Iterator[None]:
-    """Let FAISS use so many threads while the block runs; the setting is the whole process's."""
+    """Let FAISS use this number of threads while the block runs; it holds for the whole process."""
     import faiss
 
     before = faiss.omp_get_max_threads()

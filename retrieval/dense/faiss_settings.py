@@ -1,9 +1,10 @@
-"""Kinds of indexes that FAISS searches (Douze et al. 2024), and their settings.
+"""The kinds of indexes that FAISS searches (Douze et al. 2024), and their settings.
 
-* ``flat`` compares a query with every vector, and costs no second copy of them; exact.
-* ``ivfpq`` compares it with compressed vectors (product quantisation) of some clusters (inverted
-  lists): a small fraction of the time and of the memory; for millions of passages.
-* ``hnsw`` walks a graph of near neighbours: the fastest, but it holds graph and vectors in memory.
+* ``flat`` compares a query with every vector. It is exact, and needs no second copy of the vectors.
+* ``ivfpq`` compares a query with the compressed vectors (product quantisation) of a few clusters
+  (inverted lists). It needs a small fraction of the time and memory, for millions of passages.
+* ``hnsw`` walks through a graph of near neighbours. It is the fastest, but keeps the graph and the
+  vectors in memory.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ class IVFPQ:
     """Settings of inverted lists with product quantisation.
 
     Attributes:
-        lists: Clusters; None: the power of two next to 4·√N.
-        probes: Clusters that a query looks into; only searching reads it.
-        subvectors: Pieces that a vector is cut into; D must be a multiple.
-        bits: Bits of a piece's code.
-        train_rows: Vectors, evenly spread, that clusters and codes are learnt from, at most.
-        refine: Candidates that are scored again by their own vectors, for each hit that is asked
-            for; only searching reads it.
+        lists: The number of clusters; None for the power of two closest to 4·√N.
+        probes: The number of clusters that a query searches. It may differ from search to search.
+        subvectors: The number of pieces that a vector is cut into. It must divide D.
+        bits: The number of bits of each piece's code.
+        train_rows: The largest number of vectors, spread evenly over all rows, that the clusters
+            and codes are learnt from.
+        refine: How many candidates are scored again by their exact vectors, for each hit that is
+            asked for. It may differ from search to search.
     """
 
     lists: int | None = None
@@ -48,10 +50,13 @@ class HNSW:
     """Settings of a graph of neighbours.
 
     Attributes:
-        neighbours: Of each vector in the graph (twice as many on its lowest level).
-        build_depth: Candidates while neighbours are sought.
-        search_depth: Candidates of a query, at least; only searching reads it.
-        deterministic: Whether it is built by one thread: equal bytes each time, but slower.
+        neighbours: The number of neighbours of each vector in the graph; the lowest level has twice
+            as many.
+        build_depth: The number of candidates that are kept while a vector's neighbours are sought.
+        search_depth: The smallest number of candidates that are kept for a query. It may differ
+            from search to search.
+        deterministic: Whether one thread builds the graph. This gives the same bytes each time, but
+            takes longer.
     """
 
     neighbours: int = 32

@@ -1,19 +1,19 @@
-"""The folder of a dense index: encoded shard by shard, built whole, changed by one rename.
+"""The folder of a dense index, which is encoded in shards, built whole and changed by one rename.
 
 =========================== =================================================================
 file                        content
 =========================== =================================================================
-manifest.json               settings, the current files and their checksums
+manifest.json               the settings, and the current files with their checksums
 encoding.json               what the first shards were encoded from
-shard-<n>-<hash>            passages' ids and vectors (`retrieval.dense.shard`)
-index-<hash>.faiss          the index that FAISS searches; none of kind flat
-removed-<hash>.npy          int64, rows that were removed, sorted; none if there are none
+shard-<n>-<hash>            the passages' ids and vectors (`retrieval.dense.shard`)
+index-<hash>.faiss          the index that FAISS searches; missing for the kind "flat"
+removed-<hash>.npy          int64, the rows that were removed, sorted; missing if there are none
 =========================== =================================================================
 
-All but the first two are named after their SHA-256 and never change. While a corpus is encoded, the
-folder is called ``.<name>.encoding``; what is in it stays when the process is killed, and the next
-build goes on with it. A change writes new files and takes effect when the new manifest is renamed
-over the old one.
+All files except the first two have their SHA-256 in their names and never change. While the corpus
+is encoded, the folder is called ``.<name>.encoding``. If the process is killed, this folder stays,
+and the next build continues with it. A change writes new files, and takes effect when the new
+manifest is renamed over the old one.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ WHAT = "dense index"
 
 _HASH = re.compile(r"-([0-9a-f]{64})\.")
 
-State = dict[str, Any]  # the settings in a manifest: what an index is of, and what it is now
-IndexKind = IVFPQ | HNSW | None  # None: flat
+State = dict[str, Any]  # the settings in a manifest: what the index was made from, and its files
+IndexKind = IVFPQ | HNSW | None  # None for the kind "flat"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One state of an index, its files mapped; changes elsewhere do not reach it.
+    """One state of an index, with its files mapped. Later changes do not affect it.
 
     Attributes:
         state: The settings in its manifest.
-        embeddings: All rows, those that were removed among them.
+        embeddings: All rows, including those that were removed.
         removed: The rows that were removed, sorted.
-        faiss: FAISS's file; None if the kind is flat.
+        faiss: The path of FAISS's file; None for the kind "flat".
     """
 
     state: State
@@ -68,19 +68,22 @@ class Snapshot:
 def build(
     folder: Path, job: EncodingJob, engine: Engine, wanted: State, kind: IndexKind, threads: int
 ) -> None:
-    """Build an index, unless it is there; go on where an earlier build was interrupted.
+    """Build an index, unless it exists already.
+
+    If an earlier build was interrupted, this one continues from there.
 
     Args:
-        folder: The index's folder; it appears when the index is whole.
-        job: The passages, and what encodes them.
-        engine: Has them encoded.
-        wanted: What the manifest records (see `check`).
-        kind: Settings of the index that FAISS searches.
-        threads: Of FAISS.
+        folder: The index's folder. It appears only when the index is whole.
+        job: The passages and their encoder.
+        engine: What has the passages encoded.
+        wanted: The settings that the manifest records; `retrieval.index_folder.check_settings`
+            compares them when the index is opened.
+        kind: The settings of the index that FAISS searches.
+        threads: The number of threads of FAISS.
 
     Raises:
-        IndexFolderError: If something else is in the folder, or another process writes it.
-        ValueError: If a setting does not fit the passages.
+        IndexFolderError: If something else is in the folder, or if another process writes to it.
+        ValueError: If a setting does not suit the passages.
     """
     with only_writer(folder, WHAT):
         if folder.exists() and any(folder.iterdir()):
@@ -110,11 +113,11 @@ def build(
 
 
 def check_encodable(job: EncodingJob, kind: IndexKind) -> None:
-    """Check that the index can be made of the passages, before all of them are encoded.
+    """Check that the index can be made from the passages, before all of them are encoded.
 
     Raises:
-        ValueError: If they are too few to learn from, or their vectors of a dimension that does not
-            fit.
+        ValueError: If there are too few passages to learn from, or if the dimension of their
+            vectors does not suit the index.
     """
     if isinstance(kind, IVFPQ) and len(job.corpus):
         check_learnable(kind, len(job.corpus))
@@ -127,7 +130,8 @@ def open_snapshot(folder: Path, wanted: State) -> Snapshot:
     """Open the current state, after verifying its checksums and its settings.
 
     Raises:
-        IndexFolderError: If there is no whole index, or one of other settings or passages.
+        IndexFolderError: If there is no whole index, or if it was made with other settings or
+            passages.
     """
     return open_current(folder, WHAT, wanted, lambda state: _snapshot(folder, state))
 
@@ -148,14 +152,15 @@ def change(
     Args:
         folder: The index's folder.
         opened: The state to change.
-        corpus: The `retrieval.passage.SetHash` of the passages that it holds then.
-        edit: Writes new files and returns what of the state they change.
+        corpus: The `retrieval.passage.SetHash` of the index's passages after the change.
+        edit: Writes new files, and returns the entries of the state that change.
 
     Returns:
         The new state.
 
     Raises:
-        IndexFolderError: If the index has changed since, or another process is writing it.
+        IndexFolderError: If the index has changed since it was opened, or if another process is
+            writing to it.
     """
     with only_writer(folder, WHAT):
         if read_manifest(folder, WHAT, verify=False)["settings"] != opened.state:
@@ -169,12 +174,12 @@ def change(
 
 
 def open_embeddings(folder: Path, state: State) -> Embeddings:
-    """The embeddings of a state, mapped."""
+    """Memory-map the embeddings of a state."""
     return Embeddings(folder, state["shards"], state["shard_rows"], state["dimension"])
 
 
 def store_index(folder: Path, index: Any) -> str | None:
-    """Write FAISS's index, if there is one, and return the file's name."""
+    """Write FAISS's index and return the file's name; for no index, return None."""
     import faiss
 
     if index is None:
@@ -189,10 +194,10 @@ def store_index(folder: Path, index: Any) -> str | None:
 
 
 def _publish(folder: Path, state: State) -> None:
-    """Write the manifest, then remove what it does not name."""
+    """Write the manifest, then remove the files that it does not name."""
     names = [*state["shards"], state["faiss"], state["removed"]]
     hashes = {name: _HASH.search(name) for name in names if name}
-    known = {  # by their names: to read them again would bless damage
+    known = {  # checksums come from the names: computing them again would hide damage
         name: {"bytes": (folder / name).stat().st_size, "sha256": match[1]}
         for name, match in hashes.items()
         if match

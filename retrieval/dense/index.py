@@ -1,4 +1,7 @@
-"""Dense retrieval: passages whose vectors have the largest inner products with the question's."""
+"""Dense retrieval: finds the passages whose vectors have the largest inner products with a query's.
+
+It builds the index (`DenseSettings.build`) and searches it (`Dense.search`).
+"""
 
 from __future__ import annotations
 
@@ -29,32 +32,33 @@ from retrieval.index_folder import check_name, index_path
 from retrieval.passage import Passage
 from retrieval.retriever import Editable, Hit
 
-_FORMAT = 2  # of what a search does beside the index: part of the fingerprint
+_FORMAT = 2  # version of what a search does with the index; part of the fingerprint
 
-# Of FAISS's settings those that only searching reads: an index may be opened with others.
+# The settings of FAISS that only a search uses. They may change when an index is opened.
 _OF_SEARCHES = ("probes", "refine", "search_depth")
 
 
 @dataclass(frozen=True)
 class DenseSettings:
-    """How to build and open a dense index; see `retrieval.retriever`.
+    """Settings of a dense index, which build it and open it (`retrieval.retriever.IndexSettings`).
 
     Attributes:
-        index_dir: The index's folder; None: a hybrid names it, see
-            `retrieval.fusion.HybridSettings`.
+        index_dir: The index's folder. Only within a hybrid it may be None: the hybrid then chooses
+            the folder (`retrieval.fusion.HybridSettings`).
         encoder: The models, and how they run.
-        kind: Index that FAISS searches: "flat" (exhaustive), "ivfpq" or "hnsw"; see
-            `retrieval.dense.faiss_index`.
-        ivfpq: Its settings.
-        hnsw: Its settings.
-        storage: Vectors on disk: "float32" or "float16".
-        shard_rows: Passages that are encoded and stored together; None: see
+        kind: The kind of index that FAISS searches: "flat" (exhaustive), "ivfpq" or "hnsw"
+            (`retrieval.dense.faiss_settings`).
+        ivfpq: The settings of the kind "ivfpq".
+        hnsw: The settings of the kind "hnsw".
+        storage: The dtype of the vectors on disk: "float32" or "float16".
+        shard_rows: The number of passages that are encoded and stored together; None for
             `retrieval.dense.encoding.default_shard_rows`.
-        engine: Who encodes: "plain", "lightning" or "ray"; see `retrieval.dense.engines`.
-        workers: Processes of the two last, with one device each.
-        ray_address: Of a cluster; None: a Ray on this machine.
-        threads: Of FAISS.
-        search_device: Of FAISS: "auto" (a GPU if it can use one), "cpu" or "cuda".
+        engine: What encodes the passages: "plain", "lightning" or "ray"
+            (`retrieval.dense.engines`).
+        workers: The number of processes of "lightning" or "ray"; each has one device.
+        ray_address: The address of a Ray cluster; None to start Ray on this machine.
+        threads: The number of threads of FAISS.
+        search_device: The device of FAISS: "auto" (a GPU if FAISS can use one), "cpu" or "cuda".
 
     Raises:
         ValueError: If a setting is mistyped or impossible.
@@ -85,15 +89,17 @@ class DenseSettings:
         make_engine(self.engine, self.workers, self.encoder.device)
 
     def build(self, corpus: Corpus) -> dict[str, float]:
-        """Build the index; go on where an earlier build of it was interrupted, if one was.
+        """Build the index, unless it exists already.
+
+        If an earlier build was interrupted, this one continues from there.
 
         Returns:
-            ``bytes``: its size on disk.
+            ``bytes``, the index's size on disk.
 
         Raises:
-            IndexFolderError: If something else is in the folder, or an interrupted encoding of
-                other settings lies beside it, or another process is building it.
-            ValueError: If a setting does not fit the corpus or the encoder.
+            IndexFolderError: If something else is in the folder, if an interrupted encoding with
+                other settings lies beside it, or if another process is building the index.
+            ValueError: If a setting does not suit the corpus or the encoder.
         """
         folder = index_path(self.index_dir)
         rows = default_shard_rows(len(corpus)) if self.shard_rows is None else self.shard_rows
@@ -108,17 +114,18 @@ class DenseSettings:
         """Open the index.
 
         Raises:
-            IndexFolderError: If it is not there, damaged, or made of other passages or settings.
+            IndexFolderError: If the index is missing or damaged, or if it was made with other
+                passages or settings.
         """
         return Dense(self, corpus)
 
     @property
     def index_kind(self) -> IndexKind:
-        """Settings of the index that FAISS searches; None: flat."""
+        """The settings of the index that FAISS searches; None for the kind "flat"."""
         return {"flat": None, "ivfpq": self.ivfpq, "hnsw": self.hnsw}[self.kind]
 
     def recorded(self, corpus: Corpus) -> State:
-        """The settings that an index records, and that must be the same when it is opened."""
+        """The settings that the index records, and that must be the same when it is opened."""
         with mounted("encoder"):
             encoder = self.encoder.load()
             fingerprints = encoder.question_fingerprint, encoder.passage_fingerprint
@@ -148,16 +155,17 @@ class _Opened:
 
 
 class Dense(Editable):
-    """A dense index that is open; a `retrieval.retriever.Retriever`.
+    """An open dense index; a `retrieval.retriever.Retriever`.
 
     Python threads may share it.
 
     Args:
-        settings: The settings that it was built with.
-        corpus: The passages that it holds.
+        settings: The settings that the index was built with.
+        corpus: The passages that the index contains.
 
     Raises:
-        IndexFolderError: If it is not there, damaged, or made of other passages or settings.
+        IndexFolderError: If the index is missing or damaged, or if it was made with other passages
+            or settings.
     """
 
     def __init__(self, settings: DenseSettings, corpus: Corpus) -> None:
@@ -196,10 +204,11 @@ class Dense(Editable):
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most ``k`` hits for each query, best first, ties in the order of the index.
 
-        Scores are inner products of the vectors. A query of white space alone has no hits.
+        Scores are inner products of the vectors. A query of nothing but white space has no hits.
 
         Raises:
-            ValueError: If ``k`` is not positive, or the encoder's vectors are of another size.
+            ValueError: If ``k`` is not positive, or if the dimension of the encoder's vectors is
+                not that of the index.
         """
         if k < 1:
             raise ValueError(f"k must be positive, got {k}")
@@ -228,7 +237,7 @@ class Dense(Editable):
             )
 
     def update(self, add: Iterable[Passage] = (), remove: Iterable[str] = ()) -> None:
-        """See `Editable.update`."""
+        """Remove passages, then add others, in one step, as `Editable.update` describes."""
         passages, gone = list(add), list(remove)
         with self._writing, self._current.use() as opened:
             snapshot = opened.snapshot
@@ -252,10 +261,10 @@ class Dense(Editable):
                 self._change(snapshot, members, edit)
 
     def compact(self) -> None:
-        """Forget removed passages for good; their vectors took space until now.
+        """Erase removed passages for good, which frees the space of their vectors.
 
         Raises:
-            IndexFolderError: If another process changed the index, or is writing it.
+            IndexFolderError: If another process has changed the index, or is writing to it.
         """
 
         def edit(folder: Path, opened: Snapshot) -> State:

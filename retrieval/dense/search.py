@@ -1,8 +1,9 @@
-"""Search by vectors: candidates of FAISS, scored again exactly, in an order of their own.
+"""Searches by vectors: FAISS finds candidates, which are then scored again exactly and sorted.
 
-FAISS's own scores differ in their last digits with the number of queries asked at once, and which
-of several equal passages it returns is chance. Here a score is the inner product of the stored
-vectors, summed in float64 and rounded to float32, and equal scores stand in the order of the rows.
+FAISS's own scores change in their last digits with the number of queries that are asked at once,
+and chance decides which of several equal passages it returns. Here a score is the inner product of
+the stored vectors, summed in float64 and rounded to float32. Rows with equal scores are sorted by
+their number.
 
 Shapes: Q queries, D dimensions, C candidates of a query, K hits.
 """
@@ -14,19 +15,19 @@ import numpy as np
 from retrieval.dense.embeddings import Embeddings
 from retrieval.dense.faiss_index import VectorIndex
 
-_SPARE = 16  # candidates beyond those asked for: most ties end there
-_AT_ONCE = 1 << 20  # numbers of candidates' vectors in memory: 8 MB, which the cache holds
-_QUERIES = 1024  # at once
+_SPARE = 16  # candidates beyond those that are asked for; few ties are longer
+_AT_ONCE = 1 << 20  # numbers of the candidates' vectors in memory: 8 MB, which fit into the cache
+_QUERIES = 1024  # queries that are searched at once
 
 
 class VectorSearch:
-    """Finds the best rows for vectors of questions.
+    """Finds the best rows for the vectors of questions.
 
     Args:
         embeddings: The vectors of all rows.
-        index: Gives candidates among them.
-        removed: Rows that are no longer there, sorted.
-        refine: Candidates that are scored again, for each hit that is asked for.
+        index: Finds candidates among the rows.
+        removed: The rows that were removed, sorted.
+        refine: How many candidates are scored again for each hit that is asked for.
     """
 
     def __init__(
@@ -37,11 +38,14 @@ class VectorSearch:
         self.live = embeddings.rows - len(removed)
 
     def search(self, queries_QD: np.ndarray, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Rows and scores of the hits of each query, the best first, at most ``k``.
+        """Find at most ``k`` hits for each query.
 
         Args:
-            queries_QD: float32.
-            k: At least 1.
+            queries_QD: The queries' vectors, float32.
+            k: The number of hits, at least 1.
+
+        Returns:
+            For each query the rows and the scores of its hits, best first.
         """
         if not self.live:
             return [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries_QD)
@@ -51,7 +55,7 @@ class VectorSearch:
         return found
 
     def _search(self, queries_QD: np.ndarray, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Ask for more candidates until each query's hits are settled."""
+        """Search, and ask for more candidates until the hits of each query are certain."""
         k = min(k, self.live)
         found: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0), np.empty(0))] * len(queries_QD)
         most = min(self._embeddings.rows, self._index.most or self._embeddings.rows)
@@ -66,9 +70,9 @@ class VectorSearch:
             order_QK = np.lexsort((rows_QC, -scores_QC), axis=-1)[:, :k]
             rows_QK = np.take_along_axis(rows_QC, order_QK, axis=1)
             scores_QK = np.take_along_axis(scores_QC, order_QK, axis=1)
-            # A hit is sure if no row outside the candidates can have scored as much.
+            # The hits are certain if no row outside the candidates can reach the last hit's score.
             outside_Q = rough_QC[:, -1] + slack_Q if self._index.exact else -np.inf
-            # Where the part that was looked into has fewer than k that are there, more is.
+            # If the lists that were searched have fewer than k live rows, more lists are searched.
             short_Q, found_Q = rows_QC[:, -1] < 0, np.isfinite(scores_QK[:, -1])
             whole = width >= self._index.widest
             exhausted_Q = np.where(short_Q, found_Q | whole, count == most)
@@ -80,9 +84,9 @@ class VectorSearch:
         return found
 
     def _exact(self, queries_QD: np.ndarray, rows_QC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Scores of candidates, and by how much rough ones can be wrong.
+        """The exact scores of candidates, and a bound on the error of each query's rough scores.
 
-        A row that is not there, or no longer, scores minus infinity.
+        A removed row, or a row of -1, which stands for no candidate, scores minus infinity.
         """
         scores_QC = np.empty(rows_QC.shape, np.float32)
         norms_Q = np.empty(len(queries_QD))
@@ -96,7 +100,8 @@ class VectorSearch:
             scores_QC[part] = np.matmul(vectors, queries)[..., 0]
             norms_Q[part] = np.sqrt(np.einsum("qcd,qcd->qc", vectors, vectors).max(axis=1))
         scores_QC[(rows_QC < 0) | self._is_removed(rows_QC)] = -np.inf
-        # Bound of a float32 sum of D products, on either side (Higham 2002, sec. 3.1).
+        # A bound on the error of a float32 sum of D products, in both directions (Higham 2002,
+        # sec. 3.1).
         slack_Q = queries_QD.shape[1] * 2.0**-23 * np.linalg.norm(queries_QD, axis=1) * norms_Q
         return scores_QC, slack_Q
 

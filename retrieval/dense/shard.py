@@ -1,19 +1,20 @@
-"""A shard of embeddings: one file of what dense retrieval must know of some thousand passages.
+"""A shard of embeddings: one file with the ids, digests and vectors of some thousand passages.
 
-It is a safetensors file of
+It is a safetensors file with these tensors:
 
 ========== ======================================================================
 tensor     content
 ========== ======================================================================
 vectors    float32 or float16 ``[N, D]``
-digests    uint8 ``[N, 32]``, `retrieval.passage.passage_digest` of each
-id_hashes  uint64 ``[N]``, `retrieval.corpus.store.id_hash` of each
+digests    uint8 ``[N, 32]``, each passage's `retrieval.passage.passage_digest`
+id_hashes  uint64 ``[N]``, each id's `retrieval.corpus.store.id_hash`
 id_ends    int64 ``[N]``, where each id ends in ``id_bytes``
 id_bytes   uint8, the ids in UTF-8, one after another
 ========== ======================================================================
 
-named ``shard-<number>-<SHA-256 of its bytes>.safetensors``: one rename publishes data and checksum
-together, so that a shard is whole or not there, and a damaged one does not fit its name.
+Its name is ``shard-<number>-<SHA-256 of its bytes>.safetensors``. One rename publishes the data and
+the checksum together, so that a shard is either whole or missing, and the name of a damaged shard
+does not match its bytes.
 
 Shapes: N passages of the shard, D dimensions.
 """
@@ -45,13 +46,13 @@ _DTYPES = {"F32": "<f4", "F16": "<f2", "U8": "u1", "I64": "<i8", "U64": "<u8"}
 
 @dataclass(frozen=True)
 class Rows:
-    """What a shard holds, in memory.
+    """The content of a shard, in memory.
 
     Attributes:
-        vectors_ND: Vectors, in the dtype that they are stored in.
+        vectors_ND: The vectors, in the dtype in which they are stored.
         digests: uint8 ``[N, 32]``.
         id_hashes: uint64 ``[N]``.
-        ids: N ids in UTF-8.
+        ids: The N ids in UTF-8.
     """
 
     vectors_ND: np.ndarray
@@ -61,7 +62,7 @@ class Rows:
 
     @classmethod
     def of(cls, passages: Sequence[Passage], vectors_ND: np.ndarray, storage: str) -> Rows:
-        """The rows of passages and their vectors.
+        """Make rows from passages and their vectors.
 
         Args:
             passages: N passages.
@@ -69,9 +70,9 @@ class Rows:
             storage: "float32" or "float16".
 
         Raises:
-            ValueError: If a vector holds a number that is not finite, or is not in ``storage``.
+            ValueError: If a number of a vector is not finite, or does not fit into ``storage``.
         """
-        with np.errstate(over="ignore"):  # found below
+        with np.errstate(over="ignore"):  # the check below finds an overflow
             stored_ND = np.ascontiguousarray(vectors_ND, dtype=STORAGES[storage])
         wrong = np.flatnonzero(~np.isfinite(stored_ND).all(axis=1))
         if wrong.size:
@@ -86,7 +87,7 @@ class Rows:
 
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:
-        """The rows of several parts, one after another; at least one part."""
+        """Join the rows of several parts, in their order. There must be at least one part."""
         return cls(
             np.concatenate([part.vectors_ND for part in parts]),
             np.concatenate([part.digests for part in parts]),
@@ -98,12 +99,12 @@ class Rows:
         return len(self.ids)
 
     def part(self, start: int, stop: int) -> Rows:
-        """The rows from ``start`` up to ``stop``."""
+        """The rows from ``start`` up to, but without, ``stop``."""
         part = slice(start, stop)
         return Rows(self.vectors_ND[part], self.digests[part], self.id_hashes[part], self.ids[part])
 
     def to_bytes(self) -> bytes:
-        """The shard's file; equal rows give equal bytes."""
+        """The bytes of the shard's file; equal rows give equal bytes."""
         return save(
             {
                 "vectors": np.ascontiguousarray(self.vectors_ND),
@@ -116,10 +117,10 @@ class Rows:
 
 
 class Shard:
-    """One shard, memory-mapped. Whoever opens it has verified its checksum.
+    """One shard, memory-mapped. The caller must have verified its checksum.
 
     Attributes:
-        vectors_ND: Its passages' vectors, in the dtype that they are stored in.
+        vectors_ND: The passages' vectors, in the dtype in which they are stored.
         digests: uint8 ``[N, 32]``.
         id_hashes: uint64 ``[N]``.
     """
@@ -143,7 +144,7 @@ class Shard:
         return self._id(row).decode()
 
     def select(self, rows: np.ndarray) -> Rows:
-        """A copy of some rows."""
+        """Copy some rows."""
         ids = [self._id(row) for row in rows.tolist()]
         return Rows(self.vectors_ND[rows], self.digests[rows], self.id_hashes[rows], ids)
 
@@ -160,12 +161,12 @@ class Shard:
 
 
 def store_shard(folder: Path, number: int, data: bytes) -> str:
-    """Write a shard so that it survives any crash from here on, and return its name.
+    """Write a shard so that it survives any later crash, and return its name.
 
     Args:
-        folder: Where to.
-        number: Its place among the shards, from 0.
-        data: Of `Rows.to_bytes`.
+        folder: The folder of the shards.
+        number: The number of the shard, from 0.
+        data: The bytes from `Rows.to_bytes`.
     """
     name = f"shard-{number:06d}-{hashlib.sha256(data).hexdigest()}.safetensors"
     with write_whole(folder / name, sync_name=True) as file:
@@ -174,10 +175,13 @@ def store_shard(folder: Path, number: int, data: bytes) -> str:
 
 
 def find_shards(folder: Path) -> dict[int, str]:
-    """The intact shards of a folder by number, all of them read; damaged ones are removed.
+    """Read all shards of a folder, and remove the damaged ones.
 
     Args:
-        folder: Of an encoding that may have been interrupted.
+        folder: The folder of an encoding that may have been interrupted.
+
+    Returns:
+        The names of the intact shards, by number.
     """
     found: dict[int, str] = {}
     for path in sorted(folder.glob("shard-*")):
@@ -190,11 +194,13 @@ def find_shards(folder: Path) -> dict[int, str]:
 
 
 def repacked(parts: Iterable[Rows], size: int) -> Iterable[Rows]:
-    """The same rows in parts of another size, with no more than a part of each in memory.
+    """Divide the same rows into parts of another size.
+
+    At most one old part and one new part are in memory at a time.
 
     Args:
-        parts: Rows, in order.
-        size: Rows of each new part but the last, which may have fewer.
+        parts: The rows, in order.
+        size: The number of rows in each new part; the last part may have fewer.
     """
     pending: list[Rows] = []
     room = size

@@ -1,4 +1,4 @@
-"""Rerankers: a relevance score for a question and a passage."""
+"""Rerankers, which give a relevance score to a question and a passage."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Models that read a question and a passage together and give one score.
+"""The base class of models that read a question and a passage together and give one score.
 
 Encoders are in `retrieval.rerank.encoder`, decoders in `retrieval.rerank.decoder`. Both take
-tokenised pairs of any length and pad as little as they can: pairs are sorted by length and run in
+tokenised pairs of any length. To keep the padding small, pairs are sorted by length and run in
 parts of a bounded number of tokens.
 
 Shapes: N pairs, T tokens.
@@ -23,12 +23,12 @@ from plumbing.mounts import SettingValueError
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPair:
-    """One pair, as a model reads it.
+    """One pair of a question and a passage, as token ids.
 
     Attributes:
-        input_ids: All of it, special tokens and prompt included.
-        question: Where the question's tokens begin and end.
-        passage: Where the passage's do.
+        input_ids: All ids that the model reads, including special tokens and a prompt.
+        question: The positions where the question begins and ends; the end is excluded.
+        passage: The positions where the passage begins and ends; the end is excluded.
     """
 
     input_ids: list[int]
@@ -40,16 +40,17 @@ class TokenizedPair:
 
 
 class CrossEncoder(nn.Module, ABC):
-    """Scores pairs; a subclass tokenises them and runs its model on one padded part.
+    """Scores pairs. A subclass tokenises them and runs its model on one padded part.
 
     Args:
-        model: A transformers model, or one that PEFT wrapped.
-        tokenizer: Its tokenizer.
-        max_tokens: Of a pair; longer passages are cut, see `tokenize`.
-        tokens_at_once: Padded tokens of one run of the model, at most (one pair at least).
+        model: A transformers model, possibly wrapped by PEFT.
+        tokenizer: The model's tokenizer.
+        max_tokens: The largest number of tokens of a pair; `tokenize` cuts longer pairs.
+        tokens_at_once: The largest number of padded tokens in one run of the model. A single pair
+            may exceed it.
 
     Raises:
-        ValueError: If a size leaves no room.
+        ValueError: If a size is too small.
     """
 
     def __init__(
@@ -71,18 +72,18 @@ class CrossEncoder(nn.Module, ABC):
 
     @abstractmethod
     def tokenize(self, pairs: Sequence[tuple[str, str]]) -> list[TokenizedPair]:
-        """Question and passage text of each pair as ids; the passage alone is cut.
+        """Tokenise pairs of a question and a passage's text.
 
-        A question that fills more than three quarters of ``max_tokens`` is cut to these, as
-        FlagEmbedding does.
+        If a pair is too long, its passage is cut. Only a question that takes more than three
+        quarters of ``max_tokens`` is cut as well, to this length, as FlagEmbedding does.
         """
 
     @abstractmethod
     def run(self, pairs: Sequence[TokenizedPair]) -> Tensor:
-        """Scores ``[N]`` of pairs that are padded to the longest of them."""
+        """Run the model on pairs, padded to the longest one, and return their scores ``[N]``."""
 
     def forward(self, pairs: Sequence[TokenizedPair]) -> Tensor:
-        """Raw scores ``[N]`` in float32, in the order of the pairs; with gradients."""
+        """The raw scores ``[N]`` in float32, in the order of the pairs, with gradients."""
         if not pairs:
             return torch.zeros(0)
         parts = by_length(
@@ -94,14 +95,14 @@ class CrossEncoder(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.model.parameters()).device
 
     def _question_limit(self) -> int:
         return self.max_tokens * 3 // 4
 
     def _ids(self, texts: Sequence[str], limit: int) -> list[list[int]]:
-        """Ids without special tokens, each text once however often it is repeated."""
+        """The ids of texts, without special tokens. A repeated text is tokenised only once."""
         if not texts:
             return []
         unique = list(dict.fromkeys(texts))

@@ -1,4 +1,6 @@
-"""A decoder as a reranker: the logit of "Yes" after a prompt, as BAAI/bge-reranker-v2-gemma scores.
+"""A decoder as a reranker: the score is the logit of "Yes" after a prompt.
+
+This is how BAAI/bge-reranker-v2-gemma scores.
 
 Shapes: N pairs, T tokens, V vocabulary.
 """
@@ -13,24 +15,26 @@ from torch import Tensor
 from plumbing.batches import pad
 from retrieval.rerank.cross_encoder import CrossEncoder, TokenizedPair
 
-PROMPT = (  # of bge-reranker-v2-gemma's own training
+PROMPT = (  # the prompt that bge-reranker-v2-gemma was trained with
     "Given a query A and a passage B, determine whether the passage contains an answer to the "
     "query by providing a prediction of either 'Yes' or 'No'."
 )
 
 
 class DecoderCrossEncoder(CrossEncoder):
-    """A causal language model, asked whether the passage answers the question (raw "Yes" logit).
+    """A causal language model that is asked if the passage answers the question.
 
-    Read as a line ``A: question``, a line ``B: passage``, and the prompt. ``max_tokens`` counts
-    what comes before the prompt, as in FlagEmbedding, whose scores these are.
+    The model reads a line ``A: question``, a line ``B: passage``, and the prompt. The score is the
+    raw logit of "Yes". ``max_tokens`` counts the tokens before the prompt, as in FlagEmbedding; the
+    scores are those of FlagEmbedding.
 
     Args:
-        model: See `CrossEncoder`.
-        tokenizer: See `CrossEncoder`.
-        max_tokens: See `CrossEncoder`.
-        tokens_at_once: See `CrossEncoder`.
-        origin: Which frozen model it is (name, revision, fingerprint); kept beside the adapter.
+        model: As in `CrossEncoder`.
+        tokenizer: As in `CrossEncoder`.
+        max_tokens: As in `CrossEncoder`, without the prompt.
+        tokens_at_once: As in `CrossEncoder`.
+        origin: The name, revision and fingerprint of the frozen model, which are saved beside the
+            adapter.
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class DecoderCrossEncoder(CrossEncoder):
         self._yes = yes[0]
 
     def tokenize(self, pairs: Sequence[tuple[str, str]]) -> list[TokenizedPair]:
-        """See `CrossEncoder.tokenize`."""
+        """Tokenise pairs of a question and a passage's text (`CrossEncoder.tokenize`)."""
         questions = self._ids([f"A: {question}" for question, _ in pairs], self._question_limit())
         passages = self._ids([f"B: {passage}" for _, passage in pairs], self.max_tokens)
         longest = self.max_tokens + len(self._line) + len(self._prompt)
@@ -67,7 +71,7 @@ class DecoderCrossEncoder(CrossEncoder):
         return tokenized
 
     def run(self, pairs: Sequence[TokenizedPair]) -> Tensor:
-        """See `CrossEncoder.run`."""
+        """Run the model on padded pairs, and return their scores ``[N]``."""
         # Padded on the left: the last position is every pair's own last, and the head of V outputs
         # runs there alone.
         value = self.tokenizer.pad_token_id or 0

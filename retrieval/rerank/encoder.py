@@ -1,4 +1,4 @@
-"""An encoder as a reranker: one output on the first token, and how well the tokens find each other.
+"""An encoder as a reranker, which scores with a classifier and, optionally, token similarities.
 
 Shapes: N pairs, T tokens, D hidden.
 """
@@ -20,21 +20,22 @@ from retrieval.rerank.cross_encoder import CrossEncoder, TokenizedPair
 class EncoderCrossEncoder(CrossEncoder):
     """A sequence classifier with one output, such as BERT's, XLM-R's or MiniLM's.
 
-    Read as ``[CLS] question [SEP] passage [SEP]``, with whatever special tokens the tokenizer puts
-    around and between two segments. The score is the classifier's output, to which may be added
-    ``interaction`` times `token_interaction` of the last layer's states. An encoder of sentences,
-    whose states tell tokens of like meaning from others, ranks by this term before any training,
-    whereas a new classifier must learn from nothing.
+    The model reads ``[CLS] question [SEP] passage [SEP]``, with the special tokens that its
+    tokenizer puts around and between two segments. The score is the output of the classifier plus
+    ``interaction`` times the `token_interaction` of the last layer's states. With a sentence
+    encoder, whose states are similar for tokens of similar meaning, this term ranks passages even
+    before any training, while a new classifier has to learn everything.
 
     Args:
-        model: See `CrossEncoder`.
-        tokenizer: See `CrossEncoder`.
-        max_tokens: See `CrossEncoder`.
-        tokens_at_once: See `CrossEncoder`.
-        interaction: Scale of the second term; 0: the classifier alone, as published rerankers are.
+        model: As in `CrossEncoder`.
+        tokenizer: As in `CrossEncoder`.
+        max_tokens: As in `CrossEncoder`.
+        tokens_at_once: As in `CrossEncoder`.
+        interaction: The scale of the second term. With 0, the score is the classifier's output
+            alone, as in published rerankers.
 
     Raises:
-        ValueError: If a setting is out of range, or the model has more than one output.
+        ValueError: If a setting is out of range, or if the model has more than one output.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class EncoderCrossEncoder(CrossEncoder):
         self._segments = getattr(model.config, "type_vocab_size", 1) > 1
 
     def tokenize(self, pairs: Sequence[tuple[str, str]]) -> list[TokenizedPair]:
-        """See `CrossEncoder.tokenize`."""
+        """Tokenise pairs of a question and a passage's text (`CrossEncoder.tokenize`)."""
         questions = self._ids([question for question, _ in pairs], self._question_limit())
         passages = self._ids([passage for _, passage in pairs], self.max_tokens)
         frame = len(self._before) + len(self._between) + len(self._after)
@@ -82,7 +83,7 @@ class EncoderCrossEncoder(CrossEncoder):
         return tokenized
 
     def run(self, pairs: Sequence[TokenizedPair]) -> Tensor:
-        """See `CrossEncoder.run`."""
+        """Run the model on padded pairs, and return their scores ``[N]``."""
         ids, mask = pad([pair.input_ids for pair in pairs], self.tokenizer.pad_token_id)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self._segments:
@@ -101,23 +102,23 @@ class EncoderCrossEncoder(CrossEncoder):
 
 
 def token_interaction(states_NTD: Tensor, question_NT: Tensor, passage_NT: Tensor) -> Tensor:
-    """The mean over a question's tokens of the cosine with the likest token of the passage.
+    """The mean, over the question's tokens, of the cosine with the passage's most similar token.
 
-    This is the late interaction of ColBERT (Khattab and Zaharia 2020, eq. 3, as a mean), but of
-    states that have seen both texts.
+    This is the late interaction of ColBERT (Khattab and Zaharia 2020, eq. 3), but with a mean
+    instead of a sum, and with states that have seen both texts.
 
     Args:
-        states_NTD: The encoder's last states.
-        question_NT: Which of them are the question's.
-        passage_NT: Which of them are the passage's.
+        states_NTD: The states of the encoder's last layer.
+        question_NT: True for the tokens of the question.
+        passage_NT: True for the tokens of the passage.
 
     Returns:
-        One number -1 … 1 a pair, ``[N]``, in float32; of a passage without tokens -1, of a question
-        without any 0.
+        One number from -1 to 1 for each pair, ``[N]``, in float32. It is -1 if the passage has no
+        tokens, and 0 if the question has none.
     """
     with torch.autocast(states_NTD.device.type, enabled=False):  # a tenth of a percent of the work
         states = torch.nn.functional.normalize(states_NTD.float(), dim=-1)
-        # The questions' tokens stand first: only so many rows are needed.
+        # The questions come first, so the rows after the longest one are not needed.
         width = int(question_NT.any(0).nonzero().max()) + 1 if question_NT.any() else 0
         cosines = states[:, :width] @ states.transpose(1, 2)
         best = cosines.masked_fill(~passage_NT[:, None], -1.0).amax(-1)
@@ -126,14 +127,14 @@ def token_interaction(states_NTD: Tensor, question_NT: Tensor, passage_NT: Tenso
 
 
 def _within(spans: Sequence[tuple[int, int]], width: int) -> Tensor:
-    """Which positions lie in each pair's span, ``[N, T]``."""
+    """True for the positions inside each pair's span, ``[N, T]``."""
     places = torch.arange(width)
     first, last = torch.tensor(spans).T[..., None]
     return (places >= first) & (places < last)
 
 
 def _frame(tokenizer: Any) -> tuple[list[int], list[int], list[int]]:
-    """The special tokens before, between and after two segments, found on a probe."""
+    """The special tokens before, between and after two segments, found by tokenising a sample."""
     first, second = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", "b"))
     whole = tokenizer("a", "b")["input_ids"]
     for start in range(len(whole)):

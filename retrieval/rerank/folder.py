@@ -1,7 +1,7 @@
-"""A fine-tuned reranker on disk: safetensors, configuration, tokenizer, and a manifest over them.
+"""A fine-tuned reranker on disk: safetensors, configuration, tokenizer and a manifest.
 
-Of an encoder the whole model is saved, of a decoder the LoRA adapter alone (PEFT's format), with
-the name of what it belongs to.
+An encoder is saved as a whole. For a decoder, only the LoRA adapter is saved (in PEFT's format),
+together with the name of the model that it belongs to.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ _MAKE = "give the folder that scripts/train_reranker.py wrote, or train one"
 def save_cross_encoder(
     cross_encoder: CrossEncoder, folder: Path, training: dict[str, Any] | None = None
 ) -> None:
-    """Write a reranker aside, and publish it at once; a finished one there is replaced.
+    """Save a reranker in one step: it is written to another folder, which is then renamed.
+
+    A reranker that is already in the folder is replaced.
 
     Args:
-        cross_encoder: What to save.
-        folder: Where to.
-        training: How it was made, plain JSON values; kept in the manifest for the reader.
+        cross_encoder: The reranker.
+        folder: The folder to save it in.
+        training: How the reranker was trained, as plain JSON values. The manifest keeps this for
+            human readers.
     """
     with new_folder(folder, replace=True) as part:
         settings = _write(cross_encoder, part) | {"training": training or {}}
@@ -44,19 +47,20 @@ def load_cross_encoder(
     tokens_at_once: int = 8192,
     attention: str = "sdpa",
 ) -> tuple[CrossEncoder, dict[str, Any]]:
-    """Read a reranker that `save_cross_encoder` wrote, after checking every file.
+    """Load a reranker that `save_cross_encoder` wrote, after checking every file.
 
     Args:
-        folder: Where it is.
-        dtype: Of the weights.
-        tokens_at_once: See `CrossEncoder`.
+        folder: The folder of the reranker.
+        dtype: The dtype of the weights.
+        tokens_at_once: As in `CrossEncoder`.
         attention: transformers' ``attn_implementation``.
 
     Returns:
         The reranker, in evaluation mode on the CPU, and the manifest.
 
     Raises:
-        RerankerError: If there is none, it is of another kind, or belongs to another base model.
+        RerankerError: If there is no reranker, if it is of an unknown kind, or if its base model
+            has changed.
         IndexFolderError: If a file is damaged or missing.
     """
     if not (folder / MANIFEST).is_file():
@@ -79,7 +83,7 @@ def load_cross_encoder(
 def _write(cross_encoder: CrossEncoder, folder: Path) -> dict[str, Any]:
     model = cross_encoder.model
     if isinstance(cross_encoder, DecoderCrossEncoder):
-        # PEFT would ask the hub whether the vocabulary grew; ours never does.
+        # Otherwise PEFT asks the hub if the vocabulary has grown; ours never does.
         model.save_pretrained(folder, save_embedding_layers=False)
         settings: dict[str, Any] = {"kind": "decoder", "base": cross_encoder.origin}
     else:

@@ -1,4 +1,4 @@
-"""Where fine-tuning starts: an encoder with a head of its own, or a decoder with LoRA beside it."""
+"""The models that fine-tuning starts from: an encoder with a head, or a decoder with LoRA."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from retrieval.encoders.model_folder import MINILM, folder_fingerprint, model_fo
 from retrieval.rerank.decoder import DecoderCrossEncoder
 from retrieval.rerank.encoder import EncoderCrossEncoder
 
-# What FlagEmbedding's own fine-tuning of decoders adapts: every linear layer of a block.
+# Every linear layer of a block gets LoRA, as when FlagEmbedding fine-tunes a decoder.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class RerankerError(ValueError):
-    """A reranker that cannot be found, or a folder that holds none or a damaged one."""
+    """A reranker is missing, damaged, or not the expected one."""
 
 
 @typed
@@ -34,20 +34,21 @@ def encoder(
     attention: str = "eager",
     revision: str | None = None,
 ) -> EncoderCrossEncoder:
-    """An encoder to be trained in full.
+    """Load an encoder, of which all weights are trained.
 
     Args:
-        name: "minilm" (all-MiniLM-L6-v2, embedded), a hub id, or a folder. A model without a head
-            for classification gets a new one of one output, whose last layer begins as zero.
-        max_tokens: See `CrossEncoder`.
-        tokens_at_once: See `CrossEncoder`.
-        interaction: See `EncoderCrossEncoder`.
-        dropout: While training, everywhere in the model.
-        attention: "eager", "sdpa", …: transformers' ``attn_implementation``.
-        revision: Branch, tag or commit on the hub.
+        name: "minilm" (all-MiniLM-L6-v2, which comes with this package), a hub id, or a folder. A
+            model without a classification head gets a new one with one output, whose last layer
+            starts at zero.
+        max_tokens: As in `CrossEncoder`.
+        tokens_at_once: As in `CrossEncoder`.
+        interaction: As in `EncoderCrossEncoder`.
+        dropout: The dropout of every layer that has one, while training.
+        attention: transformers' ``attn_implementation``: "eager", "sdpa", …
+        revision: A branch, tag or commit on the hub.
 
     Raises:
-        ValueError: If there is no such model, or a setting is out of range.
+        ValueError: If there is no such model, or if a setting is out of range.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -60,10 +61,11 @@ def encoder(
     )
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            if key in loading["missing_keys"] and parameter.shape[0] == 1:  # the last layer alone:
-                parameter.zero_()  # with another zero before it, neither would ever learn
+            # Only the last layer becomes zero: if the layer before were zero too, none would learn.
+            if key in loading["missing_keys"] and parameter.shape[0] == 1:
+                parameter.zero_()
     set_dropout(model, dropout)
-    # .train(): transformers loads models for evaluation, and then dropout would do nothing.
+    # transformers loads models in evaluation mode, in which dropout does nothing.
     return EncoderCrossEncoder(model, tokenizer, max_tokens, tokens_at_once, interaction).train()
 
 
@@ -81,24 +83,26 @@ def decoder(
     attention: str = "sdpa",
     revision: str | None = None,
 ) -> DecoderCrossEncoder:
-    """A frozen causal language model with trainable LoRA beside its linear layers.
+    """Load a frozen causal language model, with trainable LoRA beside its linear layers.
 
     Args:
         name: A hub id, such as "BAAI/bge-reranker-v2-gemma", or a folder.
-        max_tokens: See `CrossEncoder`; without the prompt.
-        tokens_at_once: See `CrossEncoder`.
-        lora_rank: Rank of each adapter; this and the next three are FlagEmbedding's defaults.
+        max_tokens: As in `CrossEncoder`, without the prompt.
+        tokens_at_once: As in `CrossEncoder`.
+        lora_rank: The rank of each adapter. The defaults of this setting and the next three are
+            those of FlagEmbedding.
         lora_alpha: An adapter's output is scaled by ``lora_alpha / lora_rank``.
-        lora_dropout: On an adapter's input, while training.
-        lora_targets: Names of the layers that get one.
-        dtype: Of the frozen weights; the adapters are float32.
-        gradient_checkpointing: Keep fewer activations and compute them again on the way back.
+        lora_dropout: The dropout on an adapter's input, while training.
+        lora_targets: The names of the layers that get an adapter.
+        dtype: The dtype of the frozen weights; the adapters are float32.
+        gradient_checkpointing: Whether to keep fewer activations, and to compute them again in the
+            backward pass.
         attention: As in `encoder`.
         revision: As in `encoder`.
 
     Raises:
-        ValueError: If there is no such model, a setting is out of range, or no layer has one of
-            the names.
+        ValueError: If there is no such model, if a setting is out of range, or if no layer has one
+            of the names.
     """
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -122,10 +126,15 @@ def decoder(
 
 
 def load_pretrained(kind: Any, folder: Path, **settings: Any) -> tuple[Any, Any]:
-    """A transformers model of a class, and its tokenizer; no pickle, no code of the model's own.
+    """Load a transformers model and its tokenizer, without pickle and without code from the model.
+
+    Args:
+        kind: The transformers class of the model.
+        folder: The folder of the model.
+        settings: Further arguments of ``from_pretrained``.
 
     Raises:
-        RerankerError: If the folder does not hold them.
+        RerankerError: If the folder does not contain them.
     """
     from transformers import AutoTokenizer
 
@@ -141,7 +150,7 @@ def load_pretrained(kind: Any, folder: Path, **settings: Any) -> tuple[Any, Any]
 
 
 def set_dropout(model: Any, share: float) -> None:
-    """Let every dropout layer of a model drop this share."""
+    """Set the dropout of every dropout layer of a model."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = share

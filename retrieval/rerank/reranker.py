@@ -1,4 +1,4 @@
-"""Rerankers: a relevance score for a question and a passage, and eq. 9's weights from it."""
+"""The interface of a reranker, and the weights that follow from its scores (GenPoE eq. 9)."""
 
 from __future__ import annotations
 
@@ -11,30 +11,36 @@ from retrieval.passage import Passage
 
 
 class Reranker(Protocol):
-    """Scores (query, passage) pairs."""
+    """Scores pairs of a query and a passage."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that decides the scores: the key of a cache."""
+        """Hash of everything that decides the scores.
+
+        It is part of the key under which scores are cached.
+        """
         ...
 
     def score(self, pairs: Sequence[tuple[str, Passage]]) -> list[float]:
-        """One raw score a pair, higher is better; never squashed by a sigmoid (eq. 9 needs it)."""
+        """One raw score for each pair; higher is better.
+
+        The scores must not have passed through a sigmoid, because eq. 9 needs the raw scores.
+        """
         ...
 
 
 def relevance(scores: Sequence[float], temperature: float = 1.0) -> tuple[float, ...]:
-    """Softmax of the top K passages' raw scores (GenPoE eq. 9).
+    """The softmax of the raw scores of the top K passages (GenPoE eq. 9).
 
     Args:
-        scores: K raw scores, possibly none.
-        temperature: Scores are divided by it; rerankers differ in scale.
+        scores: K raw scores; K may be 0.
+        temperature: The scores are divided by it, because rerankers have different scales.
 
     Returns:
         K weights that sum to 1.
 
     Raises:
-        ValueError: If the temperature is not positive or a score is not finite.
+        ValueError: If the temperature is not positive, or if a score is not finite.
     """
     if not temperature > 0:
         raise SettingValueError("temperature", f"temperature must be positive, got {temperature}")

@@ -1,4 +1,4 @@
-"""Rerankers that score: those that were trained here, and published ones through FlagEmbedding."""
+"""The rerankers: those that were trained here, and published ones through FlagEmbedding."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ from retrieval.encoders.model_folder import folder_fingerprint, model_folder
 from retrieval.passage import Passage, passage_text
 from retrieval.rerank.folder import load_cross_encoder
 
-_FORMAT = 1  # of what makes a score of a pair: part of the fingerprints
-_PAIRS_AT_ONCE = 4096  # tokenised and sorted by length together: what bounds memory
+_FORMAT = 1  # version of the way that a pair is scored; part of the fingerprints
+_PAIRS_AT_ONCE = 4096  # pairs that are tokenised and sorted by length together; bounds the memory
 
 
 def no_reranker() -> None:
-    """None: the order of the retriever stands (``reranker=none``)."""
+    """Return None, which keeps the order of the retriever (``reranker=none``)."""
 
 
 class TrainedReranker:
-    """A reranker out of a folder that ``scripts/train_reranker.py`` wrote; a `Reranker`.
+    """A reranker from a folder that ``scripts/train_reranker.py`` wrote; a `Reranker`.
 
     Args:
         path: The folder.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …
-        dtype: "auto" (bfloat16 where the device multiplies it), "float32", "bfloat16" or "float16".
-        tokens_at_once: Padded tokens of one run of the model; changes the speed only.
-        attention: transformers' ``attn_implementation``; changes the speed only.
+        dtype: "float32", "bfloat16", "float16", or "auto", which means bfloat16 if the device can
+            multiply it.
+        tokens_at_once: The largest number of padded tokens in one run of the model. It changes only
+            the speed.
+        attention: transformers' ``attn_implementation``. It changes only the speed.
 
     Raises:
-        RerankerError: If the folder holds none.
+        RerankerError: If the folder contains no reranker.
         IndexFolderError: If a file is damaged.
         ValueError: If a setting is mistyped or unknown.
     """
@@ -64,7 +66,7 @@ class TrainedReranker:
 
     @torch.inference_mode()
     def score(self, pairs: Sequence[tuple[str, Passage]]) -> list[float]:
-        """One raw score a pair, in their order."""
+        """One raw score for each pair, in the order of the pairs."""
         texts = [(question, passage_text(passage)) for question, passage in pairs]
         parts = range(0, len(texts), _PAIRS_AT_ONCE)
         scores: list[float] = []
@@ -77,22 +79,25 @@ class TrainedReranker:
 
 
 class FlagEmbeddingReranker:
-    """A published reranker, scored by FlagEmbedding; a `Reranker`.
+    """A published reranker, which FlagEmbedding runs; a `Reranker`.
 
     Args:
         name: A hub id, such as "BAAI/bge-reranker-v2-gemma" or "BAAI/bge-reranker-v2-m3", or a
             folder.
-        kind: "decoder" (raw logit of "Yes") or "encoder" (raw output of the head).
+        kind: "decoder" (the score is the raw logit of "Yes") or "encoder" (the score is the raw
+            output of the head).
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …
-        dtype: Of a decoder "auto", "float32" or "bfloat16"; of an encoder FlagEmbedding computes in
-            float16 on a GPU unless it is "float32", and always in float32 on the CPU.
-        max_tokens: Of question and passage; longer passages are cut.
-        batch_size: Pairs at once. A decoder's logits of every token and word are in memory:
-            0.5 MB a token in bfloat16 for Gemma's 256,000 words.
-        revision: Branch, tag or commit on the hub.
+        dtype: For a decoder "auto", "float32" or "bfloat16". For an encoder, "float32" is used as
+            it is, and any other value lets FlagEmbedding compute in float16 on a GPU. On the CPU,
+            an encoder always computes in float32.
+        max_tokens: The largest number of tokens of a question and a passage together. A passage
+            that is too long is cut.
+        batch_size: The number of pairs that are scored at once. A decoder keeps the logits of every
+            token in memory: 0.5 MB for each token in bfloat16 with Gemma's vocabulary of 256,000.
+        revision: A branch, tag or commit on the hub.
 
     Raises:
-        ValueError: If there is no such model, or a setting is unknown or out of range.
+        ValueError: If there is no such model, or if a setting is unknown or out of range.
     """
 
     @typed
@@ -136,8 +141,8 @@ class FlagEmbeddingReranker:
         return self._fingerprint
 
     def score(self, pairs: Sequence[tuple[str, Passage]]) -> list[float]:
-        """One raw score a pair, in their order."""
-        if not pairs:  # FlagEmbedding looks at the first one
+        """One raw score for each pair, in the order of the pairs."""
+        if not pairs:  # FlagEmbedding fails without a first pair
             return []
         texts = [(question, passage_text(passage)) for question, passage in pairs]
         return [float(score) for score in self._model.compute_score(texts)]

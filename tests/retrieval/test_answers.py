@@ -1,4 +1,4 @@
-"""Answers in passages: against Pyserini's copy of DPR's own evaluation."""
+"""Finding answers in passages, compared with Pyserini's copy of DPR's evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from retrieval.answers import answer_tokens, holds_answer
 
-# What Pyserini's modules warn of when they are imported.
+# Pyserini's modules give these warnings when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 NASTY = [
@@ -48,7 +48,7 @@ NASTY = [
 
 @pytest.fixture(scope="module")
 def dpr():
-    """Pyserini's evaluation of DPR: its tokenizer and its ``has_answers``."""
+    """DPR's evaluation in Pyserini: its tokenizer and its ``has_answers``."""
     from pyserini.eval.evaluate_dpr_retrieval import SimpleTokenizer, has_answers
 
     tokenizer = SimpleTokenizer()
@@ -73,7 +73,7 @@ def test_every_character_is_as_in_dpr(dpr):
             assert answer_tokens(text) == tokenizer.tokenize(text).words(uncased=True), hex(code)
 
 
-# Unassigned characters are letters to a library that knows a newer Unicode than Python does.
+# Unassigned characters are left out: a library with a newer Unicode may see letters in them.
 characters = st.characters(exclude_categories=["Cn", "Cs"])
 short = st.one_of(
     st.text(st.sampled_from("ab\u00e9\u0301\u03a3A. _-'\t1"), max_size=8),
@@ -81,7 +81,7 @@ short = st.one_of(
 )
 
 
-@settings(deadline=None)  # processors may be shared
+@settings(deadline=None)  # other processes may slow it down
 @given(
     text=st.lists(short, max_size=8).map(" ".join), answers=st.lists(short, min_size=1, max_size=3)
 )
@@ -93,7 +93,7 @@ def test_any_strings_are_as_in_dpr(text, answers, dpr):
     assert holds_answer(text, answers) == has_answers(text, answers)
 
 
-@settings(deadline=None)  # processors may be shared
+@settings(deadline=None)  # other processes may slow it down
 @given(before=short, answer=short.filter(answer_tokens), after=short)
 def test_a_text_holds_what_stands_in_it(before, answer, after):
     text = f"{before} {answer} {after}"

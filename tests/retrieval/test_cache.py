@@ -1,4 +1,4 @@
-"""Hits and scores that are remembered on disk."""
+"""Hits and scores that are cached on disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUERIES = ["red fish", "old", "zebra", "red fish"]
 
 
 def pairs(*names):
-    """("q a", "q b") as pairs of a query and a passage."""
+    """Turn ("q a", "q b") into pairs of a query and a passage."""
     return [(name.split()[0], CORPUS[name.split()[1]]) for name in names]
 
 
@@ -51,7 +51,7 @@ def test_another_k_or_retriever_is_asked_itself(tmp_path):
 
 
 class Edited(WordRetriever):
-    """Changes while it searches, as an index does that somebody edits."""
+    """A retriever that changes while it searches, like an index that somebody edits."""
 
     def search(self, queries, k):
         hits = super().search(queries, k)
@@ -78,7 +78,7 @@ def test_scores_are_those_of_the_reranker_and_asked_for_once(tmp_path):
     assert cached.score(asked[::-1]) == [-12, -9, -12, -12]
     assert cached.score([]) == []
     assert second.asked == []
-    # More passages for a known query: only the new ones are scored, and all of them remembered.
+    # With more passages for a known query, only the new ones are scored, and all are cached.
     assert cached.score(pairs("q c", "q a", "q b")) == [-8, -12, -9]
     assert second.asked == [pairs("q c")]
     third = FakeReranker()
@@ -92,7 +92,7 @@ def test_another_reranker_or_text_is_scored_itself(tmp_path):
     assert CachedReranker(other, tmp_path).score(pairs("q a")) == [7]
     same_id = [("q", Passage("a", "", "new text"))]
     assert CachedReranker(FakeReranker(), tmp_path).score(same_id) == [-8]
-    titled = [("q", Passage("a", "red", "red fish"))]  # its parts run together as before
+    titled = [("q", Passage("a", "red", "red fish"))]  # together, title and text read as before
     assert CachedReranker(FakeReranker(), tmp_path).score(titled) == [-8]
 
 
@@ -136,5 +136,5 @@ def test_there_must_be_a_score_for_each_pair():
         def score(self, pairs):
             return super().score(pairs)[:-1]
 
-    with pytest.raises(ValueError, match="expected 2 scores of the reranker, got 1"):
+    with pytest.raises(ValueError, match="expected 2 scores from the reranker, got 1"):
         checked_scores(Short(), pairs("q a", "q b"))

@@ -1,4 +1,4 @@
-"""Fusion of several retrievers' lists."""
+"""Fusing the lists of several retrievers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CORPUS = {
 
 
 class Fixed:
-    """Finds the same for every query."""
+    """A retriever that finds the same hits for every query."""
 
     def __init__(self, hits, fingerprint="fixed"):
         self.hits, self.fingerprint, self.depths = hits, fingerprint, []
@@ -81,7 +81,7 @@ hit_lists = st.lists(
 )
 
 
-@settings(deadline=None)  # processors may be shared
+@settings(deadline=None)  # other processes may slow it down
 @given(hit_lists, st.integers(0, 100))
 def test_reciprocal_ranks_against_exact_arithmetic(lists, constant):
     hits = fuse(lists, [1.0] * len(lists), lambda hits: reciprocal_ranks(hits, constant))
@@ -98,7 +98,7 @@ def test_reciprocal_ranks_against_exact_arithmetic(lists, constant):
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 
 
-@settings(deadline=None)  # processors may be shared
+@settings(deadline=None)  # other processes may slow it down
 @given(hit_lists, st.floats(0.5, 100), st.floats(-10, 10))
 def test_weighted_fusion_does_not_see_the_scale_of_scores(lists, factor, shift):
     moved = [[Hit(h.passage_id, factor * h.score + shift) for h in hits] for hits in lists]
@@ -108,12 +108,12 @@ def test_weighted_fusion_does_not_see_the_scale_of_scores(lists, factor, shift):
     assert after == pytest.approx(before)
 
 
-@settings(deadline=None)  # processors may be shared
+@settings(deadline=None)  # other processes may slow it down
 @given(hit_lists)
 def test_a_fusion_of_one_keeps_its_order(lists):
     for method in ("rrf", "weighted"):
         (hits,) = FusedRetriever({"one": Fixed(lists[0])}, Fusion(method)).search(["q"], 100)
-        assert ids(hits) == ids(lists[0]) or method == "weighted"  # which may tie by rounding
+        assert ids(hits) == ids(lists[0]) or method == "weighted"  # whose rounding may create ties
 
 
 def test_the_parts_are_asked_as_deep_as_needed():
@@ -209,7 +209,7 @@ def test_a_part_without_a_folder_gets_one_in_that_of_the_whole():
 
 
 def test_settings_build_and_open_every_part():
-    corpus: Any = CORPUS  # the parts of this test need no more than a mapping
+    corpus: Any = CORPUS  # a mapping suffices for the retrievers of this test
     settings = HybridSettings({"a": WordSettings("x"), "b": WordSettings("y")})
     assert settings.build(corpus) == {
         "bytes": 20,

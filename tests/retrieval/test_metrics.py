@@ -1,4 +1,4 @@
-"""Accuracy, recall and reciprocal rank of rankings."""
+"""The accuracy, recall and reciprocal rank of rankings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from retrieval.answers import holds_answer
 from retrieval.metrics import Judged, accuracy_at, score_rankings
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Pyserini's imports
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from Pyserini's imports
 
 KS = (1, 2, 3)
 
@@ -23,8 +23,8 @@ def test_by_hand():
         Judged(holds=[False, True, True], gold=[False, False, True], n_gold=2),
         Judged(holds=[True, False], gold=[True, False], n_gold=1),
         Judged(holds=[], gold=[], n_gold=1),  # nothing was found
-        Judged(holds=[False, False, False], gold=[False] * 3, n_gold=0),  # no gold one is known
-        Judged(holds=None, gold=[False, True], n_gold=1),  # yes or no
+        Judged(holds=[False, False, False], gold=[False] * 3, n_gold=0),  # no gold passage is known
+        Judged(holds=None, gold=[False, True], n_gold=1),  # a yes/no question
     ]
     assert score_rankings(judged, KS) == {
         "accuracy@1": [0, 100, 0, 0],
@@ -52,10 +52,10 @@ def test_cut_offs_are_positive(ks):
 flags = st.lists(st.booleans(), max_size=8)
 
 
-@settings(deadline=None)  # processors may be shared
+@settings(deadline=None)  # other processes may slow it down
 @given(st.lists(flags, min_size=1, max_size=6), st.integers(0, 3))
 def test_against_definitions_by_sets(rankings, unfound):
-    """Another way to say the same: sets of ranks."""
+    """The same metrics, computed from sets of ranks."""
     judged = [Judged(gold, gold, sum(gold) + unfound) for gold in rankings]
     scores = score_rankings(judged, [1, 3, 8])
     with_gold = [one for one in judged if one.n_gold]
@@ -74,7 +74,7 @@ def test_against_definitions_by_sets(rankings, unfound):
 @pytest.mark.filterwarnings("ignore:.*retrieval.json:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_accuracy_is_that_of_pyserini(tmp_path, capsys):
-    """Its command, run on a file in its own format."""
+    """Runs Pyserini's command on a file in its format."""
     from pyserini.eval.evaluate_dpr_retrieval import evaluate_retrieval
 
     random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Retrieve, rerank, keep."""
+"""Retrieving, reranking and weighting passages."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_weights(reranker, weighting, softmax):
 
 
 def test_weights_are_over_the_k_that_are_kept():
-    """Eq. 9: the softmax is of the top K scores, not of all N."""
+    """Eq. 9 takes the softmax of the top K scores, not of all N."""
     pipeline = make(FakeReranker(lambda query, passage: {"a": 2.0, "b": 1.0}.get(passage.id, 0.0)))
     (hits,) = pipeline.rank(["red fish"])
     one, e = hits[:1], math.e
@@ -101,7 +101,7 @@ queries = st.lists(
 )
 
 
-@settings(deadline=None)  # processors may be shared
+@settings(deadline=None)  # other processes may slow it down
 @given(queries, st.integers(1, 5), st.integers(1, 4))
 def test_batches_and_company_change_nothing(asked, batch_size, n):
     pipeline = make(FakeReranker(), batch_size=batch_size, n=n)
@@ -140,7 +140,7 @@ def test_an_interrupted_reranking_goes_on_where_it_stopped(tmp_path):
 
 def test_hits_that_are_not_in_the_corpus_are_an_error():
     smaller = {id: passage for id, passage in CORPUS.items() if id != "b"}
-    message = "found the passage 'b', which is not among the 3 of the corpus; give the corpus of"
+    message = "found the passage 'b', which is not among the 3 of the corpus; give the corpus that"
     with pytest.raises(DataError, match=message):
         make(FakeReranker(), corpus=smaller).rank(["fish"])
     with pytest.raises(DataError, match=message):

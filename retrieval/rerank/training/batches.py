@@ -1,7 +1,7 @@
-"""Batches of lists for a reranker, and a place in them that survives a restart.
+"""Batches of lists for a reranker. A run that is resumed continues with the right batch.
 
-What is random depends on the seed, the epoch and the list alone: all ranks, and a run that is
-resumed, agree on every batch without asking each other.
+Every random choice depends only on the seed, the epoch and the list. All ranks, and a run that is
+resumed, therefore agree on every batch without communication.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Tokenize = Callable[[Sequence[tuple[str, str]]], list[TokenizedPair]]
 
 @dataclass(frozen=True)
 class ListBatch:
-    """Tokenised candidates of several queries, one query's after the other's.
+    """The tokenised candidates of several queries, one query after the other.
 
     Attributes:
-        pairs: All of them; of each query its positives come first.
-        sizes: How many each query has.
-        num_positives: How many of them are positive.
-        above: How many negatives the retriever ranks above every positive.
+        pairs: All candidates; the positives of each query come before its negatives.
+        sizes: The number of candidates of each query.
+        num_positives: The number of positives of each query.
+        above: The number of negatives of each query that the retriever ranks above every positive.
     """
 
     pairs: list[TokenizedPair]
@@ -41,23 +41,24 @@ class ListBatch:
 
 
 class TrainingBatches:
-    """One positive and at most L negatives a query, in random order and drawn anew in each epoch.
+    """One positive and at most L negatives for each query, in random order.
 
-    Queries that do not fill a last batch are left out of an epoch, others in each. It is no
-    ``DataLoader``, so that Lightning neither replaces its order nor moves it.
+    Each epoch draws them anew. Queries that do not fill the last batch are left out of the epoch;
+    each epoch leaves out others. This class is not a ``DataLoader``, so that Lightning does not
+    replace its order or its position.
 
     Args:
-        lists: All lists of training.
-        collate: Makes a batch of lists.
-        batch_size: Queries of a step on one rank.
-        negatives: L.
-        seed: Of order and draws.
-        position: Epoch and batch to begin with, asked at each iteration.
-        rank: Which process this is.
-        num_replicas: Of how many.
+        lists: All lists of the training data.
+        collate: Makes a batch from lists.
+        batch_size: The number of queries in a step on one rank.
+        negatives: L, the largest number of negatives of a query.
+        seed: The seed of the order and of the draws.
+        position: Returns the epoch and the batch to begin with; it is called at each iteration.
+        rank: The number of this process.
+        num_replicas: The number of processes.
 
     Raises:
-        ValueError: If a size is not positive, or there are fewer lists than processes.
+        ValueError: If a size is not positive, or if there are fewer lists than processes.
     """
 
     def __init__(
@@ -85,11 +86,11 @@ class TrainingBatches:
         self._step = min(batch_size, len(lists) // num_replicas) * num_replicas
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
+        """The number of batches in an epoch."""
         return len(self._lists) // self._step
 
     def __iter__(self) -> Iterator[ListBatch]:
-        # A generator: Lightning may ask for an iterator before it has restored its progress.
+        # This is a generator, because Lightning may create it before it restores its progress.
         epoch, start = self._position()
         order = np.random.default_rng((self._seed, epoch)).permutation(len(self._lists))
         for batch in range(start, len(self)):
@@ -99,7 +100,7 @@ class TrainingBatches:
             )
 
     def _draw(self, index: int, epoch: int) -> RankedList:
-        """One positive and L negatives of a list."""
+        """Draw one positive and at most L negatives of a list."""
         one = self._lists[index]
         random = np.random.default_rng((self._seed, epoch, index))
         positive = one.positive_ids[random.integers(len(one.positive_ids))]
@@ -107,20 +108,23 @@ class TrainingBatches:
         return RankedList(one.query, (positive,), tuple(one.negative_ids[i] for i in chosen), 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing of its own: the trainer's progress says all. It makes Lightning trust us."""
+        """An empty state, because the position follows from the trainer's progress.
+
+        Lightning trusts a loader to resume only if it has this method.
+        """
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing, likewise."""
+        """Do nothing, because there is no state to restore."""
 
 
 class ValidationBatches:
-    """Lists with all their candidates, in their order.
+    """Batches of lists with all their candidates, in the order of the lists.
 
     Args:
         lists: The lists of one rank.
-        collate: Makes a batch of lists.
-        batch_size: Lists of a batch.
+        collate: Makes a batch from lists.
+        batch_size: The number of lists in a batch.
     """
 
     def __init__(
@@ -140,19 +144,19 @@ class ValidationBatches:
 
 
 class RerankerDataModule(LightningDataModule):
-    """Lists as tokenised batches, for training and validation.
+    """Turns lists into tokenised batches for training and validation.
 
     Args:
-        corpus: The passages.
-        train: Lists to train on.
-        val: Lists to validate on, with all their candidates; may be empty.
-        tokenize: The model's; see `CrossEncoder.tokenize`.
-        batch_size: Queries of a step on one rank.
-        negatives: L of eq. 8.
-        seed: Of order and draws.
+        corpus: The passages by id.
+        train: The lists to train on.
+        val: The lists to validate on, with all their candidates; there may be none.
+        tokenize: The model's `CrossEncoder.tokenize`.
+        batch_size: The number of queries in a step on one rank.
+        negatives: L of eq. 8, the largest number of negatives of a query.
+        seed: The seed of the order and of the draws.
 
     Raises:
-        ValueError: See `TrainingBatches`, once training begins.
+        ValueError: When training begins, if a size is not positive or if there are too few lists.
     """
 
     def __init__(
@@ -171,12 +175,12 @@ class RerankerDataModule(LightningDataModule):
         self.batch_size, self.negatives, self.seed = batch_size, negatives, seed
 
     def setup(self, stage: str) -> None:
-        """Without lists held out there is no validation."""
+        """Switch validation off if there are no lists to validate on."""
         if not self.val:
             self._trainer().limit_val_batches = 0
 
     def train_dataloader(self) -> TrainingBatches:
-        """Shuffled batches, beginning with the one after the last that was trained on."""
+        """The shuffled batches, from the first one that was not trained on yet."""
         trainer = self._trainer()
         return TrainingBatches(
             self.train,
@@ -190,7 +194,7 @@ class RerankerDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> ValidationBatches:
-        """Every list held out, with all its candidates; the same batches every time."""
+        """The batches of this rank's validation lists, with all their candidates."""
         trainer = self._trainer()
         share = self.val[trainer.global_rank :: trainer.world_size]
         return ValidationBatches(share, self.collate, self.batch_size)
@@ -212,11 +216,11 @@ class RerankerDataModule(LightningDataModule):
     def transfer_batch_to_device(
         self, batch: ListBatch, device: torch.device, dataloader_idx: int
     ) -> ListBatch:
-        """As it is: the model pads its parts, and moves these."""
+        """Return the batch unchanged; the model pads its parts and moves them to the device."""
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the order of the batches depends on."""
+        """Everything that the batches and their order depend on."""
         return {
             "batch_size": self.batch_size,
             "negatives": self.negatives,
@@ -226,10 +230,10 @@ class RerankerDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to go on with other batches.
+        """Refuse to resume a run with other batches.
 
         Raises:
-            DataError: Naming what is different.
+            DataError: If anything differs; the message names it.
         """
         now = self.state_dict()
         changed = [
@@ -245,14 +249,14 @@ class RerankerDataModule(LightningDataModule):
 
     def _trainer(self) -> Trainer:
         if self.trainer is None:
-            raise RuntimeError("the data module belongs to no trainer yet; use trainer.fit")
+            raise RuntimeError("the data module has no trainer yet; use trainer.fit")
         return self.trainer
 
 
 def next_batch(trainer: Trainer) -> tuple[int, int]:
-    """Epoch and batch to train on next, by the steps that the trainer has done.
+    """The epoch and the batch to train on next, computed from the steps that the trainer has done.
 
-    Checkpoints are written between steps, so that a step counts for all the batches it accumulates.
+    Checkpoints are written between steps, so each step counts for all batches that it accumulates.
     """
     batches, accumulated = int(trainer.num_training_batches), trainer.accumulate_grad_batches
     epoch, step = divmod(trainer.global_step, -(-batches // accumulated))

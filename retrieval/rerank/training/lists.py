@@ -1,8 +1,8 @@
-"""What a reranker is trained on: lists of a question's gold passages and of mined negatives.
+"""The training data of a reranker: for each question its gold passages and mined negatives.
 
-Negatives are what the retriever itself finds for the question and takes for good (GenPoE sec.
-3.3.2: "passages retrieved by DPR"); a passage that answers the question is no negative. Whether it
-does is asked of whoever mines.
+Negatives are passages that the retriever itself finds for the question (GenPoE sec. 3.3.2:
+"passages retrieved by DPR"). A passage that answers the question is never a negative. The caller
+provides the function that decides this.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from retrieval.retriever import Retriever
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 2  # of the cached lists and of how they are mined: part of their key
+_FORMAT = 2  # version of the cached lists and of the way they are mined; part of their key
 _QUERIES_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledQuery:
-    """A query, the answers that no negative may hold, and the passages that are right for it."""
+    """A query, the answers that no negative may contain, and the ids of its gold passages."""
 
     query: str
     answers: tuple[str, ...]
     gold_ids: tuple[str, ...]
 
 
-Answers = Callable[[LabelledQuery, Passage], bool]  # whether a passage answers a query
+Answers = Callable[[LabelledQuery, Passage], bool]  # True if the passage answers the query
 
 
 @dataclass(frozen=True, slots=True)
 class RankedList:
-    """One query's candidates.
+    """The candidates of one query.
 
     Attributes:
         query: The query.
-        positive_ids: Its gold passages, retrieved or not; at least one.
-        negative_ids: Retrieved passages that answer nothing, best first; at least one.
-        above: How many of them the retriever ranks above every gold passage; all of them where it
-            does not find any.
+        positive_ids: The gold passages, whether they were retrieved or not; at least one.
+        negative_ids: The retrieved passages that do not answer the query, best first; at least one.
+        above: The number of negatives that the retriever ranks above every gold passage. If it
+            found no gold passage, these are all negatives.
     """
 
     query: str
@@ -64,12 +64,13 @@ class RankedList:
 
 @dataclass(frozen=True)
 class MinedLists:
-    """The lists, and how many queries gave none.
+    """The lists, and the number of queries that gave no list.
 
     Attributes:
-        lists: One for each other query, in their order.
-        without_positive: Queries without a gold passage in the corpus.
-        without_negative: Queries with one, for which nothing is found but what answers it.
+        lists: One list for each of the other queries, in the order of the queries.
+        without_positive: The number of queries without a gold passage in the corpus.
+        without_negative: The number of queries with a gold passage for which the retriever found
+            no negative.
     """
 
     lists: list[RankedList]
@@ -85,18 +86,19 @@ def mine(
     depth: int = 20,
     held_out: Collection[str] = (),
 ) -> MinedLists:
-    """Search for every query, and sort what is found.
+    """Search for every query, and divide what is found into positives and negatives.
 
     Args:
-        queries: Queries with answers and gold passages.
-        retriever: Where the negatives come from.
-        corpus: Its passages.
-        answers: Whether a passage answers a query, which makes it no negative.
-        depth: Passages retrieved for a query.
-        held_out: Ids of passages that are in no list: the gold ones of evaluation.
+        queries: The queries, with their answers and gold passages.
+        retriever: Finds the negatives.
+        corpus: The passages that the retriever searches.
+        answers: Returns True if a passage answers a query; such a passage is not a negative.
+        depth: The number of passages that are retrieved for a query.
+        held_out: The ids of passages that must be in no list, such as the gold passages of the
+            evaluation.
 
     Raises:
-        ValueError: If ``depth`` is not positive, or no query gives a list.
+        ValueError: If ``depth`` is not positive, or if no query gives a list.
     """
     if depth < 1:
         raise SettingValueError("depth", f"depth must be positive, got {depth}")
@@ -135,16 +137,18 @@ def mine_cached(
     held_out: Collection[str],
     cache_dir: Path | None,
 ) -> MinedLists:
-    """As `mine`, but once: kept on disk under a key of all that decides the lists but ``answers``.
+    """Mine lists as `mine` does, and keep them on disk, so that this is done only once.
+
+    The key of the lists contains everything that decides them, except ``answers``.
 
     Args:
-        queries: See `mine`.
-        retriever: See `mine`.
-        corpus: See `mine`.
-        answers: See `mine`; always the same function, or the folder must be another.
-        depth: See `mine`.
-        held_out: See `mine`.
-        cache_dir: Folder of the lists; None: they are not kept.
+        queries: As in `mine`.
+        retriever: As in `mine`.
+        corpus: As in `mine`.
+        answers: As in `mine`. Another function needs another ``cache_dir``.
+        depth: As in `mine`.
+        held_out: As in `mine`.
+        cache_dir: The folder of the lists; None to keep none.
     """
     if cache_dir is None:
         return mine(queries, retriever, corpus, answers, depth, held_out)
@@ -164,23 +168,25 @@ def mine_cached(
 def hold_out(
     lists: Sequence[RankedList], size: int, seed: int = 0
 ) -> tuple[list[RankedList], list[RankedList]]:
-    """Set lists aside, so that no gold passage of theirs is in a list that remains.
+    """Hold lists out, so that none of their gold passages is in a list that remains.
 
-    Where such a passage is a negative it leaves the list, and a list without another one goes.
+    Where such a passage is a negative of another list, it is removed from that list. A list that
+    has no negative left is dropped.
 
     Args:
-        lists: Lists whose gold passages may be shared.
-        size: So many are set aside; fewer, if their passages are shared that way.
-        seed: Of the choice.
+        lists: The lists; several may have the same gold passages.
+        size: The largest number of lists to hold out. There may be fewer, because all lists with
+            the same first gold passage are held out together.
+        seed: The seed of the random choice.
 
     Returns:
-        What remains for training, and what is held out, each in its order.
+        The lists that remain for training, and the lists that are held out, each in their order.
 
     Raises:
-        ValueError: If nothing remains for training.
+        ValueError: If no list remains for training.
     """
     order = np.random.default_rng(seed).permutation(len(lists))
-    # Whole passages, in random order: the questions of each follow one another in data files.
+    # Whole passages are chosen, in random order: data files have the questions of each in a row.
     passages = list(dict.fromkeys(lists[i].positive_ids[0] for i in order))
     counts = Counter(one.positive_ids[0] for one in lists)
     chosen: set[str] = set()
@@ -202,7 +208,7 @@ def hold_out(
 
 
 def _without(one: RankedList, ids: set[str]) -> RankedList:
-    """A list whose negatives are none of these passages."""
+    """A list without those of its negatives that are among these passages."""
     if ids.isdisjoint(one.negative_ids):
         return one
     kept = tuple(id for id in one.negative_ids if id not in ids)
@@ -211,7 +217,7 @@ def _without(one: RankedList, ids: set[str]) -> RankedList:
 
 
 def digest(lists: Sequence[RankedList]) -> str:
-    """Hash of the lists and their order."""
+    """Hash of the lists in their order."""
     return hashing.digest([astuple(one) for one in lists])
 
 

@@ -1,8 +1,8 @@
 """Contrastive fine-tuning of a reranker on mined lists (GenPoE sec. 3.3.2, eq. 8).
 
-Training starts at the first step or goes on from a checkpoint.
+Training starts at the first step, or resumes from a checkpoint.
 
-Shapes: N pairs, of all lists of a batch.
+Shapes: N pairs in all lists of a batch.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ SCHEDULES = ("linear", "cosine", "constant")
 
 
 def contrastive_loss(scores_N: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Cross-entropy of each list's first candidate against all of its candidates (eq. 8).
+    """The cross-entropy of each list's first candidate against all of its candidates (eq. 8).
 
     Args:
-        scores_N: Raw scores of the lists, one list after the other.
-        sizes: How many candidates each list has: one positive, the first, and L negatives; L may
-            differ.
+        scores_N: The raw scores of the lists, one list after the other.
+        sizes: The number of candidates of each list. The first candidate is the positive, and the
+            others are the L negatives. L may differ between lists.
 
     Returns:
         The mean over the lists, in nats.
 
     Raises:
-        ValueError: If the sizes do not add up to N, or there is no list.
+        ValueError: If the sizes do not add up to N, or if there is no list.
     """
     if not sizes or sum(sizes) != len(scores_N):
         raise ValueError(f"expected sizes that add up to {len(scores_N)} scores, got {list(sizes)}")
@@ -50,14 +50,15 @@ def contrastive_loss(scores_N: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 class RerankerModule(LightningModule):
-    """Trains a cross-encoder: an encoder in full, of a decoder what is trainable (LoRA).
+    """Trains a cross-encoder: all weights of an encoder, or the LoRA adapter of a decoder.
 
     Args:
         cross_encoder: The model.
-        lr: Learning rate after the warm-up.
-        warmup: Share of all steps in which it rises from zero.
-        schedule: "linear" or "cosine" to zero at the end, or "constant".
-        weight_decay: AdamW's, of matrices; none of biases and norms.
+        lr: The learning rate after the warm-up.
+        warmup: The share of all steps in which the learning rate rises from zero.
+        schedule: After the warm-up, the learning rate falls to zero at the end ("linear" or
+            "cosine") or stays the same ("constant").
+        weight_decay: AdamW's weight decay for matrices. Biases and norms have none.
 
     Raises:
         ValueError: If a setting is mistyped or out of range.
@@ -84,26 +85,26 @@ class RerankerModule(LightningModule):
         check_choice("schedule", schedule, SCHEDULES)
         self.save_hyperparameters(ignore=["cross_encoder"])
         self.cross_encoder = cross_encoder
-        self.strict_loading = False  # a checkpoint holds what is trained; see on_load_checkpoint
+        self.strict_loading = False  # a checkpoint has only what is trained: on_load_checkpoint
 
     def forward(self, batch: ListBatch) -> Tensor:
-        """Raw scores ``[N]`` of a batch's pairs."""
+        """The raw scores ``[N]`` of a batch's pairs."""
         scores: Tensor = self.cross_encoder(batch.pairs)
         return scores
 
     def training_step(self, batch: ListBatch, batch_idx: int) -> Tensor:
-        """Eq. 8, the mean over the batch's lists."""
+        """The loss of eq. 8, as the mean over the batch's lists."""
         loss = contrastive_loss(self(batch), batch.sizes)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.sizes), sync_dist=True)
         return loss
 
     def validation_step(self, batch: ListBatch, batch_idx: int) -> None:
-        """Where the best positive comes to stand among the candidates, before and after."""
+        """Log the rank of the best positive, in the model's order and in the retriever's order."""
         scores = self(batch).split(batch.sizes)
         sums = {"loss": 0.0, "accuracy@1": 0.0, "mrr": 0.0}
         sums |= {"retriever_accuracy@1": 0.0, "retriever_mrr": 0.0}
         for one, positives, above in zip(scores, batch.num_positives, batch.above, strict=True):
-            # Eq. 8 with the first positive; where there are more, they are no negatives.
+            # Eq. 8 takes the first positive; the other positives are left out of the candidates.
             candidates = torch.cat([one[:1], one[positives:]])
             sums["loss"] += contrastive_loss(candidates, [len(candidates)]).item()
             rank = 1 + int((one[positives:] >= one[:positives].max()).sum())
@@ -111,13 +112,13 @@ class RerankerModule(LightningModule):
                 sums[f"{prefix}accuracy@1"] += 100.0 * (place == 1)
                 sums[f"{prefix}mrr"] += 1.0 / place
         count = len(batch.sizes)
-        # As a float: Lightning takes the mean of the ranks' counts, and that of integers is cut.
+        # The weight is a float, because Lightning would truncate the ranks' mean of integers.
         weight: Any = float(count)
         for name, value in sums.items():
             self.log(f"val/{name}", value / count, batch_size=weight, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW, with a warm-up and a decay over the whole training."""
+        """AdamW, with a warm-up and a schedule over the whole training."""
         trained = [p for p in self.parameters() if p.requires_grad]
         decay = self.hparams["weight_decay"]
         groups = [
@@ -136,16 +137,16 @@ class RerankerModule(LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what is trained."""
+        """Keep only the weights that are trained."""
         names = self._trained()
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in names}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights of another model.
+        """Refuse the weights of another model.
 
         Raises:
-            RerankerError: If other weights are trained here.
+            RerankerError: If the names or shapes of the weights differ from those trained here.
         """
         mine = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
         theirs = {name: tuple(t.shape) for name, t in checkpoint["state_dict"].items()}
@@ -161,13 +162,13 @@ class RerankerModule(LightningModule):
 
 
 def lr_factor(progress: float, warmup: float, schedule: str, first: float = 0.0) -> float:
-    """What the learning rate is multiplied with.
+    """The factor of the learning rate.
 
     Args:
-        progress: Share of the steps done, 0 … 1.
-        warmup: Share of the steps in which the factor rises to 1.
-        schedule: One of `SCHEDULES`, after the warm-up.
-        first: One step as a share of all, so that the first one moves something.
+        progress: The share of the steps that are done, 0 … 1.
+        warmup: The share of the steps in which the factor rises to 1.
+        schedule: The schedule after the warm-up, one of `SCHEDULES`.
+        first: One step as a share of all steps. It keeps the factor of the first step above zero.
     """
     if progress < warmup:
         return min(1.0, (progress + first) / warmup)
@@ -191,18 +192,18 @@ def train_reranker(
     """Train, save the reranker, and write ``metrics.json``.
 
     Args:
-        module: The model and its optimiser's settings.
+        module: The model and the settings of its optimiser.
         data: The lists.
-        trainer: Lightning's.
-        run_dir: Where the folder ``reranker`` and ``metrics.json`` go.
-        ckpt_path: Go on from this checkpoint; None: from the start.
-        training: How the reranker was made, plain JSON values; kept in its manifest.
+        trainer: Lightning's trainer.
+        run_dir: The folder for the reranker's folder ``reranker`` and for ``metrics.json``.
+        ckpt_path: The checkpoint to resume from; None to start from the beginning.
+        training: How the reranker was trained, as plain JSON values. Its manifest keeps this.
 
     Returns:
-        What was measured: ``train/loss`` (the last step's); of the lists held out ``val/loss``,
-        ``val/accuracy@1`` (percent) and ``val/mrr`` (0 … 1), both of the best gold passage among
-        all candidates, and ``val/retriever_accuracy@1``, ``val/retriever_mrr`` in the retriever's
-        own order; ``steps``, ``lists``, ``val_lists`` and ``seconds``.
+        The metrics: ``train/loss`` of the last step; for the validation lists ``val/loss``, and
+        ``val/accuracy@1`` (percent) and ``val/mrr`` (0 … 1) of the best gold passage among all
+        candidates; the same two in the retriever's order as ``val/retriever_accuracy@1`` and
+        ``val/retriever_mrr``; and ``steps``, ``lists``, ``val_lists`` and ``seconds``.
 
     Raises:
         CheckpointError: If ``ckpt_path`` names no loadable checkpoint: nothing starts afresh.

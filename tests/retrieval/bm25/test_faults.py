@@ -1,4 +1,4 @@
-"""Killed builds and changes of a BM25 index, and flipped bits in its files."""
+"""Faults of a BM25 index: builds and changes that are killed, and flipped bits in its files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from retrieval.passage import Passage
 from tests.helpers.faults import flipped, killed
 
 FLIPS = int(os.environ.get("FAULT_FLIPS", "500"))
-ROUNDS = int(os.environ.get("FAULT_ROUNDS", "3"))  # kills in each test; 100 takes minutes
+ROUNDS = int(os.environ.get("FAULT_ROUNDS", "3"))  # kills in each test; 100 take minutes
 
-# Each says that it begins once the JVM runs: what comes before writes nothing.
+# Each program prints "begins" once the JVM runs. Nothing is written before that.
 BUILD = """
 import sys
 from retrieval.bm25.index import BM25Settings
@@ -73,7 +73,7 @@ def test_a_killed_build_is_whole_or_nothing(tmp_path):
     expected = whole.open(corpus).search(WORDS, 20)
     random, nothing = Random(2), 0
     for number in range(ROUNDS):
-        folder = tmp_path / f"index{number % 3}"  # some after a crashed one
+        folder = tmp_path / f"index{number % 3}"  # some folders hold the remains of a crashed build
         settings = BM25Settings(folder)
         said = killed(BUILD, paths(tmp_path, folder), random.uniform(0, 1.5))
         if not folder.exists():
@@ -84,7 +84,7 @@ def test_a_killed_build_is_whole_or_nothing(tmp_path):
             settings.build(corpus)
         index = settings.open(corpus)
         assert index.search(WORDS, 20) == expected
-        index.remove(["p0"])  # so that the next round does not find it there already
+        index.remove(["p0"])  # so that the next round can add it again
         for path in sorted(folder.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
         folder.rmdir()
@@ -103,7 +103,7 @@ def test_a_killed_change_is_whole_or_nothing(tmp_path):
         said = killed(CHANGE, paths(tmp_path, settings.index_dir), random.uniform(0, 1.5))
         done = int(said[-1]) if len(said) > 1 else -1
         before = state if done < 0 else Passage("moving", "", f"step {done}")
-        after = Passage("moving", "", f"step {done + 1}")  # published, but not yet acknowledged
+        after = Passage("moving", "", f"step {done + 1}")  # published, but not yet printed
         try:
             index = settings.open(corpus_of(tmp_path, [*passages, before]))
             state = before
@@ -112,7 +112,7 @@ def test_a_killed_change_is_whole_or_nothing(tmp_path):
             state = after
         (hit, *_), *_ = index.search([state.text.rpartition(" ")[2], "lisbon"], 5)
         assert hit.passage_id == "moving"
-        index.compact()  # clears what the killed writer left
+        index.compact()  # removes what the killed writer left
         assert len(list((tmp_path / "index").glob("segments-*"))) == 1
 
 

@@ -66,7 +66,10 @@ def ids(hits):
 
 
 def reference(passages, query, k1, b):
-    """BM25 as Robertson and Zaragoza have it, over Anserini's terms; scores by id, none of 0."""
+    """BM25 by the formula of Robertson and Zaragoza, over Anserini's terms.
+
+    Returns the scores by id, without those that are 0.
+    """
     analyze = java_class("io.anserini.analysis.AnalyzerUtils").analyze
     terms = {p.id: Counter(analyze(f"{p.title}\n{p.text}").toArray()) for p in passages}
     lengths = {id: sum(counts.values()) for id, counts in terms.items()}
@@ -90,7 +93,7 @@ def test_scores_are_those_of_the_formula(tmp_path, corpus, k1, b):
     assert all(found)
     for query, hits in zip(QUERIES, found, strict=True):
         expected = reference(PASSAGES, query, k1, b)
-        # Ties are set apart by 1e-6, in Anserini's way; scores are rounded to four decimals.
+        # Anserini separates ties by 1e-6, and rounds scores to four decimals.
         assert {h.passage_id: h.score for h in hits} == pytest.approx(expected, abs=1e-3)
         assert ids(hits) == sorted(
             ids(hits), key=lambda id: (-round(expected[id], 4), id.encode("utf-8"))
@@ -159,7 +162,7 @@ def test_python_threads_share_it_while_it_changes(index):
     for thread in threads:
         thread.start()
     for _ in range(3):
-        index.compact()  # another generation, of the same passages
+        index.compact()  # a new generation with the same passages
     for thread in threads:
         thread.join()
     assert not errors
@@ -225,7 +228,7 @@ def test_a_change_that_cannot_be_made_changes_nothing(
     with pytest.raises(DataError, match=message):
         index.update(**change)
     assert index.search(QUERIES, 9) == before == settings.open(corpus).search(QUERIES, 9)
-    index.update(add=[Passage("n", "", "new")], remove=["a"])  # and it can go on
+    index.update(add=[Passage("n", "", "new")], remove=["a"])  # and later changes work
     assert ids(index.search(["new"], 9)[0]) == ["n"]
 
 
@@ -234,7 +237,7 @@ def test_what_another_changed_must_be_opened_again(corpus, settings, index):
     other.remove(["a"])
     with pytest.raises(IndexFolderError, match="another process changed the BM25 index since"):
         index.remove(["z"])
-    assert ids(index.search(["twin"], 9)[0]) == ["a", "z", "😀 a/../b"]  # as it was opened
+    assert ids(index.search(["twin"], 9)[0]) == ["a", "z", "😀 a/../b"]  # as when it was opened
 
 
 def test_one_writer_at_a_time(tmp_path, corpus, settings, index):
@@ -299,7 +302,7 @@ def test_nothing_is_there_before_and_after_a_build_that_fails(tmp_path, corpus, 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path, corpus):
     (tmp_path / "index").mkdir()
-    BM25Settings(tmp_path / "index").build(corpus)  # an empty one may be there
+    BM25Settings(tmp_path / "index").build(corpus)  # an empty folder may be there
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(IndexFolderError, match=r"other: expected a whole BM25 index or nothing"):
@@ -335,10 +338,10 @@ def test_a_reader_that_opens_while_a_writer_publishes(corpus, settings, index, m
     assert ids(settings.open(corpus).search(["lisbon"], 9)[0]) == ["lisbon"]
 
 
-@pytest.mark.slow  # imports Pyserini's encoders
+@pytest.mark.slow  # it imports Pyserini's encoders
 @pytest.mark.filterwarnings("ignore")
 def test_hits_are_those_of_pyserinis_own_searcher(tmp_path, settings, index, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "none")  # importing it makes a client
+    monkeypatch.setenv("OPENAI_API_KEY", "none")  # the import creates a client
     searchers = pytest.importorskip("pyserini.search.lucene")
     searcher = searchers.LuceneSearcher(str(tmp_path / "index" / "segments-0"))
     searcher.set_bm25(0.9, 0.4)

@@ -19,7 +19,7 @@ from retrieval.bm25.java import JavaError, find_jar, find_java, java_class, java
 from tests.helpers.faults import handlers
 
 pytestmark = [
-    # fork from a process with threads: what the test is about
+    # The test forks from a process with threads on purpose.
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
 
@@ -36,7 +36,7 @@ def java_home(folder, release='JAVA_VERSION="21.0.8"', library="lib/server/libjv
 
 @pytest.fixture
 def alone(monkeypatch, tmp_path):
-    """No Java but what the test makes."""
+    """Hide every Java except the one that the test makes."""
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -145,7 +145,7 @@ class Echo(lightning.LightningModule):
 
 
 def test_a_trainer_leaves_the_jvms_signals_alone():
-    """Compiled Java code needs SIGSEGV: what resets it kills the process, now and then."""
+    """Compiled Java code needs SIGSEGV; if it is reset, the process sometimes dies."""
     start_java()
     before = handlers()
     assert before[signal.SIGSEGV] != 0

@@ -30,7 +30,7 @@ PASSAGES = [
 
 
 def write_corpus(path, passages=PASSAGES):
-    """A corpus file of the kind that its name says."""
+    """Write a corpus file in the format that its name says."""
     if ".tsv" not in path.name:
         write_jsonl(path, map(asdict, passages))
         return path
@@ -79,7 +79,7 @@ def test_an_empty_corpus(tmp_path):
 
 
 def test_it_can_be_sent_to_another_process(tmp_path):
-    corpus = copy.copy(opened(tmp_path))  # copies as pickling does
+    corpus = copy.copy(opened(tmp_path))  # a copy uses the same methods as pickling
     assert corpus["7"] == PASSAGES[2]
 
 
@@ -155,7 +155,7 @@ def test_a_quote_that_is_never_closed(tmp_path):
 
 
 def test_the_line_of_a_row_that_follows_a_longer_one(tmp_path):
-    path = write_corpus(tmp_path / "c.tsv")  # its first passage takes two lines
+    path = write_corpus(tmp_path / "c.tsv")  # the first passage takes two lines
     path.write_bytes(path.read_bytes() + b"x\n")
     with pytest.raises(DataError, match=r"c\.tsv:7: expected 3 columns"):
         Corpus.open(path, tmp_path / "cache")
@@ -253,13 +253,13 @@ def test_flipped_bits_never_change_what_is_read(tmp_path, caplog):
     files = ["records.bin", "starts.u64", "hashes.u64", "rows.u32", "manifest.json"]
     for file in random.choices(files, k=100):
         with flipped(store / file, random) as which:
-            corpus = Corpus.open(tmp_path / "c.jsonl", tmp_path / "cache")  # mends what it can
+            corpus = Corpus.open(tmp_path / "c.jsonl", tmp_path / "cache")  # repairs what it can
             for read in (Corpus.passages, Corpus.values):
                 try:
                     assert list(read(corpus)) == passages, which
                 except IndexFolderError:
                     refused += 1
-    assert refused  # where a record itself is damaged
+    assert refused  # a damaged record cannot be repaired
 
 
 def test_a_damaged_record_names_the_folder_to_remove(tmp_path):
@@ -287,8 +287,8 @@ def test_memory_stays_flat(tmp_path, monkeypatch):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # 20 bytes a passage for sorting; hashlib reads files by 256 KB.
-    assert peak < 25 * count + 2**18 + 10 * buffer  # the file has 1.5 MB
+    # Sorting takes 20 bytes for each passage, and hashlib reads files in blocks of 256 KB.
+    assert peak < 25 * count + 2**18 + 10 * buffer  # the file is 1.5 MB long
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

@@ -1,4 +1,4 @@
-"""Shards: written and read, told from damaged ones, encoded once however often interrupted."""
+"""Shards: writing and reading them, finding damaged ones, and encoding after interruptions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_shard_holds_what_was_put_in(tmp_path, storage):
     assert [shard.id(row) for row in range(len(shard))] == IDS
     assert [d.tobytes() for d in shard.digests] == [passage_digest(p) for p in passages]
     assert np.array_equal(shard.vectors_ND, vectors.astype(storage))
-    # An independent reader sees the same.
+    # An independent reader finds the same.
     tensors = load_file(tmp_path / name)
     assert np.array_equal(tensors["vectors"], vectors.astype(storage))
     assert tensors["id_bytes"].tobytes().decode() == "".join(IDS)
@@ -129,7 +129,7 @@ def test_float16_is_read_as_float32(tmp_path):
 
 
 class Interrupted(PlainEngine):
-    """Ends after some shards, as a process that is killed does."""
+    """Stops after some shards, like a process that is killed."""
 
     def __init__(self, shards):
         self.left, self.asked = shards, []

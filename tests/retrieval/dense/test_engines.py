@@ -1,4 +1,4 @@
-"""Whichever engine encodes, with as many threads, the bytes are the same."""
+"""All engines give the same bytes if they use the same number of threads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.helpers.tiny_encoders import (
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'predict_dataloader' does not have many workers"),
-    # Ray's, of its own settings and of sockets and files that it leaves to the collector.
+    # Ray's warnings, about its own settings, and about sockets and files that it does not close.
     pytest.mark.filterwarnings("ignore:.*:FutureWarning:ray"),
     pytest.mark.filterwarnings("ignore:.*:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:.*:pytest.PytestUnraisableExceptionWarning"),
@@ -37,11 +37,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """As in Ray's workers: with more, some processors add up in another order."""
+    """One thread, as in Ray's workers; with more, some processors add in another order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")  # of spawned processes
+        patch.setenv("OMP_NUM_THREADS", "1")  # for spawned processes
         yield
     torch.set_num_threads(threads)
 
@@ -133,7 +133,7 @@ def test_without_ray_the_message_says_what_to_do(job, tmp_path, monkeypatch):
 
 
 class Rounded(WordEncoder):
-    """An encoder that rounds otherwise in another process, or on another device."""
+    """An encoder that rounds differently in another process, or on another device."""
 
     rounding = "bfloat16"
 
@@ -154,7 +154,7 @@ def test_workers_that_round_otherwise_are_refused(corpus, tmp_path):
 
 
 class Workers:
-    """A stand-in for Ray whose workers run here, each as it is asked."""
+    """A stand-in for Ray. Its workers run in this process, when they are called."""
 
     def __init__(self, worker):
         self.worker = worker
@@ -198,7 +198,7 @@ def test_rays_workers_say_how_they_round(job, expected, tmp_path):
 
 
 class OnStandIn(RayEngine):
-    """Ray's engine on a stand-in for Ray."""
+    """Ray's engine, running on the stand-in for Ray."""
 
     def __init__(self, ray):
         super().__init__(2, "cpu")

@@ -1,4 +1,4 @@
-"""Killed builds and changes of a dense index, and flipped bits in its files."""
+"""Faults of a dense index: builds and changes that are killed, and flipped bits in its files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:builtin type .* has no __module__ attribute:DeprecationWarning"  # FAISS's bindings
 )
 
-ROUNDS = int(os.environ.get("FAULT_ROUNDS", "4"))  # kills in each test; 100 takes minutes
+ROUNDS = int(os.environ.get("FAULT_ROUNDS", "4"))  # kills in each test; 100 take minutes
 FLIPS = int(os.environ.get("FAULT_FLIPS", "100"))  # in each test
 
 PROGRAM = """
@@ -95,7 +95,7 @@ def test_killed_builds_are_whole_or_not_there_and_go_on(tmp_path, corpus):
                 assert (kept / name).read_bytes() == whole[name]
         settings_for(index).build(corpus)
         assert files(index) == whole
-    assert len(reached) > 1  # else the kills came all at one moment
+    assert len(reached) > 1  # otherwise all kills came at the same moment
 
 
 @pytest.mark.slow
@@ -109,7 +109,7 @@ def test_killed_changes_took_place_or_did_not(tmp_path, corpus):
         arguments = [str(path), str(tmp_path / "cache"), str(index)]
         said = killed(PROGRAM + CHANGE, arguments, random.uniform(0, 0.3))
         done = [int(line) for line in said if line.isdigit()]
-        # What was acknowledged is there, or the change that was under way then.
+        # The index has the last change that was printed, or the one that was in progress.
         possible = {f"step {done[-1]}" if done else now, f"step {len(done)}"}
         corpora = {text: with_moving(tmp_path, text) for text in possible}
         found = [text for text in possible if opens(settings_for(index), corpora[text])]
@@ -118,7 +118,7 @@ def test_killed_changes_took_place_or_did_not(tmp_path, corpus):
 
 
 def with_moving(folder, text):
-    """The corpus in which the passage that `CHANGE` replaces has this text."""
+    """A corpus whose passage "moving", which `CHANGE` replaces, has this text."""
     passages = [*make_passages(200), Passage("moving", "", text)]
     return make_corpus(folder, passages, text.replace(" ", "-"))
 

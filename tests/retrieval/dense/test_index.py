@@ -1,4 +1,4 @@
-"""Dense indexes against numpy: hits, ties, changes, and what is refused."""
+"""Dense indexes, compared with numpy: hits, ties, changes and errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from retrieval.passage import Passage
 from tests.helpers.tiny_encoders import WordEncoderSettings, make_corpus, make_passages
 
 pytestmark = pytest.mark.filterwarnings(
-    # FAISS's own bindings, made by an older SWIG.
+    # FAISS's bindings were made by an older SWIG.
     "ignore:builtin type .* has no __module__ attribute:DeprecationWarning"
 )
 
@@ -71,7 +71,7 @@ def index(settings, corpus):
 
 
 def reference(passages, query, k, encoder=None):
-    """Exhaustive search in float64; ties in the order of the passages."""
+    """An exhaustive search in float64, with ties in the order of the passages."""
     encoder = encoder or WordEncoderSettings().load()
     scores = encoder.encode_passages(passages).astype(float) @ encoder.encode_questions([query])[0]
     order = np.argsort(-scores.astype(np.float32), kind="stable")[:k]
@@ -99,7 +99,7 @@ def test_a_query_alone_and_among_others_has_the_same_hits(index):
 
 
 def search_of(folder, vectors, removed=(), size=7):
-    """Exhaustive search of given vectors."""
+    """An exhaustive search of the given vectors."""
     rows = Rows.of(make_passages(len(vectors)), vectors, "float32")
     parts = enumerate(repacked([rows], size))
     names = [store_shard(folder, number, part.to_bytes()) for number, part in parts]
@@ -110,7 +110,7 @@ def search_of(folder, vectors, removed=(), size=7):
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_ties_stand_in_the_order_of_the_rows(tmp_path_factory, data):
-    """Vectors of few different values, so that most scores are ties; some rows are removed."""
+    """The vectors have few different values, so most scores are ties. Some rows are removed."""
     count = data.draw(st.integers(1, 60))
     random = np.random.default_rng(data.draw(st.integers(0, 9)))
     vectors = random.integers(0, 2, (count, 3)).astype(np.float32)
@@ -156,7 +156,7 @@ def test_a_deep_search_changes_no_later_one():
     index = FaissIndex(graph, depth=1)
     before = index.candidates(vectors[:20], 5)[1]
     deep = index.candidates(vectors[:20], 400)[1]
-    assert (deep[:, :5] != before).any()  # deeper finds others
+    assert (deep[:, :5] != before).any()  # a deeper search finds other rows
     assert (index.candidates(vectors[:20], 5)[1] == before).all()
 
 
@@ -182,7 +182,7 @@ def test_searches_may_look_further_than_the_index_was_told(settings, corpus):
     (few,) = settings.open(corpus).search(QUERIES[:1], 300)
     wider = replace(settings, ivfpq=replace(settings.ivfpq, probes=8))
     (all_of_them,) = wider.open(corpus).search(QUERIES[:1], 300)
-    assert few == all_of_them  # where one list has not as many, others are looked into
+    assert few == all_of_them  # if one list has too few rows, other lists are searched
     found = [one.open(corpus).search(QUERIES, 5) for one in (settings, wider)]
     assert found[0] != found[1]
     assert settings.open(corpus).fingerprint != wider.open(corpus).fingerprint
@@ -259,7 +259,7 @@ def test_builds_that_end_after_each_shard_come_to_the_same_index(
         with pytest.raises(IndexFolderError, match="nothing was built here, or its building did"):
             again.open(corpus)
         stored.clear()
-    again.build(corpus)  # the last of five
+    again.build(corpus)  # the last of five builds
     assert files(tmp_path / "index") == files(tmp_path / "again")
 
 
@@ -269,7 +269,7 @@ def changed(passages, gone, new):
 
 NEW = [
     Passage("new", "castle", "a castle of lisbon"),
-    *make_passages(3, seed=5)[:1],  # p0, whose old text goes
+    *make_passages(3, seed=5)[:1],  # p0 gets a new text
     Passage("ünï/../x", "", "market market street"),
 ]
 GONE = ["p0", "p7", "p63", "p64", "p299"]
@@ -467,7 +467,7 @@ def test_ivfpq_that_does_not_fit_the_corpus(settings, corpus, change, message, m
     monkeypatch.setattr(dense_folder, "encode_corpus", lambda *given: asked.append(given))
     with pytest.raises(ValueError, match=message):
         wrong.build(corpus)
-    assert not asked  # before anything is encoded
+    assert not asked  # the error comes before anything is encoded
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/", "some/.."])
@@ -510,7 +510,7 @@ def test_threads_are_set_while_faiss_works_only(index, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gpu_is_used_where_faiss_has_one(settings, corpus, monkeypatch, kind):
-    """Of a stand-in for faiss-gpu, which keeps the index where it is; a graph is not moved."""
+    """With a stand-in for faiss-gpu, which moves nothing. A graph is never sent to the GPU."""
     moved = []
 
     def to_gpu(resources, device, index):
@@ -556,7 +556,7 @@ def test_the_configuration_makes_settings(retriever, tmp_path):
         settings = instantiate(config.retriever)
         assert (settings.index_dir, settings.ivfpq) == ("here", IVFPQ(probes=3))
         assert settings.encoder.kind == {"dense": "sentence", "dpr": "dpr"}[retriever]
-        if retriever == "dense":  # as the library's own defaults
+        if retriever == "dense":  # the YAML has the library's defaults
             plain = DenseSettings("here", ivfpq=IVFPQ(probes=3), encoder=EncoderSettings())
             assert settings == plain
         wanted = [f"retriever={retriever}", "retriever.index_dir=here", "++engine=lightning"]

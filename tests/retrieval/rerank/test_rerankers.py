@@ -1,4 +1,4 @@
-"""Scores of rerankers: against transformers one pair at a time, and against FlagEmbedding."""
+"""Rerankers, compared with transformers (one pair at a time) and with FlagEmbedding."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from retrieval.rerank.rerankers import FlagEmbeddingReranker, TrainedReranker, n
 from tests.helpers.tiny_rerankers import PAIRS, make_decoder_folder, make_encoder_folder
 
 pytestmark = [
-    # SWIG's types in what FlagEmbedding imports; its use of names that transformers renamed.
+    # FlagEmbedding imports types made by SWIG, and uses names that transformers has renamed.
     pytest.mark.filterwarnings("ignore:builtin type .* has no __module__:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:`torch_dtype` is deprecated"),
-    # PEFT's use of another such name.
+    # PEFT uses another such name.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 
@@ -49,7 +49,7 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def saved(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as training leaves it."""
+    """A folder of a reranker, as training leaves it."""
     folder = tmp_path_factory.mktemp("run") / "reranker"
     model = encoder(str(bert), max_tokens=128, interaction=2.0)
     save_cross_encoder(model, folder, {"data": "tiny"})
@@ -57,7 +57,7 @@ def saved(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def adapted(gemma: Path, **options: Any) -> DecoderCrossEncoder:
-    """A decoder whose adapters are no zeros any more."""
+    """A decoder whose adapters are not zero."""
     model = decoder(str(gemma), max_tokens=128, dtype="float32", lora_rank=2, **options)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(1)
@@ -114,7 +114,7 @@ def test_flagembedding_gives_the_scores_of_our_decoder(gemma: Path) -> None:
     ours = score(decoder(str(gemma), max_tokens=128, dtype="float32", lora_rank=2).eval(), TEXTS)
     found = theirs.score(PAIRS)
     assert found == pytest.approx(ours, abs=1e-4)
-    assert max(found) > 1 or min(found) < 0  # raw, not squashed
+    assert max(found) > 1 or min(found) < 0  # raw scores, not sigmoids
     assert np.std(ours) > 0.05
 
 

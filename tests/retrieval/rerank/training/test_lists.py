@@ -1,4 +1,4 @@
-"""Mining lists for a reranker: what is a positive, what a negative, and what is neither."""
+"""Mining lists for a reranker: which passages are positives, negatives or neither."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ QUERY = LabelledQuery("Where was Tova Blick born?", ("Lisbon", "Olissipo"), ("go
 
 
 class Fixed:
-    """A retriever that finds the same passages for every query, and counts its queries."""
+    """A retriever that finds the same passages for every query, and counts the queries."""
 
     def __init__(self, *ids: str, fingerprint: str = "fixed") -> None:
         self.ids = ids

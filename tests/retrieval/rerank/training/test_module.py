@@ -1,4 +1,4 @@
-"""The contrastive loss (eq. 8), and training with it: batches, what is trained, resuming."""
+"""The contrastive loss (eq. 8) and training with it: batches, trained weights and resuming."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from retrieval.rerank.training.module import (
 from tests.helpers.tiny_rerankers import make_decoder_folder, make_encoder_folder
 
 pytestmark = [
-    # PEFT's use of names that transformers renamed.
+    # PEFT uses names that transformers has renamed.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated"),
 ]
@@ -91,7 +91,7 @@ def batches(
     seed: int = 0,
     **ranks: int,
 ) -> Any:
-    """Training batches that stay lists of lists."""
+    """Training batches that are not tokenised, but stay lists."""
     as_they_are: Any = list
     return TrainingBatches(lists, as_they_are, size, negatives, seed, lambda: at, **ranks)
 
@@ -128,7 +128,7 @@ def test_sizes_must_add_up(sizes: list[int]) -> None:
     ],
 )
 def test_the_learning_rate_rises_and_falls(schedule: str, expected: list[float]) -> None:
-    places = [0.0, 0.1, 0.2, 0.6, 1.0]  # of ten steps, two of warm-up
+    places = [0.0, 0.1, 0.2, 0.6, 1.0]  # places in ten steps, two of which are warm-up
     assert [lr_factor(x, 0.2, schedule, 0.1) for x in places] == pytest.approx(expected)
     assert lr_factor(0.0, 0.0, "linear") == 1
     assert lr_factor(1.0, 1.0, "linear") == 0
@@ -204,7 +204,7 @@ def test_collated_pairs_stand_as_their_lists_do(bert: Path) -> None:
 
 
 class Recorder(Callback):
-    """Losses of each step; optionally dies after one, as a process does."""
+    """Records the loss of each step, and can fail after a step, as a process that dies."""
 
     def __init__(self, die_at: int | None = None, save: Path | None = None) -> None:
         self.losses: list[float] = []
@@ -323,7 +323,7 @@ def test_training_without_validation(bert: Path, tmp_path: Path) -> None:
 
 
 def test_a_data_module_alone_has_no_batches(bert: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"belongs to no trainer yet; use trainer\.fit"):
+    with pytest.raises(RuntimeError, match=r"has no trainer yet; use trainer\.fit"):
         make_data(encoder(str(bert))).train_dataloader()
 
 
@@ -334,7 +334,7 @@ def test_validation_ranks_the_best_positive(bert: Path) -> None:
     module.forward = lambda batch: scores  # type: ignore[method-assign]
     module.log = lambda name, value, **_: logged.update({name: value})  # type: ignore[method-assign]
     module.validation_step(ListBatch([], [4, 2], [2, 1], [0, 1]), 0)
-    # Of the first list 2.0 is second to 3.0; in the second a tie counts against the positive.
+    # In the first list, 2.0 ranks below 3.0. In the second, a tie counts against the positive.
     assert logged["val/accuracy@1"] == 0
     assert logged["val/mrr"] == 0.5
     assert logged["val/retriever_accuracy@1"] == 50
@@ -375,7 +375,7 @@ def test_two_processes_train_as_one_does(bert: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[-3000:]
         weights.append(load_file(folder / "reranker" / "model.safetensors"))
         metrics.append(json.loads((folder / "metrics.json").read_text()))
-    # A key's bias changes no attention: its gradient is rounding, of which Adam makes whole steps.
+    # A key's bias has no effect. Its gradient is mere rounding, but Adam makes full steps of it.
     one, two = ({k: v for k, v in w.items() if "key.bias" not in k} for w in weights)
     torch.testing.assert_close(one, two, rtol=1e-2, atol=1e-4)
     for name in ("val/loss", "val/mrr", "val/accuracy@1", "steps"):
