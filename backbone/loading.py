@@ -73,9 +73,9 @@ def meta_backbone(config: Any, name: str = "meta") -> Backbone:
 
 def training_backbone(config: DictConfig) -> Backbone:
     """Loaded on the CPU, in the dtype that suits the device that the Trainer will move it to."""
-    dtype = config.model.backbone.dtype
+    dtype = config.backbone.dtype
     on_gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     if dtype == "auto" and on_gpu:
         dtype = str(best_dtype("cuda")).removeprefix("torch.")
-    backbone: Backbone = instantiate(config.model.backbone, dtype=dtype)
+    backbone: Backbone = instantiate(config.backbone, dtype=dtype)
     return backbone

@@ -79,7 +79,7 @@ def bank_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     Raises:
         ValueError: If ours and the peer do not compute the same, or a setting is out of range.
     """
-    settings, source = config.bank, config.model.backbone
+    settings, source = config.bank, config.backbone
     _check(settings)
     final = FinalFFN(instantiate(source, dtype="float32"))
     spec = ExpertSpec()
@@ -253,7 +253,7 @@ def _lines(config: DictConfig, result: dict[str, Any]) -> list[str]:
     settings, times = config.bank, result["milliseconds"]
     theirs = times["PEFT"]
     setting = (
-        f"Experts of rank {ExpertSpec().rank} for {config.model.backbone.name}, stored in "
+        f"Experts of rank {ExpertSpec().rank} for {config.backbone.name}, stored in "
         f"{settings.dtype}; {settings.draws} random draws; files in the page cache. PEFT: "
         "load_adapter of each, then add_weighted_adapter(cat)."
     )

@@ -59,7 +59,7 @@ def decode_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     Raises:
         ValueError: If cached decoding and full recomputation differ, or a setting is out of range.
     """
-    settings, source = config.decode, config.model.backbone
+    settings, source = config.decode, config.backbone
     if config.rounds < 1 or settings.tokens < 2:
         raise ValueError(
             f"expected rounds of 1 or more and decode.tokens of 2 or more, got {config.rounds} and "
@@ -225,7 +225,7 @@ def _swaps(steps: Sequence[Step]) -> list[bool]:
 def _lines(config: DictConfig, result: dict[str, Any]) -> list[str]:
     settings = config.decode
     shape = (
-        f"{config.model.backbone.name} in {result['dtype']}, one question at a time; k = "
+        f"{config.backbone.name} in {result['dtype']}, one question at a time; k = "
         f"{settings.k} of {settings.passages} random experts of rank {ExpertSpec().rank}; triggers "
         f"above {settings.threshold} nats; {settings.tokens} tokens a question, the first of which "
         f"(it reads the prompt) does not count; {config.rounds} rounds, interleaved token by token."

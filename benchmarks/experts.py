@@ -132,7 +132,7 @@ def experts_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     lessons = _lessons(config, _GROWTH[-1] * settings.passages)[: settings.passages]
     spec, recipe = ExpertSpec(), Recipe(lr=settings.lr)
     contest = Contest(lessons, settings.peer_passages, list(settings.formats), spec, recipe)
-    source = config.model.backbone
+    source = config.backbone
     backbone, half, other = (
         instantiate(source, dtype=dtype) for dtype in ("float32", "bfloat16", "float32")
     )
@@ -199,7 +199,7 @@ def build_bank(config: DictConfig, count: int) -> dict[str, float]:
     lessons = _lessons(config, count)
     spec, recipe = ExpertSpec(), Recipe(lr=settings.lr, loss="answer")
     limits = Limits(group_size=settings.passages)
-    final = FinalFFN(instantiate(config.model.backbone, dtype="float32"))
+    final = FinalFFN(instantiate(config.backbone, dtype="float32"))
     backbone, layout = final.backbone, ExpertLayout(spec.shapes(final.sizes), "float32")
     with tempfile.TemporaryDirectory() as folder:
         bank_spec = BankSpec(backbone.name, backbone.fingerprint, layout, spec.alpha)
@@ -222,7 +222,7 @@ def build_bank(config: DictConfig, count: int) -> dict[str, float]:
 def _lines(config: DictConfig, contest: Contest, result: dict[str, Any]) -> list[str]:
     worst = max(result["differences"].values())
     shape = (
-        f"Rank {ExpertSpec().rank} on the final FFN of {config.model.backbone.name}; instances: "
+        f"Rank {ExpertSpec().rank} on the final FFN of {config.backbone.name}; instances: "
         f"{', '.join(config.experts.formats)}; {contest.size} experts at a time; PEFT one after "
         f"another; {config.rounds} interleaved rounds."
     )

@@ -13,7 +13,6 @@ from torch import Tensor
 from backbone.model import Backbone
 from backbone.tokens import encode_prompt
 from benchmarks.timing import interleaved, ratio
-from genpoe.hypernet.mean import Hypernet
 from genpoe.model import GenPoE
 from qa.data.dataset import QADataset
 from qa.prompts import build_prompt
@@ -21,17 +20,11 @@ from qa.prompts import build_prompt
 
 def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     """What K experts cost: generating them, and decoding with them."""
-    settings = config.model
-    backbone = instantiate(settings.backbone)
+    settings = config.hypernet
+    backbone = instantiate(config.backbone)
     dataset: QADataset = instantiate(config.data)
-    hypernet = Hypernet(
-        backbone.d_model, settings.rank, settings.hidden_width, settings.embedding_scaling
-    )
-    genpoe = GenPoE(
-        backbone,
-        hypernet.eval().requires_grad_(False).to(backbone.device).cast(backbone.dtype),
-        settings.layer,
-    )
+    hypernet = instantiate(settings).build(backbone).eval().requires_grad_(False)
+    genpoe = GenPoE(backbone, hypernet.to(backbone.device).cast(backbone.dtype))
     questions = dataset.split("dev")[: config.rounds + 1]
     passages = list(dataset.passages.values())
     if len(questions) <= config.rounds or len(passages) < config.k:

@@ -29,7 +29,7 @@ def run_suite(config: DictConfig, suites: Mapping[str, str]) -> dict[str, Any]:
         raise ValueError(f"suite must be one of {', '.join(suites)}, got {config.suite!r}")
     torch.manual_seed(config.seed)
     result, lines = get_method(suites[config.suite])(config)
-    result["machine"] = machine(config.model.backbone.device)
+    result["machine"] = machine(config.backbone.device)
     write_report(Path(config.paths.output_dir), config.suite, result, lines)
     Console(highlight=False).print("\n".join(lines), markup=False)
     return result

@@ -18,18 +18,18 @@ from backbone.model import Backbone
 from backbone.split import SplitBackbone
 from benchmarks.timing import interleaved, ratio
 from genpoe.experts import mix_experts
-from genpoe.hypernet.mean import Hypernet, mean_pool
+from genpoe.hypernet.mean import MeanHypernet, mean_pool
 from genpoe.training.examples import Examples
 from genpoe.training.frozen_states import frozen_states
 from genpoe.training.module import GenPoEModule
 from genpoe.training.sampler import BatchSpec, Chunk, GroupedBatchSampler
+from genpoe.training.settings import OptimSettings
 from qa.data.dataset import QADataset
 
 Batch = dict[str, Any]
-_MODEL_KEYS = ("rank", "layer", "hidden_width", "embedding_scaling", "initialization")
 
 
-def obvious_loss(backbone: Backbone, hypernet: Hypernet, layer: int, batch: Batch) -> Tensor:
+def obvious_loss(backbone: Backbone, hypernet: MeanHypernet, layer: int, batch: Batch) -> Tensor:
     """The obvious way: an expert for each question, a hook, every logit, autograd everywhere.
 
     Args:
@@ -39,7 +39,7 @@ def obvious_loss(backbone: Backbone, hypernet: Hypernet, layer: int, batch: Batc
         batch: Questions, each with its own copy of its passage.
     """
     embedded = backbone.embedding(batch["passage_input_ids"])
-    experts = hypernet(mean_pool(embedded, batch["passage_attention_mask"]))
+    experts = hypernet.experts(mean_pool(embedded, batch["passage_attention_mask"]))
     weight = torch.ones(experts.num_sets, 1, device=embedded.device)
     handle = backbone.ffn(layer).register_forward_hook(
         lambda _, args, output: output + mix_experts(args[0], experts, weight)
@@ -64,11 +64,14 @@ def _ungrouped(batch: Batch) -> Batch:
 
 def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     """Examples per second of one training step, ours against the obvious way."""
-    settings = config.model
-    backbone = instantiate(settings.backbone)
-    peer_backbone = load_backbone(settings.backbone.name, dtype="float32").to(backbone.device)
+    settings = config.hypernet
+    backbone = instantiate(config.backbone)
+    peer_backbone = load_backbone(config.backbone.name, dtype="float32").to(backbone.device)
     dataset: QADataset = instantiate(config.data)
     module = _module(config, backbone).to(backbone.device)
+    hypernet = module.hypernet
+    if not isinstance(hypernet, MeanHypernet):
+        raise ValueError("suite=train measures hypernet=mean alone; leave hypernet=… out")
     examples = Examples(dataset, "train", backbone.tokenizer, 512, 256)
     sampler = GroupedBatchSampler(
         examples.groups,
@@ -90,10 +93,10 @@ def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         mean_pool(backbone.embedding(b["passage_input_ids"]), b["passage_attention_mask"])
         for b in grouped
     ]
-    module.hypernet.fit(torch.cat(pooled))
-    torch.nn.init.normal_(module.hypernet.linear2.weight, std=1e-3)  # experts that do something
+    hypernet.fit(torch.cat(pooled))
+    torch.nn.init.normal_(hypernet.linear2.weight, std=1e-3)  # experts that do something
     check = _check_equal(module, peer_backbone, grouped[0])
-    optimizer = torch.optim.AdamW(module.hypernet.parameters(), lr=1e-9)
+    optimizer = torch.optim.AdamW(hypernet.parameters(), lr=1e-9)
 
     def step(loss: Tensor) -> None:
         optimizer.zero_grad()
@@ -103,7 +106,7 @@ def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
 
     with tempfile.TemporaryDirectory() as folder:
         cached = _module(config, backbone, folder)
-        cached.hypernet = module.hypernet
+        cached.hypernet = hypernet
         placed = _precompute(cached, grouped, examples, Path(folder))
         check |= _check_cached(module, cached, grouped[0], placed[0])
         ours, again, theirs = (iter(batches) for batches in (grouped, placed, peers))
@@ -111,7 +114,7 @@ def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
             "ours": lambda: step(module(next(ours)).mean()),
             "ours, states cached": lambda: step(cached(next(again)).mean()),
             "obvious": lambda: step(
-                obvious_loss(peer_backbone, module.hypernet, settings.layer, next(theirs))
+                obvious_loss(peer_backbone, hypernet, settings.layer, next(theirs))
             ),
         }
         seconds = interleaved(tasks, config.rounds)
@@ -148,7 +151,8 @@ def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
 
 
 def _module(config: DictConfig, backbone: Backbone, cache_dir: str | None = None) -> GenPoEModule:
-    return GenPoEModule(backbone, **{k: config.model[k] for k in _MODEL_KEYS}, cache_dir=cache_dir)
+    hypernet = instantiate(config.hypernet).build(backbone)
+    return GenPoEModule(backbone, hypernet, OptimSettings(), cache_dir=cache_dir)
 
 
 def _random_batches(
@@ -170,14 +174,15 @@ def _to(batch: Batch, device: torch.device) -> Batch:
 
 
 def _check_equal(module: GenPoEModule, peer: Backbone, batch: Batch) -> dict[str, float]:
-    parameters = list(module.hypernet.parameters())
-    float32 = GenPoEModule(peer, **{key: module.hparams[key] for key in _MODEL_KEYS})
+    hypernet: Any = module.hypernet.settings.build(peer)
+    hypernet.load_state_dict(module.hypernet.state_dict())
+    float32 = GenPoEModule(peer, hypernet.to(peer.device), OptimSettings())
+    parameters = list(hypernet.parameters())
     peer.model.requires_grad_(True)  # a Backbone freezes its model
-    float32.hypernet = module.hypernet
     losses, gradients = [], []
     for loss in (
         float32(batch).mean(),
-        obvious_loss(peer, module.hypernet, module.expert_layer.layer, _ungrouped(batch)),
+        obvious_loss(peer, hypernet, module.expert_layer.layer, _ungrouped(batch)),
     ):
         losses.append(loss.item())
         gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]))

@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from backbone.decoding import greedy_decode
 from backbone.loading import load_backbone
 from backbone.model import Backbone
 from genpoe.experts import Experts
-from genpoe.hypernet.mean import Hypernet, mean_pool
+from genpoe.hypernet.hypernet import Hypernet, PassageTokens
+from genpoe.hypernet.saved import as_nested, read_settings
 from genpoe.injection import ExpertLayer
 from genpoe.training.collate import pad
 from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError, load_checkpoint
@@ -29,10 +29,6 @@ from qa.prompts import build_prompt, encode_passage
 from retrieval.passage import Passage
 
 _PREFIX = "hypernet."  # of its entries in a checkpoint's state_dict
-_HPARAMS = (
-    *("rank", "hidden_width", "embedding_scaling", "initialization"),
-    *("layer", "max_passage_tokens"),
-)
 
 
 class BackboneMismatchError(ValueError):
@@ -49,7 +45,7 @@ def check_backbone(backbone: Backbone, name: str, fingerprint: str) -> None:
         raise BackboneMismatchError(
             f"the checkpoint was trained with the backbone {name} ({fingerprint[:12]}), but "
             f"{backbone.name} ({backbone.fingerprint[:12]}) is loaded; choose that model "
-            "(model=…) or another ckpt_path"
+            "(backbone=…) or another ckpt_path"
         )
 
 
@@ -58,17 +54,16 @@ class GenPoE:
 
     Args:
         backbone: The frozen model.
-        hypernet: The hypernetwork, on the backbone's device.
-        layer: Index of the expert layer, from 0.
+        hypernet: The hypernetwork, on the backbone's device; its settings name the layer.
         max_passage_tokens: Longer passages are cut.
     """
 
     def __init__(
-        self, backbone: Backbone, hypernet: Hypernet, layer: int, max_passage_tokens: int = 512
+        self, backbone: Backbone, hypernet: Hypernet, max_passage_tokens: int = 512
     ) -> None:
         self.backbone = backbone
         self.hypernet = hypernet
-        self.expert_layer = ExpertLayer(backbone, layer)
+        self.expert_layer = ExpertLayer(backbone, hypernet.settings.layer)
         self.max_passage_tokens = max_passage_tokens
 
     @classmethod
@@ -83,15 +78,18 @@ class GenPoE:
         """
         checkpoint = load_checkpoint(Path(path))
         try:
-            hparams = {name: checkpoint["hyper_parameters"][name] for name in _HPARAMS}
+            hyper_parameters = as_nested(checkpoint["hyper_parameters"])
+            settings = read_settings(hyper_parameters["hypernet"])
+            max_passage_tokens = hyper_parameters["max_passage_tokens"]
             name, fingerprint = (checkpoint["backbone"][key] for key in ("name", "fingerprint"))
         except (KeyError, TypeError) as error:
             raise _not_genpoe(path, f"it lacks {error}") from error
+        except ValueError as error:
+            raise _not_genpoe(path, str(error)) from error
         if backbone is None:
             backbone = load_backbone(name, device=device)
         check_backbone(backbone, name, fingerprint)
-        layer, max_passage_tokens = hparams.pop("layer"), hparams.pop("max_passage_tokens")
-        hypernet = Hypernet(backbone.d_model, **hparams)
+        hypernet = settings.build(backbone)
         weights = {
             name.removeprefix(_PREFIX): tensor
             for name, tensor in checkpoint["state_dict"].items()
@@ -102,7 +100,7 @@ class GenPoE:
         except RuntimeError as error:
             raise _not_genpoe(path, " ".join(str(error).split())) from error
         hypernet.to(backbone.device).eval().requires_grad_(False).cast(backbone.dtype)
-        return cls(backbone, hypernet, layer, max_passage_tokens)
+        return cls(backbone, hypernet, max_passage_tokens)
 
     def save(self, path: str | Path) -> None:
         """Write what `from_checkpoint` reads: the hypernetwork and the backbone's name, no more."""
@@ -113,11 +111,8 @@ class GenPoE:
                     for name, tensor in self.hypernet.state_dict().items()
                 },
                 "hyper_parameters": {
-                    "rank": self.hypernet.rank,
-                    "layer": self.expert_layer.layer,
-                    "hidden_width": self.hypernet.hidden_width,
-                    "embedding_scaling": self.hypernet.scaler.mode,
-                    "initialization": self.hypernet.initialization,
+                    "hypernet": self.hypernet.settings.saved(),
+                    "optim": {},
                     "max_passage_tokens": self.max_passage_tokens,
                 },
                 "backbone": {"name": self.backbone.name, "fingerprint": self.backbone.fingerprint},
@@ -128,7 +123,7 @@ class GenPoE:
     @torch.inference_mode()
     def generate_experts(self, passages: Sequence[Passage]) -> Experts:
         """One expert for each passage (eq. 4): P sets of K = 1."""
-        return self.hypernet(self._pool(passages))
+        return self.hypernet(self.tokens(passages))
 
     def inject(
         self,
@@ -195,15 +190,15 @@ class GenPoE:
         prompt = build_prompt(question, prompt_passages)
         return greedy_decode(self.backbone, [prompt], max_new_tokens).texts[0]
 
-    @torch.inference_mode()
-    def _pool(self, passages: Sequence[Passage]) -> Tensor:
+    def tokens(self, passages: Sequence[Passage]) -> PassageTokens:
+        """The token ids of passages as the hypernetwork reads them, on the backbone's device."""
         ids = [
             encode_passage(self.backbone.tokenizer, passage, self.max_passage_tokens)
             for passage in passages
         ]
         ids_PS, mask_PS = pad(ids, 0)  # any token: the mask says what is padding
         device = self.backbone.device
-        return mean_pool(self.backbone.embedding(ids_PS.to(device)), mask_PS.to(device))
+        return PassageTokens(ids_PS.to(device), mask_PS.to(device))
 
 
 def _not_genpoe(path: str | Path, why: str) -> CheckpointError:

@@ -1,9 +1,26 @@
-"""Look after an expert bank: ``python scripts/bank.py verify|list|compact|… DIR``; see ``-h``."""
+"""Look after a bank of experts.
+
+  python scripts/bank.py COMMAND DIR …           DIR is the bank's folder
+  python scripts/bank.py COMMAND --help          the options of one command
+
+Commands:
+  info         say what the experts are, and how many
+  list         write the id and the passage's hash of every expert, as JSON lines
+  verify       check every byte that counts; exit code 2 if one is damaged
+  compact      pack small and holey shards anew, delete what is not used
+  merge        copy the experts of other banks into this one
+  remove       remove experts; `compact` frees their room
+  export       copy the bank, packed and checked, into a new folder
+  push         upload the bank to the Hugging Face hub
+  export-peft  write an expert as a PEFT adapter
+  import-peft  add a PEFT adapter of the final FFN as an expert
+
+With hydra.run.dir=RUN the numbers of the result are also written to RUN/metrics.json.
+"""
 
 from __future__ import annotations
 
-from dmoe.commands.bank import bank_command
-from plumbing.cli import run
+from plumbing.cli import tool
 
 if __name__ == "__main__":
-    run(bank_command)
+    tool("dmoe.commands.bank.bank_command", __doc__, takes_arguments=True)

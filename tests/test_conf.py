@@ -103,7 +103,7 @@ def test_every_option_of_a_group_composes(root, group):
 def test_the_dmoe_papers_experiments_have_its_settings(root, model):
     given = [*ROOTS[root], f"experiment=dmoe_{model}"]
     config = composed(root, *given)
-    assert config.model == composed(root, *ROOTS[root], f"model={model}").model
+    assert config.model == composed(root, *ROOTS[root], f"backbone={model}").model
     expected = {"recipe.lr": 1e-5, "recipe.epochs": 1, "recipe.loss": "all"}
     if root != "train_sft_lora":
         expected |= {"expert.rank": 4, "expert.alpha": 16}
@@ -142,8 +142,8 @@ def test_trainers_are_built(trainer, tmp_path):
 
 
 def test_an_unknown_key_is_an_error():
-    with pytest.raises(ConfigCompositionException, match=r"model\.rnak"):
-        composed("train_hypernet", "model.rnak=3")
+    with pytest.raises(ConfigCompositionException, match=r"hypernet\.rnak"):
+        composed("train_hypernet", "hypernet.rnak=3")
 
 
 @pytest.mark.parametrize("data", ["nq", "triviaqa"])
@@ -152,14 +152,14 @@ def test_the_papers_experiments_have_the_papers_shapes(data, model, vocabulary):
     """On the meta device; Baichuan2's own code is on the hub, its shapes are Llama's."""
     from transformers import LlamaConfig
 
-    config = composed("train_hypernet", f"experiment={data}_{model}")
+    config = composed("train_hypernet", f"experiment=genpoe/{data}_{model}")
     assert config.data.name == data
     assert (config.optim.lr, config.optim.lr_min, config.trainer.max_epochs) == (1e-4, 1e-6, 1)
     shape = LlamaConfig(vocab_size=vocabulary, tie_word_embeddings=False)
-    backbone = meta_backbone(shape, config.model.backbone.name)
+    backbone = meta_backbone(shape, config.backbone.name)
     with torch.device("meta"):
         module = build_module(config, backbone)
-        experts = module.hypernet(torch.empty(3, backbone.d_model))
+        experts = module.hypernet.experts(torch.empty(3, backbone.d_model))
         hidden = torch.empty(3, 7, backbone.d_model, dtype=backbone.dtype)
         with module.expert_layer.injected(experts, torch.empty(3, 1)):
             assert backbone.ffn(11)(hidden).shape == hidden.shape

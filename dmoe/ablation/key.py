@@ -16,7 +16,7 @@ from plumbing.storage.files import sha256_of
 # (retriever.index_dir) are not among them: both are large, and an ablation may add to a bank.
 _FILES = (
     *("data.dir", "data.passages_path", "corpus.path", "router.corpus.path", "augmenter.path"),
-    *("model.backbone.name", "model.backbone.adapter"),
+    *("backbone.name", "backbone.adapter"),
 )
 
 

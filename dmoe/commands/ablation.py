@@ -43,8 +43,8 @@ METRICS = "metrics.json"  # written last: a folder that has it is complete
 
 # The settings that decide what is made.
 _SHARED = ("data", "corpus", "augmenter")
-_AUGMENTED = (*_SHARED, "model", "seed")
-_BUILT = ("model", "expert", "recipe", "instances", "bank")
+_AUGMENTED = (*_SHARED, "backbone", "seed")
+_BUILT = ("backbone", "expert", "recipe", "instances", "bank")
 _BATCH = 256  # experts in memory at a time
 
 
@@ -220,7 +220,7 @@ class Workshop:
     def _backbone(self, config: DictConfig) -> Backbone:
         key = digest(config, ["model"])
         if key not in self._backbones:
-            self._backbones[key] = instantiate(config.model.backbone)
+            self._backbones[key] = instantiate(config.backbone)
         return self._backbones[key]
 
 

@@ -204,7 +204,7 @@ def _by_ray(config: DictConfig, job: Job) -> tuple[Tally, bool]:
     tokenizer, limits = job.backbone.tokenizer, job.limits
     groups = Groups(job.lessons, job.bank, tokenizer, job.formats, job.recipe, limits)
     device = "cuda" if config.ray.gpus_per_worker else "cpu"
-    source: Any = OmegaConf.to_container(config.model.backbone, resolve=True)
+    source: Any = OmegaConf.to_container(config.backbone, resolve=True)
     dtype = str(job.backbone.dtype).removeprefix("torch.")
     make = functools.partial(instantiate, source | {"device": device, "dtype": dtype})
     tally = Tally()

@@ -40,7 +40,7 @@ def warmup(config: DictConfig) -> dict[str, float]:
     chosen = config.instances
     check_disjoint(dataset, chosen.split, chosen.held_out)
     lessons = lessons_from_questions(dataset, chosen.split)
-    ffn = FinalFFN(instantiate(config.model.backbone))
+    ffn = FinalFFN(instantiate(config.backbone))
     with mounted("instances"):
         trained = train_warmup(ffn, lessons, chosen.formats, spec, recipe, limits, chosen.limit)
     folder = Path(config.paths.output_dir)

@@ -73,8 +73,8 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
     if precision not in _PRECISIONS:
         raise ValueError(
             f"trainer.precision must be 32-true, got {precision!r}: experts are trained in "
-            "float32, on the hidden states of a backbone whose dtype is model.backbone.dtype; set "
-            "model.backbone.dtype=bfloat16 for that, and leave trainer.precision out"
+            "float32, on the hidden states of a backbone whose dtype is backbone.dtype; set "
+            "backbone.dtype=bfloat16 for that, and leave trainer.precision out"
         )
     if trainer.get("max_epochs") != 1:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 One epoch over instances of passages that no evaluation asks about. The result is one adapter,
 shared by everything that follows, which is merged into the backbone: experts are trained, and all
-methods evaluated, on top of it (``model=smollm2_135m_warm model.backbone.adapter=DIR``).
+methods evaluated, on top of it (``backbone=smollm2_135m_warm backbone.adapter=DIR``).
 
 What a warm-up adds to a weight is far less than the last bit of a bfloat16: merged, most of it
 would be rounded away, and so would its product, if it were added to an output that is rounded

@@ -32,7 +32,7 @@ def mean_study(config: DictConfig) -> list[dict[str, Any]]:
         config: ``conf/mean_study.yaml``, composed; ``data`` must be bios, whose question ids name
             the attribute.
     """
-    results = measure(instantiate(config.model.backbone), instantiate(config.data))
+    results = measure(instantiate(config.backbone), instantiate(config.data))
     write_json(Path(config.paths.output_dir, "mean_study.json"), results)
     for row in results:
         Console(highlight=False).print(row)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from backbone.loading import training_backbone
 from backbone.model import Backbone
+from genpoe.hypernet.hypernet import Hypernet
 from genpoe.training.datamodule import QADataModule
 from genpoe.training.module import GenPoEModule
-from genpoe.training.settings import check_sections
+from genpoe.training.settings import BatchingSettings, OptimSettings, section
 from plumbing.storage.files import write_json
 from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError
 from plumbing.training.setup import training_callbacks, training_loggers
@@ -26,21 +27,16 @@ _LIGHTNING_WORDS = ("last", "best", "hpc")
 
 def build_module(config: DictConfig, backbone: Backbone) -> GenPoEModule:
     """The LightningModule of a configuration, beside a backbone loaded already."""
-    model = config.model
+    hypernet: Hypernet = instantiate(config.hypernet).build(backbone)
     return GenPoEModule(
         backbone,
-        rank=model.rank,
-        layer=model.layer,
-        hidden_width=model.hidden_width,
-        embedding_scaling=model.embedding_scaling,
-        initialization=model.initialization,
-        noise=model.noise,
+        hypernet,
+        OptimSettings(**section(config, "optim")),
         max_passage_tokens=config.batching.max_passage_tokens,
         cache_dir=str(Path(config.paths.cache_dir, "frozen").expanduser())
-        if model.cache_frozen
+        if config.cache_frozen
         else None,
         seed=config.seed,
-        **config.optim,
     )
 
 
@@ -51,7 +47,7 @@ def train(
 
     Args:
         config: ``conf/train_hypernet.yaml``, composed.
-        backbone: The backbone, where the caller has loaded it; default: ``config.model.backbone``.
+        backbone: The backbone, where the caller has loaded it; default: ``config.backbone``.
         dataset: The data, likewise; default: ``config.data``.
 
     Raises:
@@ -64,13 +60,15 @@ def train(
             "would silently start afresh; name it, as in "
             "logs/train_hypernet/runs/…/checkpoints/last.ckpt, or leave it out"
         )
-    check_sections(config)
+    # First: what is wrong with a setting shows before anything is loaded.
+    instantiate(config.hypernet)
+    OptimSettings(**section(config, "optim"))
+    batching = BatchingSettings(**section(config, "batching"))
     seed_everything(config.seed, workers=True, verbose=False)
-    dataset = dataset or instantiate(config.data)  # first: what is wrong with it shows at once
+    dataset = dataset or instantiate(config.data)
     backbone = backbone or training_backbone(config)
     module = build_module(config, backbone)
-    batching: Any = OmegaConf.to_container(config.batching, resolve=True)
-    datamodule = QADataModule(dataset, backbone.tokenizer, **batching)
+    datamodule = QADataModule(dataset, backbone.tokenizer, **asdict(batching))
     trainer: Trainer = instantiate(
         config.trainer,
         callbacks=training_callbacks(config),
@@ -91,6 +89,6 @@ def train(
 def _loggers(config: DictConfig) -> list[Logger] | bool:
     loggers = training_loggers(config)
     if isinstance(loggers, list):
-        settings: Any = OmegaConf.to_container(config, resolve=True)
-        loggers[0].log_hyperparams({key: settings[key] for key in ("model", "batching", "optim")})
+        names = ("hypernet", "batching", "optim")
+        loggers[0].log_hyperparams({name: section(config, name) for name in names})
     return loggers

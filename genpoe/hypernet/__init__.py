@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
-from genpoe.hypernet.mean import Hypernet
+from genpoe.hypernet.hypernet import Hypernet, HypernetSettings, PassageTokens, StartSample
+from genpoe.hypernet.mean import MeanHypernet, MeanSettings
 
-__all__ = ["Hypernet"]
+__all__ = [
+    "Hypernet",
+    "HypernetSettings",
+    "MeanHypernet",
+    "MeanSettings",
+    "PassageTokens",
+    "StartSample",
+]

@@ -1,14 +1,19 @@
-"""The MoE-generating hypernetwork (GenPoE sec. 3.2.1, eq. 4).
+"""The paper's hypernetwork: it reads a passage as the mean of its word embeddings (GenPoE eq. 4).
 
 Shapes: P passages, S passage tokens, M positions, D d_model, H hidden width, R rank.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
+from backbone.model import Backbone
 from genpoe.experts import Experts
+from genpoe.hypernet.hypernet import Hypernet, HypernetSettings, PassageTokens, StartSample
 
 SCALINGS = ("none", "standardize", "whiten")
 INITIALIZATIONS = ("copy", "random")
@@ -41,9 +46,6 @@ class PassageScaler(nn.Module):
         d_model: Width of the word embeddings.
         mode: "none"; "standardize" (subtract the mean, divide by one standard deviation);
             "whiten" (subtract the mean, multiply by the inverse square root of the covariance).
-
-    Raises:
-        ValueError: If the mode is unknown.
     """
 
     mean: Tensor
@@ -52,11 +54,6 @@ class PassageScaler(nn.Module):
 
     def __init__(self, d_model: int, mode: str) -> None:
         super().__init__()
-        if mode not in SCALINGS:
-            raise ValueError(
-                f"embedding_scaling must be one of {', '.join(SCALINGS)}, got {mode!r}; "
-                "set model.embedding_scaling"
-            )
         self.mode = mode
         self.register_buffer("mean", torch.zeros(d_model))
         self.register_buffer("transform", torch.eye(d_model))
@@ -87,23 +84,72 @@ class PassageScaler(nn.Module):
         return (pooled_PD.to(self.mean.dtype) - self.mean) @ self.transform
 
 
-class Hypernet(nn.Module):
+@dataclass(frozen=True, kw_only=True)
+class MeanSettings(HypernetSettings):
+    """Settings of the paper's hypernetwork.
+
+    Attributes:
+        rank: R of the experts (the paper's k).
+        hidden_width: H, between the two linear layers (open in the paper).
+        embedding_scaling: How the pooled embedding is scaled: "none", "standardize" or "whiten";
+            `PassageScaler` says what they do.
+        initialization: "copy", as `MeanHypernet` describes it; "random": ``W_dw2`` zero, the other
+            factors random, no statistics of the FFN.
+        noise: Standard deviation of the Gaussian noise on the scaled pooled embedding in training.
+
+    Raises:
+        ValueError: If a size is not positive, the noise negative, or a name unknown.
+    """
+
+    rank: int
+    hidden_width: int
+    embedding_scaling: str = "whiten"
+    initialization: str = "copy"
+    noise: float = 0.0
+
+    TRAINING_ONLY: ClassVar[frozenset[str]] = frozenset({"initialization", "noise"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("rank", "hidden_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be positive, got {getattr(self, name)}; set hypernet.{name}"
+                )
+        for name, choices in (
+            ("embedding_scaling", SCALINGS),
+            ("initialization", INITIALIZATIONS),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}; "
+                    f"set hypernet.{name}"
+                )
+        if self.noise < 0:
+            raise ValueError(f"noise must not be negative, got {self.noise}; set hypernet.noise")
+
+    def build(self, backbone: Backbone) -> MeanHypernet:
+        """An untrained hypernetwork with these settings, for one backbone."""
+        return MeanHypernet(backbone, self)
+
+
+class MeanHypernet(Hypernet):
     """``Linear(ReLU(Linear(Emd(psg))))``, reshaped to one expert a passage (GenPoE eq. 4).
 
     The bias of the second layer is an expert common to all passages; its weights add what is a
-    passage's own. How both start (the paper does not say), with "copy":
+    passage's own. The paper does not say how both start. With "copy":
 
-    * ``W_dw1`` is zero, so every expert is the zero function and the model the backbone itself.
+    * ``W_dw1`` is zero, so every expert is the zero function and the model is the backbone itself.
     * ``W_dw2``, what an expert can write, is the passage itself: the pooled embedding, centred and
       multiplied by its inverse covariance (the matched filter for the words in it), beside a
       random common part. In the embedding space of a tied head that direction raises just the
-      words of the passage, and all there is left to learn at first is when to write it.
+      words of the passage, and all that is left to learn at first is when to write it.
     * ``W_up1``, what an expert reads, is common: the principal components of the FFN's input where
       answers are predicted, each with unit variance, orthogonal to their mean. The mean is more
       than nine tenths of that input and says nothing about the question.
     * What an expert writes is in units of the FFN's own output there (its root mean square), a
       constant factor on ``W_dw2``. The residual stream of a late layer is hundreds of times larger
-      than a freshly initialised expert's output.
+      than the output of a freshly initialised expert.
 
     The first linear layer starts as pairs of opposite directions, so that its ReLU loses nothing
     (``relu(x) - relu(-x) = x``) once ``hidden_width`` is at least twice ``d_model``.
@@ -111,54 +157,23 @@ class Hypernet(nn.Module):
     Deviation: the paper says nothing of initialisation.
 
     Args:
-        d_model: D, width of the backbone.
-        rank: R of the experts (the paper's k).
-        hidden_width: H, between the two linear layers (open in the paper).
-        embedding_scaling: See `PassageScaler`.
-        initialization: "copy", as described; "random": ``W_dw2`` zero, the other factors random,
-            no statistics of the FFN.
-        noise: Standard deviation of the Gaussian noise that `forward` adds to the scaled pooled
-            embedding when it is given a generator.
-
-    Raises:
-        ValueError: If a size is not positive, the noise negative, or a name unknown.
+        backbone: The frozen model that the experts are for.
+        settings: Its settings.
     """
 
     output_scale: Tensor
-    started: Tensor
 
-    def __init__(
-        self,
-        d_model: int,
-        rank: int,
-        hidden_width: int,
-        embedding_scaling: str = "whiten",
-        initialization: str = "copy",
-        noise: float = 0.0,
-    ) -> None:
-        super().__init__()
-        for name, value in (("rank", rank), ("hidden_width", hidden_width)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"{name} must be a positive integer, got {value!r}; set model.{name}"
-                )
-        if initialization not in INITIALIZATIONS:
-            raise ValueError(
-                f"initialization must be one of {', '.join(INITIALIZATIONS)}, got "
-                f"{initialization!r}; set model.initialization"
-            )
-        if noise < 0:
-            raise ValueError(f"noise must not be negative, got {noise}; set model.noise")
-        self.d_model = d_model
-        self.rank = rank
-        self.hidden_width = hidden_width
-        self.initialization = initialization
-        self.noise = noise
-        self.scaler = PassageScaler(d_model, embedding_scaling)
-        self.linear1 = nn.Linear(d_model, hidden_width)
-        self.linear2 = nn.Linear(hidden_width, 4 * d_model * rank)
+    def __init__(self, backbone: Backbone, settings: MeanSettings) -> None:
+        super().__init__(backbone, settings)
+        self.d_model = backbone.d_model
+        self.rank = settings.rank
+        self.hidden_width = settings.hidden_width
+        self.initialization = settings.initialization
+        self.noise = settings.noise
+        self.scaler = PassageScaler(self.d_model, settings.embedding_scaling)
+        self.linear1 = nn.Linear(self.d_model, self.hidden_width)
+        self.linear2 = nn.Linear(self.hidden_width, 4 * self.d_model * self.rank)
         self.register_buffer("output_scale", torch.ones(()))
-        self.register_buffer("started", torch.tensor(False))  # whether `start` was called
         self._reset_parameters()
 
     @torch.no_grad()
@@ -180,7 +195,11 @@ class Hypernet(nn.Module):
         """Weights and biases of the second layer, a part for each factor of eq. 2."""
         return self.linear2.weight.chunk(4), self.linear2.bias.chunk(4)
 
-    def cast(self, dtype: torch.dtype) -> Hypernet:
+    def common_parameters(self) -> list[nn.Parameter]:
+        """The bias of the second layer: the expert common to all passages."""
+        return [self.linear2.bias]
+
+    def cast(self, dtype: torch.dtype) -> MeanHypernet:
         """Let the linear layers, nearly all of it, compute in another dtype, for inference.
 
         Generating experts reads every weight of the second layer, so bfloat16 halves its time. The
@@ -190,11 +209,17 @@ class Hypernet(nn.Module):
         self.linear2.to(dtype)
         return self
 
-    def start(self, pooled_PD: Tensor, inputs_MD: Tensor, outputs_MD: Tensor) -> None:
-        """Fit all that starts from data: `fit` and `fit_ffn`, once in a training."""
+    def encode(self, passages: PassageTokens) -> Tensor:
+        """Emd(psg) of eq. 4: the mean-pooled word embeddings, ``[P, D]``, float32."""
+        embedded_PSD = self.backbone.embedding(passages.input_ids_PS)
+        return mean_pool(embedded_PSD, passages.attention_mask_PS)
+
+    def start(self, sample: StartSample) -> None:
+        """Fit all that starts from data: `fit` on the passages, and `fit_ffn` on the FFN."""
+        pooled_PD = torch.cat([self.encode(passages) for passages in sample.passages()])
         self.fit(pooled_PD)
-        self.fit_ffn(inputs_MD, outputs_MD)
-        self.started.fill_(True)
+        self.fit_ffn(*sample.ffn())
+        super().start(sample)
 
     @torch.no_grad()
     def fit(self, pooled_PD: Tensor) -> None:
@@ -236,17 +261,17 @@ class Hypernet(nn.Module):
         up1[:, :count] = (vectors * variances.rsqrt())[:, -count:].to(up1.dtype)
         self.output_scale.copy_(outputs_MD.float().pow(2).mean().sqrt())
 
-    def forward(self, pooled_PD: Tensor, noise: torch.Generator | None = None) -> Experts:
-        """Generate one expert for each passage.
+    def experts(self, code: Tensor, noise: torch.Generator | None = None) -> Experts:
+        """Generate one expert for each passage from its pooled embedding (eq. 4).
 
         Args:
-            pooled_PD: Mean-pooled word embeddings, see `mean_pool`.
+            code: ``[P, D]``, what `encode` returns.
             noise: Draws the noise of training; None: there is none.
 
         Returns:
             P sets of K = 1 expert.
         """
-        scaled = self.scaler(pooled_PD)
+        scaled = self.scaler(code)
         if noise is not None and self.noise:
             scaled = scaled + self.noise * torch.randn(
                 scaled.shape, generator=noise, device=scaled.device

@@ -6,7 +6,8 @@ Shapes: N questions, P passages, S passage tokens, T tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,16 @@ from backbone.likelihood import IGNORE, answer_nll
 from backbone.model import Backbone
 from backbone.split import SplitBackbone
 from genpoe.experts import Experts
-from genpoe.hypernet.mean import Hypernet, mean_pool
+from genpoe.hypernet.hypernet import Hypernet, PassageTokens
+from genpoe.hypernet.saved import as_nested
 from genpoe.injection import ExpertLayer
 from genpoe.model import check_backbone
 from genpoe.training.frozen_states import FrozenStates, frozen_states
+from genpoe.training.settings import OptimSettings
 from plumbing.training.checkpoint import CheckpointError
 
-_STRUCTURE = ("rank", "layer", "hidden_width", "embedding_scaling", "max_passage_tokens")
-_PASSAGES_TO_FIT = 16384  # whose pooled embeddings give the scaler's statistics
-_QUESTIONS_TO_FIT = 512  # at whose answers the FFN's input and output are looked at
+_PASSAGES_TO_START = 16384  # that a hypernetwork may look at before its training
+_QUESTIONS_TO_START = 512  # at whose answers it may look at the FFN's input and output
 
 
 class GenPoEModule(LightningModule):
@@ -45,64 +47,43 @@ class GenPoEModule(LightningModule):
 
     Args:
         backbone: The frozen model.
-        rank: R of the experts (the paper's k).
-        layer: Index of the expert layer, from 0.
-        hidden_width: Width between the hypernetwork's two linear layers.
-        embedding_scaling: "none", "standardize" or "whiten"; see `genpoe.hypernet.mean`.
-        initialization: "copy" or "random"; see `genpoe.hypernet.mean`.
-        noise: On the pooled embedding while training; see `genpoe.hypernet.mean`.
+        hypernet: The hypernetwork that is trained.
+        optim: How it is trained.
         max_passage_tokens: Longer passages are cut.
         cache_dir: Where the states below the expert layer are kept, computed once for all epochs
             and later runs; None: they are computed anew in every step.
-        lr: Learning rate at the start of the cosine (sec. 4.1: 1e-4).
-        lr_min: Learning rate at its end (sec. 4.1: 1e-6).
-        warmup_steps: Steps of linear warm-up before it (the paper names none).
-        common_lr_scale: The expert common to all passages (the second layer's bias) learns this
-            many times faster. Each of its elements is one parameter, where what depends on the
-            passage is a sum over ``hidden_width`` of them, all moved by Adam alike.
-        weight_decay: AdamW's.
-        betas: AdamW's.
         seed: Of the noise.
 
     Raises:
-        ValueError: If a setting is out of range.
+        ValueError: If the expert layer is out of range.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        rank: int,
-        layer: int,
-        hidden_width: int,
-        embedding_scaling: str = "whiten",
-        initialization: str = "copy",
-        noise: float = 0.0,
+        hypernet: Hypernet,
+        optim: OptimSettings,
         max_passage_tokens: int = 512,
         cache_dir: str | None = None,
-        lr: float = 1e-4,
-        lr_min: float = 1e-6,
-        warmup_steps: int = 0,
-        common_lr_scale: float = 1.0,
-        weight_decay: float = 0.01,
-        betas: Sequence[float] = (0.9, 0.999),
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not 0 <= lr_min <= lr or lr == 0:
-            raise ValueError(
-                f"need 0 <= lr_min <= lr and lr > 0, got lr_min={lr_min}, lr={lr}; set optim.lr"
-            )
-        betas = (float(betas[0]), float(betas[1]))
-        self.save_hyperparameters(ignore=["backbone", "cache_dir", "seed"])
+        self.save_hyperparameters(
+            {
+                "hypernet": hypernet.settings.saved(),
+                "optim": asdict(optim),
+                "max_passage_tokens": max_passage_tokens,
+            }
+        )
+        layer = hypernet.settings.layer
         self._seed = seed
+        self._optim = optim
         self.backbone = backbone
         self._cache_dir = cache_dir
         self._split = SplitBackbone(backbone, layer) if cache_dir else None
         self._frozen: dict[str, FrozenStates] = {}
         self.expert_layer = ExpertLayer(backbone, layer)
-        self.hypernet = Hypernet(
-            backbone.d_model, rank, hidden_width, embedding_scaling, initialization, noise
-        )
+        self.hypernet = hypernet
 
     def generate_experts(
         self,
@@ -111,10 +92,7 @@ class GenPoEModule(LightningModule):
         noise: torch.Generator | None = None,
     ) -> Experts:
         """Eq. 4 on token ids ``[P, S]``: P sets of K = 1 expert."""
-        with torch.no_grad():
-            embedded = self.backbone.embedding(passage_input_ids)
-            pooled = mean_pool(embedded, passage_attention_mask)
-        return self.hypernet(pooled, noise)
+        return self.hypernet(PassageTokens(passage_input_ids, passage_attention_mask), noise)
 
     def forward(self, batch: dict[str, Any], noise: torch.Generator | None = None) -> Tensor:
         """Each question's answer nll (nats per token, ``[N]``) under its passage's expert."""
@@ -123,9 +101,10 @@ class GenPoEModule(LightningModule):
         )
         weight = torch.ones(experts.num_sets, 1, device=self.device)
         with self.expert_layer.injected(experts, weight, batch["rows"]):
-            return self._answer_nll(batch)
+            return self.answer_nll(batch)
 
-    def _answer_nll(self, batch: dict[str, Any]) -> Tensor:
+    def answer_nll(self, batch: dict[str, Any]) -> Tensor:
+        """Each question's answer nll (nats per token, ``[N]``) under what is injected now."""
         return answer_nll(
             self.backbone,
             batch["input_ids"],
@@ -174,22 +153,27 @@ class GenPoEModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with a cosine from ``lr`` to ``lr_min`` over the whole training (sec. 4.1)."""
-        settings, lr = self.hparams, self.hparams["lr"]
-        common = self.hypernet.linear2.bias
-        own = [p for p in self.hypernet.parameters() if p is not common]
+        optim = self._optim
+        common = self.hypernet.common_parameters()
+        apart = {id(parameter) for parameter in common}
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.hypernet.parameters() if id(p) not in apart]}
+        ]
+        if common:
+            groups.append({"params": common, "lr": optim.lr * optim.common_lr_scale})
         optimizer = torch.optim.AdamW(
-            [{"params": own}, {"params": [common], "lr": lr * settings["common_lr_scale"]}],
-            lr=lr,
-            betas=settings["betas"],
-            weight_decay=settings["weight_decay"],
+            groups,
+            lr=optim.lr,
+            betas=(optim.betas[0], optim.betas[1]),
+            weight_decay=optim.weight_decay,
             fused=str(self.trainer.precision) != "16-mixed",  # which clips gradients itself
         )
         total = max(1, int(self.trainer.estimated_stepping_batches))
-        floor = settings["lr_min"] / settings["lr"]
+        floor = optim.lr_min / optim.lr
 
         def factor(step: int) -> float:
             cosine = 0.5 * (1 + math.cos(math.pi * min(step / total, 1)))
-            warm = min(1.0, (step + 1) / max(1, settings["warmup_steps"]))
+            warm = min(1.0, (step + 1) / max(1, optim.warmup_steps))
             return warm * (floor + (1 - floor) * cosine)
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -207,33 +191,10 @@ class GenPoEModule(LightningModule):
                 self._frozen[name] = self._frozen_states(name, sequences)
         if self.hypernet.started:
             return
-        pooled = []
-        for ids, mask in datamodule.passage_batches(_PASSAGES_TO_FIT):
-            embedded = self.backbone.embedding(ids.to(self.device))
-            pooled.append(mean_pool(embedded, mask.to(self.device)))
-        self.hypernet.start(torch.cat(pooled), *self._ffn_sample(datamodule))
+        self.hypernet.start(_Sample(self, datamodule))
         if self.trainer.world_size > 1:  # eigenvectors may differ in sign between machines
             for tensor in self.hypernet.state_dict().values():
                 torch.distributed.broadcast(tensor, 0)
-
-    @torch.no_grad()
-    def _ffn_sample(self, datamodule: Any) -> tuple[Tensor, Tensor]:
-        """Inputs and outputs of the layer's FFN where a sample of training answers is predicted."""
-        seen: list[tuple[Tensor, Tensor]] = []
-        for batch in datamodule.question_batches(_QUESTIONS_TO_FIT):
-            batch = self.transfer_batch_to_device(batch, self.device, 0)
-            predicts = batch["labels"][:, 1:] != IGNORE
-
-            def keep(_: Any, args: tuple[Any, ...], output: Tensor, at: Tensor = predicts) -> None:
-                seen.append((args[0][at], output[at]))  # FFNs take their input by position
-
-            handle = self.expert_layer.ffn.register_forward_hook(keep)
-            try:
-                self._answer_nll(batch)
-            finally:
-                handle.remove()
-        inputs, outputs = zip(*seen, strict=True)
-        return torch.cat(inputs), torch.cat(outputs)
 
     def _frozen_states(self, name: str, sequences: list[list[int]]) -> FrozenStates:
         def compute() -> FrozenStates:
@@ -278,16 +239,74 @@ class GenPoEModule(LightningModule):
         """
         origin = checkpoint["backbone"]
         check_backbone(self.backbone, origin["name"], origin["fingerprint"])
-        before, now = checkpoint["hyper_parameters"], dict(self.hparams)
-        changed = {key for key in now if key in before and before[key] != now[key]}
-        said = ", ".join(f"{key} was {before[key]}, is {now[key]}" for key in sorted(changed))
-        if changed & set(_STRUCTURE):
-            raise CheckpointError(
-                f"the checkpoint is of another hypernetwork: {said}; go on with the same "
-                "experiment and the same model settings"
-            )
+        before, now = as_nested(checkpoint["hyper_parameters"]), dict(self.hparams)
+        settings = self.hypernet.settings
+        changed = _changes({**before["hypernet"], "class": _class(before)}, settings.saved())
+        changed |= _changes(before, {"max_passage_tokens": now["max_passage_tokens"]})
+        others = {name: changed.pop(name) for name in settings.TRAINING_ONLY & changed.keys()}
         if changed:
+            raise CheckpointError(
+                f"the checkpoint is of another hypernetwork: {_said(changed)}; go on with the same "
+                "experiment and the same settings of hypernet"
+            )
+        if others := others | _changes(before["optim"], now["optim"]):
+            said = _said(others)
             rank_zero_warn(f"the run goes on with other settings: {said}", category=UserWarning)
+
+
+def _class(hyper_parameters: Mapping[str, Any]) -> str:
+    return str(hyper_parameters["hypernet"]["class"])
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings that both have, with different values: what they were, and what they are."""
+    return {
+        name: (before[name], now[name])
+        for name in sorted(now)
+        if name in before and _plain(before[name]) != _plain(now[name])
+    }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _said(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    return ", ".join(f"{name} was {a}, is {b}" for name, (a, b) in sorted(changes.items()))
+
+
+class _Sample:
+    """What a hypernetwork may look at before its training (`StartSample`)."""
+
+    def __init__(self, module: GenPoEModule, datamodule: Any) -> None:
+        self._module = module
+        self._datamodule = datamodule
+
+    def passages(self) -> Iterator[PassageTokens]:
+        """Batches of a sample of the training passages."""
+        device = self._module.device
+        for ids, mask in self._datamodule.passage_batches(_PASSAGES_TO_START):
+            yield PassageTokens(ids.to(device), mask.to(device))
+
+    @torch.no_grad()
+    def ffn(self) -> tuple[Tensor, Tensor]:
+        """Inputs and outputs of the layer's FFN where a sample of training answers is predicted."""
+        module = self._module
+        seen: list[tuple[Tensor, Tensor]] = []
+        for batch in self._datamodule.question_batches(_QUESTIONS_TO_START):
+            batch = module.transfer_batch_to_device(batch, module.device, 0)
+            predicts = batch["labels"][:, 1:] != IGNORE
+
+            def keep(_: Any, args: tuple[Any, ...], output: Tensor, at: Tensor = predicts) -> None:
+                seen.append((args[0][at], output[at]))  # FFNs take their input by position
+
+            handle = module.expert_layer.ffn.register_forward_hook(keep)
+            try:
+                module.answer_nll(batch)
+            finally:
+                handle.remove()
+        inputs, outputs = zip(*seen, strict=True)
+        return torch.cat(inputs), torch.cat(outputs)
 
 
 def _progress(name: str) -> Callable[[Sequence[Any]], Any]:

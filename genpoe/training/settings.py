@@ -1,8 +1,9 @@
-"""The types of the settings in ``conf/train_hypernet.yaml``: a mistyped value is named."""
+"""Typed settings of meta-training: a mistyped value is named before anything is loaded."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,23 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from plumbing.settings import check_types
 
 
-@dataclass
-class ModelSettings:
-    """``model``: see `genpoe.training.module.GenPoEModule`."""
-
-    backbone: dict[str, Any] = field(default_factory=dict)
-    rank: int = 1
-    layer: int = 0
-    hidden_width: int = 1
-    embedding_scaling: str = "whiten"
-    initialization: str = "copy"
-    noise: float = 0.0
-    cache_frozen: bool = False
-
-
-@dataclass
+@dataclass(frozen=True)
 class BatchingSettings:
-    """``batching``: see `genpoe.training.datamodule.QADataModule`."""
+    """``batching``: the arguments of `genpoe.training.datamodule.QADataModule`.
+
+    Raises:
+        ValueError: If a setting has another type.
+    """
 
     passages_per_batch: int = 16
     questions_per_passage: int = 6
@@ -41,29 +32,46 @@ class BatchingSettings:
     num_workers: int = 0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_types(self, "batching")
 
-@dataclass
+
+@dataclass(frozen=True)
 class OptimSettings:
-    """``optim``: see `genpoe.training.module.GenPoEModule`."""
+    """``optim``: AdamW, and a cosine over the whole training (GenPoE sec. 4.1).
+
+    Attributes:
+        lr: Learning rate at the start of the cosine (sec. 4.1: 1e-4).
+        lr_min: Learning rate at its end (sec. 4.1: 1e-6).
+        warmup_steps: Steps of linear warm-up before it (the paper names none).
+        common_lr_scale: The expert common to all passages learns this many times faster. Each of
+            its elements is one parameter, where what depends on the passage is a sum over the
+            hidden width, all moved by Adam alike.
+        weight_decay: AdamW's.
+        betas: AdamW's.
+
+    Raises:
+        ValueError: If a setting has another type, or the rates are out of order.
+    """
 
     lr: float = 1e-4
     lr_min: float = 1e-6
     warmup_steps: int = 0
     common_lr_scale: float = 1.0
     weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: Sequence[float] = (0.9, 0.999)
+
+    def __post_init__(self) -> None:
+        check_types(self, "optim")
+        if not 0 <= self.lr_min <= self.lr or self.lr == 0:
+            raise ValueError(
+                f"need 0 <= lr_min <= lr and lr > 0, got lr_min={self.lr_min}, lr={self.lr}; "
+                "set optim.lr"
+            )
+        object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
 
 
-_TYPES = {"model": ModelSettings, "batching": BatchingSettings, "optim": OptimSettings}
-
-
-def check_sections(config: DictConfig) -> None:
-    """Check the values of a training configuration against these types.
-
-    Raises:
-        ValueError: Naming the key, the value and the type that was expected; see
-            `plumbing.settings.check_types`.
-    """
-    for section, schema in _TYPES.items():
-        values: Any = OmegaConf.to_container(config[section], resolve=True)
-        check_types(schema(**values), section)
+def section(config: DictConfig, name: str) -> dict[str, Any]:
+    """A section of a composed configuration as plain values."""
+    values: Any = OmegaConf.to_container(config[name], resolve=True)
+    return values

@@ -71,7 +71,7 @@ def evaluate_command(
     questions = dataset.split(settings.split)
     pipeline = open_pipeline(config) if settings.passages in RETRIEVED_KINDS else None
     source = make_passage_source(settings.passages, dataset, settings.seed, pipeline, settings.k)
-    backbone = backbone or instantiate(config.model.backbone)
+    backbone = backbone or instantiate(config.backbone)
     method = instantiate(config.method, backbone=backbone)
     gold = dict.fromkeys(id for question in questions for id in question.passage_ids)
     method.check_passages(dataset.passages[id] for id in gold if id in dataset.passages)

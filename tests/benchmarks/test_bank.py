@@ -23,7 +23,7 @@ def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
     monkeypatch.setattr(bank_benchmark, "instantiate", build)
     return OmegaConf.create(
         {
-            "model": {"backbone": {"name": "tiny"}},
+            "backbone": {"name": "tiny"},
             "paths": {"output_dir": str(tmp_path)},
             "bank": {"sizes": [20, 40], "dtype": "float32", "k": 3, "draws": 20, "folders": 5},
         }
@@ -54,7 +54,7 @@ def test_it_runs(config: Any, tmp_path: Any):
     ],
 )
 def test_settings_are_checked_first(config: Any, setting: dict[str, Any], message: str):
-    config.model.backbone = None  # nothing is loaded
+    config.backbone = None  # nothing is loaded
     config.bank.update(setting)
     with pytest.raises(ValueError, match=message):
         bank_suite(config)

@@ -43,7 +43,7 @@ def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
     )
     return OmegaConf.create(
         {
-            "model": {"backbone": {"name": "tiny"}},
+            "backbone": {"name": "tiny"},
             "data": {"name": "data"},
             "paths": {"output_dir": str(tmp_path)},
             "rounds": 2,

@@ -32,7 +32,7 @@ def config(monkeypatch):
     return OmegaConf.create(
         {
             "rounds": 2,
-            "model": {"backbone": {"name": "tiny"}},
+            "backbone": {"name": "tiny"},
             "data": {"data": "bios"},
             "experts": {"passages": 4, "peer_passages": 1, "formats": ["qa"], "lr": 1e-2},
         }

@@ -36,9 +36,9 @@ def run(tmp_path, monkeypatch):
                     "data.train_entities=20",
                     "data.dev_entities=6",
                     "data.distractor_entities=0",
-                    "model.layer=1",
-                    "model.rank=2",
-                    "model.hidden_width=8",
+                    "hypernet.layer=1",
+                    "hypernet.rank=2",
+                    "hypernet.hidden_width=8",
                     f"paths.output_dir={tmp_path}",
                 ],
             )

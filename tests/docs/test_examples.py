@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
 
+from genpoe.hypernet import PassageTokens
 from plumbing.storage.jsonl import DataError
 from qa.data.dataset import Question
 from qa.method import QuestionInput
@@ -96,8 +97,6 @@ def test_a_faulty_table_is_named(tmp_path: Path, table: str, message: str) -> No
 def test_a_backbone_is_three_lines() -> None:
     path = EXAMPLES / "conf/backbone/my_model.yaml"
     assert len(path.read_text().splitlines()) == 3
-    if not (ROOT / "conf/backbone").is_dir():  # TODO(move): remove
-        pytest.skip("conf/ has no group backbone yet")
     config = composed("evaluate", "backbone=my_model")
     assert config.backbone.name == "DIR"
     assert config.backbone.dtype == "bfloat16"
@@ -105,10 +104,6 @@ def test_a_backbone_is_three_lines() -> None:
 
 
 def test_a_hypernetwork_makes_an_expert_of_each_passage(tiny_backbone: Any) -> None:
-    if not (ROOT / "conf/hypernet").is_dir():  # TODO(move): remove
-        pytest.skip("conf/ has no group hypernet yet")
-    from genpoe.hypernet import PassageTokens
-
     given = ["hypernet=shared", "hypernet.layer=1", "hypernet.rank=3"]
     settings = instantiate(composed("train_hypernet", *given).hypernet)
     hypernet = settings.build(tiny_backbone)

@@ -13,8 +13,6 @@ from tests.helpers.documented import DOCS, ROOT
 PACKAGES = ("plumbing", "backbone", "retrieval", "qa", "genpoe", "dmoe", "benchmarks")
 OTHERS = (
     "make: needs Python",  # of the Makefile
-    # TODO(move): remove these three when commands say what is wrong with a setting themselves
-    *("scripts/….py has no setting", "… has been renamed", "… has no choice"),
 )
 PAGE = (DOCS / "troubleshooting.md").read_text("utf-8")
 MESSAGES = re.findall(r"^> `([^`]+)`$", PAGE, re.MULTILINE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genpoe.hypernet.mean import Hypernet
+from genpoe.hypernet.mean import MeanSettings
 from genpoe.method import GenPoEMethod
 from genpoe.model import BackboneMismatchError, GenPoE
 from qa.data.bios import generate
@@ -29,9 +29,12 @@ def backbone():
 def checkpoint(tmp_path_factory, backbone, dataset):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        hypernet = Hypernet(32, 4, 64)
-        genpoe = GenPoE(backbone, hypernet, layer=1)
-        hypernet.fit(genpoe._pool(list(dataset.passages.values())))
+        hypernet = MeanSettings(layer=1, rank=4, hidden_width=64).build(backbone)
+        genpoe = GenPoE(backbone, hypernet)
+        passages = list(dataset.passages.values())
+        with torch.inference_mode():
+            pooled = hypernet.encode(genpoe.tokens(passages)).clone()
+        hypernet.fit(pooled)
         torch.nn.init.normal_(hypernet.linear2.weight, std=0.5)  # as if trained: the start is zero
     path = tmp_path_factory.mktemp("checkpoint") / "last.ckpt"
     genpoe.save(path)

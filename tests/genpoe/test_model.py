@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genpoe.hypernet.mean import Hypernet
+from genpoe.hypernet.mean import MeanSettings
 from genpoe.model import BackboneMismatchError, GenPoE
 from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError
 from retrieval.passage import Passage
@@ -20,9 +20,10 @@ QUESTION = "Where was Tova Blick born?"
 def genpoe(tiny_backbone):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        hypernet = Hypernet(tiny_backbone.d_model, 4, 16, embedding_scaling="none")
+        settings = MeanSettings(layer=1, rank=4, hidden_width=16, embedding_scaling="none")
+        hypernet = settings.build(tiny_backbone)
         torch.nn.init.normal_(hypernet.linear2.weight, std=0.5)  # as if trained: the start is zero
-    return GenPoE(tiny_backbone, hypernet.eval(), layer=1)
+    return GenPoE(tiny_backbone, hypernet.eval())
 
 
 def logits(genpoe, rows=1):
@@ -93,7 +94,14 @@ def test_checkpoint_round_trip_and_backbone_mismatch(genpoe, tmp_path, tiny_toke
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"hyper_parameters": {"lr": 1.0}}, "lacks 'rank'"),
+        ({"hyper_parameters": {"lr": 1.0}}, "lacks 'layer'"),
+        ({"hyper_parameters": {"hypernet": {"rank": 1}}}, "lacks 'class'"),
+        ({"hyper_parameters": {"hypernet": {"class": "os.system"}}}, "no subclass of Hyper"),
+        ({"hyper_parameters": {"hypernet": {"class": "no.such.Class"}}}, "cannot be imported"),
+        (
+            {"hyper_parameters": {"hypernet": {"class": "genpoe.hypernet.MeanSettings", "x": 1}}},
+            "settings do not fit",
+        ),
         ({"backbone": "tiny"}, "lacks string indices"),
         ({"state_dict": {"encoder.weight": torch.zeros(2)}}, "Missing key"),
     ],

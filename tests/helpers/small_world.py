@@ -24,41 +24,18 @@ from tests.helpers.documented import ROOT, Command
 CONF = ROOT / "conf"
 BIOS = ("data.train_entities=8", "data.dev_entities=4", "data.distractor_entities=2")
 
-# TODO(move): remove this and `_today` when conf/ has the groups backbone and hypernet.
-_TODAY = {
-    "backbone": "model",
-    "hypernet": "model",
-    "backbone.": "model.backbone.",
-    "hypernet.": "model.",
-    "cache_frozen": "model.cache_frozen",
-    "experiment=genpoe/": "experiment=",
-    "experiment=dmoe/": "experiment=dmoe_",
-}
-
-
-def _today(override: str) -> str:
-    if (CONF / "backbone").is_dir():
-        return override
-    for new, old in _TODAY.items():
-        if override.startswith(new if new[-1] in "./" else f"{new}="):
-            return old + override.removeprefix(new)
-    return override
-
 
 def composed(script: str, overrides: Sequence[str]) -> Any:
     """The configuration of a script with these overrides; the last of two for a key counts."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(script, [*map(_today, overrides)])
+        return compose(script, list(overrides))
 
 
 def function_of(script: str) -> Callable[..., Any]:
     """The function that ``scripts/<script>.py`` calls, by the dotted name that stands there."""
     source = (ROOT / "scripts" / f"{script}.py").read_text("utf-8")
     named = re.search(r'(?:command|tool)\(\s*(?:"\w+",\s*)?"([\w.]+)"', source)
-    if named is None:  # TODO(move): remove this when every script names its function
-        named = re.search(r"^from (\w+\.commands\.\w+) import (\w+)$", source, re.MULTILINE)
-        assert named is not None
-        return getattr(import_module(named[1]), named[2])
+    assert named is not None
     module, _, name = named[1].rpartition(".")
     return getattr(import_module(module), name)
 
@@ -93,7 +70,7 @@ class World:
             return output
         small = self._small(script, given)
         if script == "ablation":  # it composes its cells from the command line itself
-            words = [*map(_today, [*given, *small]), f"hydra.run.dir={output}"]
+            words = [*given, *small, f"hydra.run.dir={output}"]
             environment = os.environ | {"PYTHONPATH": str(ROOT)}
             script_line = [sys.executable, "scripts/ablation.py", *words]
             subprocess.run(script_line, cwd=ROOT, env=environment, check=True)

@@ -326,7 +326,7 @@ def model_dir(backbone, tmp_path):
 def small(model_dir, backbone):
     model = "olmoe_1b_7b" if "olmoe" in backbone.name else "smollm2_135m"
     return [
-        *(f"model={model}", f"model.backbone.name={model_dir}", "model.backbone.dtype=float32"),
+        *(f"backbone={model}", f"backbone.name={model_dir}", "backbone.dtype=float32"),
         *("data.train_entities=5", "data.dev_entities=2", "data.distractor_entities=0"),
     ]
 
@@ -394,8 +394,8 @@ def test_an_adapter_is_never_overwritten(train, tmp_path):
 
 
 def test_the_mixture_of_the_paper_composes():
-    config = composed("train_sft_lora", "model=olmoe_1b_7b", "paths.output_dir=out")
-    assert config.model.backbone.name == "allenai/OLMoE-1B-7B-0125-Instruct"
+    config = composed("train_sft_lora", "backbone=olmoe_1b_7b", "paths.output_dir=out")
+    assert config.backbone.name == "allenai/OLMoE-1B-7B-0125-Instruct"
     assert (config.lora.rank, config.lora.alpha, config.recipe.lr) == (4, 16, 1e-5)
-    evaluated = composed("evaluate", "method=sft_lora", "adapter_dir=x", "model=olmoe_1b_7b")
+    evaluated = composed("evaluate", "method=sft_lora", "adapter_dir=x", "backbone=olmoe_1b_7b")
     assert evaluated.method.adapter_dir == "x"

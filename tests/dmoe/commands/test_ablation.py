@@ -76,7 +76,7 @@ def run(model, tmp_path, no_sync, monkeypatch):
         made.clear()
         given = [
             *(f"ablation={name}", "augmenter=questions"),
-            *(f"model.backbone.name={model}", "model.backbone.dtype=float32"),
+            *(f"backbone.name={model}", "backbone.dtype=float32"),
             *("data.train_entities=1", "data.dev_entities=3", "data.distractor_entities=0"),
             *("trainer=cpu", f"trainer.default_root_dir={tmp_path}"),
             *("router=random", "max_new_tokens=3", "limit=4"),
@@ -108,7 +108,7 @@ PAPERS: dict[
     "rank_alpha": ({"rank": "4", "alpha": "16"}, {"expert.rank": 4, "expert.alpha": 16}),
     "recipe": ({"lr": "1e-05", "epochs": "1"}, {"recipe.lr": 1e-5, "recipe.epochs": 1}),
     "threshold": ({"threshold": "2"}, {"trigger.threshold": 2}),
-    "warmup": ({"backbone": "warm"}, {"model.backbone.adapter": "some folder/adapter"}),
+    "warmup": ({"backbone": "warm"}, {"backbone.adapter": "some folder/adapter"}),
 }
 
 
@@ -128,15 +128,15 @@ def test_every_cell_of_every_ablation_composes(name):
 
 @pytest.mark.parametrize("model", ["smollm2_135m", "qwen2_5_1_5b"])
 def test_the_warm_up_keeps_the_model(model):
-    given = [f"model={model}", "ablation=warmup", "ablation.adapter=x", "augmenter=file"]
-    plain, warm = (cell.config.model for cell in read_cells(compose("ablation", given), given))
-    assert plain == compose("ablation", given).model
-    assert plain.backbone._target_ == "backbone.load_backbone"
+    given = [f"backbone={model}", "ablation=warmup", "ablation.adapter=x", "augmenter=file"]
+    plain, warm = (cell.config.backbone for cell in read_cells(compose("ablation", given), given))
+    assert plain == compose("ablation", given).backbone
+    assert plain._target_ == "backbone.load_backbone"
     ours = {"_target_": "dmoe.training.warmup.warm_backbone", "adapter": "x"}
-    assert warm == {**plain, "backbone": {**plain.backbone, **ours}}
-    named = ["model=smollm2_135m_warm", "model.backbone.adapter=x", *given[1:]]
+    assert warm == {**plain, **ours}
+    named = ["backbone=smollm2_135m_warm", "backbone.adapter=x", *given[1:]]
     if model == "smollm2_135m":
-        assert compose("ablation", named).model == warm
+        assert compose("ablation", named).backbone == warm
 
 
 def test_two_by_two(run):
@@ -211,7 +211,7 @@ def test_a_bank_of_questions_is_used_where_it_has_every_expert(run, model, tmp_p
     bank = tmp_path / "bank"
     small = ["data.train_entities=1", "data.dev_entities=3", "data.distractor_entities=0"]
     for limit in (2, 3):
-        given = [f"model.backbone.name={model}", "model.backbone.dtype=float32", *small]
+        given = [f"backbone.name={model}", "backbone.dtype=float32", *small]
         given += [f"bank.dir={bank}", "instances.split=dev", f"instances.limit={limit}"]
         given += ["trainer=cpu", f"trainer.default_root_dir={tmp_path}"]
         build_experts(compose("build_experts", [*given, f"paths.output_dir={tmp_path / 'built'}"]))

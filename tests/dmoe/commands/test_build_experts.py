@@ -28,8 +28,8 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.fixture
 def arguments(model, tmp_path):
     return [
-        f"model.backbone.name={model}",
-        "model.backbone.dtype=float32",
+        f"backbone.name={model}",
+        "backbone.dtype=float32",
         "data.train_entities=7",
         "data.dev_entities=2",
         "data.distractor_entities=0",
@@ -147,7 +147,7 @@ def test_faults_are_found_before_the_model_is_loaded(build, tmp_path, monkeypatc
         (["bank.dir=''"], "dir must be the path of a folder, got ''; set bank.dir"),
         *((["trainer.devices=" + n], "trainer.devices must be") for n in ("0", "none", "-2", "[]")),
         *((["trainer.devices=" + n], "trainer.devices must be") for n in ("null", "1.5", "true")),
-        (["trainer.precision=bf16-true"], "must be 32-true, got 'bf16-true'.*model.backbone.dtype"),
+        (["trainer.precision=bf16-true"], "must be 32-true, got 'bf16-true'.*backbone.dtype"),
         (["trainer.max_epochs=2"], "trainer.max_epochs must be 1, got 2: .* set recipe.epochs"),
         (["trainer.max_epochs=0"], "trainer.max_epochs must be 1, got 0"),
         (["+trainer.max_steps=1"], "trainer.max_steps must not be set, got 1: .*instances.limit"),
@@ -210,7 +210,7 @@ def test_a_warm_backbone_is_another_backbone(build, arguments, tmp_path):
     metrics = warmup(config)
     assert metrics == json.loads((tmp_path / "warm" / "metrics.json").read_text())
     assert metrics["expert_norm"] > 0.1
-    warm = ["model=smollm2_135m_warm", f"model.backbone.adapter={tmp_path / 'warm' / 'adapter'}"]
+    warm = ["backbone=smollm2_135m_warm", f"backbone.adapter={tmp_path / 'warm' / 'adapter'}"]
     build()
     with pytest.raises(BankError, match="the bank does not fit: backbone_sha256: "):
         build(*warm)

@@ -36,7 +36,7 @@ def build(model, tmp_path) -> Callable[[Path], Any]:
             config = compose(
                 "build_experts",
                 [
-                    *(f"model.backbone.name={model}", "model.backbone.dtype=float32"),
+                    *(f"backbone.name={model}", "backbone.dtype=float32"),
                     *("data.train_entities=40", "data.dev_entities=2", "limits.group_size=2"),
                     *("data.distractor_entities=0", "recipe.epochs=2", "trainer=cpu"),
                     *(f"bank.dir={bank}", f"paths.output_dir={tmp_path / 'run'}"),

@@ -29,10 +29,10 @@ SMALL = [
     "data.distractor_entities=0",
     "batching.passages_per_batch=4",
     "batching.questions_per_passage=3",
-    "model.rank=2",
-    "model.layer=1",
-    "model.hidden_width=8",
-    "model.noise=0.5",
+    "hypernet.rank=2",
+    "hypernet.layer=1",
+    "hypernet.hidden_width=8",
+    "hypernet.noise=0.5",
     "optim.lr=0.01",
     "trainer.max_epochs=2",
     "trainer.accelerator=cpu",
@@ -90,7 +90,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("how", ["default", "fdr", "overfit", "profiler"])
 def test_the_debug_presets_run(tmp_path, how):
     config = config_for(tmp_path, f"debug={how}", "logger=none")
-    assert not config.model.cache_frozen
+    assert not config.cache_frozen
     assert train(config, make_backbone())["steps"] >= 1
 
 
@@ -119,8 +119,8 @@ def test_killed_and_resumed_is_bit_for_bit_never_stopped(
 ):
     if cached:  # its own reference: the states come from batches of another shape
         whole = tmp_path / "whole"
-        train(config_for(whole, "model.cache_frozen=true"), make_backbone())
-    config = config_for(tmp_path, f"model.cache_frozen={str(cached).lower()}")
+        train(config_for(whole, "cache_frozen=true"), make_backbone())
+    config = config_for(tmp_path, f"cache_frozen={str(cached).lower()}")
     train_and_die(config, step, monkeypatch)
     config.ckpt_path = str(tmp_path / "checkpoints" / "last.ckpt")
     assert train(config, make_backbone())["steps"] == STEPS
@@ -176,8 +176,8 @@ def command(folder, model, *overrides):
         sys.executable,
         str(ROOT / "scripts" / "train_hypernet.py"),
         *SMALL,
-        f"model.backbone.name={model}",
-        "model.backbone.dtype=float32",  # in bfloat16 rounding depends on the shape of a batch
+        f"backbone.name={model}",
+        "backbone.dtype=float32",  # in bfloat16 rounding depends on the shape of a batch
         f"hydra.run.dir={folder}",
         f"paths.cache_dir={folder}/cache",
         "logger=csv",
@@ -198,8 +198,8 @@ def run(folder, model, *overrides):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path, tiny_folder):
-    two = ["trainer=ddp_sim", "batching.passages_per_batch=2", "model.noise=0"]
-    run(tmp_path / "one", tiny_folder, "model.noise=0")
+    two = ["trainer=ddp_sim", "batching.passages_per_batch=2", "hypernet.noise=0"]
+    run(tmp_path / "one", tiny_folder, "hypernet.noise=0")
     run(tmp_path / "two", tiny_folder, *two)
     curves = [
         [value for _, value in read_curves(tmp_path / name / "csv")["train/loss"]]

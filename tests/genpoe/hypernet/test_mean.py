@@ -6,7 +6,31 @@ import pytest
 import torch
 
 from genpoe.experts import mix_experts
-from genpoe.hypernet.mean import Hypernet, PassageScaler, mean_pool
+from genpoe.hypernet.hypernet import PassageTokens
+from genpoe.hypernet.mean import MeanHypernet, MeanSettings, PassageScaler, mean_pool
+from tests.helpers.tiny import make_backbone
+
+
+class Shapes:
+    """All that a hypernetwork asks of a backbone while it is made."""
+
+    def __init__(self, d_model):
+        self.d_model = d_model
+
+
+def make(d_model, **settings):
+    values = {"layer": 0, "rank": 2, "hidden_width": 16, **settings}
+    return MeanHypernet(Shapes(d_model), MeanSettings(**values))
+
+
+def test_the_code_is_the_mean_of_the_word_embeddings():
+    backbone = make_backbone()
+    hypernet = MeanSettings(layer=0, rank=2, hidden_width=4).build(backbone)
+    ids = torch.tensor([[5, 6, 7, 0], [8, 9, 10, 11]])
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
+    weight = backbone.embedding.weight.float()
+    expected = torch.stack([weight[ids[0, :3]].mean(0), weight[ids[1]].mean(0)])
+    torch.testing.assert_close(hypernet.encode(PassageTokens(ids, mask)), expected)
 
 
 def test_mean_pool_leaves_padding_out():
@@ -18,9 +42,9 @@ def test_mean_pool_leaves_padding_out():
 
 @pytest.mark.parametrize("initialization", ["copy", "random"])
 def test_shapes_and_zero_start(initialization):
-    hypernet = Hypernet(8, rank=3, hidden_width=6, initialization=initialization)
+    hypernet = make(8, rank=3, hidden_width=6, initialization=initialization)
     hypernet.fit(torch.randn(40, 8))
-    experts = hypernet(torch.randn(4, 8))
+    experts = hypernet.experts(torch.randn(4, 8))
     assert experts.up1.shape == experts.down1.shape == (4, 1, 8, 3)
     assert experts.up2.shape == experts.down2.shape == (4, 1, 3, 8)
     added = mix_experts(torch.randn(4, 7, 8), experts, torch.ones(4, 1))
@@ -33,7 +57,7 @@ def test_shapes_and_zero_start(initialization):
 def test_copy_starts_with_the_matched_filter_of_the_passage():
     """Up to the small random parts, each row of W_dw2 is C^-1 (x - mean), scaled."""
     pooled = torch.randn(2000, 8) @ torch.diag(torch.arange(1.0, 9))
-    hypernet = Hypernet(8, rank=2, hidden_width=16, initialization="copy")
+    hypernet = make(8, initialization="copy")
     with torch.no_grad():  # leave out the random parts
         hypernet._factors()[0][3].zero_()
         hypernet._factors()[1][3].zero_()
@@ -42,13 +66,13 @@ def test_copy_starts_with_the_matched_filter_of_the_passage():
     covariance += 0.01 * covariance.diagonal().mean() * torch.eye(8)
     expected = (pooled - pooled.mean(0)) @ covariance.inverse()
     expected *= 8**-0.5 / expected.std()
-    for row in hypernet(pooled).down2[:, 0].unbind(1):
+    for row in hypernet.experts(pooled).down2[:, 0].unbind(1):
         torch.testing.assert_close(row, expected, rtol=2e-2, atol=2e-2)
 
 
 def test_llama2_7b_has_the_papers_number_of_parameters():
     with torch.device("meta"):
-        hypernet = Hypernet(d_model=4096, rank=512, hidden_width=128)
+        hypernet = make(4096, rank=512, hidden_width=128)
     assert sum(p.numel() for p in hypernet.parameters()) == pytest.approx(1.08e9, rel=0.01)
 
 
@@ -69,7 +93,7 @@ def test_scaled_embeddings_are_centred_with_unit_variance(mode):
 
 
 def test_the_reader_is_white_on_the_ffns_input_and_blind_to_its_mean():
-    hypernet = Hypernet(8, rank=5, hidden_width=16, initialization="copy")
+    hypernet = make(8, rank=5, initialization="copy")
     inputs = torch.randn(3000, 8) @ torch.diag(torch.arange(1.0, 9)) + 50
     outputs = 3 * torch.randn(3000, 8)
     hypernet.fit_ffn(inputs, outputs)
@@ -78,32 +102,32 @@ def test_the_reader_is_white_on_the_ffns_input_and_blind_to_its_mean():
     torch.testing.assert_close(read.mean(0), torch.zeros(5), rtol=0, atol=0.05)
     torch.testing.assert_close(torch.cov(read.T), torch.eye(5), rtol=0, atol=0.05)
     assert hypernet.output_scale.item() == pytest.approx(3, rel=0.05)
-    before = hypernet(torch.randn(2, 8)).down2
+    before = hypernet.experts(torch.randn(2, 8)).down2
     hypernet.output_scale.mul_(2)
-    assert hypernet(torch.randn(2, 8)).down2.std() > 1.5 * before.std()
+    assert hypernet.experts(torch.randn(2, 8)).down2.std() > 1.5 * before.std()
 
 
 def test_noise_is_the_generators_and_only_then():
-    hypernet = Hypernet(8, rank=2, hidden_width=16, noise=0.5)
+    hypernet = make(8, noise=0.5)
     pooled = torch.randn(4, 8)
 
     def noisy(seed):
-        return hypernet(pooled, torch.Generator().manual_seed(seed)).up1
+        return hypernet.experts(pooled, torch.Generator().manual_seed(seed)).up1
 
-    assert torch.equal(hypernet(pooled).up1, hypernet(pooled).up1)
+    assert torch.equal(hypernet.experts(pooled).up1, hypernet.experts(pooled).up1)
     assert torch.equal(noisy(1), noisy(1))
     assert not torch.equal(noisy(1), noisy(2))
-    assert not torch.equal(noisy(1), hypernet(pooled).up1)
+    assert not torch.equal(noisy(1), hypernet.experts(pooled).up1)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rank": 0}, "rank must be a positive integer, got 0; set model.rank"),
-        ({"hidden_width": -1}, "hidden_width must be a positive integer, got -1"),
-        ({"rank": "abc"}, "rank must be a positive integer, got 'abc'; set model.rank"),
+        ({"rank": 0}, "rank must be positive, got 0; set hypernet.rank"),
+        ({"hidden_width": -1}, "hidden_width must be positive, got -1"),
+        ({"rank": "abc"}, "rank must be a whole number, got 'abc'; set rank"),
         ({"initialization": "xavier"}, "initialization must be one of copy, random, got 'xavier'"),
-        ({"noise": -1.0}, "noise must not be negative, got -1.0; set model.noise"),
+        ({"noise": -1.0}, "noise must not be negative, got -1.0; set hypernet.noise"),
         (
             {"embedding_scaling": "zca"},
             "embedding_scaling must be one of none, standardize, whiten",
@@ -112,4 +136,4 @@ def test_noise_is_the_generators_and_only_then():
 )
 def test_bad_settings_are_errors(settings, message):
     with pytest.raises(ValueError, match=message):
-        Hypernet(**{"d_model": 4, "rank": 2, "hidden_width": 2, **settings})
+        MeanSettings(**{"layer": 0, "rank": 2, "hidden_width": 2, **settings})

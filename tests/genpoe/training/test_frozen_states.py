@@ -77,7 +77,7 @@ def test_damage_is_found(tmp_path, tiny_backbone):
 
 
 def test_layer_zero_and_a_full_disk_are_errors(tmp_path, tiny_backbone, monkeypatch):
-    with pytest.raises(FrozenStatesError, match="nothing lies below layer 0"):
+    with pytest.raises(ValueError, match="nothing lies below layer 0"):
         SplitBackbone(tiny_backbone, 0)
     usage = type("usage", (), {"free": 3})
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)

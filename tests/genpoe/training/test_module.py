@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +12,12 @@ from lightning import Trainer, seed_everything
 
 from backbone.likelihood import answer_nll
 from genpoe.experts import Experts
+from genpoe.hypernet.mean import MeanSettings
 from genpoe.injection import ExpertLayer
 from genpoe.model import BackboneMismatchError
 from genpoe.training.datamodule import QADataModule
 from genpoe.training.module import GenPoEModule
+from genpoe.training.settings import OptimSettings
 from plumbing.training.checkpoint import CheckpointError
 from qa.data.bios import generate
 from tests.helpers.tiny import make_backbone
@@ -28,7 +31,13 @@ def dataset():
 def make_module(backbone, **settings):
     seed_everything(0, verbose=False)
     defaults = {"rank": 2, "layer": 1, "hidden_width": 8, "lr": 1e-2, "warmup_steps": 2}
-    return GenPoEModule(backbone, **{**defaults, **settings})
+    values: dict[str, Any] = {**defaults, **settings}
+
+    def of(cls):
+        return cls(**{f.name: values.pop(f.name) for f in fields(cls) if f.name in values})
+
+    hypernet, optim = of(MeanSettings).build(backbone), of(OptimSettings)
+    return GenPoEModule(backbone, hypernet, optim, **values)
 
 
 def fit(module, dataset, tmp_path, max_epochs=2, **settings):

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 
-from genpoe.training.settings import check_sections
+from genpoe.commands.train_hypernet import train
+from genpoe.training.settings import BatchingSettings, OptimSettings, section
+from plumbing.cli import one_line
 
 CONF = Path(__file__).parents[3] / "conf"
 
@@ -17,28 +21,31 @@ def composed(*overrides):
         return compose("train_hypernet", ["paths.output_dir=out", *overrides])
 
 
-SHIPPED = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+SHIPPED = sorted(path.stem for path in (CONF / "experiment" / "genpoe").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("experiment", [name for name in SHIPPED if not name.startswith("dmoe_")])
+@pytest.mark.parametrize("experiment", SHIPPED)
 def test_the_shipped_experiments_are_well_typed(experiment):
-    config = composed(f"experiment={experiment}")
-    check_sections(config)
+    config = composed(f"experiment=genpoe/{experiment}")
+    instantiate(config.hypernet)
+    BatchingSettings(**section(config, "batching"))
+    OptimSettings(**section(config, "optim"))
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optim.lr=fast", r"lr must be a number, got 'fast'; set optim\.lr"),
-        ("model.layer=last", r"layer must be a whole number, got 'last'; set model\.layer"),
-        ("model.rank=null", r"rank must be a whole number, got None; set model\.rank"),
-        ("model.noise=[1]", r"noise must be a number, got \[1\]; set model\.noise"),
+        ("optim.lr=fast", "lr must be a number, got 'fast'; set optim.lr"),
+        ("hypernet.layer=last", "layer must be a whole number, got 'last'; set hypernet.layer"),
+        ("hypernet.rank=null", "rank must be a whole number, got None; set hypernet.rank"),
+        ("hypernet.noise=[1]", "noise must be a number, got [1]; set hypernet.noise"),
         (
             "batching.train_limit=some",
-            r"train_limit must be a whole number or null, got 'some'; set batching",
+            "train_limit must be a whole number or null, got 'some'; set batching",
         ),
     ],
 )
-def test_a_mistyped_value_is_named(override, message):
-    with pytest.raises(ValueError, match=message):
-        check_sections(composed(override))
+def test_a_mistyped_value_is_named_before_anything_is_loaded(override, message):
+    with pytest.raises((ValueError, InstantiationException)) as caught:
+        train(composed(override, "data.seed=nothing", "backbone.name=/nowhere"))
+    assert message in one_line(caught.value)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbone.model import Backbone
-from genpoe.hypernet.mean import Hypernet
+from genpoe.hypernet.mean import MeanSettings
 from genpoe.model import GenPoE
 from plumbing.storage.jsonl import DataError, read_jsonl
 from qa.data.dataset import QADataset, Question
@@ -211,7 +211,7 @@ class Injecting(AnsweringMethod):
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__(backbone, max_new_tokens=4)
-        hypernet = Hypernet(backbone.d_model, rank=4, hidden_width=8)
+        hypernet = MeanSettings(layer=1, rank=4, hidden_width=8).build(backbone)
         with torch.no_grad():
             for parameter in hypernet.parameters():
                 parameter.normal_(std=0.5)

@@ -1,0 +1,65 @@
+"""From what a checkpoint says of its hypernetwork back to settings.
+
+A checkpoint names the class of the settings. Only a subclass of `HypernetSettings` is ever built
+from it, so that a checkpoint of unknown origin cannot call anything else. Checkpoints of version
+0.1, which knew one hypernetwork alone, hold its settings without a class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib import import_module
+from typing import Any
+
+from genpoe.hypernet.hypernet import HypernetSettings
+from genpoe.hypernet.mean import MeanSettings
+
+_OPTIM = ("lr", "lr_min", "warmup_steps", "common_lr_scale", "weight_decay", "betas")
+
+
+def as_nested(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyper-parameters of a checkpoint in today's form, also of one of version 0.1.
+
+    Returns:
+        ``hypernet``: the settings and their class; ``optim``: those of the optimiser, empty where
+        the checkpoint has none; ``max_passage_tokens``: tokens of a passage that are read.
+
+    Raises:
+        KeyError: If a setting is missing; it names the setting.
+    """
+    if "hypernet" in hyper_parameters:
+        return dict(hyper_parameters)
+    given = hyper_parameters
+    names = [field.name for field in fields(MeanSettings)]
+    known = {name: given[name] for name in names if name in given or name != "noise"}
+    return {
+        "hypernet": {"class": f"{MeanSettings.__module__}.{MeanSettings.__qualname__}", **known},
+        "optim": {name: given[name] for name in _OPTIM if name in given},
+        "max_passage_tokens": given["max_passage_tokens"],
+    }
+
+
+def read_settings(saved: Mapping[str, Any]) -> HypernetSettings:
+    """The settings that `HypernetSettings.saved` wrote.
+
+    Raises:
+        KeyError: If the class is not named.
+        ValueError: If the class cannot be found or is no settings of a hypernetwork, or if the
+            settings do not fit it.
+    """
+    values = dict(saved)
+    name = str(values.pop("class"))
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"its hypernetwork {name} cannot be imported ({error}); install the package that has it"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, HypernetSettings)):
+        raise ValueError(f"its hypernetwork is {name}, which is no subclass of HypernetSettings")
+    try:
+        return found(**values)
+    except TypeError as error:
+        raise ValueError(f"its settings do not fit {name}: {error}") from error

@@ -1,0 +1,14 @@
+"""The command line's door: composing, help, and errors that the user can mend.
+
+* `plumbing.cli.entry`: what each script calls; `plumbing.cli.help`: the page of ``--help``.
+* `plumbing.cli.keys`: what is wrong with the settings that were given.
+* `plumbing.cli.renamed`: keys of the last release and their names in this one.
+
+Nothing here imports torch, or anything else that takes longer than a moment.
+"""
+
+from __future__ import annotations
+
+from plumbing.cli.entry import as_folder, check_complete, command, one_line, run, tool
+
+__all__ = ["as_folder", "check_complete", "command", "one_line", "run", "tool"]
