@@ -277,7 +277,7 @@ def test_bank_answers(old: Copy, backbone: Backbone, people: QADataset) -> None:
         old("bank"),
         router=OracleRouter,
         trigger=ConstantTrigger(True),
-        k=1,
+        experts=1,
         max_new_tokens=6,
     )
     check_answers(method, "dmoe", people, "train")
@@ -365,10 +365,10 @@ def test_hits_and_scores(old: Copy, people: QADataset, monkeypatch: pytest.Monke
     forbid(monkeypatch, BM25, "search")
     forbid(monkeypatch, TrainedReranker, "score")
     settings = PipelineSettings(n=5, cache_dir=old("cache/retrieval"))
-    source = RetrievedPassages(Pipeline(passages, index, reranker, settings))
+    source = RetrievedPassages(Pipeline(passages, index, reranker, settings), k=2)
     rows = {row["id"]: row for row in predicted("rag")}
     questions = people.split("dev")
-    for question, selection in zip(questions, source.select(questions, 2), strict=True):
+    for question, selection in zip(questions, source.select(questions), strict=True):
         row = rows[question.id]
         assert [passage.id for passage in selection.passages] == row["passage_ids"]
         assert selection.weights == pytest.approx(row["weights"])

@@ -118,7 +118,7 @@ def test_help_shows_the_settings_of_what_is_chosen(answers: dict[str, Answer]) -
     assert "  trigger.threshold=2.0  tau, nats (sec. 4.3)" in lines
     assert "  reranker=none                    bge_gemma | bge_m3 | minilm | none" in lines
     assert page.index("method=dmoe  Experts of a bank") < page.index("trigger=uncertainty  Where")
-    assert page.index("trigger=uncertainty  Where") < page.index("model=smollm2_135m  SmolLM2")
+    assert page.index("trigger=uncertainty  Where") < page.index("backbone=smollm2_135m  SmolLM2")
     assert "_target_" not in page
     assert "??? stands for a value that must be given." in lines
     assert answers["evaluate k=1,2 --help"]["code"] == 0

@@ -218,7 +218,7 @@ class Workshop:
                 instantiate(router.retriever).build(instantiate(router.corpus))
 
     def _backbone(self, config: DictConfig) -> Backbone:
-        key = digest(config, ["model"])
+        key = digest(config, ["backbone"])
         if key not in self._backbones:
             self._backbones[key] = instantiate(config.backbone)
         return self._backbones[key]

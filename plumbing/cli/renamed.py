@@ -13,6 +13,7 @@ RENAMED: Mapping[str, str] = {
     "model": "backbone",
     "model.backbone.": "backbone.",
     "model.cache_frozen": "cache_frozen",
+    "method.k": "method.experts",
     **{
         f"model.{key}": f"hypernet.{key}"
         for key in (

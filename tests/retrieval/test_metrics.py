@@ -45,7 +45,7 @@ def test_what_cannot_be_judged_is_left_out():
 
 @pytest.mark.parametrize("ks", [[], [0], [1, -2]])
 def test_cut_offs_are_positive(ks):
-    with pytest.raises(ValueError, match=r"expected cut-offs from 1 on, got .*; set ks="):
+    with pytest.raises(ValueError, match=r"expected cut-offs from 1 on, got .*; set ks"):
         score_rankings([], ks)
 
 

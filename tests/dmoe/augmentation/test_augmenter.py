@@ -146,7 +146,9 @@ def test_what_is_refused_is_missing_for_its_passage_alone(tmp_path, caplog):
 
 
 def test_a_writer_that_refuses_everything_is_an_error(tmp_path):
-    with pytest.raises(WriterError, match=r"all was refused .* 5 passages: too long; check aug"):
+    with pytest.raises(
+        WriterError, match=r"all was refused .* 5 passages: too long; check the writer"
+    ):
         list(make_augmenter(Scripted(refuse("")), tmp_path).augment(PASSAGES))
     found = make_augmenter(Scripted(refuse("number 0 ")), tmp_path, chunk=1).augment(PASSAGES)
     assert [bool(each.refusal) for each in found] == [True, False, False, False, False]
@@ -243,9 +245,7 @@ def test_a_passage_without_spans_is_reported(tmp_path):
 
 @pytest.mark.parametrize("setting", ["max_attempts", "chunk"])
 def test_bad_numbers_are_errors(tmp_path, setting):
-    with pytest.raises(
-        ValueError, match=r"max_attempts and chunk must be positive, got .*; set aug"
-    ):
+    with pytest.raises(ValueError, match=rf"{setting} must be positive, got .*; set {setting}"):
         make_augmenter(Scripted(), tmp_path, **{setting: 0})
 
 

@@ -347,7 +347,7 @@ def test_parts_of_a_bank_lie_in_one_another(tiny_backbone):
     assert parts[1].scaling == source.scaling
     ids = list(parts[1])
     assert torch.equal(parts[1].get(ids)["up.lora_A"], source.get(ids)["up.lora_A"])
-    with pytest.raises(ValueError, match=r"fraction must be in 0\.\.1, got 25; set method"):
+    with pytest.raises(ValueError, match=r"fraction must be in 0\.\.1, got 25; set fraction"):
         SomeExperts(source, 25)
 
 

@@ -431,7 +431,7 @@ def test_generate_refuses_what_it_cannot_read(tiny_backbone):
 def test_a_stream_needs_a_prompt_and_something_to_decode(tiny_backbone):
     decoder = make_decoder(tiny_backbone)
     assert list(decoder.stream([])) == []
-    with pytest.raises(ValueError, match="expected one input or more, got none"):
+    with pytest.raises(ValueError, match="expected at least one input, got none"):
         decoder.start([], 4)
     with pytest.raises(ValueError, match="max_new_tokens must be positive, got 0"):
         decoder.stream(INPUTS, 0)

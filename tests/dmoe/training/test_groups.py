@@ -116,7 +116,9 @@ def test_experts_that_diverged_are_named_and_left_out(tmp_path, caplog):
     assert sorted(bank) == ["p0", "p2"]
     assert torch.equal(bank.get(["p2"])["up.lora_A"][0], batch["up.lora_A"][2])
     assert (tally.experts, tally.failed, tally.first_loss) == (2, ["p1"], 4.0)
-    assert "the expert of passage 'p1' diverged and is left out; lower recipe.lr" in caplog.text
+    assert (
+        "the expert of passage 'p1' diverged and is left out; lower the recipe's lr" in caplog.text
+    )
     tally.store(bank, group_of(3), trained(["p3"], {n: t[1:2] for n, t in batch.items()}))
     assert (tally.experts, tally.failed) == (2, ["p1", "p3"])
 

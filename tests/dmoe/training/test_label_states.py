@@ -145,5 +145,8 @@ def test_no_instances_no_states(tiny_backbone):
 
 
 def test_an_instance_larger_than_the_limit_is_an_error(tiny_backbone):
-    with pytest.raises(ValueError, match=r"an instance has 8 tokens, more than the 4 .*set limits"):
+    with pytest.raises(
+        ValueError,
+        match=r"an instance has 8 tokens, more than the 4 .*set trunk_tokens of the limits",
+    ):
         label_states(Trunk(FinalFFN(tiny_backbone)), [[Encoded(tuple(range(9)), 1)]], 4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -20,7 +22,8 @@ class Shapes:
 
 def make(d_model, **settings):
     values = {"layer": 0, "rank": 2, "hidden_width": 16, **settings}
-    return MeanHypernet(Shapes(d_model), MeanSettings(**values))
+    backbone: Any = Shapes(d_model)
+    return MeanHypernet(backbone, MeanSettings(**values))
 
 
 def test_the_code_is_the_mean_of_the_word_embeddings():

@@ -146,9 +146,27 @@ def test_the_keys_of_the_last_release(given: str, instead: str, tmp_path: Path) 
     assert new_settings(key, given.removeprefix(f"{key}=")) == instead.split()
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("model.rank=4", "hypernet.rank=4"),
+        ("model.backbone.name=x", "backbone.name=x"),
+        ("model=qwen2_5_1_5b", "backbone=qwen2_5_1_5b"),
+        ("model=llama2_7b", "backbone=llama2_7b hypernet=paper_7b"),
+        ("model.cache_frozen=true", "cache_frozen=true"),
+        ("experiment=bios", "experiment=genpoe/bios"),
+    ],
+)
+def test_the_keys_of_the_last_release_are_named_with_todays(old: str, new: str) -> None:
+    key = old if old.startswith("experiment") else old.partition("=")[0]
+    fault = find_fault(CONF, "train_hypernet", [old])
+    assert fault == f"{key.partition('=')[0]} has been renamed; give {new} instead of {old}"
+
+
 def test_the_real_table_leaves_todays_keys_alone() -> None:
     assert RENAMED
-    assert find_fault(CONF, "train_hypernet", ["model.rank=4", "experiment=bios"]) is None
+    given = ["hypernet.rank=4", "backbone.name=x", "experiment=genpoe/bios"]
+    assert find_fault(CONF, "train_hypernet", given) is None
 
 
 def test_the_closest_words() -> None:

@@ -146,10 +146,10 @@ def test_a_malformed_run_is_named(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("runs=[]", "at least one run, got 0 runs"),
+        ("runs=[]", "at least one run.* got 0 runs"),
         ("runs=x", r"runs must be a list, each entry a text, got 'x'; set runs"),
         ("runs=[x/a,y/a]", r"labels must differ, got 'a' twice; set labels=\[…\]"),
-        ("labels=[a]", "one label a run.* got 2 runs and 1 labels"),
+        ("labels=[a]", "one label for each run.* got 2 runs and 1 labels"),
         ("labels=[a,a]", "labels must differ"),
         ("baseline=other", "one of the labels base, ours, got 'other'; set baseline=LABEL"),
         ("seed=-1", "seed must be"),

@@ -161,6 +161,6 @@ def test_building_over_a_damaged_index_says_what_to_do(tmp_path):
     settings.build(corpus)
     with (
         flipped(tmp_path / "index" / "manifest.json", Random(0)),
-        pytest.raises(IndexFolderError, match=r"remove the folder, or set another retriever"),
+        pytest.raises(IndexFolderError, match=r"remove the folder, or set another index_dir"),
     ):
         settings.build(corpus)

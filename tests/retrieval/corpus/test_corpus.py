@@ -193,7 +193,7 @@ def test_different_ids_may_have_equal_hashes(tmp_path, monkeypatch, buckets):
         (
             "none.jsonl",
             None,
-            r"none\.jsonl: expected a corpus file, got 'No such file.*corpus\.path",
+            r"none\.jsonl: expected a corpus file, got 'No such file.*; set path",
         ),
         ("c.txt", b"x", r"named \*\.jsonl or \*\.tsv, or either with \.gz, got 'c\.txt'"),
         ("c.tsv", b"1\tone\ttitle\n", r"c\.tsv:1: expected the header id, text, title"),

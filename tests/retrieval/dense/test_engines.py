@@ -243,7 +243,7 @@ def test_engines_by_name():
 @pytest.mark.parametrize(
     ("name", "workers", "message"),
     [
-        ("dask", 1, "engine must be one of plain, lightning, ray, got 'dask'; set engine="),
+        ("dask", 1, "engine must be one of plain, lightning, ray, got 'dask'; set engine"),
         ("ray", 0, "workers must be positive, got 0; set workers"),
         ("lightning", 2, "engine=lightning with workers=2 chooses the devices, got 'cuda:1'; set"),
         ("ray", 1, r"got 'cuda:1'; set encoder\.device=cuda"),

@@ -481,7 +481,7 @@ def test_a_file_in_place_of_the_folder(settings, corpus, tmp_path):
     for use in (settings.build, settings.open):
         with pytest.raises(IndexFolderError, match="expected a folder or nothing, got a file"):
             use(corpus)
-    with pytest.raises(ValueError, match=r"index_dir must be a folder, got null; set retriever"):
+    with pytest.raises(ValueError, match=r"index_dir must be a folder, got null; set index_dir"):
         replace(settings, index_dir=None).build(corpus)
 
 
@@ -532,7 +532,7 @@ def test_a_gpu_is_used_where_faiss_has_one(settings, corpus, monkeypatch, kind):
 def test_a_gpu_that_is_not_there(settings, corpus, monkeypatch):
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
     settings.build(corpus)
-    with pytest.raises(ValueError, match=r"FAISS finds no GPU; install .* set retriever"):
+    with pytest.raises(ValueError, match=r"FAISS finds no GPU; install .* set search"):
         replace(settings, search_device="cuda").open(corpus)
     with pytest.raises(ValueError, match="device must be auto, cpu or cuda, got 'tpu'; set"):
         replace(settings, search_device="tpu").open(corpus)

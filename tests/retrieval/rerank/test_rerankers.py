@@ -383,5 +383,5 @@ def test_every_reranker_config_names_what_there_is(saved: Path) -> None:
     assert len(reranker.score(PAIRS)) == len(PAIRS)
     for name, kind in (("bge_gemma", "decoder"), ("bge_m3", "encoder")):
         config = composed(name)
-        assert config._target_ == "retrieval.rerank.rerankers.FlagEmbeddingReranker"
+        assert config._target_ == "retrieval.rerank.FlagEmbeddingReranker"
         assert config.kind == kind
