@@ -1,10 +1,11 @@
-"""DMoE as users hold it: open a bank, and ask.
+"""DMoE's interface for users: open a bank, and ask it questions.
 
->>> dmoe = DMoE.from_bank("BANK", "AUG/surrogates.jsonl", "INDEX", k=1)
->>> dmoe.ask("Where was Tova Blick born?")
-'Lisbon'
->>> for step in dmoe.steps("Where was Tova Blick born?"):
-...     print(step.token, step.uncertainty, step.active)
+The answers depend on the bank, so none are shown here::
+
+    dmoe = DMoE.from_bank("BANK", "AUG/surrogates.jsonl", "INDEX", k=1)
+    print(dmoe.ask("Where was Tova Blick born?"))
+    for step in dmoe.steps("Where was Tova Blick born?"):
+        print(step.token, step.uncertainty, step.active)
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from retrieval.corpus.corpus import Corpus
 
 
 class DMoE(DMoEDecoder):
-    """A decoder over a bank on disk that is asked questions."""
+    """A decoder that answers questions with the experts of a bank on disk."""
 
     @classmethod
     def from_bank(
@@ -38,20 +39,21 @@ class DMoE(DMoEDecoder):
         threshold: float = 2.0,
         device: str = "cpu",
     ) -> DMoE:
-        """Open what the scripts made: experts, and the BM25 router over their surrogates.
+        """Open what the scripts made: the experts, and the BM25 router over their surrogates.
 
         Args:
-            bank_dir: The bank, of ``scripts/build_experts.py``.
-            surrogates: The surrogates, of ``scripts/augment.py``.
-            index_dir: The BM25 index over them, of ``scripts/build_index.py``.
-            backbone: The frozen model; None: the one that the bank names.
-            k: Experts at a time.
-            threshold: Token uncertainty above which the router is asked, nats.
-            device: Where a backbone of the bank's name is loaded.
+            bank_dir: The bank that ``scripts/build_experts.py`` built.
+            surrogates: The surrogates that ``scripts/augment.py`` wrote.
+            index_dir: The BM25 index over them, which ``scripts/build_index.py`` built.
+            backbone: The frozen model. None means the one that the bank names.
+            k: How many experts act at a time.
+            threshold: The router is asked when the token uncertainty exceeds this many nats.
+            device: The device for a backbone that is loaded by the bank's name for it.
 
         Raises:
-            BankError: If there is no sound bank, it is empty, or of another backbone.
-            IndexFolderError: If the index is missing, damaged, or of other surrogates.
+            BankError: If the bank is missing, damaged or empty, or belongs to another backbone.
+            IndexFolderError: If the index is missing or damaged, or was built over other
+                surrogates.
             ValueError: If a setting is out of range, or the bank and the surrogates do not belong
                 together.
         """
@@ -64,7 +66,9 @@ class DMoE(DMoEDecoder):
         return cls(backbone, Routing(bank, router, UncertaintyTrigger(threshold), k))
 
     def steps(self, question: str, max_new_tokens: int = 32) -> Iterator[Step]:
-        """The tokens of an answer, one by one, with what triggered and which experts acted.
+        """Decode an answer token by token; each step says whether the token triggered routing.
+
+        A step also names the experts that acted.
 
         Raises:
             ValueError: If the question is longer than the backbone can read.
@@ -73,7 +77,7 @@ class DMoE(DMoEDecoder):
         return self.stream([row], max_new_tokens, self.backbone.stop_token_ids)
 
     def ask(self, question: str, max_new_tokens: int = 32) -> str:
-        """The answer to a question: greedy, to a natural stop.
+        """Answer a question by greedy decoding, up to a stop token or ``max_new_tokens``.
 
         Raises:
             ValueError: If the question is longer than the backbone can read.
