@@ -1,16 +1,16 @@
 """Experts on the FFNs of more layers than the final one (DMoE sec. 5.3.1 and Table 3).
 
-Where an expert lies below another layer's attention, the keys and values of the layers above it
-depend on it (eq. 7-9): those that the cache holds are stale as soon as experts are swapped. The
-paper decodes on with the stale cache, and finds that answers get worse.
+If an expert lies below another layer's attention, the keys and values of the layers above it depend
+on it (eq. 7-9). As soon as experts are swapped, the keys and values in the cache are stale. The
+paper goes on decoding with the stale cache, and finds that answers get worse.
 
 Deviation: here the router is asked once, for the question, before the prompt is read, and its
-experts stay for the whole answer. Every key and value is computed under the experts that act, no
-cache is ever stale, and cells of a table differ by the placement alone, not by the damage to the
-cache. With the final layer alone it is therefore DMoE without its trigger, not DMoE itself.
+experts stay for the whole answer. Every key and value is computed with the experts that act, so the
+cache is never stale. The cells of a table then differ only by the placement, and not by damage to
+the cache. With experts on the final layer alone, this method is DMoE without its trigger.
 
-The experts are PRAG's adapters, trained when a question first wants them: a bank holds those of the
-final FFN only.
+The experts are PRAG's adapters, because a bank holds experts of the final FFN only. An adapter is
+trained when a question first needs it.
 """
 
 from __future__ import annotations
@@ -32,18 +32,19 @@ from retrieval.passage import Passage
 
 
 class PlacedMethod(PRAGMethod):
-    """The backbone with the adapters of passages that are routed once, for the question.
+    """The backbone with the adapters of the passages that a router selects for the question.
 
-    Each prediction's details are ``routed``, the passages, and ``routed_gold``, whether a gold one
-    was among them (null without gold ones).
+    The details of each prediction are ``routed``, the ids of the selected passages, and
+    ``routed_gold``, True if a gold passage is among them. It is null for a question without gold
+    passages.
 
     Args:
-        adapters: The passages' adapters, in the layers that have experts.
+        adapters: The passages' adapters, on the layers that have experts.
         router: Selects passages for the question.
-        passages: Of the router's choice, by id.
-        k: So many of them.
-        max_query_tokens: A question's last so many tokens are the query.
-        max_new_tokens: At most so many tokens are decoded.
+        passages: The passages that the router selects from, by id.
+        k: How many passages the router selects.
+        max_query_tokens: The query is the question's last tokens, at most this many.
+        max_new_tokens: The most tokens that are decoded.
 
     Raises:
         ValueError: If a number is not positive.
@@ -67,7 +68,14 @@ class PlacedMethod(PRAGMethod):
         self.uses_passages = router.uses_passages  # type: ignore[misc]
 
     def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
-        """See `AnsweringMethod.answer`."""
+        """Answer a batch of questions, as in `AnsweringMethod.answer`, with routed adapters.
+
+        Args:
+            inputs: N questions with their passages.
+
+        Returns:
+            N predictions, in the order of the inputs. None of them depends on the others.
+        """
         hits = self._router.route([self._request(input) for input in inputs], self._k)
         ids = [[hit.passage_id for hit in each] for each in hits]
         chosen = [Selection.uniform([self._passages[id] for id in each]) for each in ids]
@@ -81,7 +89,7 @@ class PlacedMethod(PRAGMethod):
         ]
 
     def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """See `PRAGMethod.measure`; and ``routed_gold``, as DMoE has it, in percent."""
+        """Measure what `PRAGMethod.measure` does, and ``routed_gold`` in percent, as for DMoE."""
         found = gold_metrics([each.details for each in predictions])
         return super().measure(predictions) | found
 
@@ -104,20 +112,22 @@ def load_placed(
     rag: bool = False,
     **settings: Any,
 ) -> PlacedMethod:
-    """The method, from plain settings.
+    """Make the method from plain settings.
 
     Args:
         backbone: The frozen model.
-        placement: Share of the layers that have experts, the final ones; 0: the final one alone.
-        router: Makes the router, given the ids of the passages that have something to train on.
-        passages: The corpus.
-        augmentation: See `open_adapters`, as the next four.
-        formats: The same.
-        expert: The same.
-        recipe: The same.
-        cache_dir: The same.
-        rag: Must be false: experts are compared without passages in the prompt.
-        **settings: See `PlacedMethod`.
+        placement: The share of the layers that have experts, counted from the final one. 0 means
+            the final layer alone.
+        router: A function that makes the router, given the ids of the passages that have something
+            to train on.
+        passages: The corpus, by passage id.
+        augmentation: What the adapters are trained on, as in `open_adapters`.
+        formats: The formats of the instances, as in `open_adapters`.
+        expert: The adapters' settings, as in `open_adapters`.
+        recipe: The training's settings, as in `open_adapters`.
+        cache_dir: The folder of the adapters, as in `open_adapters`.
+        rag: Must be false, because experts are compared without passages in the prompt.
+        **settings: The further arguments of `PlacedMethod`.
 
     Raises:
         ValueError: If a setting is out of range, or the augmentations are malformed.
@@ -125,7 +135,8 @@ def load_placed(
     """
     if rag:
         raise ValueError(
-            "method=placed has no passages in the prompt, got rag=true; use method=prag for both"
+            "method=placed has no passages in the prompt, got rag=true; use method=prag for "
+            "adapters and passages together"
         )
     adapters = open_adapters(backbone, augmentation, formats, expert, recipe, cache_dir, placement)
     lessons = lessons_from_augmentation(augmentation, passages)

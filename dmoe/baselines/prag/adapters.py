@@ -1,8 +1,9 @@
-"""The adapters of passages: trained when they are first wanted, and kept on disk.
+"""The adapters of passages: each is trained when it is first needed, and kept on disk.
 
-Only the passages that questions retrieve ever get one. A table of a few hundred questions needs no
-more, and an adapter for every passage of a corpus would take megabytes each. An adapter is one
-safetensors file, which is written as a whole, and which is known when it is damaged.
+Only passages that a question retrieves get an adapter. A table of a few hundred questions needs no
+more, and an adapter takes megabytes, so that adapters of a whole corpus would need much space. Each
+adapter is one safetensors file. It is written atomically, and damage to it is noticed when it is
+read.
 """
 
 from __future__ import annotations
@@ -34,32 +35,32 @@ log = logging.getLogger(__name__)
 
 
 class NoAugmentationError(ValueError):
-    """A passage that has no adapter, because nothing is there to train it on."""
+    """A passage has no adapter, because it was not augmented and there is nothing to train on."""
 
 
 class PassageAdapters:
-    """One adapter a passage, on the FFNs of some layers.
+    """One adapter for each passage, on the FFNs of some layers.
 
-    A file's name is the hash of all that decides what is in it: the passage, its instances token by
-    token, the layers, the settings, the recipe, and the backbone with its dtype. So nothing that
-    was made otherwise is ever used, and a passage's id, which may be any text, is no part of a
-    path.
+    The name of an adapter's file is a hash of everything that decides what the file holds: the
+    passage, the tokens of its instances, the layers, the settings, the recipe, and the backbone
+    with its dtype. So an adapter that was made in another way is never used. The passage's id is
+    not part of the path, because it may be any text.
 
     Args:
-        ffns: Of the frozen backbone, in the layers that have adapters.
-        augmentation: JSON lines that ``scripts/augment.py`` wrote; see
-            `dmoe.training.lessons.lessons_from_augmentation`.
-        formats: Of the instances; see `dmoe.training.lessons.Lesson.instances`.
-        spec: Rank, alpha and projections.
+        ffns: The FFNs of the frozen backbone, in the layers that have adapters.
+        augmentation: JSON lines that ``scripts/augment.py`` wrote, in the form that
+            `dmoe.training.lessons.lessons_from_augmentation` describes.
+        formats: The formats of the instances, as in `dmoe.training.lessons.Lesson.instances`.
+        spec: The adapters' rank, alpha and projections.
         recipe: The training's settings.
-        cache_dir: Folder of the adapters; made when missing.
+        cache_dir: The folder of the adapters. It is made if it is missing.
 
     Attributes:
-        ffns: The same.
+        ffns: The FFNs that have adapters.
         trained: How many adapters were trained.
-        read: How many were read, those of one passage again each time.
-        without: Ids of the passages whose augmentation gives no instances: they have no adapter.
-        seconds: That training took.
+        read: How often an adapter was read from disk.
+        without: The ids of passages whose augmentations give no instances. They have no adapters.
+        seconds: How many seconds training took.
 
     Raises:
         DataError: If the augmentations are malformed.
@@ -77,7 +78,7 @@ class PassageAdapters:
         cache_dir: str | Path,
     ) -> None:
         check_formats(formats)
-        ffns.initial(spec, recipe.seed)  # raises where an FFN lacks a target
+        ffns.initial(spec, recipe.seed)  # raises an error if an FFN lacks a target
         self.ffns, self._formats, self._spec, self._recipe = ffns, list(formats), spec, recipe
         self._source, self._folder = augmentation, Path(cache_dir).expanduser()
         self._augmentations = {one.passage_id: one for _, one in read_augmentations(augmentation)}
@@ -86,16 +87,20 @@ class PassageAdapters:
 
     @property
     def scaling(self) -> float:
-        """LoRA's ``alpha / rank``."""
+        """LoRA's factor ``alpha / rank``."""
         return self._spec.scaling
 
     def load(self, passages: Sequence[Passage]) -> dict[str, Expert]:
-        """The adapters of some passages, by id; trained where there is none.
+        """Load the adapters of some passages; those that are not there yet are trained.
 
-        Those without any instance are left out, and damaged files replaced, both with a warning.
+        A passage without instances is left out with a warning. A damaged file is replaced with a
+        warning.
+
+        Returns:
+            The adapters, by passage id.
 
         Raises:
-            NoAugmentationError: Naming a passage that was not augmented.
+            NoAugmentationError: If a passage was not augmented; the message names it.
             ExpertError: If a training diverged.
         """
         found: dict[str, Expert] = {}
@@ -159,19 +164,20 @@ class PassageAdapters:
         return self._folder / key[:2] / f"{key}.safetensors"
 
 
-_SHA256 = "sha256"  # of the tensors, in the file's metadata: safetensors has no checksum itself
+# The metadata key of the tensors' hash; safetensors files have no checksums of their own.
+_SHA256 = "sha256"
 
 
 class DamagedAdapterError(ValueError):
-    """A file that is no longer what was written."""
+    """The file of an adapter is not what was written."""
 
 
 def write_adapter(path: Path, adapter: Mapping[str, Tensor]) -> None:
-    """Write an adapter; a reader sees all of it or nothing.
+    """Write an adapter atomically: a reader sees the whole file or none.
 
     Args:
-        path: The file; its folder is made when missing.
-        adapter: Tensors on the CPU.
+        path: The file. Its folder is made if it is missing.
+        adapter: The adapter's tensors, on the CPU.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = {name: tensor.contiguous() for name, tensor in adapter.items()}
@@ -179,11 +185,11 @@ def write_adapter(path: Path, adapter: Mapping[str, Tensor]) -> None:
 
 
 def read_adapter(path: Path) -> Expert:
-    """Read what `write_adapter` wrote.
+    """Read an adapter that `write_adapter` wrote.
 
     Raises:
-        FileNotFoundError: If there is none.
-        DamagedAdapterError: If it is something else.
+        FileNotFoundError: If there is no such file.
+        DamagedAdapterError: If the file is not what was written.
     """
     try:
         with safe_open(path, framework="pt") as file:
