@@ -136,7 +136,7 @@ def test_what_is_refused_is_missing_for_its_passage_alone(tmp_path, caplog):
     assert found[1].problems == ("0 of 3 pairs: too long", "no rewrite: too long")
     assert (found[1].refusal, found[1].answers) == ("too long", 0)
     assert all(each.problems == () and not each.refusal for each in found if each is not found[1])
-    assert "refused about 1 of 5 passages, such as 'p1': too long" in caplog.text
+    assert "refused requests about 1 of 5 passages, such as 'p1': too long" in caplog.text
     report = QualityReport()
     list(report.watch(found))
     assert report.metrics()["refused"] == 20
@@ -146,7 +146,7 @@ def test_what_is_refused_is_missing_for_its_passage_alone(tmp_path, caplog):
 
 
 def test_a_writer_that_refuses_everything_is_an_error(tmp_path):
-    with pytest.raises(WriterError, match=r"all was refused .* 5 passages: too long; check aug"):
+    with pytest.raises(WriterError, match=r"all requests about 5 passages: too long; check"):
         list(make_augmenter(Scripted(refuse("")), tmp_path).augment(PASSAGES))
     found = make_augmenter(Scripted(refuse("number 0 ")), tmp_path, chunk=1).augment(PASSAGES)
     assert [bool(each.refusal) for each in found] == [True, False, False, False, False]

@@ -178,10 +178,10 @@ def test_a_rewrite_is_read_without_what_is_not_part_of_it(text):
         (" ".join(f"word{i}" for i in range(60)), r"words, got 60"),
         (
             "That quick brown fox jumps over lazy dogs which play violins.",
-            r"about the same, got 0%",
+            r"token F1 with the passage is 0%",
         ),
-        (PASSAGE.text, r"expected another text about the same, got 100%"),
-        (PASSAGE.text.lower().rstrip("."), r"expected another text"),
+        (PASSAGE.text, r"expected the passage in other words, .* is 100%"),
+        (PASSAGE.text.lower().rstrip("."), r"expected the passage in other words"),
     ],
 )
 def test_what_is_no_rewrite_is_refused(text, message):
