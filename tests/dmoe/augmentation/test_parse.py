@@ -1,4 +1,4 @@
-"""Reading what small models answer: repaired where that is safe, refused where it is not."""
+"""Parsing of small models' answers: they are repaired if that is safe, and refused otherwise."""
 
 from __future__ import annotations
 
@@ -140,9 +140,9 @@ def test_pairs_whose_answer_stands_in_the_passage_come_first():
 def test_unusable_pairs_are_left_out():
     long = "word " * 30
     text = (
-        "Q: Where was she born\nA: Lisbon\n"  # gets its question mark
-        "Q: Where was she born?\nA: Porto\n"  # asked before
-        "Q: Who designed it?\nA: Corvalho\n"  # the prompt's own
+        "Q: Where was she born\nA: Lisbon\n"  # the question mark is added
+        "Q: Where was she born?\nA: Porto\n"  # the same question was asked before
+        "Q: Who designed it?\nA: Corvalho\n"  # the question is an example of the prompt
         f"Q: Long?\nA: {long}\n"
         "Q: Same?\nA: same\n"
         "Q: Nothing?\nA: ...\n"
@@ -261,7 +261,7 @@ def test_spans_come_from_different_sentences_first():
         "12 May 1874. Later 23,410 people came."
     )
     assert [span.text for span in answer_spans(text)] == [
-        "Ines Corvalho",  # how to ask for these can be told
+        "Ines Corvalho",  # from here on, spans with a question word
         "23,410",
         "Marvick",
         "12 May 1874",
@@ -323,7 +323,7 @@ def test_a_sentence_begins_anew_with_its_when_or_where():
     assert fronted("He moved to Spain and lived in the Old Town of Porto.") == (
         "In the Old Town of Porto,"
     )
-    assert fronted("In 1874 it was opened.") == ""  # it begins so already
+    assert fronted("In 1874 it was opened.") == ""  # the sentence begins with it already
     assert fronted("in 1874 it was opened.") == ""
     assert fronted("It rained.") == ""
 
