@@ -88,7 +88,7 @@ def initial_expert(
     """Draw an untrained expert, whose output is zero because B is zero.
 
     A is drawn as PEFT draws it, by ``kaiming_uniform_(a=sqrt(5))``, which is uniform within
-    ``±1 / sqrt(I)``. Each expert has a random generator of its own. So a passage's expert depends
+    ``±1 / sqrt(I)``. Each expert has its own random generator. So a passage's expert depends
     neither on the experts that are trained at the same time, nor on their order, nor on the device.
 
     Args:

@@ -108,7 +108,7 @@ class _Forest:
         self._wanted.append({})
 
     def _add(self, instance: Encoded) -> _Place:
-        inputs = instance.ids[:-1]  # the last token is only ever predicted
+        inputs = instance.ids[:-1]  # the last token is never read
         if len(inputs) > self._limit:
             raise ValueError(
                 f"an instance has {len(inputs)} tokens, more than the {self._limit} that are "

@@ -30,7 +30,7 @@ def typed_settings(config: DictConfig) -> tuple[ExpertSpec, Recipe, Limits]:
 
     spec, recipe = ExpertSpec(**values("expert")), Recipe(**values("recipe"))
     limits = Limits(**values("limits"))
-    if recipe.max_tokens - 1 > limits.trunk_tokens:  # the last token is only ever predicted
+    if recipe.max_tokens - 1 > limits.trunk_tokens:  # the last token is never read
         raise ValueError(
             f"expected limits.trunk_tokens of {recipe.max_tokens - 1} or more, which an instance "
             f"of recipe.max_tokens={recipe.max_tokens} may need, got {limits.trunk_tokens}; set "

@@ -16,7 +16,7 @@ from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import Encoded, label_loss, pad_instances
 
 
-@torch.inference_mode(False)  # the first use of an adapter is in the middle of an answer
+@torch.inference_mode(False)  # an adapter may be trained while a question is answered
 @torch.enable_grad()
 def train_adapter(
     ffns: LayerFFNs, instances: Sequence[Encoded], spec: ExpertSpec, recipe: Recipe
