@@ -148,5 +148,5 @@ def test_a_longest_instance_must_fit_before_anything_is_built():
         return OmegaConf.create({"expert": {}, **settings})
 
     typed_settings(config(101))
-    with pytest.raises(ValueError, match=r"limits\.trunk_tokens of 101 or more.*, got 100; set it"):
+    with pytest.raises(ValueError, match=r"limits\.trunk_tokens of 101 or more.*, got 100; set"):
         typed_settings(config(102))
