@@ -1,4 +1,4 @@
-"""DMoE: every passage has a trained LoRA expert, routed to while decoding."""
+"""DMoE: every passage has a trained LoRA expert, and decoding routes to the experts it needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DMoE among the other answering methods (sec. 3.2)."""
+"""DMoE as one of the answering methods (sec. 3.2)."""
 
 from __future__ import annotations
 
@@ -29,26 +29,32 @@ CONTROLS = (None, "noise")
 class DMoEMethod(AnsweringMethod):
     """The frozen backbone with experts routed where it is uncertain (DMoE eq. 1 and 4-6).
 
-    The answer's likelihood is that of the same model: its tokens are given instead of chosen, and
-    each may trigger (`Session.score`).
+    The likelihood of the right answer comes from the same decoding procedure. Its tokens are given
+    instead of chosen, and each of them may trigger routing (`Session.score`).
 
-    Each prediction's details are ``tokens`` decoded; ``triggers`` among them; each token's
-    ``uncertainty``, nats, before anything was routed there; ``routed``, the passages of each
-    trigger by position; and ``routed_gold``, whether a gold passage was among them (null without
-    gold ones). Where the evaluation gives no passages, its ``passage_ids`` are those that were
-    routed, each of weight 1 (eq. 6).
+    The details of each prediction are:
+
+    - ``tokens``, the number of decoded tokens;
+    - ``triggers``, the number of tokens that triggered routing;
+    - ``uncertainty``, a value in nats for each token, taken before routing at that token;
+    - ``routed``, the position of each trigger with the passages that it routed to;
+    - ``routed_gold``, True if a gold passage was among these. It is null for a question without
+      gold passages.
+
+    If the evaluation gives no passages, the prediction's ``passage_ids`` are the passages that
+    were routed to, each with weight 1 (eq. 6).
 
     Args:
         backbone: The frozen model.
         source: The experts.
-        router: Makes the router, given the experts.
+        router: A function that makes the router, given the experts.
         trigger: Decides at which tokens the router is asked.
         experts: How many experts act at a time.
         max_query_tokens: A routing query's last so many tokens are kept.
         rag: Whether the passages also stand in the prompt.
-        max_new_tokens: At most so many tokens are decoded.
-        bank: Where the experts come from; None: from no bank, and nothing is known of what they
-            were made of.
+        max_new_tokens: The most tokens that are decoded.
+        bank: The bank that the experts come from. None means that there is no bank; then the
+            passages cannot be checked against the texts that the experts were made of.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -94,7 +100,7 @@ class DMoEMethod(AnsweringMethod):
         """Check that the experts were made of the texts that these passages have.
 
         Raises:
-            BankError: If one was made of another text than its passage has.
+            BankError: If an expert was made of another text.
         """
         if self._bank is not None:
             self._bank.check_passages(passages)
@@ -124,19 +130,20 @@ def load_dmoe(
     seed: int = 0,
     **settings: Any,
 ) -> DMoEMethod:
-    """The method over a bank on disk.
+    """Open a bank on disk, and make the method that answers with its experts.
 
     Args:
-        backbone: The frozen model, the one that the experts were trained for.
+        backbone: The frozen model that the experts were trained for.
         bank_dir: The bank's folder.
-        control: "noise": noise of the same norm in the place of each expert. None: the experts.
-            (Random experts are ``router=random``, none at all ``trigger=never``.)
-        fraction: Share of the experts that there are, drawn at random (DMoE Table 9).
-        seed: Of the draw, and of the noise.
-        **settings: See `DMoEMethod`.
+        control: None uses the experts. "noise" replaces each expert with noise of the same norm.
+            Two other controls have settings of their own: ``router=random`` routes to random
+            experts, and ``trigger=never`` uses none.
+        fraction: The share of the experts that is kept, drawn at random (DMoE Table 9).
+        seed: The seed of this draw, and of the noise.
+        **settings: The further arguments of `DMoEMethod`.
 
     Raises:
-        BankError: If there is no sound bank, it is empty, or of another backbone.
+        BankError: If the bank is missing, damaged or empty, or belongs to another backbone.
         ValueError: If the control is unknown, or a setting is out of range.
     """
     if control not in CONTROLS:

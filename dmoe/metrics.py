@@ -7,27 +7,41 @@ from typing import Any
 
 
 def routing_metrics(details: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """How often routing took place, over the details of an evaluation's predictions.
+    """Measure how often routing took place in an evaluation.
+
+    Args:
+        details: The details of the evaluation's predictions.
 
     Returns:
-        In percent: those of `trigger_metrics`, and ``routed_gold``, of the questions with gold
-        passages those that one of them was routed for (left out where no question has any).
+        The metrics of `trigger_metrics` and `gold_metrics`, in percent.
     """
     return trigger_metrics(details) | gold_metrics(details)
 
 
 def gold_metrics(details: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """``routed_gold`` of `routing_metrics`, in percent; nothing where no question has gold ones."""
+    """Measure how often routing found a gold passage.
+
+    Args:
+        details: The details of the evaluation's predictions.
+
+    Returns:
+        ``routed_gold``, in percent: among the questions that have gold passages, the share for
+        which one of these was routed to. Empty if no question has gold passages.
+    """
     gold = [row["routed_gold"] for row in details if row["routed_gold"] is not None]
     return {"routed_gold": 100 * sum(gold) / len(gold)} if gold else {}
 
 
 def trigger_metrics(details: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """How often something triggered, over the details of an evaluation's predictions.
+    """Measure how often decoding triggered a search for passages.
+
+    Args:
+        details: The details of the evaluation's predictions.
 
     Returns:
-        In percent: ``trigger_rate``, triggers of all decoded tokens; ``triggered_questions``, those
-        with a trigger at least. Nothing without predictions.
+        Two shares in percent: ``trigger_rate``, the triggers among all decoded tokens, and
+        ``triggered_questions``, the questions with at least one trigger. Empty if there are no
+        predictions.
     """
     if not details:
         return {}

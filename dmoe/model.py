@@ -1,4 +1,4 @@
-"""DMoE as users hold it: open a bank, and ask.
+"""DMoE's interface for users: open a bank, and ask it questions.
 
 >>> dmoe = DMoE.from_bank("BANK", "AUG/surrogates.jsonl", "INDEX", experts=1)
 >>> dmoe.ask("Where was Tova Blick born?")
@@ -25,7 +25,7 @@ from retrieval.corpus.corpus import Corpus
 
 
 class DMoE(DMoEDecoder):
-    """A decoder over a bank on disk that is asked questions."""
+    """A decoder that answers questions with the experts of a bank on disk."""
 
     @classmethod
     def from_bank(
@@ -38,7 +38,7 @@ class DMoE(DMoEDecoder):
         threshold: float = 2.0,
         device: str = "cpu",
     ) -> DMoE:
-        """Open what the scripts made: experts, and the BM25 router over their surrogates.
+        """Open what the scripts made: the experts, and the BM25 router over their surrogates.
 
         Args:
             bank_dir: The bank, of ``scripts/build_experts.py``.
@@ -50,8 +50,9 @@ class DMoE(DMoEDecoder):
             device: Where a backbone of the bank's name is loaded.
 
         Raises:
-            BankError: If there is no sound bank, it is empty, or of another backbone.
-            IndexFolderError: If the index is missing, damaged, or of other surrogates.
+            BankError: If the bank is missing, damaged or empty, or belongs to another backbone.
+            IndexFolderError: If the index is missing or damaged, or was built over other
+                surrogates.
             ValueError: If a setting is out of range, or the bank and the surrogates do not belong
                 together.
         """
@@ -64,7 +65,9 @@ class DMoE(DMoEDecoder):
         return cls(backbone, Routing(bank, router, UncertaintyTrigger(threshold), experts))
 
     def steps(self, question: str, max_new_tokens: int = 32) -> Iterator[Step]:
-        """The tokens of an answer, one by one, with what triggered and which experts acted.
+        """Decode an answer token by token; each step says whether the token triggered routing.
+
+        A step also names the experts that acted.
 
         Raises:
             ValueError: If the question is longer than the backbone can read.
@@ -73,7 +76,7 @@ class DMoE(DMoEDecoder):
         return self.stream([row], max_new_tokens, self.backbone.stop_token_ids)
 
     def ask(self, question: str, max_new_tokens: int = 32) -> str:
-        """The answer to a question: greedy, to a natural stop.
+        """Answer a question by greedy decoding, up to a stop token or ``max_new_tokens``.
 
         Raises:
             ValueError: If the question is longer than the backbone can read.

@@ -6,10 +6,10 @@
 Commands:
   info         say what the experts are, and how many
   list         write the id and the passage's hash of every expert, as JSON lines
-  verify       check every byte that counts; exit code 2 if one is damaged
-  compact      pack small and holey shards anew, delete what is not used
+  verify       check the files' checksums; exit code 2 if something is damaged
+  compact      repack small and holey shards, and delete unused files
   merge        copy the experts of other banks into this one
-  remove       remove experts; `compact` frees their room
+  remove       remove experts; `compact` frees their space
   export       copy the bank, packed and checked, into a new folder
   push         upload the bank to the Hugging Face hub
   export-peft  write an expert as a PEFT adapter

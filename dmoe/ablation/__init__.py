@@ -1,1 +1,1 @@
-"""The ablations of DMoE's paper: the key of a result, and the report."""
+"""Parts of the ablations of DMoE's paper: the key that names a result, and the report."""

@@ -1,4 +1,4 @@
-"""What names a result of an ablation: a hash of the settings that decide it."""
+"""The key that names a result of an ablation: a hash of the settings that decide the result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from plumbing.storage import hashing
 from plumbing.storage.files import sha256_of
 
 # Settings that name files or folders whose content decides a result. A bank (bank.dir) and an index
-# (retriever.index_dir) are not among them: both are large, and an ablation may add to a bank.
+# (retriever.index_dir) are left out because they are large, and an ablation may add to a bank.
 _FILES = (
     *("data.dir", "data.passages_path", "corpus.path", "router.corpus.path", "augmenter.path"),
     *("backbone.name", "backbone.adapter"),
@@ -20,20 +20,21 @@ _FILES = (
 
 
 def digest(config: DictConfig, keys: Iterable[str]) -> str:
-    """Hash of some settings, and of the content of the files that they name.
+    """Hash some settings, and the content of the files that they name.
 
-    The settings count as written: the run folder and caches that they refer to may move. A file
-    counts by what is in it, so that nothing made from it is used again when it has been edited.
+    The settings are hashed as written, without resolving references, so that the run folder and
+    caches may move. The files are hashed by content, so that results made from a file are not used
+    again after it has been edited.
 
     Args:
         config: A composed configuration, or a part of one.
-        keys: The top-level keys of those settings.
+        keys: The top-level keys of the settings.
 
     Returns:
         16 hexadecimal digits.
 
     Raises:
-        OSError: If a file that is named cannot be read.
+        OSError: If a file that a setting names cannot be read.
     """
     chosen = list(keys)
     values = OmegaConf.to_container(OmegaConf.masked_copy(config, chosen), resolve=False)
@@ -43,11 +44,11 @@ def digest(config: DictConfig, keys: Iterable[str]) -> str:
 
 
 def _content(config: DictConfig, key: str) -> dict[str, str]:
-    """Checksums by name of the file that a setting names, or of all files of the folder."""
+    """Checksums, by file name, of the file or of all files in the folder that a setting names."""
     value = OmegaConf.select(config, key)
     path = Path(value).expanduser() if isinstance(value, str) and value else None
     if path is None or not path.exists():
-        return {}  # a name on the hub, or a file whose absence others will report
+        return {}  # the value is a name on the hub, or a missing file that others will report
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     return {str(file.relative_to(path)): _checksum(file) for file in files}
 
@@ -59,5 +60,5 @@ def _checksum(file: Path) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _checksum_of(file: Path, size: int, mtime_ns: int) -> str:
-    """Read once as long as size and time stay the same: cells ask for the same files."""
+    """Hash a file once for as long as its size and time stay the same; cells share files."""
     return sha256_of(file)

@@ -1,4 +1,4 @@
-"""What an ablation found: its table, its figure, and their data."""
+"""The report of an ablation: its table, its figure, and their data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qa.metrics import paired_difference
 from qa.tables.side_by_side import SECONDS, TRIGGER_RATE, Evaluated, plot, table
 from qa.tables.tables import SCORES
 
-# metric → heading, decimals; the column stands where a cell has the metric
+# metric → heading, decimals; a column appears if any cell has its metric
 _COLUMNS = {
     **SCORES,
     **{"f1_difference": ("F1 − first", 1), "nll_difference": ("nll − first", 2)},
@@ -31,7 +31,7 @@ class Row(Evaluated):
     """A cell that has been evaluated.
 
     Attributes:
-        predictions: The file of its predictions.
+        predictions: The file of the cell's predictions.
     """
 
     predictions: Path
@@ -40,14 +40,14 @@ class Row(Evaluated):
 def write_report(rows: Sequence[Row], folder: Path) -> dict[str, float]:
     """Write ``results.csv``, ``table.md``, ``figure.png`` and ``metrics.json``.
 
+    To the metrics of each cell, the `differences` from the first cell are added.
+
     Args:
-        rows: All cells. Beside the metrics of each, ``f1_difference`` (points) and
-            ``nll_difference`` (nats) are what it has more than the first, question by question,
-            with their 95 % intervals.
-        folder: Where they go.
+        rows: All cells.
+        folder: The folder of the files.
 
     Returns:
-        All metrics, ``<label>/…/<metric>``.
+        All metrics, with keys of the form ``<label>/…/<metric>``.
     """
     rows = [Row(r.labels, r.metrics | differences(r, rows[0]), r.predictions) for r in rows]
     (folder / "results.csv").write_text(_csv(rows), encoding="utf-8")
@@ -63,7 +63,12 @@ def write_report(rows: Sequence[Row], folder: Path) -> dict[str, float]:
 
 
 def differences(row: Row, first: Row) -> dict[str, float]:
-    """A cell's scores less those of the first, paired by question, with 95 % intervals."""
+    """Compare a cell's scores with those of the first cell, question by question.
+
+    Returns:
+        ``f1_difference`` (points) and ``nll_difference`` (nats): the cell's mean minus the mean of
+        the first, each with its 95 % interval (``…_low`` and ``…_high``). Empty for the first cell.
+    """
     found: dict[str, float] = {}
     if row is not first:
         for name in _COMPARED:

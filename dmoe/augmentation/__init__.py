@@ -1,4 +1,4 @@
-"""What an expert is trained on, written from the passage's own text (DMoE sec. 4.3)."""
+"""Augmentation: writes what an expert is trained on, from its passage's text (DMoE sec. 4.3)."""
 
 from __future__ import annotations
 

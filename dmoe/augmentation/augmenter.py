@@ -1,8 +1,9 @@
-"""Augmentation by a language model: asked, read, and asked again a bounded number of times.
+"""Augmentation by a language model, which is asked a bounded number of times for each passage.
 
-Every answer goes into a cache at once, under all that made it (model, messages with the passage,
-attempt): a run that was stopped goes on where it was, and a better reader of answers reads the old
-ones again. What the writer refuses is not kept, so that a run with another limit asks again.
+Every answer goes into a cache at once. Its key holds everything that decides the answer: the model,
+the messages with the passage, and the attempt. So a run that was stopped goes on where it was, and
+improved parsing can read the old answers again. Refusals of the writer are not kept, so that a run
+with another limit asks again.
 """
 
 from __future__ import annotations
@@ -27,24 +28,29 @@ from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
 
-_HOPELESS = 64  # passages: if all is refused about so many, it is not owed to the passages
+# If the writer refuses everything about this many passages, the fault does not lie with them.
+_HOPELESS = 64  # passages
 
 
 @dataclass
 class _Draft:
-    """A passage's augmentation as far as it has come."""
+    """The augmentation of a passage, as far as it has come."""
 
     passage: Passage
     pairs: list[tuple[str, str]] = field(default_factory=list)
     doubted: list[tuple[str, str]] = field(default_factory=list)
     rewrite: str | None = None
-    no_pairs: str = ""  # why there are too few
-    no_rewrite: str = ""  # why there is none
+    no_pairs: str = ""  # why there are too few pairs
+    no_rewrite: str = ""  # why there is no rewrite
     refusal: str = ""
     answers: int = 0
 
     def take(self, replies: Sequence[str | WriterError]) -> tuple[list[str], str]:
-        """Count answers; returns them, "" for a refused one, and why there is nothing to read."""
+        """Count the answers among some replies.
+
+        Returns:
+            The answers, "" for a refused one, and the reason if they are empty or refused, else "".
+        """
         refusals = [str(reply) for reply in replies if isinstance(reply, WriterError)]
         texts = ["" if isinstance(reply, WriterError) else reply for reply in replies]
         self.answers += len(texts) - len(refusals)
@@ -67,12 +73,12 @@ class ModelAugmenter:
 
     Args:
         writer: The language model.
-        prompts: "paper" or "small"; see `dmoe.augmentation.tasks`.
-        cache_dir: Folder of the answers; one file for all writers and prompts.
-        max_attempts: How often each prompt is tried; the first answer is the most likely one. What
-            is missing then is reported and left out. Pairs of several attempts are joined; those in
-            doubt fill up what lacks.
-        chunk: Passages that are worked on at a time.
+        prompts: "paper" or "small", the names of the tasks in `dmoe.augmentation.tasks`.
+        cache_dir: The folder of the cached answers. One file serves all writers and prompts.
+        max_attempts: How often each prompt is tried at most. The first attempt asks for the most
+            likely answer. Pairs of several attempts are joined. If they are too few, pairs that the
+            model did not confirm are added. What is still missing in the end is reported.
+        chunk: How many passages are worked on at a time.
 
     Raises:
         ValueError: If a number is not positive, or the prompts are unknown.
@@ -95,14 +101,14 @@ class ModelAugmenter:
         self._cache = EntryLog(Path(cache_dir).expanduser() / "answers.log")
         self._max_attempts = max_attempts
         self._chunk = chunk
-        self._refused: dict[str, RefusedError] = {}  # of the passages that are worked on
+        self._refused: dict[str, RefusedError] = {}  # for the passages of the present chunk
 
     def augment(self, passages: Mapping[str, Passage]) -> Iterator[Augmented]:
-        """See `Augmenter.augment`: one for every passage, in their order.
+        """Augment every passage, in their order.
 
         Raises:
-            WriterError: If the writer cannot answer at all, or refuses everything; what it has
-                answered is kept.
+            WriterError: If the writer cannot answer at all, or refuses everything. Its answers so
+                far are kept in the cache.
         """
         ids, done, watch = iter(passages), 0, Stopwatch()
         answers, refused = 0, 0
@@ -130,7 +136,7 @@ class ModelAugmenter:
         return [draft.done() for draft in drafts]
 
     def _ask_pairs(self, drafts: Sequence[_Draft], attempt: int) -> None:
-        """Ask once for the pairs that some drafts lack; those of several attempts are joined."""
+        """Ask once for the pairs that some drafts lack, and add them to those of other attempts."""
         task = self._tasks.pairs
         found = []
         answers = self._answers(drafts, [task.ask(draft.passage, attempt) for draft in drafts])
@@ -149,7 +155,7 @@ class ModelAugmenter:
             draft.doubted += [pair for pair in pairs if pair not in sure]
 
     def _ask_rewrites(self, drafts: Sequence[_Draft], attempt: int) -> None:
-        """Ask once for the rewrites that some drafts lack."""
+        """Ask once for the rewrites that some drafts do not have yet."""
         task = self._tasks.rewrite
         answers = self._answers(drafts, [task.ask(draft.passage, attempt) for draft in drafts])
         for draft, (texts, why) in zip(drafts, answers, strict=True):
@@ -161,12 +167,15 @@ class ModelAugmenter:
     def _answers(
         self, drafts: Sequence[_Draft], requests: Sequence[Sequence[WritingRequest]]
     ) -> Iterator[tuple[list[str], str]]:
-        """The answers to each draft's requests, and why they are empty; see `_Draft.take`.
+        """Get the answers to each draft's requests from the cache or from the writer.
 
-        They are from the cache or from the writer. What was refused is not asked again.
+        Requests that were refused before are not made again.
+
+        Yields:
+            What `_Draft.take` returns: the answers, and the reason if they are empty.
 
         Raises:
-            WriterError: Naming a passage, if the writer cannot answer at all.
+            WriterError: If the writer cannot answer at all; the message names a passage.
         """
         wanted = {
             self._key(request): _Wanted(request, draft.passage.id)
@@ -184,15 +193,20 @@ class ModelAugmenter:
             yield draft.take([known[self._key(request)] for request in each])
 
     def _written(self, wanted: Mapping[str, _Wanted]) -> dict[str, str | WriterError]:
-        """What the writer answers, all of it in the cache, and what it refuses."""
+        """Let the writer answer requests, and put its answers into the cache.
+
+        Returns:
+            An answer or a refusal for each key.
+        """
         written: dict[str, str | WriterError] = {}
-        # Of near-equal length, so that little is padded; the longest first: memory fails at once.
+        # Requests of a batch have similar lengths, so that little is padded. The longest come
+        # first, so that memory runs out at the beginning or not at all.
         order = sorted(wanted, key=lambda key: -_length(wanted[key].request))
         for start in range(0, len(order), self._writer.batch_size):
             batch = order[start : start + self._writer.batch_size]
             replies = self._writer.write([wanted[key].request for key in batch])
             entries = dict(zip(batch, replies, strict=True))
-            # First of all: what came is kept, whatever did not.
+            # The answers that came are stored first, whatever happened to the other requests.
             self._cache.append((key, text) for key, text in entries.items() if type(text) is str)
             for key, reply in entries.items():
                 if isinstance(reply, RefusedError):
@@ -214,11 +228,11 @@ class ModelAugmenter:
 
 
 def _refusals(found: Sequence[Augmented]) -> list[str]:
-    """Why something was refused, of each passage about which it was; one of them is logged."""
+    """List a reason for each passage about which a request was refused, and log the first."""
     refused = [each for each in found if each.refusal]
     if refused:
         log.warning(
-            "something was refused about %d of %d passages, such as %r: %s",
+            "the writer refused requests about %d of %d passages, such as %r: %s",
             *(len(refused), len(found), refused[0].lesson.passage.id, refused[0].refusal),
         )
     return [each.refusal for each in refused]

@@ -1,6 +1,7 @@
-"""Any OpenAI-compatible endpoint as a writer: ``POST <url>/chat/completions``.
+"""A writer that asks an OpenAI-compatible endpoint: ``POST <url>/chat/completions``.
 
-Servers of open models (vLLM, llama.cpp, Ollama) speak it as well. The standard library is enough.
+Servers of open models (vLLM, llama.cpp, Ollama) have such endpoints as well. The requests are made
+with the standard library alone.
 """
 
 from __future__ import annotations
@@ -19,31 +20,33 @@ from dmoe.augmentation.writer import RefusedError, WriterError, WritingRequest
 from plumbing.mounts import SettingValueError
 from plumbing.settings import typed
 
-_AGAIN = {408, 409, 429, 500, 502, 503, 504}  # worth another try: busy, or too slow
-_REFUSED = {400, 413, 422}  # this one request: it is too long, or the endpoint dislikes its content
+# HTTP codes of an endpoint that is busy or too slow: the request is sent again.
+_AGAIN = {408, 409, 429, 500, 502, 503, 504}
+# HTTP codes of a single bad request, which is too long or has content that the endpoint rejects.
+_REFUSED = {400, 413, 422}
 
 
 class EndpointError(WriterError):
-    """An endpoint that cannot be reached, or answers something else than a completion."""
+    """The endpoint cannot be reached, or its answer is not a completion."""
 
 
 class EndpointWriter:
-    """A model behind an endpoint as a writer.
+    """A writer that asks a model behind an endpoint.
 
     Args:
-        url: Up to what stands before ``/chat/completions``, such as ``http://localhost:8000/v1``.
-        model: Its name there.
-        api_key_env: The environment variable with the key; without one, no key is sent.
-        batch_size: Requests at the same time.
-        temperature: Of the attempts after the first; the first has 0.
-        timeout: Seconds to wait for an answer.
-        tries: How often one request is sent, at most, while the endpoint is busy.
-        pause: Seconds before the second try; doubled for each further one.
-        body: Further keys of a request's JSON, or other values of those that are sent; null leaves
-            a key out. An endpoint that dislikes a key refuses every request.
+        url: The part of the URL before ``/chat/completions``, such as ``http://localhost:8000/v1``.
+        model: The model's name at the endpoint.
+        api_key_env: The environment variable that holds the key. If it is not set, no key is sent.
+        batch_size: How many requests are made at the same time.
+        temperature: The temperature of the attempts after the first. The first attempt has 0.
+        timeout: How many seconds to wait for an answer.
+        tries: How often a request is sent, at most, while the endpoint is busy.
+        pause: How many seconds to wait before the second try. Each further wait is twice as long.
+        body: Keys to add to the JSON of each request, or to replace there. The value null leaves a
+            key out, which helps if an endpoint refuses every request because of that key.
 
     Raises:
-        ValueError: If a number is out of range, or the URL is none.
+        ValueError: If a number is out of range, or the URL does not begin with http:// or https://.
     """
 
     @typed
@@ -84,16 +87,17 @@ class EndpointWriter:
 
     @property
     def fingerprint(self) -> str:
-        """Endpoint, model, temperature and what else is asked; the key is no part of it."""
+        """The URL, model, temperature and further keys of the requests, without the API key."""
         body = f" {json.dumps(self._body, sort_keys=True)}" if self._body else ""
         return f"{self._url} {self._model} {self._temperature}{body}"
 
     def write(self, requests: Sequence[WritingRequest]) -> list[str | WriterError]:
-        """See `Writer.write`; all requests at the same time, and their openings left to the model.
+        """Answer all requests at the same time, as `Writer.write` describes.
 
-        A model that says nothing (it declines, or its tokens went into thinking) answers "". An
-        endpoint that cannot be reached, turns us away or answers something else is an
-        `EndpointError`.
+        Endpoints cannot be made to begin an answer with a request's ``opening``, so it is ignored.
+        If the model says nothing (because it declines, or used up its tokens for thinking), the
+        answer is "". If the endpoint cannot be reached, denies access or answers something else
+        than a completion, an `EndpointError` stands in the answer's place.
         """
         with ThreadPoolExecutor(max(1, len(requests))) as pool:
             return list(pool.map(self._answer_or_reason, requests))
@@ -124,11 +128,11 @@ class EndpointWriter:
         return text
 
     def _post(self, body: bytes) -> Any:
-        """The JSON that the endpoint answers, tried again while it is busy.
+        """Send a request, again while the endpoint is busy, and return the JSON of its answer.
 
         Raises:
-            RefusedError: If it will not answer this request.
-            EndpointError: If it answers none.
+            RefusedError: If the endpoint refuses this one request.
+            EndpointError: If the endpoint gives no answer.
         """
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get(self._key_env, "").strip():
@@ -148,7 +152,8 @@ class EndpointWriter:
                 if error.code not in _AGAIN:
                     break
             except (OSError, ValueError, http.client.HTTPException) as error:
-                problem = str(error) or repr(error)  # not reached, cut off, too slow, or no JSON
+                # The endpoint was not reached, was too slow, was cut off, or sent no JSON.
+                problem = str(error) or repr(error)
         raise EndpointError(
             f"{self._url}: expected a completion, got {problem}; check augmenter.writer.url, the "
             f"model's name, and the key in ${self._key_env}. What has been answered is kept."
@@ -156,19 +161,20 @@ class EndpointWriter:
 
 
 def _content(answer: Any) -> str | None:
-    """What a completion says, "" if nothing; None where it is no completion."""
+    """The text of a completion, "" if it says nothing, and None if it is not a completion."""
     try:
         message = dict(answer["choices"][0]["message"])
     except (KeyError, IndexError, TypeError, ValueError):
         return None
     text = message.get("content")
-    if text is None and {"content", "role"} & message.keys():  # some leave it out instead of null
+    # Some endpoints leave the content out instead of sending null.
+    if text is None and {"content", "role"} & message.keys():
         return ""
     return text if isinstance(text, str) else None
 
 
 def _beginning(error: urllib.error.HTTPError) -> str:
-    """The first words of what an endpoint says of an error, on one line."""
+    """The beginning of an endpoint's own error message, on one line."""
     with error:
         try:
             return " ".join(error.read(400).decode(errors="replace").split())

@@ -1,8 +1,8 @@
-"""Reading what a model answered: pairs and rewrites, repaired where that is safe.
+"""Reads pairs and rewrites from a model's answers, and repairs them where that is safe.
 
 Small models wrap lists in prose, forget brackets and quotes, leave commas behind, break lines
-within a string, repeat themselves and are cut off in mid-sentence. What can be read without
-guessing is read; the rest raises `MalformedAnswerError`.
+within a string, repeat themselves and are cut off in mid-sentence. Everything that can be read
+without guessing is read. The rest is left out, or raises `MalformedAnswerError`.
 """
 
 from __future__ import annotations
@@ -32,21 +32,22 @@ _LEAD_IN = re.compile(
     re.IGNORECASE,
 )
 _MAX_ANSWER_WORDS = 24
-_LENGTHS = 0.4, 2.0  # of a text in other words, in words of the first one
-_MIN_OVERLAP = 0.25  # token F1 of a rewrite with its passage; below it is about something else
+_LENGTHS = 0.4, 2.0  # the least and the most words of a rewrite, as shares of the source's words
+_MIN_OVERLAP = 0.25  # the least token F1 with the passage; below, a rewrite is about something else
 _MIN_QUESTION_WORDS = 3
 
 
 class MalformedAnswerError(ValueError):
-    """A model's answer in which what was asked for cannot be found; the message says what lacks."""
+    """A model's answer does not hold what was asked for; the message says what is missing."""
 
 
 def find_pairs(text: str) -> list[Pair]:
-    """All question-answer pairs in an answer: JSON objects, or lines ``Q: …`` and ``A: …``.
+    """Find all question-answer pairs in a model's answer.
 
-    A list that is cut off, or lacks a comma or bracket, gives the objects that are whole. Keys
-    count in any case. An answer may be a number, or a list of texts and numbers; these are joined,
-    because each may be a part of the answer, and nothing says that one of them will do.
+    The pairs are JSON objects or, if there are none, lines ``Q: …`` and ``A: …``. A list that is
+    cut off, or lacks a comma or bracket, gives the objects that are complete. Keys may be in upper
+    or lower case. An answer may be a number, or a list of texts and numbers. The items of a list
+    are joined, because each of them may be a part of the answer.
     """
     objects = [{key.strip().lower(): o[key] for key in o} for o in find_objects(text)]
     pairs = [(o.get("question"), _answer_text(o.get("answer"))) for o in objects]
@@ -57,15 +58,17 @@ def find_pairs(text: str) -> list[Pair]:
 
 
 def parse_pairs(text: str, passage: Passage, prompt: str = "") -> list[Pair]:
-    """The usable pairs of an answer, those first whose answer stands in the passage.
+    """Find the usable pairs in a model's answer.
 
     Args:
         text: The model's answer.
-        passage: What it is about.
-        prompt: Where examples stand; their questions do not count when given back.
+        passage: The passage that the answer is about.
+        prompt: A text with the prompt's examples. A question that only repeats one of them is left
+            out.
 
     Returns:
-        Pairs with different questions, in the answer's order otherwise; possibly none.
+        Pairs with different questions, possibly none. The pairs whose answers stand in the passage
+        come first; apart from that, the order is that of the model's answer.
     """
     taken = {normalize_answer(question) for question, _ in find_pairs(prompt)}
     usable: list[Pair] = []
@@ -78,11 +81,16 @@ def parse_pairs(text: str, passage: Passage, prompt: str = "") -> list[Pair]:
 
 
 def parse_question(text: str, answer: str, passage: Passage) -> str:
-    """The question in an answer to "which question has this answer?".
+    """Read the question that a model wrote for a given answer.
+
+    Args:
+        text: What the model wrote.
+        answer: The answer that the question must have.
+        passage: The passage that the question must be about.
 
     Raises:
-        MalformedAnswerError: If there is none, it gives the answer away, or names what neither
-            passage nor title does.
+        MalformedAnswerError: If there is no question, if it gives the answer away, or if it has a
+            name or number that neither the passage nor its title has.
     """
     question, mark, _ = _clean(text.strip().split("\n")[0]).partition("?")
     question = re.sub(r"^q(?:uestion)?\s*:\s*", "", question, flags=re.IGNORECASE).strip() + mark
@@ -99,10 +107,15 @@ def parse_question(text: str, answer: str, passage: Passage) -> str:
 
 
 def parse_sentence(text: str, source: str) -> str:
-    """A sentence in other words.
+    """Read a sentence that a model wrote in other words.
+
+    Args:
+        text: What the model wrote.
+        source: The original sentence.
 
     Raises:
-        MalformedAnswerError: If it lost or invented a name or number, or has another length.
+        MalformedAnswerError: If the new sentence has lost or invented a name or number, or is far
+            shorter or longer than the original.
     """
     sentence = _clean(text.strip().split("\n")[0])
     if wrong := lost(sentence, source) | invented(sentence, [source]):
@@ -115,28 +128,31 @@ def parse_sentence(text: str, source: str) -> str:
 
 
 def parse_rewrite(text: str, passage: Passage) -> str:
-    """The rewrite in an answer: without a lead-in, repetitions and a last sentence cut short.
+    """Read the rewrite in a model's answer.
+
+    A lead-in, repeated sentences, and a last sentence that is cut off are removed.
 
     Raises:
-        MalformedAnswerError: As `check_rewrite`.
+        MalformedAnswerError: If `check_rewrite` refuses the rewrite.
     """
     body = _LEAD_IN.sub("", text.strip()).strip().strip('"').strip()
     return check_rewrite(" ".join(_distinct_sentences(body)), passage)
 
 
 def check_rewrite(rewrite: str, passage: Passage) -> str:
-    """A rewrite as it is, if it can be one.
+    """Check that a text can be a rewrite of a passage, and return it unchanged.
 
     Raises:
-        MalformedAnswerError: If it is far shorter or longer than the passage, about something else,
-            or the passage itself.
+        MalformedAnswerError: If the text is far shorter or longer than the passage, is about
+            something else, or repeats the passage.
     """
     _check_length(rewrite, passage.text)
     overlap = f1_score(rewrite, [passage.text])
     same = normalize_answer(rewrite) == normalize_answer(passage.text)
     if same or overlap < _MIN_OVERLAP:
         raise MalformedAnswerError(
-            f"expected another text about the same, got {overlap:.0%} of the passage's words"
+            "expected the passage in other words, got a text whose token F1 with the passage is "
+            f"{overlap:.0%}"
         )
     return rewrite
 
@@ -149,7 +165,7 @@ def _check_length(text: str, source: str) -> None:
 
 
 def _answer_text(value: Any) -> str:
-    """An answer that is a text, a number or a list of them, as text; else nothing."""
+    """Turn an answer that is a text, a number or a list of these into a text; else return ""."""
     if isinstance(value, list):
         parts = [_answer_text(part) for part in value if not isinstance(part, list)]
         return ", ".join(parts) if len(parts) == len(value) and all(parts) else ""
@@ -167,7 +183,7 @@ def _clean(text: str) -> str:
 
 
 def _answers(question: str, answer: str) -> bool:
-    """Whether an answer is one: some words, not too many, and not the question again."""
+    """True if an answer has words, has not too many, and does not repeat the question."""
     normal = normalize_answer(answer)
     return (
         bool(normal)
@@ -177,28 +193,32 @@ def _answers(question: str, answer: str) -> bool:
 
 
 def _distinct_sentences(text: str) -> list[str]:
-    """Sentences in their order, each once; a last one without an end is left out if others are."""
+    """List the sentences of a text in their order, each once.
+
+    A last sentence that is cut off is left out, unless it is the only one.
+    """
     sentences = split_sentences(" ".join(text.split()))
     if len(sentences) > 1 and sentences[-1].rstrip("\"')]")[-1:] not in (".", "!", "?"):
         sentences.pop()
     return list(dict.fromkeys(sentences))
 
 
-_DECODER = json.JSONDecoder(strict=False)  # a string may hold line breaks
-# Up to the closing brace: strings may hold braces; if quotes do not match, they may not.
+_DECODER = json.JSONDecoder(strict=False)  # strings may hold line breaks
+# An object up to its closing brace. In the first pattern, strings may hold braces. The second is
+# for objects whose quotes do not match, and ends at the first closing brace.
 _OBJECTS = (
     re.compile(r"""\{(?:[^{}"']|"(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+')*+\}""", re.DOTALL),
     re.compile(r"\{[^{}]*+\}"),
 )
-_DOUBLE = str.maketrans("“”„‟", '""""')  # one character each: places stay the same
+_DOUBLE = str.maketrans("“”„‟", '""""')  # one character for each, so that positions stay the same
 _SINGLE = _DOUBLE | str.maketrans("‘’‚‛", "'" * 4)
 
 
 def find_objects(text: str) -> list[dict[str, Any]]:
-    """The objects in a text, in their order; those within others as well.
+    """Find the JSON objects in a text, in their order, and the objects within them.
 
     Args:
-        text: Anything; what cannot be read is passed over.
+        text: Any text. Parts that cannot be read are skipped.
     """
     spellings = list(dict.fromkeys([text, text.translate(_DOUBLE), text.translate(_SINGLE)]))
     found: list[dict[str, Any]] = []
@@ -212,7 +232,7 @@ def find_objects(text: str) -> list[dict[str, Any]]:
 
 
 def _read(text: str, start: int) -> tuple[dict[str, Any], int] | None:
-    """The object that begins there, and where it ends; None where none can be read."""
+    """Read the object that begins at ``start``; returns it and its end, or None."""
     try:
         value, end = _DECODER.raw_decode(text, start)
         return value, end
@@ -227,7 +247,7 @@ def _read(text: str, start: int) -> tuple[dict[str, Any], int] | None:
 
 
 def _repaired(text: str) -> dict[str, Any] | None:
-    """An object with a comma at its end, or as Python would write it."""
+    """Read an object that has a comma before its brace, or is written as a Python dictionary."""
     try:
         value = _DECODER.decode(re.sub(r",\s*\}$", "}", text))
     except (ValueError, RecursionError):
@@ -240,9 +260,9 @@ def _repaired(text: str) -> dict[str, Any] | None:
 
 
 def _with_inner(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """An object, and all within it."""
+    """Iterate over an object and all objects within it."""
     todo: list[Any] = [value]
-    while todo:  # no recursion: a model may nest as deep as it likes
+    while todo:  # a loop and not a recursion, because a model may nest objects very deeply
         each = todo.pop()
         if isinstance(each, dict):
             yield each

@@ -1,6 +1,7 @@
-"""The prompts of augmentation: the paper's (DMoE appendix C.1), and examples for small models.
+"""The prompts of augmentation: the paper's (DMoE appendix C.1), and others for small models.
 
-A prompt is an instruction and examples, each a turn of the user and one of the assistant.
+A prompt is an instruction with examples. Each example is a turn of the user and one of the
+assistant.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from dmoe.augmentation.writer import WritingRequest
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is asked.
+    """A template for requests to a model.
 
     Attributes:
-        turn: The user's turn, with names in braces where something is to stand.
-        shots: Examples: what stands there, and what is to be answered.
-        max_new_tokens: Of an answer.
-        tokens_per_word: So many more for each word of what is asked about.
+        turn: The user's turn, with slots, which are names in braces.
+        shots: The examples. Each gives the values of the slots, and the right answer.
+        max_new_tokens: The most tokens of an answer.
+        tokens_per_word: This many tokens are added for each word of the text that is asked about.
     """
 
     turn: str
@@ -30,13 +31,13 @@ class Prompt:
     def request(
         self, slots: Mapping[str, str], words: int, attempt: int, opening: str = ""
     ) -> WritingRequest:
-        """A request for one answer.
+        """Make a request for one answer.
 
         Args:
-            slots: What stands at each name in braces.
-            words: The length of what is asked about.
-            attempt: 0 for the most likely answer; see `WritingRequest`.
-            opening: How the answer is to begin.
+            slots: The value of each slot.
+            words: How many words the text that is asked about has.
+            attempt: 0 asks for the most likely answer, as in `WritingRequest`.
+            opening: The beginning that the answer must have.
         """
         messages: list[tuple[str, str]] = []
         for example, answer in self.shots:
@@ -46,7 +47,7 @@ class Prompt:
         return WritingRequest(tuple(messages), length, attempt, opening)
 
     def _fill(self, slots: Mapping[str, str]) -> str:
-        """The turn with its slots filled; what is filled in may itself hold braces."""
+        """Fill the slots of the turn; a value may itself hold braces."""
         text = ""
         rest = self.turn
         while "{" in rest:
@@ -63,10 +64,10 @@ PAPER_REWRITE = Prompt(
     "original one, but preserves the core meaning and relevant information.\n\n"
     "Passage: {passage}",
     max_new_tokens=96,
-    tokens_per_word=1.5,  # about that in English
+    tokens_per_word=1.5,  # about the number of tokens in an English word
 )
 
-# Its example is a slot, because the braces of JSON stand in it.
+# The example of the next prompt is the value of a slot, because it holds JSON's braces.
 PAPER_EXAMPLE = (
     '[\n{"question": "What is the capital of France?", "answer": "Paris", "full_answer": "The '
     'capital of France is Paris."},\n]'

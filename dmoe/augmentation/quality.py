@@ -1,4 +1,4 @@
-"""How good augmentations are, as far as that can be counted without a reader (DMoE sec. 4.3)."""
+"""How good augmentations are, as far as that can be measured without readers (DMoE sec. 4.3)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from retrieval.answers import holds_answer
 
 
 class QualityReport:
-    """Counts augmentations as they pass; `metrics` says what they are like."""
+    """Counts augmentations as they pass; `metrics` summarizes them."""
 
     def __init__(self) -> None:
         self._rows: list[dict[str, float]] = []
@@ -20,13 +20,13 @@ class QualityReport:
         self._overlaps: list[float] = []
 
     def watch(self, augmented: Iterable[Augmented]) -> Iterable[Augmented]:
-        """Hand augmentations on, and count them."""
+        """Pass augmentations on, and count each of them."""
         for each in augmented:
             self.add(each)
             yield each
 
     def add(self, augmented: Augmented) -> None:
-        """Count one."""
+        """Count one augmentation."""
         lesson = augmented.lesson
         text = lesson.passage.text
         self._rows.append(
@@ -45,15 +45,22 @@ class QualityReport:
             self._overlaps.append(f1_score(lesson.rewrite, [text]))
 
     def metrics(self) -> dict[str, float]:
-        """What was counted.
+        """Summarize what was counted.
 
         Returns:
-            ``passages``; ``pairs_per_passage`` and ``answers_per_passage``; in percent, of the
-            passages: ``parsed_rewrites``, ``parsed_pairs`` (three or more), ``complete`` and
-            ``refused``, those about which the writer refused a request; of the pairs:
-            ``answers_in_passage``, token-wise, and ``confirmed``, those not doubted by the model
-            that wrote them; and ``rewrite_overlap``, the token F1 of a rewrite with its passage.
-            What nothing was counted for is left out.
+            The counts ``passages``, ``pairs_per_passage`` and ``answers_per_passage``.
+
+            In percent of the passages: ``parsed_rewrites`` (those with a rewrite), ``parsed_pairs``
+            (those with three pairs or more), ``complete`` (those with both) and ``refused`` (those
+            about which the writer refused a request).
+
+            In percent of the pairs: ``answers_in_passage`` (those whose answer stands in the
+            passage, compared by tokens) and ``confirmed`` (those that the model which wrote them
+            did not doubt).
+
+            ``rewrite_overlap``, the mean token F1 of a rewrite with its passage, in percent.
+
+            Metrics for which there is nothing to count are left out.
         """
         if not self._rows:
             return {"passages": 0}

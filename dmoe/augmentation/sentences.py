@@ -1,7 +1,7 @@
-"""Sentences, and what in them must not change: names, numbers, and spans that answer a question.
+"""Finds sentences in a text, and in them names, numbers, and spans that can answer a question.
 
-All of it by the look of the words, as in an encyclopaedia in English: no model, no word lists but
-one of abbreviations.
+All of this goes by the look of the words, as they are written in an English encyclopaedia. It needs
+no model, and only a few short word lists, such as one of abbreviations.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
-# A stop that ends no sentence: after one letter (J. S. Bach, U.S.) or an abbreviation.
+# A full stop that does not end a sentence, after a single letter (J. S. Bach, U.S.) or an
+# abbreviation.
 _NO_END = re.compile(
     r"(?:(?<![\w'’])[A-Za-z]|\b(?:Mr|Mrs|Ms|Dr|Prof|St|Mt|Ft|Jr|Sr|Gen|Col|Lt|Capt|Rev|Hon|Gov|Sen|Rep|No|"
     r"vs|ca|c|cf|etc|approx|Inc|Ltd|Co|Corp|Bros|Univ|Dept|lit|fl|b|d|r))\.$"
@@ -34,18 +35,18 @@ _LAST_WORDS = re.compile(
 )
 _POSSESSIVE = re.compile(r"['’]s?$")
 _MAX_SPAN_WORDS = 6
-_WORDS_BEFORE, _WORDS_AFTER = 14, 6  # of a span
+_WORDS_BEFORE, _WORDS_AFTER = 14, 6  # the most words around a span
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text, in order; together they hold all of its words."""
+    """Split a text into its sentences, in order; together they hold all of its words."""
     bounds = [*sentence_starts(text), len(text)]
     sentences = [text[start:end].strip() for start, end in pairwise(bounds)]
     return [sentence for sentence in sentences if sentence]
 
 
 def sentence_starts(text: str) -> list[int]:
-    """Where the sentences of a text begin, in characters; the first one at 0."""
+    """Find where the sentences of a text begin, in characters; the first begins at 0."""
     starts = [0]
     for match in _END.finditer(text):
         if not _NO_END.search(text[starts[-1] : match.start() + 1]):
@@ -54,9 +55,10 @@ def sentence_starts(text: str) -> list[int]:
 
 
 def names_and_numbers(text: str) -> set[str]:
-    """Words with a capital or a digit, in small letters; a sentence's first word needs a digit.
+    """Find the words with a capital first letter or with a digit, and put them in lower case.
 
-    Capitals begin every sentence, so there they say nothing.
+    The first word of a sentence counts only if it has a digit, because every sentence begins with a
+    capital letter.
     """
     found: set[str] = set()
     for sentence in split_sentences(text):
@@ -68,22 +70,22 @@ def names_and_numbers(text: str) -> set[str]:
 
 
 def invented(text: str, sources: Iterable[str]) -> set[str]:
-    """Names and numbers in a text that none of its sources has."""
+    """Find the names and numbers in a text that none of its sources has."""
     return names_and_numbers(text) - {word for source in sources for word in _words(source)}
 
 
 def lost(text: str, source: str) -> set[str]:
-    """Names and numbers of the source that a text has not."""
+    """Find the names and numbers of the source that are missing in a text."""
     return names_and_numbers(source) - _words(text)
 
 
 class Span(NamedTuple):
-    """A part of a sentence that may be the answer to a question, where it stands.
+    """A part of a sentence that may be the answer to a question, with the words around it.
 
     Attributes:
         text: The answer.
-        before: The words of its sentence before it, the last few.
-        after: Those behind it, the first few.
+        before: The last few words of the sentence before the answer.
+        after: The first few words of the sentence after the answer.
     """
 
     text: str
@@ -97,7 +99,7 @@ class Span(NamedTuple):
 
     @property
     def question_word(self) -> str:
-        """How a question for it may begin; nothing where that cannot be told."""
+        """The beginning of a question for this span, or "" if it cannot be told."""
         before = self.before.lower().split()
         last = before[-1] if before else ""
         if re.fullmatch(rf"{_DATE}|1\d\d\d|20\d\d", self.text):
@@ -110,22 +112,29 @@ class Span(NamedTuple):
 
 
 def answer_spans(text: str) -> list[Span]:
-    """Dates, numbers, names and last words, each with the part of its sentence around it.
+    """Find spans that can be answers: dates, numbers, names, and the last words of sentences.
 
-    Those come first for which there is a `Span.question_word`. Among these, one of every sentence
-    comes first, then the second of every sentence, and so on: questions about the first few ask
-    about different parts of the passage. Behind a sentence's dates, numbers and names come the
-    words that it ends with, and then a name that it begins with: that is mostly what it is about.
+    Within a sentence, the dates, numbers and names come first. Then come the words that the
+    sentence ends with, and last a name that it begins with, because that is mostly what the
+    sentence is about.
+
+    The first span of every sentence comes before the second of any, and so on, so that the first
+    few spans come from different parts of the passage. Finally, spans with a `Span.question_word`
+    are moved before all others.
     """
     by_sentence = [_spans(sentence) for sentence in split_sentences(text)]
     depth = max(map(len, by_sentence), default=0)
     turns = [span for rank in range(depth) for spans in by_sentence for span in spans[rank:][:1]]
-    turns.sort(key=lambda span: not span.question_word)  # stable: else in turns as before
+    turns.sort(key=lambda span: not span.question_word)  # stable, so the order is kept otherwise
     return _distinct(turns)
 
 
 def fronted(sentence: str) -> str:
-    """The last "in 1874" or "in Porto" of a sentence as its beginning, "In 1874,"; or nothing."""
+    """Turn a sentence's last phrase such as "in 1874" or "in Porto" into a beginning, "In 1874,".
+
+    Returns:
+        The beginning, or "" if there is no such phrase or the sentence already begins with it.
+    """
     found = list(_PHRASE.finditer(sentence))
     if not found or found[-1].start() == 0:
         return ""
@@ -140,7 +149,7 @@ def _spans(sentence: str) -> list[Span]:
         text = _POSSESSIVE.sub("", match.group())
         is_first = match.start() <= 1  # a quotation mark or a bracket may stand before it
         if is_first and " " not in text and not text[0].isdigit():
-            continue  # most likely no name at all, only a capital
+            continue  # most likely not a name, but a word that begins the sentence
         if len(text.split()) <= _MAX_SPAN_WORDS:
             (first if is_first else inner).append(_span(sentence, match.start(), text))
     if (last := _LAST_WORDS.search(sentence)) and sentence.count(last["words"]) == 1:
@@ -149,7 +158,7 @@ def _spans(sentence: str) -> list[Span]:
 
 
 def _distinct(spans: Iterable[Span]) -> list[Span]:
-    """The first of the spans with the same text, in their order."""
+    """Keep the first of the spans that have the same text, in their order."""
     found: dict[str, Span] = {}
     for span in spans:
         found.setdefault(span.text, span)
@@ -157,7 +166,7 @@ def _distinct(spans: Iterable[Span]) -> list[Span]:
 
 
 def _span(sentence: str, start: int, text: str) -> Span:
-    """A span with so few words around it that a question about them cannot mean another part."""
+    """Make a span with so few words around it that a question about it must mean the span."""
     before, after = sentence[:start], sentence[start + len(text) :]
     head, tail = before.split(" "), after.split(" ")
     if len(head) > _WORDS_BEFORE:

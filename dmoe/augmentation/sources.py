@@ -1,7 +1,8 @@
-"""Augmentation of a passage from its own text: one rewrite and three question-answer pairs.
+"""Sources of augmentations: one rewrite and three question-answer pairs per passage (sec. 4.3).
 
-DMoE sec. 4.3. What comes of it is a `Lesson` a passage, whoever wrote it: a language model
-(`dmoe.augmentation.augmenter`), a file made before, or the data set's own questions.
+The result is a `Lesson` for each passage. It comes from a language model
+(`dmoe.augmentation.augmenter`), from a file that was made before, or from the data set's own
+questions.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ class Augmented:
     """A passage's augmentation, and how it came about.
 
     Attributes:
-        lesson: The passage with its pairs and its rewrite, whatever of them there is.
-        answers: How many answers of a model it took; 0 where none was asked.
+        lesson: The passage with the pairs and the rewrite that were made; some may be missing.
+        answers: How many answers of a model it took; 0 if no model was asked.
         doubted: How many of the pairs the model itself did not confirm.
         problems: What is missing in the end, and why.
-        refusal: Why the writer refused a request, if it refused one.
+        refusal: Why the writer refused a request; empty if it refused none.
     """
 
     lesson: Lesson
@@ -37,7 +38,7 @@ class Augmented:
     refusal: str = ""
 
     def row(self) -> dict[str, Any]:
-        """A line of ``augmentations.jsonl``, as `lessons_from_augmentation` reads it."""
+        """Make a line of ``augmentations.jsonl``, as `lessons_from_augmentation` reads it."""
         return {
             "passage_id": self.lesson.passage.id,
             "rewrite": self.lesson.rewrite,
@@ -47,28 +48,31 @@ class Augmented:
 
 
 class Augmenter(Protocol):
-    """Whatever augments passages."""
+    """The interface of everything that augments passages."""
 
     def augment(self, passages: Mapping[str, Passage]) -> Iterator[Augmented]:
-        """The augmentations of passages, in an order of its own; not all need to have one."""
+        """Augment passages, given by id.
+
+        The augmentations come in the augmenter's own order. Some passages may have none.
+        """
         ...
 
 
 class FileAugmenter:
-    """Augmentations that were made before.
+    """Augmentations that were made before, and are read from a file.
 
     Args:
-        path: JSON lines; see `lessons_from_augmentation`.
+        path: JSON lines, in the form that `lessons_from_augmentation` describes.
     """
 
     def __init__(self, path: str | Path) -> None:
         self._path = path
 
     def augment(self, passages: Mapping[str, Passage]) -> Iterator[Augmented]:
-        """Those of the file, in its order.
+        """Read the augmentations of the file, in its order.
 
         Raises:
-            DataError: If a line is malformed, or names a passage that is not among these.
+            DataError: If a line is malformed, or names a passage that is not in ``passages``.
         """
         for lesson in lessons_from_augmentation(self._path, passages):
             yield Augmented(lesson, problems=missing(lesson))
@@ -77,24 +81,25 @@ class FileAugmenter:
 class QuestionAugmenter:
     """The data set's own questions as exact pairs; there are no rewrites.
 
-    They part what the method is worth from what the augmentation is: on the embedded bios, whose
-    generator knows the facts, and with the questions that people asked.
+    These pairs show what the method can do apart from the quality of an augmentation. They come
+    from the embedded bios, whose generator knows the facts, or from data sets with questions that
+    people asked.
 
     Args:
-        dataset: Where the questions stand.
-        split: Which of them.
-        part: "all" of a passage's, or every other one ("even", "odd"), so that the other half can
-            be asked.
+        dataset: The data set with the questions.
+        split: The split that the questions are taken from.
+        part: "all" takes all questions of each passage. "even" and "odd" take every other one, so
+            that the other half can be asked later.
     """
 
     def __init__(self, dataset: QADataset, split: str, part: str = "all") -> None:
         self._dataset, self._split, self._part = dataset, split, part
 
     def augment(self, passages: Mapping[str, Passage]) -> Iterator[Augmented]:
-        """One for each passage that the split asks about.
+        """Make one augmentation for each passage that the split asks about.
 
         Raises:
-            DataError: If the data set asks about a passage that is not among these.
+            DataError: If the data set asks about a passage that is not in ``passages``.
         """
         for lesson in lessons_from_questions(self._dataset, self._split, self._part):
             if lesson.passage.id not in passages:
@@ -107,7 +112,13 @@ class QuestionAugmenter:
 
 
 def missing(lesson: Lesson, no_rewrite: str = "", no_pairs: str = "") -> tuple[str, ...]:
-    """What a lesson lacks of one rewrite and three pairs, each with its reason if that is known."""
+    """List what a lesson lacks of one rewrite and three pairs.
+
+    Args:
+        lesson: The lesson.
+        no_rewrite: The reason for a missing rewrite, if it is known.
+        no_pairs: The reason for missing pairs, if it is known.
+    """
     problems = []
     if len(lesson.pairs) < PAIRS:
         problems.append((f"{len(lesson.pairs)} of {PAIRS} pairs", no_pairs))
@@ -117,9 +128,10 @@ def missing(lesson: Lesson, no_rewrite: str = "", no_pairs: str = "") -> tuple[s
 
 
 def surrogate(lesson: Lesson) -> Passage:
-    """The text by which a router finds an expert: its passage and the augmentations of it.
+    """Make the text by which a router finds an expert: the passage and its augmentations.
 
-    DMoE sec. 3.2.2. It is a passage with the same id and title, so that any retriever can index it.
+    The surrogate (DMoE sec. 3.2.2) is itself a passage, with the same id and title, so that any
+    retriever can index it.
     """
     pairs = [f"{question} {answer}" for question, answer in lesson.pairs]
     parts = [lesson.passage.text, *([lesson.rewrite] if lesson.rewrite else []), *pairs]
@@ -127,7 +139,10 @@ def surrogate(lesson: Lesson) -> Passage:
 
 
 def surrogates(passages: Mapping[str, Passage], lessons: Iterable[Lesson]) -> Iterator[Passage]:
-    """The surrogate of every passage, in the order of the corpus; its own text where none is."""
+    """Make the surrogate of every passage, in the order of the corpus.
+
+    The surrogate of a passage without augmentation is the passage itself.
+    """
     augmented = {lesson.passage.id: lesson for lesson in lessons}
     for id in passages:
         yield surrogate(augmented[id]) if id in augmented else passages[id]

@@ -1,9 +1,9 @@
-"""What a model is asked about a passage, and how its answers are read.
+"""The tasks of augmentation: what a model is asked about a passage, and how its answers are read.
 
-The paper asks for a whole rewrite and for a list of pairs (appendix C.1). A model of a hundred
-million parameters cannot do that: it loses the names and answers with what the passage does not
-say. It can put one sentence in other words, and ask for what is missing in one; what it then
-says is checked against the passage.
+The paper asks for a whole rewrite and for a list of pairs (appendix C.1). A model with a hundred
+million parameters cannot do that: it loses names, and says things that the passage does not say.
+But it can put a single sentence in other words, and write a question for a blank in a sentence. Its
+answers are then checked against the passage.
 """
 
 from __future__ import annotations
@@ -36,80 +36,88 @@ from plumbing.mounts import SettingValueError
 from retrieval.answers import holds_answer
 from retrieval.passage import Passage, passage_text
 
-PAIRS = 3  # question-answer pairs a passage (DMoE sec. 4.3)
+PAIRS = 3  # question-answer pairs of each passage (DMoE sec. 4.3)
 
 
 class RewriteTask(Protocol):
-    """Asks for a passage in other words."""
+    """A task that asks for a passage in other words."""
 
     def ask(self, passage: Passage, attempt: int) -> list[WritingRequest]:
-        """The requests of an attempt."""
+        """Make the requests of an attempt."""
         ...
 
     def read(self, passage: Passage, answers: Sequence[str]) -> str:
-        """The rewrite, from the answer to each request.
+        """Read the rewrite from the answers, one for each request.
 
         Raises:
-            MalformedAnswerError: If there is none in them.
+            MalformedAnswerError: If the answers hold no rewrite.
         """
         ...
 
 
 class PairsTask(Protocol):
-    """Asks for question-answer pairs."""
+    """A task that asks for question-answer pairs."""
 
     def ask(self, passage: Passage, attempt: int) -> list[WritingRequest]:
-        """The requests of an attempt; none if there is nothing left to ask."""
+        """Make the requests of an attempt; there are none if nothing is left to ask."""
         ...
 
     def read(self, passage: Passage, attempt: int, answers: Sequence[str]) -> list[Pair]:
-        """The usable pairs, from the answer to each request of the attempt; possibly none."""
+        """Read the usable pairs, possibly none, from the answers to the attempt's requests."""
         ...
 
     def doubt(self, passage: Passage, pairs: Sequence[Pair]) -> list[WritingRequest]:
-        """A request for each pair whose answer shows whether it holds; none: all of them do."""
+        """Make a request for each pair, whose answer shows if the pair is right.
+
+        By default there are no requests, and all pairs count as right.
+        """
         return []
 
     def confirm(self, pairs: Sequence[Pair], answers: Sequence[str]) -> list[Pair]:
-        """The pairs that hold, from the answer to each request of `doubt`."""
+        """Select the pairs that are right, from the answers to the requests of `doubt`."""
         return list(pairs)
 
 
 class WholeRewrite:
-    """The paper's Prompt 1: the passage at once."""
+    """The paper's Prompt 1, which asks for the whole passage in other words."""
 
     def ask(self, passage: Passage, attempt: int) -> list[WritingRequest]:
-        """One request."""
+        """Make one request."""
         words = len(passage.text.split())
         return [PAPER_REWRITE.request({"passage": passage_text(passage)}, words, attempt)]
 
     def read(self, passage: Passage, answers: Sequence[str]) -> str:
-        """See `RewriteTask.read`."""
+        """Read the rewrite with `parse_rewrite`.
+
+        Raises:
+            MalformedAnswerError: If the answer holds no rewrite.
+        """
         return parse_rewrite(answers[0], passage)
 
 
 class ListOfPairs(PairsTask):
-    """The paper's Prompt 2: a list of pairs at once."""
+    """The paper's Prompt 2, which asks for all pairs as one list."""
 
     def ask(self, passage: Passage, attempt: int) -> list[WritingRequest]:
-        """One request."""
+        """Make one request."""
         slots = {"example": PAPER_EXAMPLE, "passage": passage_text(passage)}
         return [PAPER_PAIRS.request(slots, 0, attempt)]
 
     def read(self, passage: Passage, attempt: int, answers: Sequence[str]) -> list[Pair]:
-        """See `PairsTask.read`; those first whose answer stands in the passage."""
+        """Read the usable pairs; those whose answers stand in the passage come first."""
         return parse_pairs(answers[0], passage, PAPER_EXAMPLE)
 
 
 class SentenceRewrite:
-    """Sentence by sentence; one that loses or invents a name or number stays as it was.
+    """Rewrites a passage sentence by sentence.
 
-    Where a sentence says when or where, its rewrite is made to begin with that: a small model left
-    to itself repeats the sentence.
+    A sentence keeps its old form if its rewrite loses or invents a name or number. If a sentence
+    says when or where something was, its rewrite is made to begin with that, because a small model
+    otherwise repeats the sentence.
     """
 
     def ask(self, passage: Passage, attempt: int) -> list[WritingRequest]:
-        """One request a sentence."""
+        """Make one request for each sentence."""
         return [
             SMALL_REWRITE.request(
                 {"sentence": sentence}, len(sentence.split()), attempt, fronted(sentence)
@@ -118,7 +126,12 @@ class SentenceRewrite:
         ]
 
     def read(self, passage: Passage, answers: Sequence[str]) -> str:
-        """See `RewriteTask.read`."""
+        """Join the rewritten sentences, and the old ones where the rewrite is not usable.
+
+        Raises:
+            MalformedAnswerError: If the result is no rewrite, for example because no sentence has
+                changed.
+        """
         sentences = split_sentences(passage.text)
         rewritten = []
         for sentence, answer in zip(sentences, answers, strict=True):
@@ -130,15 +143,18 @@ class SentenceRewrite:
 
 
 class QuestionsForSpans(PairsTask):
-    """A question for each of three dates, numbers or names in the passage: they are the answers.
+    """Takes three spans of the passage (dates, numbers, names) as answers, and asks for questions.
 
-    The model sees a blank in the answer's place, and the question's first word is given where the
-    answer tells: left to itself, a small model asks what something is, whatever the answer. A pair
-    holds if the model finds the answer to its own question.
+    The model sees the sentence with a blank in the answer's place. The first word of the question
+    is given if the answer determines it, because a small model otherwise asks what something is,
+    whatever the answer. A pair is right if the model finds the answer to its own question.
     """
 
     def ask(self, passage: Passage, attempt: int) -> list[WritingRequest]:
-        """One request a span; every attempt takes other spans, and the most likely question."""
+        """Make one request for each span.
+
+        Every attempt takes other spans, and asks for the most likely question.
+        """
         return [
             SMALL_QUESTION.request(
                 {"title": passage.title or "none", "text": f"{span.before}{BLANK}{span.after}"},
@@ -150,7 +166,7 @@ class QuestionsForSpans(PairsTask):
         ]
 
     def read(self, passage: Passage, attempt: int, answers: Sequence[str]) -> list[Pair]:
-        """See `PairsTask.read`."""
+        """Pair each usable question with its span; spans without one are left out."""
         pairs: dict[str, str] = {}
         for span, answer in zip(self._spans(passage, attempt), answers, strict=True):
             try:
@@ -160,7 +176,7 @@ class QuestionsForSpans(PairsTask):
         return list(pairs.items())
 
     def doubt(self, passage: Passage, pairs: Sequence[Pair]) -> list[WritingRequest]:
-        """The question alone, to be answered from the same text."""
+        """Ask each question, to be answered from the text around its span."""
         contexts = {span.text: span.context for span in answer_spans(passage.text)}
         title = passage.title or "none"
         return [
@@ -171,7 +187,7 @@ class QuestionsForSpans(PairsTask):
         ]
 
     def confirm(self, pairs: Sequence[Pair], answers: Sequence[str]) -> list[Pair]:
-        """Those whose answer was found again."""
+        """Select the pairs whose answer the model has found again."""
         zipped = zip(pairs, answers, strict=True)
         return [pair for pair, answer in zipped if holds_answer(answer, [pair[1]])]
 
@@ -181,7 +197,7 @@ class QuestionsForSpans(PairsTask):
 
 @dataclass(frozen=True)
 class TaskSet:
-    """The two tasks of an augmentation."""
+    """The two tasks of an augmentation: the rewrite and the pairs."""
 
     rewrite: RewriteTask
     pairs: PairsTask
@@ -191,15 +207,15 @@ TASK_SETS = {
     "paper": TaskSet(WholeRewrite(), ListOfPairs()),
     "small": TaskSet(SentenceRewrite(), QuestionsForSpans()),
 }
-"""``paper``: for instruction-tuned models of a billion parameters and more. ``small``: for the
-embedded default."""
+"""``paper`` is for instruction-tuned models with a billion parameters or more. ``small`` is for the
+small model that comes with the project."""
 
 
 def task_set(name: str) -> TaskSet:
-    """The tasks of a set of prompts.
+    """Find the tasks of a set of prompts by its name.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If there is no set of that name.
     """
     if name not in TASK_SETS:
         raise SettingValueError(

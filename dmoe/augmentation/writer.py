@@ -1,4 +1,4 @@
-"""Who writes augmentations: any frozen backbone, in batches (DMoE sec. 4.3).
+"""Writers of augmentations: their interface, and a frozen backbone as a writer (DMoE sec. 4.3).
 
 Shapes: N requests, T tokens, V vocabulary.
 """
@@ -21,7 +21,8 @@ from plumbing.mounts import SettingValueError
 from plumbing.settings import typed
 from plumbing.storage.hashing import short_hash
 
-_CROWDED = 0.875  # of a batch's rows: when no more are left, the others are dropped
+# Rows that have ended are dropped from a batch once at most this share of its rows still goes on.
+_CROWDED = 0.875
 
 Messages = tuple[tuple[str, str], ...]
 """Turns of a conversation: (role, content)."""
@@ -29,13 +30,13 @@ Messages = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class WritingRequest:
-    """One answer that is wanted.
+    """A request for one answer.
 
     Attributes:
-        messages: The conversation, the user's turn last.
-        max_new_tokens: At most so many tokens.
-        attempt: 0 is the most likely answer; from 1 on others are drawn.
-        opening: How the answer is to begin, where the writer can be made to.
+        messages: The conversation; the last turn is the user's.
+        max_new_tokens: The most tokens of the answer.
+        attempt: 0 asks for the most likely answer. With 1 and more, other answers are drawn.
+        opening: The beginning that the answer should have, if the writer can be made to use it.
     """
 
     messages: Messages
@@ -45,30 +46,33 @@ class WritingRequest:
 
 
 class WriterError(ValueError):
-    """Why a request has no answer; but for a `RefusedError`, others will have none either."""
+    """A request has no answer. Unless it is a `RefusedError`, no other request will have one."""
 
 
 class RefusedError(WriterError):
-    """Why one request never has an answer: it is too long, say. Others may have one."""
+    """A single request can never have an answer, for example because it is too long."""
 
 
 class Writer(Protocol):
-    """Answers requests."""
+    """The interface of everything that answers requests."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash or name of all that decides the answers: a part of a cache's key."""
+        """A hash or name of everything that decides the answers; it is part of a cache's key."""
         ...
 
     @property
     def batch_size(self) -> int:
-        """How many requests are best given at once."""
+        """How many requests should be made at once."""
         ...
 
     def write(self, requests: Sequence[WritingRequest]) -> list[str | WriterError]:
-        """One answer for each request, its opening included if it was kept to.
+        """Answer requests.
 
-        Where there is none, the reason stands in its place: the other answers are not lost.
+        Returns:
+            One answer for each request. It begins with the request's opening if the writer can be
+            made to use it. If a request has no answer, the error stands in its place, so that the
+            other answers are not lost.
         """
         ...
 
@@ -76,15 +80,16 @@ class Writer(Protocol):
 class BackboneWriter:
     """A frozen backbone as a writer, with its chat template if it has one.
 
-    First attempts are greedy, later ones sampled, each row from a generator of its own: an answer
-    depends on its request alone, not on the batch. What all requests of a batch begin with (the
-    prompt's examples) is read once for all of them, and kept from batch to batch.
+    First attempts are decoded greedily, later ones are sampled. Each row has a random generator of
+    its own, so an answer depends on its request and not on the batch. The beginning that all
+    requests of a batch share (the prompt's examples) is read once for all of them, and is kept from
+    batch to batch.
 
     Args:
         backbone: The model.
-        batch_size: Requests at once.
-        temperature: Of the attempts after the first.
-        seed: Of the sampling.
+        batch_size: How many requests are answered at once.
+        temperature: The temperature of the attempts after the first.
+        seed: The seed of the sampling.
 
     Raises:
         ValueError: If a number is out of range.
@@ -105,11 +110,14 @@ class BackboneWriter:
 
     @property
     def fingerprint(self) -> str:
-        """The backbone's, and the sampling's settings."""
+        """The backbone's fingerprint, and the settings of the sampling."""
         return f"{self._backbone.fingerprint} {self._temperature} {self._seed}"
 
     def write(self, requests: Sequence[WritingRequest]) -> list[str | WriterError]:
-        """See `Writer.write`; what is longer than the backbone can read is refused."""
+        """Answer requests, as `Writer.write` describes.
+
+        A request that is longer than the backbone can read is refused.
+        """
         rows = [self._encode(request) for request in requests]
         refused = [self._refusal(*pair) for pair in zip(rows, requests, strict=True)]
         fitting = [i for i, refusal in enumerate(refused) if refusal is None]
@@ -118,7 +126,7 @@ class BackboneWriter:
 
     @torch.inference_mode()
     def _texts(self, rows: Sequence[list[int]], requests: Sequence[WritingRequest]) -> list[str]:
-        """The answers to requests that are encoded already."""
+        """Answer requests whose token ids are ``rows``."""
         if not rows:
             return []
         tokenizer = self._backbone.tokenizer
@@ -139,13 +147,13 @@ class BackboneWriter:
     def _continue(
         self, ids_NT: Tensor, mask_NT: Tensor, cache: Any, requests: Sequence[WritingRequest]
     ) -> list[list[int]]:
-        """The new tokens of each row; rows that have ended leave the batch.
+        """Decode each row's new tokens. Rows that have ended are dropped from the batch.
 
         Args:
-            ids_NT: What the cache does not hold yet, padded on the left.
-            mask_NT: Of what it holds as well.
-            cache: Of the beginning that all rows share; grows.
-            requests: N of them.
+            ids_NT: The tokens that are not in the cache yet, padded on the left.
+            mask_NT: The attention mask of the tokens in the cache and of ``ids_NT``.
+            cache: The KV cache of the beginning that all rows share; it grows.
+            requests: N requests.
         """
         stop_ids, decoder = self._backbone.stop_token_ids, self._backbone.decoder
         generators = [self._generator(request) for request in requests]
@@ -188,7 +196,7 @@ class BackboneWriter:
         return list(tokenizer(text + request.opening, add_special_tokens=False)["input_ids"])
 
     def _refusal(self, row: Sequence[int], request: WritingRequest) -> RefusedError | None:
-        """What is wrong with a request whose answer would exceed what the backbone can read."""
+        """Refuse a request that with its answer is longer than the backbone can read, else None."""
         config = self._backbone.model.config.get_text_config()
         limit = getattr(config, "max_position_embeddings", None)
         if not limit or len(row) + request.max_new_tokens <= limit:
@@ -200,13 +208,14 @@ class BackboneWriter:
         )
 
     def _shared(self, rows: Sequence[list[int]]) -> tuple[list[int], Any]:
-        """What all rows begin with, and its KV cache, repeated for every row."""
+        """Find the beginning that all rows share, and its KV cache, repeated for every row."""
         shortest = min(map(len, rows))
         length = next((i for i in range(shortest) if len({row[i] for row in rows}) > 1), shortest)
-        shared = rows[0][: min(length, shortest - 1)]  # a token of each row must be left to read
+        shared = rows[0][: min(length, shortest - 1)]  # each row must have a token left to read
         kept, cache = self._prefix
         if kept and shared[: len(kept)] == kept:
-            shared = kept  # two passages that begin alike must not make us read it again
+            # Rows that share more (passages that begin alike) still use the cache that was kept.
+            shared = kept
         elif len(rows) > 1 and shared:
             ids = torch.tensor([shared], device=self._backbone.device)
             cache = make_cache(self._backbone.model)
@@ -233,12 +242,12 @@ def _ended(new: Sequence[int], request: WritingRequest, stop_ids: Sequence[int])
 def add_noise(
     logits_NV: Tensor, generators: Sequence[torch.Generator | None], temperature: float
 ) -> None:
-    """Make the most likely token a drawn one: ``argmax(logits / temperature + Gumbel noise)``.
+    """Turn greedy decoding into sampling: ``argmax(logits / temperature + Gumbel noise)``.
 
     Args:
-        logits_NV: Of the next token; changed in place.
-        generators: Of each row; None: the row stays as it is.
-        temperature: Of the distribution that is drawn from.
+        logits_NV: The logits of the next token; they are changed in place.
+        generators: The random generator of each row. None leaves the row as it is.
+        temperature: The temperature of the distribution to sample from.
     """
     for row, generator in zip(logits_NV, generators, strict=True):
         if generator is not None:

@@ -1,13 +1,13 @@
-"""FLARE: retrieve again where a sentence is about to be written without confidence (a baseline).
+"""FLARE: before the model writes a sentence without confidence, retrieve again (a baseline).
 
-Jiang et al. 2023, "Active Retrieval Augmented Generation", in its direct variant. The question
-retrieves first. Then, sentence by sentence: a draft is decoded, and where one of its tokens has a
-probability below theta, the draft's confident tokens are the query for other passages, which take
-the place of those in the prompt, and the sentence is written again. What was written with passages
-of its own stands.
+This is the direct variant of Jiang et al. 2023, "Active Retrieval Augmented Generation". First,
+passages are retrieved for the question. Then the answer is written sentence by sentence: a draft of
+the next sentence is decoded. If one of its tokens has a probability below theta, the draft's
+confident tokens become the query for new passages. These replace the passages in the prompt, and
+the sentence is written again. A sentence that was written again in this way is final.
 
-Deviation: the paper's drafts are written without passages in the prompt; here those found last are
-in it, so that a draft that stands is not written twice, and theta = 0 is RAG.
+Deviation: the paper's drafts are written without passages in the prompt. Here the passages found
+last stand in it, so that an accepted draft need not be written twice, and theta = 0 is RAG.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ class FLARERow:
 
     Attributes:
         input: The question, and the passages that stand in its prompt now.
-        ids: The tokens that stand, the stop token among them at the end.
-        queries: What was asked, trigger by trigger; without the first retrieval.
-        retrieved: The ids of the passages found, likewise.
+        ids: The tokens that are final; in the end a stop token may be among them.
+        queries: The query of each trigger. The first retrieval, for the question, is not among
+            them.
+        retrieved: The ids of the passages that each of these queries found.
     """
 
     input: QuestionInput
@@ -59,16 +60,22 @@ class FLARERow:
 class FLAREMethod(AnsweringMethod):
     """The frozen backbone with passages in its prompt that change while it decodes.
 
-    Decoding is greedy, so a draft goes on to the answer's end at once: sentences that need no other
-    passages are decoded once, and each trigger costs one prompt and the rest of the answer.
+    Decoding is greedy, so each draft goes on to the end of the answer at once. Sentences that need
+    no new passages are then decoded once, and each trigger costs one prompt and the rest of the
+    answer.
 
-    The likelihood of the right answer is that behind the question and the passages that stood in
-    the prompt at the end. Its tokens trigger nothing: FLARE looks at sentences that the model
-    writes, not at given ones.
+    The likelihood of the right answer is measured after the question and the passages that stand in
+    the prompt at the end. The right answer's tokens trigger nothing, because FLARE looks only at
+    sentences that the model itself writes.
 
-    Each prediction's details are ``tokens``, the answer's; ``triggers``, the sentences that asked
-    for passages; ``queries``, and ``retrieved``, the ids that each of them found. What the question
-    itself found is the evaluation's ``passage_ids``.
+    The details of each prediction are:
+
+    - ``tokens``, the number of the answer's tokens;
+    - ``triggers``, the number of sentences that led to a retrieval;
+    - ``queries``, the query of each trigger;
+    - ``retrieved``, the ids of the passages that each query found.
+
+    The passages found for the question itself are the prediction's ``passage_ids``.
 
     Args:
         backbone: The frozen model.
@@ -78,7 +85,7 @@ class FLAREMethod(AnsweringMethod):
         beta: Tokens of a lower probability are left out of the query. If nothing is left, the
             question is asked again.
         rag: Always true, because the passages stand in the prompt.
-        max_new_tokens: At most so many tokens are decoded.
+        max_new_tokens: The most tokens that are decoded.
 
     Raises:
         ValueError: If a setting is out of range, or the source does not retrieve.
@@ -98,7 +105,7 @@ class FLAREMethod(AnsweringMethod):
         super().__init__(backbone, rag, max_new_tokens)
         if not rag:
             raise ValueError(
-                "method=flare puts passages in the prompt, got rag=false; leave it out"
+                "method=flare puts passages in the prompt, got rag=false; leave rag=false out"
             )
         for name, value in (("theta", theta), ("beta", beta)):
             if not 0 <= value <= 1:
@@ -135,11 +142,11 @@ class FLAREMethod(AnsweringMethod):
         return [Prediction(*each) for each in zip(texts, nll, map(_details, rows), strict=True)]
 
     def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """How often it retrieved.
+        """Measure how often passages were retrieved.
 
         Returns:
-            `trigger_metrics`, where one trigger stands for a whole sentence; and
-            ``retrievals_per_question``, the first one, with the question, included.
+            The metrics of `trigger_metrics`, where one trigger stands for a whole sentence, and
+            ``retrievals_per_question``, which includes the first retrieval, for the question.
         """
         details = [prediction.details for prediction in predictions]
         triggers = sum(row["triggers"] for row in details)
@@ -147,13 +154,13 @@ class FLAREMethod(AnsweringMethod):
         return trigger_metrics(details) | retrievals
 
     def decode(self, inputs: Sequence[QuestionInput]) -> list[FLARERow]:
-        """Write the answers; rows whose sentence is to be written again go on together.
+        """Write the answers. The rows that must write a sentence again are decoded together.
 
         Args:
-            inputs: N questions with the passages that each has retrieved.
+            inputs: N questions with the passages that were retrieved for them.
 
         Returns:
-            N answers, none of which depends on the others.
+            N answers. None of them depends on the others.
 
         Raises:
             ValueError: If a prompt is longer than the backbone can read.
@@ -168,7 +175,7 @@ class FLAREMethod(AnsweringMethod):
         return rows
 
     def _drafts(self, rows: Sequence[FLARERow]) -> list[Continuation]:
-        """Each answer as it would go on under its present prompt, to its end."""
+        """Continue each answer to its end under its present prompt."""
         prompts = [encode_prompt(self.backbone.tokenizer, self.prompt(row.input)) for row in rows]
         check_room(self.backbone, max(map(len, prompts)), self.max_new_tokens)
         room = [self.max_new_tokens - len(row.ids) for row in rows]
@@ -180,9 +187,14 @@ class FLAREMethod(AnsweringMethod):
         ]
 
     def _accept(self, row: FLARERow, draft: Continuation) -> bool:
-        """Accept a draft up to its first doubtful sentence; whether there is one, and its query."""
+        """Accept a draft up to its first doubtful sentence.
+
+        Returns:
+            True if there is such a sentence. Its query is then the last one in ``row.queries``.
+        """
         sentences = self._sentences(row, draft)
-        for positions in sentences[bool(row.queries) :]:  # the first was written for its passages
+        # After a trigger the first sentence has just been written again, so it is final.
+        for positions in sentences[bool(row.queries) :]:
             if min(draft.probabilities[at] for at in positions) < self.theta:
                 sure = [draft.ids[at] for at in positions if draft.probabilities[at] >= self.beta]
                 query = self._decoded(sure).strip()
@@ -193,13 +205,13 @@ class FLAREMethod(AnsweringMethod):
         return False
 
     def _sentences(self, row: FLARERow, draft: Continuation) -> list[list[int]]:
-        """Where in a draft the tokens of each sentence stand.
+        """List the positions of each sentence's tokens in a draft.
 
-        The answer is one line: what stands below it belongs to no sentence, nor does a stop token.
+        The answer is one line. The tokens after it, and a stop token, belong to no sentence.
         """
         ids = draft.ids
         texts = [self._decoded(row.ids + ids[:end]) for end in range(len(ids) + 1)]
-        # The space before a sentence is of its first token.
+        # The space before a sentence belongs to its first token.
         starts = [len(texts[-1][:start].rstrip()) for start in sentence_starts(texts[-1])]
         sentences: dict[int, list[int]] = {}
         for at, (before, text) in enumerate(pairwise(texts)):
@@ -209,7 +221,7 @@ class FLAREMethod(AnsweringMethod):
         return list(sentences.values())
 
     def _retrieve(self, rows: Sequence[FLARERow]) -> None:
-        """Other passages for each row's latest query; where none is found, those there stay."""
+        """Retrieve passages for each row's latest query; if none is found, the old ones stay."""
         if not rows:
             return
         queries = [replace(row.input.question, question=row.queries[-1]) for row in rows]

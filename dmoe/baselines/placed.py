@@ -1,16 +1,16 @@
 """Experts on the FFNs of more layers than the final one (DMoE sec. 5.3.1 and Table 3).
 
-Where an expert lies below another layer's attention, the keys and values of the layers above it
-depend on it (eq. 7-9): those that the cache holds are stale as soon as experts are swapped. The
-paper decodes on with the stale cache, and finds that answers get worse.
+If an expert lies below another layer's attention, the keys and values of the layers above it depend
+on it (eq. 7-9). As soon as experts are swapped, the keys and values in the cache are stale. The
+paper goes on decoding with the stale cache, and finds that answers get worse.
 
 Deviation: here the router is asked once, for the question, before the prompt is read, and its
-experts stay for the whole answer. Every key and value is computed under the experts that act, no
-cache is ever stale, and cells of a table differ by the placement alone, not by the damage to the
-cache. With the final layer alone it is therefore DMoE without its trigger, not DMoE itself.
+experts stay for the whole answer. Every key and value is computed with the experts that act, so the
+cache is never stale. The cells of a table then differ only by the placement, and not by damage to
+the cache. With experts on the final layer alone, this method is DMoE without its trigger.
 
-The experts are PRAG's adapters, trained when a question first wants them: a bank holds those of the
-final FFN only.
+The experts are PRAG's adapters, because a bank holds experts of the final FFN only. An adapter is
+trained when a question first needs it.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ from retrieval.passage import Passage
 
 
 class PlacedMethod(PRAGMethod):
-    """The backbone with the adapters of passages that are routed once, for the question.
+    """The backbone with the adapters of the passages that a router selects for the question.
 
-    Each prediction's details are ``routed``, the passages, and ``routed_gold``, whether a gold one
-    was among them (null without gold ones).
+    The details of each prediction are ``routed``, the ids of the selected passages, and
+    ``routed_gold``, True if a gold passage is among them. It is null for a question without gold
+    passages.
 
     Args:
-        adapters: The passages' adapters, in the layers that have experts.
+        adapters: The passages' adapters, on the layers that have experts.
         router: Selects passages for the question.
         passages: Of the router's choice, by id.
         experts: How many experts a question gets.
@@ -105,7 +106,7 @@ def load_placed(
     rag: bool = False,
     **settings: Any,
 ) -> PlacedMethod:
-    """The method, from plain settings.
+    """Make the method from plain settings.
 
     Args:
         backbone: The frozen model.
@@ -126,7 +127,8 @@ def load_placed(
     """
     if rag:
         raise ValueError(
-            "method=placed has no passages in the prompt, got rag=true; use method=prag for both"
+            "method=placed has no passages in the prompt, got rag=true; use method=prag for "
+            "adapters and passages together"
         )
     adapters = open_adapters(backbone, augmentation, formats, expert, recipe, cache_dir, placement)
     lessons = lessons_from_augmentation(augmentation, passages)

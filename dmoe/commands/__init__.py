@@ -1,1 +1,1 @@
-"""What the scripts of DMoE call, a command a file."""
+"""The commands behind DMoE's scripts, one file for each command."""

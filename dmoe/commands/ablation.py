@@ -1,10 +1,10 @@
-"""``scripts/ablation.py``: DMoE evaluated cell by cell, each cell a choice of overrides.
+"""``scripts/ablation.py``: evaluates DMoE cell by cell, where a cell is a choice of overrides.
 
-An ablation (``conf/ablation/``) has axes, each a mapping from labels to lists of overrides; its
-cells are all choices of one label an axis. Whatever a cell needs (augmentations, a bank, an index,
-its own evaluation) is named by a hash of the settings that decide it, lies below the run folder,
-and is made where it is not there yet: cells share what they have in common, and an ablation that
-was interrupted goes on. Cells that cannot differ are evaluated once (`Cell.key`).
+An ablation (``conf/ablation/``) has axes. Each axis maps labels to lists of overrides, and a cell
+chooses one label from each axis. Everything that a cell needs (augmentations, a bank, an index, its
+own evaluation) lies below the run folder, under a hash of the settings that decide it, and is made
+if it is not there yet. So cells share what they have in common, and an ablation that was
+interrupted goes on. Cells that cannot differ are evaluated once (`Cell.key`).
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from retrieval.passage import Passage
 log = logging.getLogger(__name__)
 
 RESULTS = "results.jsonl"
-METRICS = "metrics.json"  # written last: a folder that has it is complete
+METRICS = "metrics.json"  # this file is written last, so a folder that has it is complete
 
-# The settings that decide what is made.
+# The settings that all cells share, and those that decide an augmentation and a bank.
 _SHARED = ("data", "corpus", "augmenter")
 _AUGMENTED = (*_SHARED, "backbone", "seed")
 _BUILT = ("backbone", "expert", "recipe", "instances", "bank")
-_BATCH = 256  # experts in memory at a time
+_BATCH = 256  # the most experts in memory at a time
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Cell:
     """One setting of an ablation.
 
     Attributes:
-        labels: What was chosen of each axis.
-        config: Composed with the overrides of these choices.
+        labels: The label that was chosen from each axis.
+        config: The configuration, composed with the overrides of these labels.
     """
 
     labels: dict[str, str]
@@ -62,9 +62,9 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """Hash of all settings that may decide the result; the same for cells that share it.
+        """A hash of all settings that may decide the result; cells with equal keys share a result.
 
-        Where the trigger never fires no router is asked, and its settings decide nothing.
+        If the trigger never fires, the router is never asked, and its settings are left out.
         """
         ignored = {"ablation", "paths", "resume"}
         if OmegaConf.select(self.config, "trigger.active") is False:
@@ -73,32 +73,34 @@ class Cell:
 
 
 def ablate(config: DictConfig, overrides: Sequence[str]) -> dict[str, float]:
-    """Evaluate all cells that ``results.jsonl`` does not hold yet, and write what came out.
+    """Evaluate all cells that ``results.jsonl`` does not hold yet, and write a report.
 
-    In the run folder: ``results.jsonl``, a line a cell as soon as it is evaluated; and at the end
-    ``results.csv``, ``table.md``, ``figure.png`` and ``metrics.json``.
+    The run folder gets ``results.jsonl``, with a line for each cell as soon as it is evaluated. At
+    the end it gets ``results.csv``, ``table.md``, ``figure.png`` and ``metrics.json``.
 
     Args:
-        config: Composed from ``conf/ablation.yaml`` while Hydra is initialized: cells are composed
-            from the same.
-        overrides: What ``config`` was composed with; those of a cell come behind them.
+        config: Composed from ``conf/ablation.yaml``. Hydra must still be initialized, because the
+            cells are composed from the same file.
+        overrides: The overrides that ``config`` was composed with. Those of a cell come after them.
 
     Returns:
-        The metrics of all cells, ``<label>/…/<metric>``: those of `evaluate_command`, and
-        ``expert_norm``, the mean ``‖ΔW‖`` of the bank.
+        The metrics of all cells, with keys of the form ``<label>/…/<metric>``. They are those of
+        `evaluate_command`, and ``expert_norm``, the mean ``‖ΔW‖`` of the bank's experts.
 
     Raises:
         ValueError: If a cell cannot be composed, a setting or the data is at fault, or there are no
-            augmentations of the passages that are asked about.
+            augmentations of the passages that the questions need.
     """
     check_complete(OmegaConf.masked_copy(config, [*_AUGMENTED, "ablation", "paths"]))
     if config.trainer.devices != 1:
         raise ValueError(
             f"an ablation runs on one device, got trainer.devices={config.trainer.devices}; build "
-            "its bank by scripts/build_experts.py and name it: bank.dir=DIR"
+            "its bank with scripts/build_experts.py and name it by bank.dir=DIR"
         )
     if config.resume is not None and not Path(config.resume).is_dir():
-        raise ValueError(f"resume must be the run folder of an ablation, got {config.resume}")
+        raise ValueError(
+            f"resume must be the run folder of an ablation, got {config.resume}; set resume"
+        )
     folder = Path(config.resume or config.paths.output_dir)
     cells = list(read_cells(config, overrides))
     done = {row["key"]: row for _, row in _lines(folder / RESULTS)}
@@ -117,10 +119,11 @@ def ablate(config: DictConfig, overrides: Sequence[str]) -> dict[str, float]:
 
 
 def read_cells(config: DictConfig, overrides: Sequence[str]) -> Iterator[Cell]:
-    """Compose all cells, in the order of the axes, the last one the fastest.
+    """Compose all cells, in the order of the axes; the last axis varies fastest.
 
     Raises:
-        ValueError: Naming a cell with an unknown key, a value out of range, or other data.
+        ValueError: If a cell has an unknown key, a value out of range, or other data than the rest;
+            the message names the cell.
     """
     axes: Any = OmegaConf.to_container(config.ablation.axes, resolve=True)
     for chosen in product(*(axis.items() for axis in axes.values())):
@@ -133,21 +136,21 @@ def read_cells(config: DictConfig, overrides: Sequence[str]) -> Iterator[Cell]:
             raise ValueError(f"cell {labels}: {one_line(error)}") from error
         if digest(composed, _SHARED) != digest(config, _SHARED):
             raise ValueError(
-                f"cell {labels}: all cells must share {', '.join(_SHARED)}; run an ablation of each"
+                f"cell {labels}: all cells must share {', '.join(_SHARED)}; run one ablation each"
             )
         composed.instances.augmentation = str(_augmentations(config))  # below the run folder
         yield Cell(labels, composed)
 
 
 class Workshop:
-    """What evaluates cells, and keeps what they need.
+    """Evaluates cells, makes what they need, and keeps it for other cells.
 
     Args:
-        config: Of the ablation; data and augmenter are those of all cells.
-        folder: Of everything that is made.
+        config: The ablation's configuration, whose data and augmenter all cells share.
+        folder: The folder of everything that is made.
 
     Raises:
-        ValueError: If the data is at fault, or nothing that is asked about has been augmented.
+        ValueError: If the data is at fault, or no passage that the questions need is augmented.
     """
 
     def __init__(self, config: DictConfig, folder: Path) -> None:
@@ -170,16 +173,17 @@ class Workshop:
         if not there or (wanted and wanted.isdisjoint(there)):
             raise ValueError(
                 f"expected augmentations of the {len(wanted)} passages that split={split} asks "
-                f"about, found none among {len(there)}; set augmenter.split={split} or whatever "
-                "else the augmenter needs, or another split"
+                f"about, found none among {len(there)}; let the augmenter make them (for instance "
+                f"with augmenter.split={split}), or set another split"
             )
 
     def evaluate(self, cell: Cell) -> dict[str, float]:
-        """Evaluate a cell, with all that it needs made before.
+        """Evaluate a cell, after everything that it needs has been made.
 
         Returns:
-            Those of `evaluate_command`, and the ``expert_norm`` of its bank. Methods that train
-            while they answer have none; their ``seconds_per_question`` is less that training.
+            The metrics of `evaluate_command`, and the ``expert_norm`` of the cell's bank. Methods
+            without a bank train while they answer. They have no ``expert_norm``, and their
+            ``seconds_per_question`` leaves out that training.
         """
         built = self._folder / "banks" / digest(cell.config, _BUILT)
         config = cell.config.copy()
@@ -196,7 +200,7 @@ class Workshop:
         return evaluate_command(config, self._dataset, backbone) | norm
 
     def _build(self, config: DictConfig, built: Path, backbone: Backbone) -> dict[str, float]:
-        """Build the bank of a cell, unless it is there; returns its `_expert_norm`."""
+        """Build the bank of a cell, if it is not there yet; returns its `_expert_norm`."""
         if built not in self._norms:
             if not (built / METRICS).exists():
                 building = config.copy()
@@ -208,7 +212,7 @@ class Workshop:
         return self._norms[built]
 
     def _index(self, router: DictConfig) -> None:
-        """Build the index of a router over the surrogates, unless one is named."""
+        """Build the index of a router over the surrogates, unless the settings name an index."""
         index = self._augmented / "index" / digest(router, router)
         if OmegaConf.is_missing(router.corpus, "path"):
             router.corpus.path = str(self._augmented / SURROGATES)
@@ -225,22 +229,25 @@ class Workshop:
 
 
 def _without_training(metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics without the seconds of training, as for a bank that was there before."""
+    """Leave the seconds of training out of the metrics, as for a bank that was built before."""
     training = metrics.get("training_seconds", 0.0) / metrics["n"]
     return metrics | {"seconds_per_question": metrics["seconds_per_question"] - training}
 
 
 def _set_rate(cell: Cell, rows: Sequence[Row]) -> None:
-    """Let a random trigger without a rate fire as often as uncertainty did, all else equal."""
+    """Set the rate of a random trigger that has none.
+
+    The rate is the one at which the uncertainty trigger fired in the cell that is otherwise equal.
+    """
     if "trigger" not in cell.config or not OmegaConf.is_missing(cell.config.trigger, "rate"):
         return
     for row in rows:
         if row.labels == cell.labels | {"trigger": "uncertainty"}:
-            cell.config.trigger.rate = row.metrics["trigger_rate"] / 100  # of percent
+            cell.config.trigger.rate = row.metrics["trigger_rate"] / 100  # from percent
 
 
 def _expert_norm(bank: Bank) -> dict[str, float]:
-    """The mean ``‖ΔW‖`` of a bank's experts; nothing where there is none (all have diverged)."""
+    """The mean ``‖ΔW‖`` of a bank's experts; empty if the bank has none (all have diverged)."""
     ids, norms = list(bank), []
     for start in range(0, len(ids), _BATCH):
         norms += delta_norm(bank.get(ids[start : start + _BATCH]), bank.scaling).tolist()
@@ -248,7 +255,7 @@ def _expert_norm(bank: Bank) -> dict[str, float]:
 
 
 def _augmentations(config: DictConfig) -> Path:
-    """Where the augmentations of an ablation are, from its run folder."""
+    """The path of an ablation's augmentations, relative to its run folder."""
     return Path("augmentations", digest(config, _AUGMENTED), AUGMENTATIONS)
 
 

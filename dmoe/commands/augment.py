@@ -1,4 +1,4 @@
-"""``scripts/augment.py``: augment a corpus, and write what a bank and its router are made from."""
+"""``scripts/augment.py``: augments a corpus, for the training of experts and for the router."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ SURROGATES = "surrogates.jsonl"
 
 
 def augment_command(config: DictConfig) -> dict[str, float]:
-    """Augment the passages of a corpus; of the data set if ``corpus.path`` is not given.
+    """Augment the passages of a corpus, or of the data set if ``corpus.path`` is not given.
 
     Args:
         config: Composed from ``conf/augment.yaml``.
 
     Returns:
-        The metrics, as in the ``metrics.json`` of the run folder; see `augment`.
+        The metrics of `augment`, as in the ``metrics.json`` of the run folder.
 
     Raises:
         ValueError: If a setting, the corpus or the writer is at fault.
-        InstantiationException: The same, where Hydra builds something; with its cause.
+        InstantiationException: If Hydra cannot build something for such a reason; it has the error
+            as its cause.
     """
-    check_limit(config.limit)  # before the model
+    check_limit(config.limit)  # before the model is loaded
     of_data = config.get("data") is not None and OmegaConf.is_missing(config.corpus, "path")
     used = [str(key) for key in config if not (of_data and key == "corpus")]
     check_complete(OmegaConf.masked_copy(config, used))
@@ -62,17 +63,17 @@ def augment(
     """Write ``augmentations.jsonl``, ``surrogates.jsonl`` and ``metrics.json``, each atomically.
 
     Args:
-        passages: The corpus.
-        augmenter: Who augments it.
-        run_dir: Folder of the files.
-        limit: Augment the first so many passages; the surrogates are those of these alone. None:
-            all.
+        passages: The corpus, by passage id.
+        augmenter: The augmenter.
+        run_dir: The folder of the files.
+        limit: Only this many passages, the first ones, are augmented and get surrogates. None takes
+            all passages.
 
     Returns:
-        `QualityReport.metrics`, and ``passages_per_minute``.
+        The metrics of `QualityReport.metrics`, and ``passages_per_minute``.
 
     Raises:
-        ValueError: If the limit is no positive whole number, or the augmenter fails.
+        ValueError: If the limit is not a positive whole number, or the augmenter fails.
     """
     check_limit(limit)
     chosen = passages if limit is None else _First(passages, limit)

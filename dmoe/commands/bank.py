@@ -33,24 +33,27 @@ _EPILOG = f"With {_RUN}RUN the numbers of the result are also written to RUN/met
 
 
 def bank_command(arguments: Sequence[str] | None = None, output: TextIO | None = None) -> None:
-    """Run one command; it writes JSON, an object a line, so that any passage id can be read back.
+    """Run one command. It writes JSON lines, so that any passage id can be read back.
 
-    With ``hydra.run.dir=RUN`` it writes ``RUN/metrics.json``, too: how many ``results`` (lines)
-    there were, and sums over their numbers, lists and mappings counting as their lengths.
+    With ``hydra.run.dir=RUN`` it also writes ``RUN/metrics.json``. This file holds the number of
+    ``results`` (lines), and for each key the sum of its values. Lists and mappings count with their
+    lengths.
 
     Args:
-        arguments: The command line; None: the process's own.
-        output: Where to; None: standard output. If nobody reads it any more, the command ends.
+        arguments: The command line. None means the process's own.
+        output: Where the lines go. None means standard output. If nobody reads the output any more,
+            the command ends.
 
     Raises:
-        ValueError: If the bank is missing, unfit, or (``verify``) damaged, or another file is.
+        ValueError: If the bank or another file is missing or does not fit, or if ``verify`` finds
+            damage.
         OSError: If a file cannot be read or written.
     """
     given = sys.argv[1:] if arguments is None else arguments
     settings = _parser().parse_args([one for one in given if not one.startswith(_RUN)])
     run: Callable[[argparse.Namespace], _Results] = settings.run
     output = output or sys.stdout
-    metrics: Counter[str] = Counter()  # empty where a command fails before it has a result
+    metrics: Counter[str] = Counter()  # stays empty if a command fails before it has a result
     try:
         for result in run(settings):
             metrics.update({"results": 1, **_numbers(result)})
@@ -60,7 +63,7 @@ def bank_command(arguments: Sequence[str] | None = None, output: TextIO | None =
             output.flush()
         metrics.setdefault("results", 0)
     except ValueError:
-        if run is _verify:  # it has counted all that is damaged
+        if run is _verify:  # at its error, `verify` has counted everything that is damaged
             _write_metrics(given, metrics)
         raise
     _write_metrics(given, metrics)
@@ -74,17 +77,17 @@ def _write_metrics(arguments: Sequence[str], metrics: Mapping[str, float]) -> No
 
 @contextmanager
 def _ended_with_its_reader(output: TextIO) -> Iterator[None]:
-    """End quietly, as other tools do, when what reads the output (``head``) has ended."""
+    """End quietly, as other tools do, if the reader of the output (such as ``head``) has ended."""
     try:
         yield
     except BrokenPipeError:
-        # What is still to be written would fail again when Python ends.
+        # Otherwise the output that is still buffered would fail again when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 def _numbers(result: Mapping[str, Any]) -> dict[str, float]:
-    """What metrics say of a result; of a pair, before and after."""
+    """The numbers of a result. A pair of whole numbers gives one before and one after."""
     found: dict[str, float] = {}
     for key, value in result.items():
         match value:
@@ -170,14 +173,14 @@ def _import_peft(settings: argparse.Namespace) -> _Results:
     passages = [each for each in read_passages(settings.passages) if each.id == settings.id]
     if not passages:
         raise BankError(
-            f"{settings.passages}: expected the passage {shown(settings.id)}, found none of this "
-            "id; check --id and --passages"
+            f"{settings.passages}: expected the passage {shown(settings.id)}, found none "
+            "with this id; check --id and --passages"
         )
     expert, spec = import_adapter(settings.folder, _final_ffn(bank, settings))
     if spec != (wanted := _expert_spec(bank)):
         raise BankError(
-            f"{settings.folder}: expected {wanted}, as the bank's experts are, got {spec}; import "
-            "it into a bank of its kind"
+            f"{settings.folder}: expected {wanted}, as the bank's experts have it, got {spec}; "
+            "import the adapter into a bank with its settings"
         )
     batch = {name: tensor[None] for name, tensor in expert.items()}
     bank.add(passages, batch, settings.replace)
@@ -192,7 +195,7 @@ def _expert_spec(bank: Bank) -> ExpertSpec:
 
 
 def _final_ffn(bank: Bank, settings: argparse.Namespace) -> FinalFFN:
-    """Of the bank's backbone, which has the modules' names and says whether an expert fits."""
+    """The final FFN of the bank's backbone, which gives the names and shapes of its modules."""
     from backbone.final_ffn import FinalFFN
     from backbone.loading import load_backbone
     from dmoe.training.warmup import warm_backbone
@@ -205,7 +208,7 @@ def _final_ffn(bank: Bank, settings: argparse.Namespace) -> FinalFFN:
 
 
 def _read_ids(path: str) -> Iterator[str]:
-    """Ids of JSON lines, as ``list`` writes them."""
+    """Read passage ids from JSON lines, as ``list`` writes them."""
     for number, row in read_jsonl(path):
         yield text_field(row, "id", f"{path}:{number}", may_be_blank=True)
 
@@ -224,13 +227,13 @@ def _parser() -> argparse.ArgumentParser:
 
     command("info", _info, "say what the experts are, and how many")
     command("list", _list, "write the id and the passage's hash of every expert, as JSON lines")
-    command("verify", _verify, "check every byte that counts; exit code 2 if one is damaged")
-    sub = command("compact", _compact, "pack small and holey shards anew, delete what is not used")
+    command("verify", _verify, "check the files' checksums; exit code 2 if something is damaged")
+    sub = command("compact", _compact, "repack small and holey shards, and delete unused files")
     sub.add_argument("--drop-damaged", action="store_true", help="leave damaged experts out")
     sub = command("merge", _merge, "copy the experts of other banks into this one")
     sub.add_argument("sources", metavar="SOURCE", nargs="+", help="the other banks' folders")
     sub.add_argument("--on-conflict", choices=CONFLICTS, default="error", help="default: error")
-    sub = command("remove", _remove, "remove experts; `compact` frees their room")
+    sub = command("remove", _remove, "remove experts; `compact` frees their space")
     sub.add_argument("--id", action="append", default=[], help="a passage id; may be repeated")
     sub.add_argument("--ids", metavar="FILE", help="JSON lines with an id each, as `list` writes")
     sub = command("export", _export, "copy the bank, packed and checked, into a new folder")
@@ -245,7 +248,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", metavar="FOLDER", help="what PEFT's save_pretrained wrote")
     _add_peft(sub)
     sub.add_argument("--passages", metavar="FILE", required=True, help="the corpus; JSON lines")
-    sub.add_argument("--replace", action="store_true", help="of a passage that has an expert")
+    sub.add_argument(
+        "--replace", action="store_true", help="replace the expert that the passage already has"
+    )
     return parser
 
 
@@ -254,4 +259,6 @@ def _add_peft(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--backbone", metavar="NAME", help="name or folder; default: what the bank says"
     )
-    sub.add_argument("--warmup", metavar="ADAPTER", help="merged into the backbone before")
+    sub.add_argument(
+        "--warmup", metavar="ADAPTER", help="a warm-up adapter to merge into the backbone first"
+    )

@@ -1,7 +1,7 @@
-"""``scripts/build_experts.py``: build a bank of experts from a composed configuration.
+"""``scripts/build_experts.py``: builds a bank of experts from a composed configuration.
 
-The bank is checked, opened or made; the experts that it lacks are trained and added; at the end it
-is packed.
+First the bank is opened and checked, or made. Then the experts that it lacks are trained and added.
+At the end the bank is packed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Lessons = Callable[[], Iterable[Lesson]]
 
 @dataclass(frozen=True)
 class Job:
-    """What is built, of what, and how; see `dmoe.training.module.ExpertModule`."""
+    """What is built and how; the fields are the arguments of `ExpertModule`."""
 
     backbone: Backbone
     bank: Bank
@@ -66,19 +66,20 @@ class Job:
 def build_experts(
     config: DictConfig, lessons: Lessons | None = None, backbone: Backbone | None = None
 ) -> dict[str, float]:
-    """Train the experts that are not in the bank yet, and write what came of it.
+    """Train the experts that are not in the bank yet, and write metrics.
 
-    In the run folder: ``metrics.json``; and the ids of the passages that got no expert, a line
-    each, in ``without_instances.jsonl`` and ``diverged.jsonl``.
+    The run folder gets ``metrics.json``, and the ids of passages that got no expert, one a line, in
+    ``without_instances.jsonl`` and ``diverged.jsonl``.
 
     Args:
         config: Composed from ``conf/build_experts.yaml``.
-        lessons: What makes the stream of lessons; None: the one that the configuration names.
-        backbone: The model; None: likewise.
+        lessons: A function that makes the stream of lessons. None means the one that the
+            configuration names.
+        backbone: The model. None means the one that the configuration names.
 
     Returns:
         How many experts were built, skipped and left out, their mean losses in the first and the
-        last epoch, their mean ``‖ΔW‖``, and the seconds that each took.
+        last epoch (nats per label), their mean ``‖ΔW‖``, and the seconds in all and per expert.
 
     Raises:
         ValueError: If a setting, the data or the bank is at fault.
@@ -86,7 +87,7 @@ def build_experts(
     _check(config)
     watch = Stopwatch()
     spec, recipe, limits = typed_settings(config)
-    # Before the model: what is wrong with the data shows at once.
+    # The data is opened before the model, so that errors in it show at once.
     lessons = lessons or open_lessons(config)
     backbone = backbone or training_backbone(config)
     bank = open_bank(config, backbone, spec, recipe)
@@ -108,10 +109,11 @@ def build_experts(
 
 
 def build_command(config: DictConfig) -> dict[str, float]:
-    """``scripts/build_experts.py``: `build_experts`, which must bring something.
+    """Run `build_experts`, and fail if it leaves the passages without any expert.
 
     Raises:
-        ValueError: Likewise, and if every expert diverged; ``metrics.json`` is written before.
+        ValueError: If `build_experts` raises one, or if every expert diverged and none was there
+            before. In the second case ``metrics.json`` has been written.
     """
     metrics = build_experts(config)
     if metrics["failed"] and not metrics["experts"] and not metrics["skipped"]:
@@ -123,7 +125,7 @@ def build_command(config: DictConfig) -> dict[str, float]:
 
 
 def _check(config: DictConfig) -> None:
-    """What can be said against the settings before anything is loaded."""
+    """Check the settings, as far as that is possible before anything is loaded."""
     check_complete(config)
     check_choice("engine", config.engine, ENGINES)
     with mounted("bank"):
@@ -136,11 +138,15 @@ def _check(config: DictConfig) -> None:
 
 
 def open_lessons(config: DictConfig, passages: Mapping[str, Passage] | None = None) -> Lessons:
-    """What makes the stream of lessons of a configuration; all of them are checked before.
+    """Open the lessons of a configuration, and check all of them.
 
     Args:
         config: Composed from ``conf/build_experts.yaml``.
-        passages: Of the augmentations; None: those that the configuration names.
+        passages: The passages of the augmentations, by id. None means those that the configuration
+            names.
+
+    Returns:
+        A function that makes the stream of lessons.
 
     Raises:
         ValueError: If the data or a setting is at fault.
@@ -164,14 +170,14 @@ def open_lessons(config: DictConfig, passages: Mapping[str, Passage] | None = No
 
 
 def corpus_passages(data: Mapping[str, Any], corpus: Mapping[str, Any]) -> Mapping[str, Passage]:
-    """The passages of a configuration: those of the corpus, where one is named, else of the data.
+    """Open the passages of the corpus, or those of the data set if no corpus is named.
 
     Args:
         data: The settings ``data``.
-        corpus: The settings ``corpus``; without a path there is none.
+        corpus: The settings ``corpus``. No corpus is named if their path is null.
 
     Raises:
-        InstantiationException: If the files are at fault; with its cause.
+        InstantiationException: If the files are at fault; it has the error as its cause.
     """
     if corpus["path"] is None:
         with mounted("data"):
@@ -183,7 +189,7 @@ def corpus_passages(data: Mapping[str, Any], corpus: Mapping[str, Any]) -> Mappi
 
 
 def _by_lightning(config: DictConfig, job: Job) -> tuple[Tally, bool]:
-    """What was built, and whether this process is the one that reports it."""
+    """Build with Lightning; returns the tally, and if this process is the one that reports it."""
     module = ExpertModule(**vars(job))
     strategy = training_strategy(config.trainer.strategy, config.trainer.devices)
     trainer = make_trainer(config, strategy=strategy)
@@ -192,7 +198,10 @@ def _by_lightning(config: DictConfig, job: Job) -> tuple[Tally, bool]:
 
 
 def _by_ray(config: DictConfig, job: Job) -> tuple[Tally, bool]:
-    """The same; this process hands out the groups, and alone writes to the bank."""
+    """Build with Ray; returns the tally and True.
+
+    This process hands out the groups, and it alone writes to the bank.
+    """
     tokenizer, limits = job.backbone.tokenizer, job.limits
     groups = Groups(job.lessons, job.bank, tokenizer, job.formats, job.recipe, limits)
     device = "cuda" if config.ray.gpus_per_worker else "cpu"
@@ -212,17 +221,17 @@ def _by_ray(config: DictConfig, job: Job) -> tuple[Tally, bool]:
     return tally, True
 
 
-_MANY = 64  # shards, above which a bank is packed: a build adds one a group
+_MANY = 64  # a bank with more shards is packed; a build adds one shard for each group
 
 
 def check_bank(settings: Mapping[str, Any]) -> None:
-    """Check what can be said of a bank before the model is loaded.
+    """Check the settings of a bank, as far as that is possible before the model is loaded.
 
     Args:
         settings: The settings ``bank``.
 
     Raises:
-        ValueError: If one is at fault.
+        ValueError: If a setting is at fault.
     """
     path, dtype = settings["dir"], settings["dtype"]
     if not isinstance(path, str | Path) or not str(path):
@@ -235,10 +244,10 @@ def check_bank(settings: Mapping[str, Any]) -> None:
 
 
 def check_dtype(dtype: Any) -> None:
-    """Check the dtype that a bank is to store.
+    """Check the dtype that a bank stores experts in.
 
     Raises:
-        ValueError: If there is no such.
+        ValueError: If a bank cannot store this dtype.
     """
     check_choice("dtype", dtype, tuple(DTYPES))
 
@@ -246,11 +255,11 @@ def check_dtype(dtype: Any) -> None:
 def open_bank(config: DictConfig, backbone: Backbone, spec: ExpertSpec, recipe: Recipe) -> Bank:
     """Open the bank that the experts go into, or make it.
 
-    Which file augmentations came from, and which split questions, is no part of its recipe: data
-    grow, and banks with them.
+    The bank's recipe names neither the file of the augmentations nor the split of the questions,
+    because data may grow, and banks grow with them.
 
     Raises:
-        BankError: If there is one of another backbone, other settings or another recipe.
+        BankError: If there is a bank with another backbone, other settings or another recipe.
     """
     return Bank.create(config.bank.dir, _bank_spec(config, backbone, spec, recipe), exist_ok=True)
 
@@ -258,22 +267,23 @@ def open_bank(config: DictConfig, backbone: Backbone, spec: ExpertSpec, recipe: 
 def is_built(
     config: DictConfig, lessons: Callable[[], Iterable[Lesson]], backbone: Backbone
 ) -> bool:
-    """Whether there is a bank that has an expert of every lesson's passage already.
+    """Return True if there is a bank that already has an expert for every lesson's passage.
 
-    Whatever source its experts' own lessons came from: where nothing is added, none are mixed.
+    The bank's experts may come from another source of lessons (augmentations or questions). Nothing
+    is added to the bank, so the sources are not mixed.
 
     Args:
         config: Composed from ``conf/build_experts.yaml``.
-        lessons: What makes the stream of lessons.
+        lessons: Makes the stream of lessons.
         backbone: The model.
 
     Raises:
-        BankError: If there is one that has them all, but with other settings or another recipe.
+        BankError: If there is such a bank, but with other settings or another recipe.
     """
     try:
         bank = Bank.open(config.bank.dir, backbone, read_only=True)
     except BankError:
-        return False  # there is none yet, or building says what is the matter
+        return False  # there is no bank yet, or building it will say what is wrong
     formats = list(config.instances.formats)
     wanted = (lesson.passage for lesson in lessons() if lesson.instances(formats))
     if next(bank.missing(wanted), None) is not None:
@@ -304,10 +314,10 @@ def _any_source(spec: BankSpec) -> BankSpec:
 
 
 def pack(bank: Bank) -> None:
-    """Compact a bank that has many shards; whatever prevents it is logged, no expert is lost.
+    """Compact a bank that has many shards. If that fails, the error is logged; no expert is lost.
 
     Args:
-        bank: The bank; it shows the new version afterwards.
+        bank: The bank. Afterwards it shows the newest version on disk.
     """
     try:
         bank.refresh()

@@ -1,4 +1,4 @@
-"""``scripts/train_sft_lora.py``: one adapter over the merged corpus (DMoE sec. 4.2)."""
+"""``scripts/train_sft_lora.py``: trains one adapter on the whole corpus (DMoE sec. 4.2)."""
 
 from __future__ import annotations
 
@@ -33,18 +33,19 @@ FOLDER = "adapter"  # in the run folder: what adapter_dir names
 
 
 def train_sft_lora(config: DictConfig) -> dict[str, float]:
-    """Train the adapter, write its folder and ``metrics.json`` into the run folder.
+    """Train the adapter, and write its folder and ``metrics.json`` into the run folder.
 
     Args:
         config: Composed from ``conf/train_sft_lora.yaml``.
 
     Returns:
-        ``train/loss``, the mean over what was trained on in the last epoch (nats a label; none
-        where the checkpoint was the end), ``steps``, ``instances``, ``parameters`` and ``seconds``.
+        ``train/loss``, the mean over the batches of the last epoch (nats per label), ``steps``,
+        ``instances``, ``parameters`` and ``seconds``. ``train/loss`` is left out if the checkpoint
+        was already at the end of the training.
 
     Raises:
         ValueError: If a setting, the data or the checkpoint is at fault.
-        UnsupportedBackboneError: If the backbone has not all of ``lora.targets``.
+        UnsupportedBackboneError: If the backbone lacks some of ``lora.targets``.
     """
     check_complete(config)
     check_ckpt_path(config.ckpt_path)
@@ -70,7 +71,7 @@ def train_sft_lora(config: DictConfig) -> dict[str, float]:
 
 
 def _module(config: DictConfig) -> SFTModule:
-    """What is trained, and on what."""
+    """Make the module that trains, with the adapter and the instances."""
 
     def values(key: str) -> Any:
         return OmegaConf.to_container(config[key], resolve=True)
@@ -82,7 +83,7 @@ def _module(config: DictConfig) -> SFTModule:
     with mounted("instances"):
         check_formats(config.instances.formats)
     formats = list(config.instances.formats)
-    lessons = open_lessons(config)  # before the model: what is wrong with the data shows at once
+    lessons = open_lessons(config)  # opened before the model, so that errors in it show at once
     backbone = training_backbone(config)
     instances = [
         encoded

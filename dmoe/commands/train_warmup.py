@@ -1,4 +1,4 @@
-"""``scripts/train_warmup.py``: the warm-up stage of DMoE (sec. 4.3)."""
+"""``scripts/train_warmup.py``: trains the warm-up of DMoE (sec. 4.3)."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from qa.data.dataset import QADataset, check_disjoint
 
 
 def warmup(config: DictConfig) -> dict[str, float]:
-    """``scripts/train_warmup.py``: train the adapter, write it and ``metrics.json``.
+    """Train the warm-up's adapter, and write it and ``metrics.json`` into the run folder.
 
     Args:
         config: Composed from ``conf/train_warmup.yaml``.
 
     Returns:
-        The mean losses in the first and in the last epoch (nats a label), and ``‖ΔW‖``.
+        The mean losses in the first and in the last epoch (nats per label), and ``‖ΔW‖``.
 
     Raises:
-        ValueError: If a setting or the data is at fault; also if a gold passage of the split that
-            it is trained on is one of ``held_out``'s.
+        ValueError: If a setting or the data is at fault, or if the training split has a gold
+            passage in common with the held-out split (``instances.held_out``).
     """
     check_complete(config)
     check_limit(config.instances.limit, "instances.limit")  # before the model is loaded

@@ -1,4 +1,4 @@
-"""One expert: its tensors, how it is trained, and its form as a PEFT adapter."""
+"""One expert: its tensors, the settings of its training, and its form as a PEFT adapter."""
 
 from __future__ import annotations
 

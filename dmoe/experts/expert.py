@@ -1,8 +1,8 @@
 """An expert: LoRA on the projections of the final layer's FFN (DMoE sec. 3.2.1, 4.3).
 
-For a projection W (of gate, up and down) the expert adds ``alpha / rank · B A`` to it. Experts are
+The expert adds ``alpha / rank · B A`` to each projection that it has: gate, up or down. Experts are
 plain dictionaries of tensors, ``{"gate.lora_A": A, "gate.lora_B": B, "up.lora_A": …}``, in PEFT's
-orientation; a batch of N experts is the same dictionary with a leading dimension.
+orientation. A batch of N experts is the same dictionary with a leading dimension.
 
 Shapes: N experts, R rank, I inputs and O outputs of a projection.
 """
@@ -23,11 +23,11 @@ from backbone.projections import TARGETS
 from plumbing.mounts import SettingValueError
 
 Expert = dict[str, Tensor]
-"""Of each target projection ``<target>.lora_A`` ``[R, I]`` and ``<target>.lora_B`` ``[O, R]``."""
+"""For each target projection: ``<target>.lora_A`` ``[R, I]`` and ``<target>.lora_B`` ``[O, R]``."""
 
 
 class ExpertError(ValueError):
-    """Settings or tensors that make no expert; the message says what to do."""
+    """Settings or tensors that are not those of a valid expert; the message says what to do."""
 
 
 class ExpertSettingError(SettingValueError, ExpertError):
@@ -39,9 +39,9 @@ class ExpertSpec:
     """What all experts of a bank have in common.
 
     Attributes:
-        rank: R (sec. 4.3: 4).
-        alpha: The outputs are scaled by ``alpha / rank`` (sec. 4.3: 16).
-        targets: The projections that have an expert, any of gate, up and down.
+        rank: The rank R (4 in sec. 4.3).
+        alpha: The outputs are scaled by ``alpha / rank`` (16 in sec. 4.3).
+        targets: The projections that the expert changes, any of gate, up and down.
     """
 
     rank: int = 4
@@ -51,23 +51,23 @@ class ExpertSpec:
     def __post_init__(self) -> None:
         check_lora(self, TARGETS, ExpertSettingError)
         chosen = list(self.targets)
-        # Equal settings compare equal, in whatever order and type the targets came.
+        # The order and the type in which targets were given make no difference to equality.
         object.__setattr__(self, "targets", tuple(t for t in TARGETS if t in chosen))
         object.__setattr__(self, "alpha", float(self.alpha))
 
     @property
     def scaling(self) -> float:
-        """What an expert's output is multiplied by."""
+        """The factor ``alpha / rank`` of an expert's output."""
         return self.alpha / self.rank
 
     def shapes(self, sizes: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
         """The shape of each tensor.
 
         Args:
-            sizes: Inputs and outputs of each projection; see `FinalFFN.sizes`.
+            sizes: The inputs and outputs of each projection, as `FinalFFN.sizes` has them.
 
         Raises:
-            ExpertError: If the FFN has no such projection.
+            ExpertError: If the FFN lacks one of the targets.
         """
         missing = [target for target in self.targets if target not in sizes]
         if missing:
@@ -82,27 +82,27 @@ class ExpertSpec:
         return shapes
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for a manifest."""
+        """The settings as plain values, for a manifest."""
         return {"rank": self.rank, "alpha": self.alpha, "targets": list(self.targets)}
 
 
 def initial_expert(
     spec: ExpertSpec, sizes: Mapping[str, tuple[int, int]], key: str, seed: int = 0
 ) -> Expert:
-    """An untrained expert, whose output is zero: A as PEFT draws it, B zero.
+    """Draw an untrained expert, whose output is zero because B is zero.
 
-    PEFT draws A by ``kaiming_uniform_(a=sqrt(5))``, which is uniform within ``±1 / sqrt(I)``. The
-    generator is the expert's own: what a passage's expert becomes depends neither on the others
-    that are trained at the same time, nor on their order, nor on the device.
+    A is drawn as PEFT draws it, by ``kaiming_uniform_(a=sqrt(5))``, which is uniform within
+    ``±1 / sqrt(I)``. Each expert has its own random generator. So a passage's expert depends
+    neither on the experts that are trained at the same time, nor on their order, nor on the device.
 
     Args:
-        spec: Rank and targets.
-        sizes: See `ExpertSpec.shapes`.
-        key: What the expert is of, such as its passage's id.
-        seed: Other seeds draw other experts.
+        spec: The rank and the targets.
+        sizes: The inputs and outputs of each projection, as in `ExpertSpec.shapes`.
+        key: A name for what the expert belongs to, such as its passage's id.
+        seed: Another seed draws another expert.
 
     Returns:
-        float32 tensors on the CPU.
+        The expert, as float32 tensors on the CPU.
     """
     digest = hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogatepass")).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
@@ -119,10 +119,10 @@ def initial_expert(
 def check_expert(
     expert: Mapping[str, Tensor], spec: ExpertSpec, sizes: Mapping[str, tuple[int, int]]
 ) -> None:
-    """Check an expert, or a batch of them, against what the settings and the backbone ask for.
+    """Check that an expert, or a batch of experts, fits the settings and the backbone.
 
     Raises:
-        ExpertError: If a tensor is missing, unknown, of another shape, or not finite.
+        ExpertError: If a tensor is missing or unknown, has the wrong shape, or is not finite.
     """
     shapes = spec.shapes(sizes)
     if expert.keys() != shapes.keys():
@@ -143,27 +143,27 @@ def check_expert(
 
 
 def stack_experts(experts: Iterable[Mapping[str, Tensor]]) -> Expert:
-    """A batch of experts that have the same tensors."""
+    """Stack experts that have the same tensors into one batch."""
     each = list(experts)
     return {name: torch.stack([expert[name] for expert in each]) for name in each[0]}
 
 
 def expert_at(batch: Mapping[str, Tensor], index: int) -> Expert:
-    """One expert of a batch, as views."""
+    """Take one expert out of a batch; its tensors are views of the batch's."""
     return {name: tensor[index] for name, tensor in batch.items()}
 
 
 def delta_norm(expert: Mapping[str, Tensor], scaling: float) -> Tensor:
-    """``‖ΔW‖``: the Frobenius norm of what an expert adds to all its projections together.
+    """Compute ``‖ΔW‖``, the Frobenius norm of what an expert adds to all its projections together.
 
-    ``‖B A‖² = tr((Bᵀ B)(A Aᵀ))`` needs no matrix larger than ``[R, R]``.
+    ``‖B A‖² = tr((Bᵀ B)(A Aᵀ))`` needs no product larger than ``[R, R]``.
 
     Args:
-        expert: One expert, or a batch.
-        scaling: See `ExpertSpec.scaling`.
+        expert: One expert, or a batch of N.
+        scaling: The factor of the outputs, `ExpertSpec.scaling`.
 
     Returns:
-        A number, or ``[N]``.
+        A scalar for one expert, ``[N]`` for a batch.
     """
     squared = []
     for name, a in expert.items():

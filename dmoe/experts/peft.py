@@ -1,7 +1,7 @@
-"""An expert as a PEFT adapter folder, and back: the same logits on both sides.
+"""Writes an expert as a PEFT adapter folder, and reads one back; the logits stay the same.
 
-``adapter_config.json`` and ``adapter_model.safetensors``, as ``PeftModel.from_pretrained`` reads
-them and ``save_pretrained`` writes them.
+The folder holds ``adapter_config.json`` and ``adapter_model.safetensors``, in the form that PEFT's
+``save_pretrained`` writes and ``PeftModel.from_pretrained`` reads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from dmoe.experts.expert import Expert, ExpertError, ExpertSpec, check_expert
 from plumbing.storage.folders import new_folder
 
 _PREFIX = "base_model.model."
-# Settings of a LoraConfig under which an adapter computes something else than B A x.
+# The settings of a LoraConfig that can make an adapter compute something other than B A x, each
+# with the values that leave it plain.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none",),
@@ -40,17 +41,19 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 def export_adapter(
     folder: str | Path, expert: Mapping[str, Tensor], spec: ExpertSpec, ffn: FinalFFN
 ) -> None:
-    """Write an expert as a PEFT adapter, by one rename: half an adapter is never seen.
+    """Write an expert as a PEFT adapter.
+
+    The folder gets its name by one rename at the end, so nobody ever sees half an adapter.
 
     Args:
-        folder: Where; must not exist.
+        folder: The new folder; it must not exist yet.
         expert: One expert.
-        spec: Its settings.
-        ffn: The final FFN that it belongs to.
+        spec: The expert's settings.
+        ffn: The final FFN that the expert belongs to.
 
     Raises:
         AdapterError: If the folder exists.
-        ExpertError: If the expert does not fit.
+        ExpertError: If the expert does not fit the settings or the FFN.
     """
     check_expert(expert, spec, ffn.sizes)
     names = _module_names(ffn)
@@ -68,16 +71,16 @@ def import_adapter(folder: str | Path, ffn: FinalFFN) -> tuple[Expert, ExpertSpe
     """Read a PEFT adapter of the final FFN.
 
     Args:
-        folder: What ``save_pretrained`` or `export_adapter` wrote.
-        ffn: The final FFN of the backbone that it belongs to.
+        folder: The folder that ``save_pretrained`` or `export_adapter` wrote.
+        ffn: The final FFN of the backbone that the adapter belongs to.
 
     Returns:
-        The expert, float32, and its settings.
+        The expert, in float32, and its settings.
 
     Raises:
-        AdapterError: If it is missing or damaged, does more than LoRA, or stands elsewhere than on
-            the final FFN.
-        ExpertError: If its tensors do not fit the backbone.
+        AdapterError: If the adapter is missing or damaged, does more than plain LoRA, or changes
+            other parts of the model than the final FFN.
+        ExpertError: If the adapter's tensors do not fit the backbone.
     """
     folder = Path(folder)
     config, tensors = _read(folder)
@@ -105,7 +108,7 @@ def import_adapter(folder: str | Path, ffn: FinalFFN) -> tuple[Expert, ExpertSpe
 def _spec(folder: Path, config: Mapping[str, Any], expert: Expert) -> ExpertSpec:
     try:
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
-        if config.get("use_rslora"):  # which divides by sqrt(rank) instead
+        if config.get("use_rslora"):  # rank-stabilized LoRA divides alpha by sqrt(rank) instead
             alpha *= math.sqrt(rank)
         return ExpertSpec(rank, alpha, [t for t in TARGETS if f"{t}.lora_A" in expert])
     except (KeyError, TypeError, ExpertError) as error:
@@ -133,7 +136,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _module_names(ffn: FinalFFN) -> dict[str, str]:
-    """Of each projection, its module's name in the model."""
+    """The name that each projection's module has in the model, by target."""
     modules = {id(part): name for name, part in ffn.backbone.model.named_modules()}
     return {target: modules[id(part)] for target, part in ffn.projections.items()}
 

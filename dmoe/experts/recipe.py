@@ -1,4 +1,4 @@
-"""How an expert is trained: what a bank's manifest says of it (DMoE sec. 4.3)."""
+"""How an expert is trained, as a bank's manifest records it (DMoE sec. 4.3)."""
 
 from __future__ import annotations
 
@@ -19,18 +19,23 @@ class RecipeError(SettingValueError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings that one expert's training depends on; the same for all experts of a bank.
+    """The settings that an expert's training depends on. All experts of a bank share them.
 
     Attributes:
-        lr: AdamW's learning rate, constant (sec. 4.3: 1e-5).
-        epochs: Passes over an expert's instances (sec. 4.3: 1).
-        batch_size: Instances a step, in their order; the loss is the mean over their labels.
-        loss: "answer", or "all": prompts are learnt as well, as PRAG does.
-        max_tokens: Of an instance; longer prompts lose their beginning.
-        weight_decay: AdamW's.
-        betas: AdamW's.
-        eps: AdamW's.
-        seed: Of the initial experts.
+        lr: AdamW's learning rate, which stays constant (1e-5 in sec. 4.3).
+        epochs: How often an expert sees each of its instances (once in sec. 4.3).
+        batch_size: How many instances a step takes, in their order. The loss is the mean over the
+            labels of all of them.
+        loss: "answer" trains on the answers alone. "all" trains on the prompts as well, as PRAG
+            does.
+        max_tokens: The most tokens of an instance. A prompt that is too long loses its beginning.
+        weight_decay: AdamW's weight decay.
+        betas: AdamW's betas.
+        eps: AdamW's epsilon.
+        seed: The seed of the initial experts.
+
+    Raises:
+        RecipeError: If a setting is out of range.
     """
 
     lr: float = 1e-5
@@ -64,5 +69,5 @@ class Recipe:
         object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for a manifest."""
+        """The settings as plain values, for a manifest."""
         return asdict(self) | {"betas": list(self.betas)}

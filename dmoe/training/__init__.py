@@ -1,1 +1,1 @@
-"""Training of many experts at the same time, each as if it were alone."""
+"""Training of many experts at the same time, with the same result as training each one alone."""

@@ -14,14 +14,14 @@ from dmoe.experts.recipe import Recipe
 
 
 class GroupedAdamW:
-    """`torch.optim.AdamW`, expert by expert, over tensors that hold N of them.
+    """`torch.optim.AdamW` for each of N experts, whose parameters are stacked in shared tensors.
 
-    Experts may have taken different numbers of steps; a step moves the first n of them, whose
-    moments and bias corrections are their own, and leaves the others as they are.
+    Experts may take different numbers of steps. A step updates the first n experts and leaves the
+    others as they are. Each expert has its own moments and its own bias corrections.
 
     Args:
-        experts: The parameters, ``[N, …]`` each; changed in place.
-        recipe: Learning rate, betas, eps and weight decay.
+        experts: The parameters, ``[N, …]`` each. They are changed in place.
+        recipe: The learning rate, betas, eps and weight decay.
     """
 
     def __init__(self, experts: Mapping[str, Tensor], recipe: Recipe) -> None:
@@ -34,10 +34,10 @@ class GroupedAdamW:
 
     @torch.no_grad()
     def step(self, gradients: Mapping[str, Tensor]) -> None:
-        """One step of the first n experts.
+        """Take one step with the first n experts.
 
         Args:
-            gradients: ``[n, …]`` of each parameter.
+            gradients: The gradient of each parameter, ``[n, …]``.
         """
         recipe, (beta1, beta2) = self._recipe, self._recipe.betas
         some = next(iter(gradients.values()))

@@ -1,8 +1,8 @@
 """Training experts on a cluster that Ray runs, or on this machine.
 
-Groups are sent to the workers and experts come back, so no disk need be shared, and only this
-process writes to the bank. A worker whose machine fails is started anew, and trains its group
-again.
+Groups are sent to the workers, and the trained experts come back. So the machines need no shared
+disk, and only this process writes to the bank. If a worker's machine fails, the worker is started
+again and trains its group again.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from plumbing.settings import check_positive, check_types
 
 @dataclass(frozen=True)
 class Cluster:
-    """Who trains.
+    """The processes that train.
 
     Attributes:
-        workers: How many processes.
-        gpus_per_worker: GPUs of each, or a part of one.
-        address: Of the cluster; None: the one that this process is connected to, else a new one on
-            this machine that ends with the training.
+        workers: How many worker processes there are.
+        gpus_per_worker: How many GPUs each of them has. It may be a part of one.
+        address: The cluster's address. None means the cluster that this process is connected to.
+            If there is none, a new one is started on this machine, and ends with the training.
 
     Raises:
         ValueError: If a setting is mistyped or out of range.
@@ -63,25 +63,25 @@ def train_on_cluster(
     """Train groups on workers of a cluster.
 
     Args:
-        groups: The groups; at most two for each worker are in memory.
-        make_backbone: Makes the backbone, in each worker's process.
-        fingerprint: That it must have.
+        groups: The groups. At most two for each worker are in memory.
+        make_backbone: Makes the backbone in each worker's process.
+        fingerprint: The fingerprint that the backbone must have.
         spec: The experts' settings.
-        recipe: The training's.
-        limits: The memory's.
-        cluster: Who trains.
+        recipe: The training's settings.
+        limits: The limits on memory.
+        cluster: The processes that train.
 
     Yields:
-        Each group and its experts, in the order in which they are done.
+        Each group with its experts, as soon as it is done.
 
     Raises:
         ValueError: If Ray is not installed.
-        BankError: If a worker has another backbone.
+        BankError: If a worker's backbone has another fingerprint.
     """
     gpus = cluster.gpus_per_worker
     with ray_cluster(cluster.workers, cluster.address, otherwise="lightning") as ray:
         actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=3)(_Worker)
-        # One that the cluster has no room for would keep its groups waiting for ever.
+        # A worker that the cluster has no room for would keep its groups waiting for ever.
         there = ray.cluster_resources()
         room = there.get("CPU", 1)
         if gpus:
@@ -119,7 +119,7 @@ def _train(workers: list[Any], groups: Iterable[Group]) -> Iterator[tuple[Group,
 
 
 class _Worker:
-    """What runs in a process of Ray's."""
+    """The trainer that runs in one of Ray's worker processes."""
 
     def __init__(
         self,
@@ -134,7 +134,9 @@ class _Worker:
         self._trainer: GroupedTrainer | None = None
 
     def train(self, number: int, group: Group) -> tuple[int, TrainedGroup]:
-        if self._trainer is None:  # here, not above: an actor that cannot start names no reason
+        # The backbone is made here and not in the constructor, because Ray gives no reason when
+        # an actor's constructor fails.
+        if self._trainer is None:
             backbone = self._make()
             if backbone.fingerprint != self._fingerprint:
                 raise BankError(

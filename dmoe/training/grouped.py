@@ -1,12 +1,13 @@
-"""Many experts trained at the same time, each as if it were alone.
+"""Trains many experts at the same time, with the same result as training each one alone.
 
-The products with the frozen weights run over the tokens of all experts together, those with the
-experts' own matrices as grouped (batched) products. Each expert has its own optimiser state, its
-own steps, and its own loss, the mean over its own labels: the gradient of the losses' sum by one
-expert is that of its own loss. So the result does not depend on who else is in the group.
+The products with the frozen weights run over the tokens of all experts together. The products with
+the experts' own matrices are grouped (batched). Each expert has its own optimiser state, its own
+steps, and its own loss, which is the mean over its own labels. No other expert's loss depends on
+its matrices, so the gradient of the sum of all losses gives each expert the gradient of its own
+loss. Therefore the result does not depend on the other experts of the group.
 
-Shapes: N experts of the group, n of them active in a step, A labels of a step, P labels of the
-expert that has most, D d_model, I inputs and O outputs of a projection, R rank, V vocabulary.
+Shapes: N experts in a group, n of them active in a step, A labels in a step, P labels of the expert
+that has the most, D d_model, I inputs and O outputs of a projection, R rank, V vocabulary.
 """
 
 from __future__ import annotations
@@ -32,17 +33,18 @@ from plumbing.settings import check_positive, check_types
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds the memory; nothing here changes a result.
+    """Limits on the memory that training takes. They do not change the results.
 
     Attributes:
-        group_size: At most so many experts are trained at the same time.
-        group_tokens: At most so many labels of a group (one expert's own may be more); each costs
-            one residual stream, and some dozen vectors of the FFN's width while it is in a step.
-        trunk_tokens: At most so many tokens at a time below the final FFN.
-        head_tokens: At most so many labels at a time have logits.
+        group_size: The most experts that are trained at the same time.
+        group_tokens: The most labels of a group; a single expert that has more is a group by
+            itself. Each label costs one residual stream, and about a dozen vectors of the FFN's
+            width while its step is computed.
+        trunk_tokens: The most tokens that the layers below the final FFN compute at a time.
+        head_tokens: The most labels whose logits exist at a time.
 
     Raises:
-        ValueError: If one is not positive.
+        ValueError: If a limit is not positive.
     """
 
     group_size: int = 64
@@ -57,14 +59,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class TrainedGroup:
-    """Experts, and how their training went.
+    """The experts of a group, and how their training went.
 
     Attributes:
-        ids: Whose experts they are.
-        experts: N of them, float32, on the CPU.
-        first_loss: ``[N]``, mean of the first epoch's losses (nats a label).
-        last_loss: ``[N]``, of the last epoch's.
-        norm: ``[N]``, ``‖ΔW‖``; see `dmoe.experts.expert.delta_norm`.
+        ids: The ids of the experts' passages.
+        experts: N experts, in float32, on the CPU.
+        first_loss: ``[N]``, the mean of the first epoch's losses (nats per label).
+        last_loss: ``[N]``, the mean of the last epoch's losses (nats per label).
+        norm: ``[N]``, ``‖ΔW‖`` from `dmoe.experts.expert.delta_norm`.
     """
 
     ids: list[str]
@@ -80,11 +82,11 @@ class GroupedTrainer:
     Args:
         ffn: The final FFN of the frozen backbone.
         spec: The experts' settings.
-        recipe: The training's.
-        limits: The memory's.
+        recipe: The training's settings.
+        limits: The limits on memory.
 
     Raises:
-        ExpertError: If the FFN lacks one of the projections that experts are to be on.
+        ExpertError: If the FFN lacks one of the projections that the experts change.
     """
 
     def __init__(
@@ -93,24 +95,24 @@ class GroupedTrainer:
         self.ffn, self.spec, self.recipe = ffn, spec, recipe
         self.limits = limits or Limits()
         self._trunk = Trunk(ffn)
-        spec.shapes(ffn.sizes)  # raises where the FFN lacks a target
+        spec.shapes(ffn.sizes)  # raises an error if the FFN lacks a target
 
     def train(self, ids: Sequence[str], instances: Sequence[Sequence[Encoded]]) -> TrainedGroup:
-        """Train one group, from the initial experts of its passages.
+        """Train one group, beginning with the initial experts of its passages.
 
         Args:
-            ids: Of the passages.
-            instances: Of each passage, at least one.
+            ids: The passages' ids.
+            instances: The instances of each passage, at least one for each.
 
         Returns:
-            The experts, in the order of ``ids``.
+            The trained experts, in the order of ``ids``.
 
         Raises:
             ValueError: If a passage has no instances.
         """
         if empty := [id for id, each in zip(ids, instances, strict=True) if not each]:
             raise ValueError(f"passage {empty[0]!r} has no instances to train on; leave it out")
-        # By falling number of steps: those still active in a step are then the first n.
+        # In order of falling numbers of steps, the experts still active in a step are the first n.
         order = sorted(range(len(ids)), key=lambda i: -len(instances[i]))
         experts = self._initial([ids[i] for i in order])
         states = label_states(self._trunk, [instances[i] for i in order], self.limits.trunk_tokens)
@@ -126,21 +128,21 @@ class GroupedTrainer:
         )
 
     def _initial(self, ids: Sequence[str]) -> Expert:
-        """The untrained experts of some passages, on the backbone's device."""
+        """Draw the untrained experts of some passages, on the backbone's device."""
         each = (initial_expert(self.spec, self.ffn.sizes, id, self.recipe.seed) for id in ids)
         device = self.ffn.backbone.device
         return {name: tensor.to(device) for name, tensor in stack_experts(each).items()}
 
     @torch.no_grad()
     def losses(self, experts: Expert, instances: Sequence[Sequence[Encoded]]) -> Tensor:
-        """What experts know: the loss of each on instances of its own.
+        """Measure the loss of each expert on its own instances, to see what it knows.
 
         Args:
-            experts: N of them.
-            instances: Of each, at least one.
+            experts: N experts.
+            instances: The instances of each expert, at least one for each.
 
         Returns:
-            ``[N]``, mean over all labels of an expert's instances (nats a label).
+            ``[N]``, the mean over all labels of an expert's instances (nats per label).
         """
         states = label_states(self._trunk, instances, self.limits.trunk_tokens)
         step = make_step(states.residual_AD, states.instances)
@@ -155,7 +157,7 @@ class GroupedTrainer:
         return step.mean_of_each(torch.cat(nll)).cpu()
 
     def _epochs(self, experts: Expert, steps: Sequence[Step]) -> list[Tensor]:
-        """Train in place; each expert's mean loss ``[N]`` in each epoch."""
+        """Train the experts in place; returns their mean losses ``[N]``, one tensor per epoch."""
         optimizer = GroupedAdamW(experts, self.recipe)
         losses = []
         for _ in range(self.recipe.epochs):
@@ -174,7 +176,7 @@ class GroupedTrainer:
         return losses
 
     def _gradients(self, active: Expert, step: Step) -> tuple[Tensor, Expert]:
-        """Each active expert's loss ``[n]``, and its gradient."""
+        """Compute each active expert's loss ``[n]``, and the gradient of it."""
         hidden_AD = self._hidden(active, step)
         nll_A, slope_AD = head_gradient(
             self.ffn.backbone, hidden_AD, step.targets_A, step.weights_A, self.limits.head_tokens
@@ -183,10 +185,10 @@ class GroupedTrainer:
         return step.mean_of_each(nll_A), dict(zip(active, gradients, strict=True))
 
     def _hidden(self, active: Expert, step: Step) -> Tensor:
-        """Final hidden states ``[A, D]``, each token under its own expert."""
+        """Compute the final hidden states ``[A, D]``, each token with its own expert."""
 
         def grouped(name: str, x_AI: Tensor) -> Tensor:
-            """``alpha / rank · B A x`` of each token's own expert, in float32 as in PEFT."""
+            """Compute each token's own ``alpha / rank · B A x``, in float32 as in PEFT."""
             a_nRI, b_nOR = active[f"{name}.lora_A"], active[f"{name}.lora_B"]
             x_nPI = x_AI.to(a_nRI.dtype)[step.padded_nP]
             out_nPO = x_nPI @ a_nRI.mT @ b_nOR.mT * self.spec.scaling
@@ -199,19 +201,20 @@ class GroupedTrainer:
 def head_gradient(
     backbone: Backbone, hidden_AD: Tensor, targets_A: Tensor, weights_A: Tensor, tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihoods, and the gradient of their weighted sum by the hidden states.
+    """Compute negative log-likelihoods, and the gradient of their weighted sum.
 
-    Both in one go, some tokens at a time: logits ``[A, V]`` never exist as a whole.
+    The gradient is taken with respect to the hidden states. Both are computed for some tokens at a
+    time, so the logits ``[A, V]`` never exist as a whole.
 
     Args:
-        backbone: Whose head reads the hidden states.
+        backbone: The model whose head reads the hidden states.
         hidden_AD: Final hidden states.
         targets_A: The labels.
-        weights_A: Of each label in the sum.
-        tokens: So many have logits at a time.
+        weights_A: The weight of each label in the sum.
+        tokens: How many tokens have logits at a time.
 
     Returns:
-        ``[A]`` in float32, and ``[A, D]``.
+        The negative log-likelihoods ``[A]`` in float32, and the gradient ``[A, D]``.
     """
     nll, slopes = [], []
     parts = (hidden_AD.detach().split(tokens), targets_A.split(tokens), weights_A.split(tokens))

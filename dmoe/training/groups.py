@@ -1,8 +1,9 @@
 """Groups of passages whose experts are trained at the same time.
 
-Lessons stream through: those whose experts are in the bank are left out, a window of the others is
-encoded and sorted, so that the experts of a group have about equally many steps and labels, and cut
-into groups that fit the limits. Only one window is in memory.
+Lessons arrive as a stream. Those whose experts are already in the bank are left out. The others are
+taken in windows. Each window is encoded, sorted and cut into groups that fit the limits; sorting
+gives the experts of a group about equally many steps and labels. Only one window is in memory at a
+time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dmoe.training.instances import Encoded, encode_all
 from dmoe.training.lessons import Lesson, check_formats
 from retrieval.passage import Passage
 
-_WINDOW = 16  # groups
+_WINDOW = 16  # a window's size, in groups of the largest size
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Group:
     """Passages, and what the expert of each is trained on.
 
     Attributes:
-        passages: N of them.
-        instances: Of each, at least one.
+        passages: N passages.
+        instances: The instances of each passage, at least one for each.
     """
 
     passages: list[Passage]
@@ -38,23 +39,24 @@ class Group:
 
 
 class Groups(IterableDataset[Group]):
-    """The groups that are still to be trained, of one of several workers.
+    """The groups that one of several workers still has to train.
 
     Args:
-        lessons: Makes the stream of lessons; the same for every worker.
-        bank: Whatever it holds is left out, unless the passage's text has changed since. That the
-            lesson of the same passage has changed (other augmentations) is not noticed: use another
-            bank, or remove the experts first.
-        tokenizer: The backbone's.
-        formats: Of the instances; see `dmoe.training.lessons.Lesson.instances`.
+        lessons: Makes the stream of lessons, the same one for every worker.
+        bank: The bank that the experts go into. A passage that has an expert there is left out,
+            unless its text has changed since. A change in its lesson alone (other augmentations of
+            the same text) is not noticed: use another bank then, or remove the experts first.
+        tokenizer: The backbone's tokenizer.
+        formats: The formats of the instances, as in `dmoe.training.lessons.Lesson.instances`.
         recipe: The training's settings.
-        limits: The memory's.
-        worker: This worker takes every ``workers``-th lesson, from this one on.
-        workers: How many there are.
+        limits: The limits on memory.
+        worker: This worker's number, from 0. It takes every ``workers``-th lesson, beginning with
+            the lesson of this number.
+        workers: How many workers there are.
 
     Attributes:
-        skipped: Lessons whose experts were in the bank, counted while iterating.
-        without: Ids of passages without any instance, likewise.
+        skipped: How many lessons had their experts in the bank; counted while iterating.
+        without: The ids of passages without any instance; collected while iterating.
 
     Raises:
         InstancesError: If a format is unknown.

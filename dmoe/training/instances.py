@@ -1,4 +1,4 @@
-"""Instances as token ids, as one padded batch, and the loss of a training on them.
+"""Turns instances into token ids and padded batches, and computes the loss on a batch.
 
 Shapes: N instances, T tokens.
 """
@@ -24,8 +24,9 @@ class Encoded:
     """An instance as the model reads it.
 
     Attributes:
-        ids: Its tokens; at least two.
-        first_label: The token at this position and all behind it are to be predicted; at least 1.
+        ids: The token ids of the prompt and the answer; at least two.
+        first_label: The position of the first token that is a label; all tokens after it are
+            labels, too. At least 1, because the first token cannot be predicted.
     """
 
     ids: tuple[int, ...]
@@ -33,18 +34,20 @@ class Encoded:
 
 
 def encode(tokenizer: Any, instance: Instance, loss: str, max_tokens: int) -> Encoded | None:
-    """Token ids of an instance, and where its labels begin.
+    """Encode an instance, and mark where its labels begin.
 
-    A prompt that is too long loses its beginning, an answer that alone is too long its end.
+    If both together are too long, the prompt loses its beginning. If the answer alone is too long,
+    it loses its end.
 
     Args:
-        tokenizer: The backbone's.
+        tokenizer: The backbone's tokenizer.
         instance: The instance.
-        loss: "answer" or "all"; see `dmoe.experts.recipe.Recipe`.
-        max_tokens: At most so many.
+        loss: "answer" or "all", as in `dmoe.experts.recipe.Recipe`.
+        max_tokens: The most tokens that the instance may have.
 
     Returns:
-        None where nothing can be predicted: a single token without a prompt.
+        The encoded instance, or None if it has fewer than two tokens, so that nothing can be
+        predicted.
     """
     prompt = encode_prompt(tokenizer, instance.prompt) if instance.prompt else []
     answer = encode_answer(tokenizer, instance.answer)[: max_tokens - bool(prompt)]
@@ -58,7 +61,7 @@ def encode(tokenizer: Any, instance: Instance, loss: str, max_tokens: int) -> En
 def encode_all(
     tokenizer: Any, instances: Iterable[Instance], loss: str, max_tokens: int
 ) -> list[Encoded]:
-    """All instances that have something to predict; see `encode`."""
+    """Encode instances as `encode` does, and leave out those with nothing to predict."""
     each = (encode(tokenizer, instance, loss, max_tokens) for instance in instances)
     return [encoded for encoded in each if encoded is not None]
 
@@ -66,7 +69,12 @@ def encode_all(
 def pad_instances(
     instances: Sequence[Encoded], device: torch.device | str = "cpu"
 ) -> dict[str, Tensor]:
-    """``input_ids``, ``attention_mask`` and ``labels``, each ``[N, T]``, padded on the right."""
+    """Pad instances on the right to one batch.
+
+    Returns:
+        ``input_ids``, ``attention_mask`` and ``labels``, each ``[N, T]``. Tokens that are not
+        labels have −100 in ``labels``.
+    """
     ids, mask = pad([each.ids for each in instances], 0, device=device)
     labels, _ = pad(
         [(IGNORE,) * each.first_label + each.ids[each.first_label :] for each in instances],
@@ -77,11 +85,14 @@ def pad_instances(
 
 
 def label_loss(backbone: Backbone, batch: dict[str, Tensor]) -> Tensor:
-    """Mean negative log-likelihood over all labels of a batch together, nats a label.
+    """Compute the mean negative log-likelihood over all labels of a batch together.
 
     Args:
-        backbone: With whatever is injected into it.
-        batch: See `pad_instances`.
+        backbone: The model. Adapters that are attached to it take effect.
+        batch: A batch of `pad_instances`.
+
+    Returns:
+        A scalar, in nats per label.
     """
     counts_N = (batch["labels"] != IGNORE).sum(1)
     nll_N = answer_nll(backbone, batch["input_ids"], batch["attention_mask"], batch["labels"])

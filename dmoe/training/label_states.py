@@ -1,7 +1,8 @@
-"""The residual stream that enters the final FFN, computed once, where a label is predicted.
+"""The residual stream that enters the final FFN, computed once for each predicted label.
 
-Everything below the final FFN is frozen, and nothing behind it mixes positions (DMoE sec. 3.2.1),
-so this is all that training needs to know of a passage's instances, in every epoch.
+Everything below the final FFN is frozen, and nothing above it mixes positions (DMoE sec. 3.2.1).
+So these states are all that training needs of a passage's instances, in every epoch. The instances
+of a passage are put into token trees, so that beginnings that they share are computed once.
 
 Shapes: N trees, T nodes, A positions that predict a label, D d_model.
 """
@@ -22,10 +23,10 @@ from plumbing.batches import by_length
 
 @dataclass(frozen=True)
 class InstanceStates:
-    """Where one instance's labels are predicted.
+    """The labels of one instance, and the states that predict them.
 
     Attributes:
-        rows: ``[A]``, rows of `LabelStates.residual_AD`.
+        rows: ``[A]``, the rows of `LabelStates.residual_AD` that predict the labels.
         targets: ``[A]``, the labels.
     """
 
@@ -38,9 +39,9 @@ class LabelStates:
     """The residual streams of several passages' instances.
 
     Attributes:
-        residual_AD: In the backbone's dtype and on its device; a position that several instances
-            of a passage share stands here once.
-        instances: Of each passage, in their order.
+        residual_AD: The states, in the backbone's dtype and on its device. A position that several
+            instances of a passage share is stored once.
+        instances: The instances of each passage, in their order.
     """
 
     residual_AD: Tensor
@@ -55,10 +56,10 @@ def label_states(
     Args:
         trunk: The backbone below its final FFN.
         passages: The instances of each passage.
-        trunk_tokens: At most so many tokens, padding among them, are computed at a time.
+        trunk_tokens: The most tokens, with padding, that are computed at a time.
 
     Raises:
-        ValueError: If one instance alone has more tokens.
+        ValueError: If one instance alone has more tokens than that.
     """
     forest = _Forest(trunk_tokens)
     places = [forest.plant(instances) for instances in passages]
@@ -79,7 +80,7 @@ def label_states(
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an instance's labels are predicted: in which tree, at which of its wanted nodes."""
+    """The tree and the wanted nodes of it at which an instance's labels are predicted."""
 
     tree: int
     order: list[int]
@@ -87,15 +88,19 @@ class _Place:
 
 
 class _Forest:
-    """The trees of many passages; more than one a passage where one would be too large."""
+    """The token trees of many passages.
+
+    A passage has one tree, or several if a single one would be too large.
+    """
 
     def __init__(self, trunk_tokens: int) -> None:
         self._limit = trunk_tokens
         self._trees: list[TokenTree] = []
-        self._wanted: list[dict[int, int]] = []  # of each tree: nodes that predict, in their order
+        # For each tree: the nodes that predict a label, each with its number among them.
+        self._wanted: list[dict[int, int]] = []
 
     def plant(self, instances: Sequence[Encoded]) -> list[_Place]:
-        """Add one passage's instances."""
+        """Add one passage's instances; returns where the labels of each are predicted."""
         self._new_tree()
         return [self._add(instance) for instance in instances]
 
@@ -104,7 +109,7 @@ class _Forest:
         self._wanted.append({})
 
     def _add(self, instance: Encoded) -> _Place:
-        inputs = instance.ids[:-1]  # the last token is only ever predicted
+        inputs = instance.ids[:-1]  # the last token is never read
         if len(inputs) > self._limit:
             raise ValueError(
                 f"an instance has {len(inputs)} tokens, more than the {self._limit} that are "
@@ -119,7 +124,10 @@ class _Forest:
         return _Place(len(self._trees) - 1, order, instance.ids[instance.first_label :])
 
     def compute(self, trunk: Trunk) -> tuple[Tensor, list[int]]:
-        """The residual streams of all wanted nodes ``[A, D]``, and where each tree's begin."""
+        """Compute the residual streams of all wanted nodes ``[A, D]``, tree by tree.
+
+        Also returns the row at which each tree's part begins.
+        """
         backbone = trunk.backbone
         nothing = torch.zeros(0, backbone.d_model, dtype=backbone.dtype, device=backbone.device)
         parts = [nothing for _ in self._trees]

@@ -1,7 +1,8 @@
-"""What an expert is trained on: instances made of one passage (DMoE sec. 4.3).
+"""What an expert is trained on: instances made from one passage (DMoE sec. 4.3).
 
-They come from the passage's augmentation (a rewrite and question-answer pairs), or from a data
-set's own questions about the passage, which parts the method from an augmentation's quality.
+The instances come from the passage's augmentation (a rewrite and question-answer pairs), or from a
+data set's own questions about the passage. The second source shows what the method can do apart
+from the quality of an augmentation.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ FORMATS = ("qa", "qa_with_passage", "qa_with_rewrite", "passage", "rewrite")
 
 
 class InstancesError(SettingValueError):
-    """Settings from which no instances can be made."""
+    """A setting with which no instances can be made; the message says what to set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class Instance:
     """A text to continue, and its continuation.
 
     Attributes:
-        prompt: What the model reads; may be empty.
-        answer: What it is to say.
+        prompt: What the model reads; it may be empty.
+        answer: What the model learns to say.
     """
 
     prompt: str
@@ -39,12 +40,12 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """All that one expert is trained on.
+    """Everything that one expert is trained on.
 
     Attributes:
-        passage: The passage whose expert it is.
-        pairs: Questions about it, with their answers.
-        rewrite: The passage in other words; None where there is none.
+        passage: The expert's passage.
+        pairs: Questions about the passage, with their answers.
+        rewrite: The passage in other words, or None if there is no rewrite.
     """
 
     passage: Passage
@@ -52,11 +53,15 @@ class Lesson:
     rewrite: str | None = None
 
     def instances(self, formats: Sequence[str]) -> list[Instance]:
-        """The instances, format by format; those that would need a missing rewrite are left out.
+        """Make the instances, format by format.
 
         Args:
-            formats: Any of ``qa`` (the question alone), ``qa_with_passage`` and ``qa_with_rewrite``
-                (behind the text, as PRAG trains), ``passage`` and ``rewrite`` (the text itself).
+            formats: Some of these: ``qa`` asks the question alone. ``qa_with_passage`` and
+                ``qa_with_rewrite`` ask it after the text, as PRAG trains. ``passage`` and
+                ``rewrite`` are the text itself.
+
+        Returns:
+            The instances. Formats with the rewrite give none if there is no rewrite.
 
         Raises:
             InstancesError: If a format is unknown.
@@ -84,7 +89,8 @@ def check_formats(formats: Sequence[str]) -> None:
     """Check a choice of formats.
 
     Raises:
-        InstancesError: If it is no list, there is none, or one that is unknown or named twice.
+        InstancesError: If the choice is not a list or is empty, or if a format is unknown or named
+            twice.
     """
     is_list = isinstance(formats, Sequence) and not isinstance(formats, str)
     given = list(formats) if is_list else []
@@ -98,13 +104,16 @@ def check_formats(formats: Sequence[str]) -> None:
 
 
 def lessons_from_questions(dataset: QADataset, split: str, part: str = "all") -> list[Lesson]:
-    """One lesson for each gold passage of a split, in order of appearance.
+    """Make one lesson for each gold passage of a split, in order of appearance.
 
     Args:
         dataset: The data set.
         split: The split that asks about the passages.
-        part: "all" questions of each passage; "even" or "odd": every other one, counted from 0, so
-            that the other half can be asked later.
+        part: "all" takes all questions of each passage. "even" and "odd" take every other one,
+            counted from 0, so that the other half can be asked later.
+
+    Returns:
+        The lessons. A passage for which ``part`` leaves no question has none.
 
     Raises:
         InstancesError: If ``part`` is unknown.
@@ -127,15 +136,15 @@ def lessons_from_questions(dataset: QADataset, split: str, part: str = "all") ->
 def lessons_from_augmentation(
     path: str | Path, passages: Mapping[str, Passage]
 ) -> Iterator[Lesson]:
-    """The lessons of a file of augmentations, in its order.
+    """Read lessons from a file of augmentations, in the order of its lines.
 
     Args:
         path: JSON lines ``{"passage_id": str, "rewrite": str | null, "qa": [{"question": str,
-            "answer": str}, …]}``; further keys are ignored.
-        passages: The corpus.
+            "answer": str}, …]}``. Further keys are ignored.
+        passages: The corpus, by passage id.
 
     Raises:
-        DataError: If a line is malformed, names an unknown passage, or one named before.
+        DataError: If a line is malformed, or names a passage that is unknown or was named before.
     """
     for where, augmentation in read_augmentations(path):
         id = augmentation.passage_id
@@ -149,22 +158,25 @@ def lessons_from_augmentation(
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """What a file of augmentations says of one passage; see `Lesson`."""
+    """One line of a file of augmentations; its fields mean what those of `Lesson` mean."""
 
     passage_id: str
     pairs: tuple[tuple[str, str], ...]
     rewrite: str | None
 
     def lesson(self, passage: Passage) -> Lesson:
-        """The lesson, given the passage itself."""
+        """Make the lesson, given the passage itself."""
         return Lesson(passage, self.pairs, self.rewrite)
 
 
 def read_augmentations(path: str | Path) -> Iterator[tuple[str, Augmentation]]:
-    """The lines of a file of augmentations, each behind its place, ``file:number``.
+    """Read the lines of a file of augmentations.
 
     Args:
-        path: See `lessons_from_augmentation`.
+        path: The file, in the form that `lessons_from_augmentation` describes.
+
+    Yields:
+        The place of each line, ``file:number``, and its augmentation.
 
     Raises:
         DataError: If a line is malformed, or names a passage that was named before.

@@ -1,8 +1,8 @@
-"""Training experts by Lightning: a batch is a group of passages, a step their whole training.
+"""Training of experts with Lightning: a batch is a group of passages, a step their whole training.
 
-Experts depend on nothing but their own passage, so a group is trained to its end (all epochs, over
-states computed once) before the next one begins, and is safe in the bank by the end of its step.
-Several devices train different experts: processes stand side by side and exchange nothing.
+An expert depends only on its own passage. So a group is trained to its end (all epochs, over states
+that are computed once) before the next one begins, and it is in the bank at the end of its step.
+Several devices train different experts, and their processes exchange no gradients.
 """
 
 from __future__ import annotations
@@ -65,14 +65,15 @@ class LessonsBar:
 
 
 class InStep(IterableDataset[Group]):
-    """A rank's groups, and empty ones behind them until every rank has had its last.
+    """A rank's groups, followed by empty ones until every rank has finished its own.
 
-    Lightning's loop has the ranks meet at every step: one that had fewer would leave the others
-    waiting for ever.
+    In Lightning's loop the ranks wait for each other at every step. A rank with fewer groups would
+    otherwise leave the others waiting for ever.
 
     Args:
-        groups: Of this rank.
-        any_rank: Whether something is so on one rank at least, asked by all of them.
+        groups: The groups of this rank.
+        any_rank: A function that is True on all ranks if its argument is True on at least one. All
+            ranks must call it at the same time.
     """
 
     def __init__(self, groups: Iterable[Group], any_rank: Callable[[bool], bool]) -> None:
@@ -87,19 +88,20 @@ class InStep(IterableDataset[Group]):
 class ExpertModule(LightningModule):
     """Trains the experts of a stream of lessons, and puts them into a bank (DMoE sec. 3.2.1).
 
-    Resuming is starting again: what is in the bank is left out.
+    To resume an interrupted run, start it again: experts that the bank already has are left out.
 
     Args:
-        backbone: The frozen model; no submodule, as nothing of it is trained or saved.
-        bank: Where the experts go.
+        backbone: The frozen model. It is not a submodule, because nothing of it is trained or
+            saved.
+        bank: The bank that the experts go into.
         lessons: Makes the stream of lessons.
-        formats: Of the instances; see `dmoe.training.lessons.Lesson.instances`.
+        formats: The formats of the instances, as in `dmoe.training.lessons.Lesson.instances`.
         spec: The experts' settings.
-        recipe: The training's.
-        limits: The memory's.
+        recipe: The training's settings.
+        limits: The limits on memory.
 
     Attributes:
-        tally: What was built, of all ranks once the training has ended.
+        tally: What this rank has built. Once the training has ended, it counts all ranks.
     """
 
     def __init__(
@@ -113,17 +115,17 @@ class ExpertModule(LightningModule):
         limits: Limits,
     ) -> None:
         super().__init__()
-        self.automatic_optimization = False  # each expert has an optimiser of its own
+        self.automatic_optimization = False  # each expert has its own optimiser state
         self.backbone, self.tally = backbone, Tally()
         self._bank, self._lessons, self._formats = bank, lessons, formats
         self._spec, self._recipe, self._limits = spec, recipe, limits
 
     def configure_optimizers(self) -> list[Any]:
-        """None of Lightning's: see `dmoe.training.adamw`."""
+        """Give Lightning no optimiser, because experts have their own (`dmoe.training.adamw`)."""
         return []
 
     def train_dataloader(self) -> DataLoader[Group]:
-        """The groups of this rank."""
+        """Make the loader of this rank's groups."""
         self._groups = Groups(
             *(self._lessons, self._bank, self.backbone.tokenizer),
             *(self._formats, self._recipe, self._limits),
@@ -133,16 +135,16 @@ class ExpertModule(LightningModule):
         return DataLoader(InStep(self._groups, self._any_rank), batch_size=None)
 
     def _any_rank(self, mine: bool) -> bool:
-        """Whether something is so on one rank at least; all ranks must ask."""
+        """Return True on all ranks if ``mine`` is True on at least one; all ranks must call it."""
         flag = torch.tensor(float(mine), device=self.device)
         return bool(self.trainer.strategy.reduce(flag, reduce_op="max"))
 
     def transfer_batch_to_device(self, batch: Group, device: torch.device, _: int) -> Group:
-        """Leave texts and token ids where they are."""
+        """Leave the batch as it is: it holds texts and token ids, and no tensors."""
         return batch
 
     def on_fit_start(self) -> None:
-        """Bring the backbone to the device."""
+        """Move the backbone to the device, and make the trainer of groups."""
         self.backbone.to(self.device)
         ffn = FinalFFN(self.backbone)
         self._grouped = GroupedTrainer(ffn, self._spec, self._recipe, self._limits)
@@ -153,7 +155,7 @@ class ExpertModule(LightningModule):
         self._bar = LessonsBar(self._groups, self.tally, self._lessons, active=first)
 
     def training_step(self, batch: Group, batch_idx: int) -> None:
-        """Train a group's experts from the first step to the last, and keep them."""
+        """Train a group's experts from their first step to their last, and store them."""
         if not batch.passages:
             return
         trained = self._grouped.train([passage.id for passage in batch.passages], batch.instances)
@@ -174,25 +176,29 @@ class ExpertModule(LightningModule):
 
 
 class IndependentRanks(DDPStrategy):
-    """DDP's processes without its exchange of gradients: each device trains experts of its own."""
+    """DDP's processes without the exchange of gradients: each device trains its own experts."""
 
     def configure_ddp(self) -> None:
-        """Leave the module as it is; it has no parameter that ranks would share."""
+        """Leave the module unwrapped, because it has no parameters that ranks would share."""
 
 
 def training_strategy(strategy: str, devices: object) -> str | DDPStrategy:
-    """The strategy behind a configured one.
+    """Choose Lightning's strategy for a configured one.
 
     Args:
         strategy: "auto" or "ddp".
-        devices: As in ``lightning.Trainer``.
+        devices: The devices, as in ``lightning.Trainer``.
+
+    Returns:
+        "auto" for a single device, else a strategy in which no gradients are exchanged.
 
     Raises:
-        ValueError: If it is another strategy: there is no model to shard or to average.
+        ValueError: If another strategy is configured, because there is no model to shard or to
+            average.
     """
     if strategy not in ("auto", "ddp"):
         raise ValueError(
-            f"trainer.strategy must be auto or ddp, got {strategy!r}: each device trains experts "
-            "of its own"
+            f"trainer.strategy must be auto or ddp, got {strategy!r}: each device trains its own "
+            "experts, and no model is shared; set trainer.strategy=auto"
         )
     return "auto" if devices in (1, "1") else IndependentRanks()

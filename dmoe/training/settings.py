@@ -1,7 +1,7 @@
-"""From a composed configuration to the typed settings of experts and their training.
+"""Turns a composed configuration into the typed settings of experts and their training.
 
-Settings of the Trainer under which experts would be missing, or would not be what the bank says of
-them, are refused here.
+It also refuses settings of the Trainer that would lose experts, or train them in another way than
+the bank's recipe says.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from plumbing.mounts import mounted
 
 
 def typed_settings(config: DictConfig) -> tuple[ExpertSpec, Recipe, Limits]:
-    """The settings of a configuration, checked.
+    """Read and check the settings of experts, of their training, and of its memory.
 
     Raises:
-        ValueError: If one is out of range, or an instance may have more tokens than are computed
-            at a time.
+        ValueError: If a setting is out of range, or if instances may have more tokens
+            (``recipe.max_tokens``) than are computed at a time (``limits.trunk_tokens``).
     """
 
     def values(key: str) -> Any:
@@ -39,14 +39,15 @@ def typed_settings(config: DictConfig) -> tuple[ExpertSpec, Recipe, Limits]:
         raise ValueError(
             f"expected limits.trunk_tokens of {recipe.max_tokens - 1} or more, which an instance "
             f"of recipe.max_tokens={recipe.max_tokens} may need, got {limits.trunk_tokens}; set "
-            "it higher, or recipe.max_tokens lower"
+            "limits.trunk_tokens higher, or recipe.max_tokens lower"
         )
     return spec, recipe, limits
 
 
 _PRECISIONS = (None, 32, "32", "32-true")
 
-# What ends a training early or changes its steps, and the values with which it does not.
+# Settings that would end a training early or change its steps. Each has the values that leave it
+# off.
 _UNSET: dict[str, tuple[Any, ...]] = {
     "max_steps": (None, -1),
     "max_time": (None,),
@@ -59,15 +60,17 @@ _UNSET: dict[str, tuple[Any, ...]] = {
 
 
 def check_trainer(trainer: Mapping[str, Any]) -> None:
-    """Check that a Trainer passes once over all groups of experts, and changes none of them.
+    """Check that a Trainer passes exactly once over all groups, and leaves their training alone.
 
-    The Trainer hands out passages; how an expert is trained is its recipe's, which the bank keeps.
+    The Trainer only hands out passages. How an expert is trained is set by the recipe, which the
+    bank records.
 
     Args:
         trainer: The settings ``trainer`` of ``conf/build_experts.yaml``.
 
     Raises:
-        ValueError: Naming the setting, and what to set instead.
+        ValueError: If a setting does not allow that. The message names it, and says what to set
+            instead.
     """
     precision = trainer.get("precision")
     if precision not in _PRECISIONS:
@@ -83,7 +86,7 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
         )
     for key, unset in _UNSET.items():
         value = trainer.get(key)
-        if (type(value), value) not in [(type(one), one) for one in unset]:  # 1 is no 1.0 here
+        if (type(value), value) not in [(type(one), one) for one in unset]:  # 1 is not 1.0 here
             raise ValueError(
                 f"trainer.{key} must not be set, got {value!r}: experts would be missing, or not "
                 "as their recipe says; leave it out, and set instances.limit for fewer passages, "
@@ -93,10 +96,10 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
 
 
 def check_devices(devices: Any) -> None:
-    """Check ``trainer.devices``, of which Lightning's own error has no key.
+    """Check ``trainer.devices``, because Lightning's own error does not name the key.
 
     Raises:
-        ValueError: If it is none of what Lightning takes.
+        ValueError: If it is not a value that Lightning takes.
     """
     if isinstance(devices, str):
         is_valid = re.fullmatch(r"auto|-1|[1-9]\d*|(\d+\s*,\s*)+\d*", devices) is not None

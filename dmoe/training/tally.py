@@ -14,21 +14,23 @@ from plumbing.storage.jsonl import write_jsonl
 
 log = logging.getLogger(__name__)
 
-_NAMED = 5  # ids in a line of the log
+_NAMED = 5  # the most ids in a line of the log
 
 
 @dataclass
 class Tally:
-    """Sums over experts, and ids of passages that got none; those of several workers add up.
+    """Sums over the experts that were built, and the ids of passages that got none.
+
+    The tallies of several workers can be added.
 
     Attributes:
-        experts: Experts that were built.
-        failed: Passages whose experts diverged; they are left out.
-        skipped: Lessons whose experts were there.
-        without: Passages without an instance.
-        first_loss: Sum of the experts' mean losses in their first epoch (nats a label).
-        last_loss: Likewise, in their last.
-        norm: Sum of ``‖ΔW‖``.
+        experts: How many experts were built.
+        failed: The ids of passages whose experts diverged and were left out.
+        skipped: How many lessons had their experts in the bank already.
+        without: The ids of passages without any instance.
+        first_loss: The sum of the experts' mean losses in their first epoch (nats per label).
+        last_loss: The sum of the experts' mean losses in their last epoch (nats per label).
+        norm: The sum of the experts' ``‖ΔW‖``.
     """
 
     experts: int = 0
@@ -40,17 +42,17 @@ class Tally:
     norm: float = 0
 
     def __add__(self, other: Tally) -> Tally:
-        """What two workers have built."""
+        """Add what two workers have built."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return Tally(*(mine + theirs for mine, theirs in pairs))
 
     def store(self, bank: Bank, group: Group, trained: TrainedGroup) -> None:
-        """Add a group's experts to the bank; those that diverged are named and left out.
+        """Add a group's experts to the bank. Experts that diverged are named and left out.
 
         Args:
-            bank: Where they go.
-            group: Whose experts they are.
-            trained: The experts.
+            bank: The bank that the experts go into.
+            group: The group that was trained.
+            trained: The group's experts.
         """
         bad = poisoned(bank.layout.flatten(trained.experts))
         diverged = [trained.ids[index] for index in bad.nonzero().flatten().tolist()]
@@ -64,7 +66,7 @@ class Tally:
             bank.add(
                 [group.passages[index] for index in kept.tolist()],
                 {name: tensor[kept] for name, tensor in trained.experts.items()},
-                replace=True,  # only ever of a passage whose text has changed
+                replace=True,  # this replaces only experts of passages whose texts have changed
             )
         self.experts += len(kept)
         self.first_loss += float(trained.first_loss[kept].sum())
@@ -72,11 +74,11 @@ class Tally:
         self.norm += float(trained.norm[kept].sum())
 
     def write_left_out(self, folder: Path) -> None:
-        """Name the passages that got no expert.
+        """Write down the passages that got no expert.
 
         Args:
-            folder: Of the run: ``without_instances.jsonl`` and ``diverged.jsonl`` get a line
-                ``{"id": str}`` for each.
+            folder: The run folder. Its files ``without_instances.jsonl`` and ``diverged.jsonl`` get
+                a line ``{"id": str}`` for each passage.
         """
         for name, ids in (("without_instances", self.without), ("diverged", self.failed)):
             path = folder / f"{name}.jsonl"
@@ -84,16 +86,17 @@ class Tally:
             if ids:
                 more = ", …" if len(ids) > _NAMED else ""
                 few = ", ".join(map(repr, ids[:_NAMED])) + more
-                log.warning("no expert of %d passages: %s; see %s", len(ids), few, path)
+                log.warning("%d passages have no expert: %s; see %s", len(ids), few, path)
 
     def metrics(self, seconds: float) -> dict[str, float]:
-        """What ``metrics.json`` says.
+        """Compute the metrics that go into ``metrics.json``.
 
         Args:
-            seconds: That building took, everything included.
+            seconds: How long building took, with everything.
 
         Returns:
-            Counts, and the means over the experts that were built, if any.
+            The counts, the seconds in all and per expert, and means over the experts that were
+            built. The means are left out if there is no such expert.
         """
         count = max(self.experts, 1)
         counts = {"experts": self.experts, "failed": len(self.failed)}

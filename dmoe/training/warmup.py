@@ -1,16 +1,17 @@
 """The warm-up before experts are trained: the model learns the form of an answer (DMoE sec. 4.3).
 
-One epoch over instances of passages that no evaluation asks about. The result is one adapter,
-shared by everything that follows, which is merged into the backbone: experts are trained, and all
-methods evaluated, on top of it (``backbone=smollm2_135m_warm backbone.adapter=DIR``).
+The warm-up is trained for one epoch on instances of passages that no evaluation asks about. Its
+result is one adapter, which is merged into the backbone and shared by everything that follows:
+experts are trained and all methods are evaluated on top of it
+(``backbone=smollm2_135m_warm backbone.adapter=DIR``).
 
-What a warm-up adds to a weight is far less than the last bit of a bfloat16: merged, most of it
-would be rounded away, and so would its product, if it were added to an output that is rounded
-already. Where weights are that narrow, `WarmLinear` keeps the warm-up beside them, and sums both
-products before they are rounded.
+What a warm-up adds to a weight is far smaller than the last bit of a bfloat16. If it were added to
+such a weight, most of it would be rounded away. The same would happen to its product with the
+input, if that were added to an output that is already rounded. So for weights of 16 bits,
+`WarmLinear` keeps the warm-up beside the weights, and adds both products before it rounds.
 
-Deviation: the paper does not say where the warm-up's parameters are. Ours are an expert's, on the
-final FFN, so that it can be trained on the states that experts are trained on.
+Deviation: the paper does not say which parameters the warm-up has. Ours has those of an expert, on
+the final FFN, so that it can be trained on the same precomputed states as experts.
 
 Shapes: R rank, I inputs, O outputs.
 """
@@ -56,18 +57,18 @@ def train_warmup(
 
     Args:
         ffn: The final FFN of the backbone.
-        lessons: What it is trained on; nothing that is evaluated later.
-        formats: Of the instances; see `dmoe.training.lessons.Lesson.instances`.
+        lessons: What the adapter is trained on. Nothing that is evaluated later may be among it.
+        formats: The formats of the instances, as in `dmoe.training.lessons.Lesson.instances`.
         spec: The adapter's settings.
-        recipe: The training's; its seed also draws the order.
-        limits: The memory's.
-        limit: At most so many instances; None: all.
+        recipe: The training's settings. Its seed also draws the order.
+        limits: The limits on memory.
+        limit: The most instances to train on. None takes all of them.
 
     Returns:
-        A group of one.
+        A group that holds the adapter as its only expert.
 
     Raises:
-        ValueError: If there are no instances, or ``limit`` is no positive whole number.
+        ValueError: If there are no instances, or ``limit`` is not a positive whole number.
     """
     check_limit(limit)
     instances = [instance for lesson in lessons for instance in lesson.instances(formats)]
@@ -79,10 +80,10 @@ def train_warmup(
 
 @torch.no_grad()
 def merge_expert(ffn: FinalFFN, expert: Mapping[str, Tensor], spec: ExpertSpec) -> None:
-    """Add ``alpha / rank · B A`` to the backbone for good.
+    """Add ``alpha / rank · B A`` to the backbone's final FFN permanently.
 
-    It goes into weights of float32; in those of 16 bits most of it would be lost, and it stands
-    beside them instead (`WarmLinear`).
+    It is added to weights that are wider than 16 bits. It is kept beside weights of 16 bits
+    (`WarmLinear`), because most of it would be rounded away there.
     """
     for target in spec.targets:
         linear = ffn.projections[target]
@@ -95,7 +96,7 @@ def merge_expert(ffn: FinalFFN, expert: Mapping[str, Tensor], spec: ExpertSpec) 
 
 
 def _replace(ffn: FinalFFN, target: str) -> WarmLinear:
-    """Put a `WarmLinear` into the place of a projection."""
+    """Put a `WarmLinear` in the place of a projection."""
     linear = ffn.projections[target]
     name = next(name for name, child in ffn.ffn.named_children() if child is linear)
     warm = ffn.projections[target] = WarmLinear(linear)
@@ -104,12 +105,13 @@ def _replace(ffn: FinalFFN, target: str) -> WarmLinear:
 
 
 def warm_backbone(adapter: str | Path, name: str = EMBEDDED, **settings: Any) -> Backbone:
-    """A backbone with a warm-up's adapter merged into it, and a fingerprint of its own.
+    """Load a backbone with a warm-up's adapter merged into it, under a new fingerprint.
 
     Args:
-        adapter: What ``scripts/train_warmup.py`` wrote, or any PEFT adapter of the final FFN.
-        name: See `backbone.loading.load_backbone`.
-        **settings: The same.
+        adapter: The folder that ``scripts/train_warmup.py`` wrote, or any PEFT adapter of the final
+            FFN.
+        name: The backbone's name, as in `backbone.loading.load_backbone`.
+        **settings: Further settings, as in `backbone.loading.load_backbone`.
 
     Raises:
         AdapterError: If the adapter cannot be used.
@@ -117,7 +119,8 @@ def warm_backbone(adapter: str | Path, name: str = EMBEDDED, **settings: Any) ->
     backbone = load_backbone(name, **settings)
     ffn = FinalFFN(backbone)
     expert, spec = import_adapter(adapter, ffn)
-    # Of the weights before: a fingerprint samples them, and might not see so small a change.
+    # The new fingerprint is made from the one before merging and the adapter's hash. A fingerprint
+    # samples the weights, and might miss such small changes.
     both = f"beside {backbone.fingerprint} {sha256_of(Path(adapter) / WEIGHTS)} {spec.scaling}"
     merge_expert(ffn, expert, spec)
     backbone.fingerprint = hashlib.sha256(both.encode()).hexdigest()
@@ -125,13 +128,13 @@ def warm_backbone(adapter: str | Path, name: str = EMBEDDED, **settings: Any) ->
 
 
 class WarmLinear(nn.Linear):
-    """``W x + B A x``, summed before it is rounded.
+    """A linear map that computes ``W x + B A x`` and rounds only the sum.
 
-    It keeps the linear map's own weights, so that a fingerprint finds them as they were. The
-    factors are buffers in float32, which follow a copy and a move.
+    It keeps the weights of the map that it replaces, so that a fingerprint still finds them. The
+    factors are float32 buffers, so they are copied and moved together with the module.
 
     Args:
-        linear: The map whose place this takes, in a dtype of 16 bits.
+        linear: The map that this one replaces, in a dtype of 16 bits.
     """
 
     warmup_A: Tensor
@@ -148,16 +151,16 @@ class WarmLinear(nn.Linear):
         self.train(linear.training)
 
     def add(self, a_RI: Tensor, b_OR: Tensor) -> None:
-        """Let ``B A`` act as well, beside what does already."""
+        """Add the product ``B A`` to those that already act."""
         self.warmup_A = torch.cat([self.warmup_A, a_RI])
         self.warmup_B = torch.cat([self.warmup_B, b_OR], 1)
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[..., I]`` to ``[..., O]``, in the dtype of the weights."""
+        """Map ``[..., I]`` to ``[..., O]``, in the dtype of the weights."""
         x = input.flatten(0, -2)
         term = x.to(self.warmup_A.dtype) @ self.warmup_A.mT @ self.warmup_B.mT
-        # Not `super().forward(input) + term`: addmm sums in float32 what it rounds.
+        # `super().forward(input) + term` would round twice; addmm sums in float32, then rounds.
         out = torch.addmm(term.to(x.dtype), x, self.weight.mT)
-        if self.bias is not None:  # not within the term, which it would round away
+        if self.bias is not None:  # added last: within the term it would round the term away
             out = out + self.bias
         return out.unflatten(0, input.shape[:-1])

@@ -1,4 +1,4 @@
-"""DMoE as a method: evaluated like the others, from a bank on disk, with its controls."""
+"""DMoE as an answering method: its evaluation from a bank on disk, and its controls."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ def test_the_noise_control_changes_as_much_in_other_directions(tiny_backbone, ba
         )
         torch.testing.assert_close(delta_norm(one, 4.0), delta_norm(other, 4.0))
         assert not torch.allclose(one[f"{target}.lora_A"], other[f"{target}.lora_A"])
-    alone = noise.get(["p1"])  # a passage's noise depends on nothing else
+    alone = noise.get(["p1"])  # a passage's noise does not depend on other passages
     assert all(torch.allclose(alone[key][0], noisy[key][1]) for key in noisy)
     assert not torch.equal(
         NoiseExperts(source, seed=1).get(["p1"])["up.lora_A"], alone["up.lora_A"]

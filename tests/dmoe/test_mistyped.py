@@ -1,4 +1,4 @@
-"""A mistyped setting is named before anything is done with it."""
+"""A setting of the wrong type is reported before it is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DMoE as users hold it answers as the method does."""
+"""The class DMoE for users answers as the method does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PRAG: an adapter on the FFNs of all layers for every passage (Su et al. 2025)."""
+"""PRAG: every passage has an adapter on the FFNs of all layers (Su et al. 2025)."""
 
 from __future__ import annotations
 

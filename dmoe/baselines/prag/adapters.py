@@ -1,4 +1,4 @@
-"""The adapters of passages: trained when they are first wanted, and kept on disk.
+"""The adapters of passages: each is trained when it is first needed, and kept on disk.
 
 Only the passages that questions retrieve ever get one. A table of a few hundred questions needs no
 more, and an adapter for every passage of a corpus would take megabytes each. An adapter is one
@@ -28,32 +28,32 @@ log = logging.getLogger(__name__)
 
 
 class NoAugmentationError(SettingValueError):
-    """A passage that has no adapter, because nothing is there to train it on."""
+    """A passage has no adapter, because it was not augmented and there is nothing to train on."""
 
 
 class PassageAdapters:
-    """One adapter a passage, on the FFNs of some layers.
+    """One adapter for each passage, on the FFNs of some layers.
 
-    A file's name is the hash of all that decides what is in it: the passage, its instances token by
-    token, the layers, the settings, the recipe, and the backbone with its dtype. So nothing that
-    was made otherwise is ever used, and a passage's id, which may be any text, is no part of a
-    path.
+    The name of an adapter's file is a hash of everything that decides what the file holds: the
+    passage, the tokens of its instances, the layers, the settings, the recipe, and the backbone
+    with its dtype. So an adapter that was made in another way is never used. The passage's id is
+    not part of the path, because it may be any text.
 
     Args:
-        ffns: Of the frozen backbone, in the layers that have adapters.
-        augmentation: JSON lines that ``scripts/augment.py`` wrote; see
-            `dmoe.training.lessons.lessons_from_augmentation`.
-        formats: Of the instances; see `dmoe.training.lessons.Lesson.instances`.
-        spec: Rank, alpha and projections.
+        ffns: The FFNs of the frozen backbone, in the layers that have adapters.
+        augmentation: JSON lines that ``scripts/augment.py`` wrote, in the form that
+            `dmoe.training.lessons.lessons_from_augmentation` describes.
+        formats: The formats of the instances, as in `dmoe.training.lessons.Lesson.instances`.
+        spec: The adapters' rank, alpha and projections.
         recipe: The training's settings.
-        cache_dir: Folder of the adapters; made when missing.
+        cache_dir: The folder of the adapters. It is made if it is missing.
 
     Attributes:
-        ffns: The same.
+        ffns: The FFNs that have adapters.
         trained: How many adapters were trained.
-        read: How many were read, those of one passage again each time.
-        without: Ids of the passages whose augmentation gives no instances: they have no adapter.
-        seconds: That training took.
+        read: How often an adapter was read from disk.
+        without: The ids of passages whose augmentations give no instances. They have no adapters.
+        seconds: How many seconds training took.
 
     Raises:
         DataError: If the augmentations are malformed.
@@ -71,7 +71,7 @@ class PassageAdapters:
         cache_dir: str | Path,
     ) -> None:
         check_formats(formats)
-        ffns.initial(spec, recipe.seed)  # raises where an FFN lacks a target
+        ffns.initial(spec, recipe.seed)  # raises an error if an FFN lacks a target
         self.ffns, self._formats, self._spec, self._recipe = ffns, list(formats), spec, recipe
         self._source, self._folder = augmentation, Path(cache_dir).expanduser()
         self._augmentations = {one.passage_id: one for _, one in read_augmentations(augmentation)}
@@ -80,16 +80,20 @@ class PassageAdapters:
 
     @property
     def scaling(self) -> float:
-        """LoRA's ``alpha / rank``."""
+        """LoRA's factor ``alpha / rank``."""
         return self._spec.scaling
 
     def load(self, passages: Sequence[Passage]) -> dict[str, Expert]:
-        """The adapters of some passages, by id; trained where there is none.
+        """Load the adapters of some passages; those that are not there yet are trained.
 
-        Those without any instance are left out, and damaged files replaced, both with a warning.
+        A passage without instances is left out with a warning. A damaged file is replaced with a
+        warning.
+
+        Returns:
+            The adapters, by passage id.
 
         Raises:
-            NoAugmentationError: Naming a passage that was not augmented.
+            NoAugmentationError: If a passage was not augmented; the message names it.
             ExpertError: If a training diverged.
         """
         found: dict[str, Expert] = {}

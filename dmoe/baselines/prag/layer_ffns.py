@@ -1,4 +1,4 @@
-"""The FFNs of all layers, where PRAG's adapters are (Su et al. 2025), or of the final ones."""
+"""The FFNs that adapters change: those of all layers (PRAG, Su et al. 2025), or of the last few."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from plumbing.settings import typed
 class LayerFFNs(AdaptedProjections):
     """The projections of several layers' FFNs, by names such as ``0.gate``.
 
-    An adapter of them is an `Expert` with such names: ``0.gate.lora_A``, ``0.gate.lora_B``, …
+    An adapter for them is an `Expert` with names such as ``0.gate.lora_A`` and ``0.gate.lora_B``.
 
     Args:
         backbone: The frozen model.
-        placement: Share of the layers, the final ones, rounded to whole layers and at least one: 1
-            is all of them (PRAG), 0 the final layer alone (DMoE sec. 3.2.1).
+        placement: The share of the layers that have adapters, counted from the final one. It is
+            rounded to whole layers, at least one. 1 means all layers (PRAG), and 0 means the final
+            layer alone (DMoE sec. 3.2.1).
 
     Attributes:
-        layers: Which layers, from 0.
+        layers: The numbers of these layers, from 0.
 
     Raises:
-        ValueError: If the placement is no number.
-        ExpertError: If it is not in 0..1.
-        UnsupportedBackboneError: If a layer's FFN has no linear maps that we know.
+        ValueError: If the placement is not a number.
+        ExpertError: If the placement is not in 0..1.
+        UnsupportedBackboneError: If the projections of a layer's FFN are not known.
     """
 
     @typed
@@ -49,10 +50,10 @@ class LayerFFNs(AdaptedProjections):
         }
 
     def initial(self, spec: ExpertSpec, seed: int) -> Expert:
-        """An untrained adapter, whose output is zero; see `initial_expert`.
+        """Draw an untrained adapter, whose output is zero, as `initial_expert` draws an expert.
 
-        It is the same for every passage, as in PRAG's code, and a layer's part of it is the same
-        whatever the other layers are.
+        The adapter is the same for every passage, as in PRAG's code. A layer's part of it does not
+        depend on which other layers have adapters.
 
         Raises:
             ExpertError: If an FFN lacks one of the projections that the settings name.

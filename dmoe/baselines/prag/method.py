@@ -1,12 +1,12 @@
 """PRAG: Parametric Retrieval Augmented Generation (Su et al. 2025), a baseline of DMoE (sec. 4.2).
 
-Each passage is turned into a LoRA adapter on the FFNs of all layers. For a question the adapters of
-its passages are merged,
+Each passage is turned into a LoRA adapter on the FFNs of all layers. For a question, the adapters
+of its passages are merged,
 
     W' = W + sum_i alpha / rank · B_i A_i,
 
-and stay for the whole answer. With the passages in the prompt as well (``rag=true``) it is what the
-authors call PRAG-Combine, and what DMoE compares itself with.
+and stay for the whole answer. If the passages also stand in the prompt (``rag=true``), the method
+is what its authors call PRAG-Combine. DMoE's paper compares itself with that.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from qa.method import AnsweringMethod, Prediction, QuestionInput
 
 
 class PRAGMethod(AnsweringMethod):
-    """The backbone with the adapters of each question's passages, all weighing the same.
+    """The backbone with the adapters of each question's passages, all with the same weight.
 
     Args:
-        adapters: The passages' adapters, of the frozen backbone.
+        adapters: The passages' adapters, on the frozen backbone.
         rag: Whether the passages also stand in the prompt (PRAG-Combine).
-        max_new_tokens: At most so many tokens are decoded.
+        max_new_tokens: The most tokens that are decoded.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class PRAGMethod(AnsweringMethod):
         """Attach the adapters of each row's passages; those that are missing are trained first."""
         passages = [input.selection.passages for input in inputs]
         adapters = self.adapters.load([passage for each in passages for passage in each])
-        # A passage that is named twice has one adapter.
+        # A passage that is named twice adds its adapter once.
         ids = [dict.fromkeys(p.id for p in each if p.id in adapters) for each in passages]
         source = _Loaded(adapters, self.adapters.scaling)
         active = ActiveExperts(
@@ -63,13 +63,16 @@ class PRAGMethod(AnsweringMethod):
             yield
 
     def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """What the adapters took so far.
+        """Count the adapters that were trained or read so far, and the seconds of training.
+
+        PRAG trains its adapters before any question comes, and here they are trained while
+        questions are answered. To compare times, subtract ``training_seconds / n`` from
+        ``seconds_per_question``. An evaluation that finds all adapters in the cache has no
+        training seconds.
 
         Returns:
             ``adapters_trained``, ``adapters_read`` (from the cache), ``passages_without_adapter``
-            and ``training_seconds``. PRAG trains before any question comes: what
-            ``seconds_per_question`` holds of it is ``training_seconds / n``, and nothing in an
-            evaluation that finds all adapters in the cache.
+            and ``training_seconds``.
         """
         return {
             "adapters_trained": self.adapters.trained,
@@ -99,17 +102,17 @@ class _Loaded:
 def load_prag(
     backbone: Backbone, rag: bool = False, max_new_tokens: int = 32, **adapters: Any
 ) -> PRAGMethod:
-    """The method, from plain settings.
+    """Make the method from plain settings.
 
     Args:
         backbone: The frozen model.
-        rag: See `PRAGMethod`.
-        max_new_tokens: The same.
-        **adapters: See `open_adapters`.
+        rag: Whether the passages also stand in the prompt (PRAG-Combine).
+        max_new_tokens: The most tokens that are decoded.
+        **adapters: The further arguments of `open_adapters`.
 
     Raises:
         ValueError: If a setting is out of range, or the augmentations are malformed.
-        UnsupportedBackboneError: If a layer's FFN has no linear maps that we know.
+        UnsupportedBackboneError: If the projections of a layer's FFN are not known.
     """
     return PRAGMethod(open_adapters(backbone, **adapters), rag, max_new_tokens)
 
@@ -123,20 +126,20 @@ def open_adapters(
     cache_dir: str | Path,
     placement: float = 1.0,
 ) -> PassageAdapters:
-    """The adapters of all passages, from plain settings.
+    """Open the adapters of passages, from plain settings.
 
     Args:
         backbone: The frozen model.
-        augmentation: What adapters are trained on; see `PassageAdapters`.
-        formats: The same.
-        expert: Settings of `ExpertSpec`.
-        recipe: Settings of `Recipe`.
-        cache_dir: See `PassageAdapters`.
-        placement: Share of the layers, the final ones; see `LayerFFNs`.
+        augmentation: The file that the adapters are trained on, as in `PassageAdapters`.
+        formats: The formats of the instances, as in `PassageAdapters`.
+        expert: The settings of an `ExpertSpec`.
+        recipe: The settings of a `Recipe`.
+        cache_dir: The folder of the adapters, as in `PassageAdapters`.
+        placement: The share of the layers that have adapters, as in `LayerFFNs`.
 
     Raises:
         ValueError: If a setting is out of range, or the augmentations are malformed.
-        UnsupportedBackboneError: If a layer's FFN has no linear maps that we know.
+        UnsupportedBackboneError: If the projections of a layer's FFN are not known.
     """
     ffns = LayerFFNs(backbone, placement)
     with mounted("expert"):

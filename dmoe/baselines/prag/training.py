@@ -16,24 +16,24 @@ from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import Encoded, label_loss, pad_instances
 
 
-@torch.inference_mode(False)  # the first use of an adapter is in the middle of an answer
+@torch.inference_mode(False)  # an adapter may be trained while a question is answered
 @torch.enable_grad()
 def train_adapter(
     ffns: LayerFFNs, instances: Sequence[Encoded], spec: ExpertSpec, recipe: Recipe
 ) -> Expert:
     """Train an adapter on the FFNs of some layers, in float32, by AdamW.
 
-    What is adapted may lie in any layer, so that nothing can be computed once, as it can for the
-    experts of the final FFN (`dmoe.training.grouped`).
+    The adapted FFNs may lie in any layer, so hidden states cannot be computed once and used again,
+    as they are for experts on the final FFN (`dmoe.training.grouped`).
 
     Args:
-        ffns: Where the adapter is; of the frozen backbone, whose weights are left as they are.
-        instances: Of the passage; at least one.
-        spec: Rank, alpha and the projections of each FFN.
+        ffns: The FFNs that the adapter changes. The frozen backbone's own weights stay as they are.
+        instances: The instances of the passage, at least one.
+        spec: The rank, alpha, and the projections of each FFN.
         recipe: The training's settings.
 
     Returns:
-        float32 tensors on the CPU.
+        The adapter, as float32 tensors on the CPU.
 
     Raises:
         ExpertError: If the training diverged, or an FFN lacks a projection.
@@ -52,7 +52,7 @@ def train_adapter(
     )
 
     def term(name: str, x_NTI: Tensor) -> Tensor:
-        """``alpha / rank · B A x``, in float32 as in PEFT."""
+        """Compute ``alpha / rank · B A x``, in float32 as in PEFT."""
         a_RI, b_OR = adapter[f"{name}.lora_A"], adapter[f"{name}.lora_B"]
         return x_NTI.to(a_RI.dtype) @ a_RI.mT @ b_OR.mT * spec.scaling
 

@@ -1,4 +1,4 @@
-"""SFT-LoRA: one adapter over all passages (DMoE sec. 4.2)."""
+"""SFT-LoRA: one adapter that is trained on all passages (DMoE sec. 4.2)."""
 
 from __future__ import annotations
 

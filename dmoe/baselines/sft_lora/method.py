@@ -1,4 +1,4 @@
-"""SFT-LoRA: one adapter, trained on the merged corpus, for all questions (DMoE sec. 4.2)."""
+"""SFT-LoRA: one adapter for all questions, trained on the whole corpus (DMoE sec. 4.2)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from qa.method import AnsweringMethod, QuestionInput
 
 
 class SFTLoRAMethod(AnsweringMethod):
-    """The backbone with one adapter, whatever the question and its passages are.
+    """The backbone with one adapter, the same for every question and its passages.
 
     Args:
         backbone: The frozen model that the adapter was trained for, dense or a mixture of experts.
-        adapter_dir: What ``scripts/train_sft_lora.py`` wrote.
-        rag: Whether the passages also stand in the prompt.
-        max_new_tokens: At most so many tokens are decoded.
+        adapter_dir: The folder that ``scripts/train_sft_lora.py`` wrote.
+        rag: Whether the passages stand in the prompt.
+        max_new_tokens: The most tokens that are decoded.
 
     Raises:
-        AdapterError: If the adapter is missing, damaged, or of another backbone.
+        AdapterError: If the adapter is missing or damaged, or belongs to another backbone.
     """
 
     def __init__(

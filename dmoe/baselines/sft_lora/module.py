@@ -1,4 +1,4 @@
-"""Training of SFT-LoRA by Lightning: every instance of the corpus, mixed (DMoE sec. 4.2)."""
+"""Training of SFT-LoRA with Lightning, on all instances of the corpus mixed (DMoE sec. 4.2)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ from retrieval.rerank.training.batches import next_batch
 
 
 class MixedBatches:
-    """Batches of all instances in random order, another in each epoch.
+    """Batches of all instances in random order; each epoch has another order.
 
-    The order depends on the seed and the epoch alone: all ranks, and a run that is resumed, agree
-    on it. Instances that do not fill a last step are left out of an epoch, others in each. It is
-    no ``DataLoader``, so that Lightning neither replaces its order nor moves it.
+    The order depends only on the seed and the epoch, so all ranks agree on it, and so does a run
+    that is resumed. An epoch leaves out the instances that would not fill a last step; these differ
+    from epoch to epoch. The class is not a ``DataLoader``, so that Lightning does not replace its
+    order by another.
 
     Args:
-        instances: All of them.
-        batch_size: Instances of a step on one rank.
-        seed: Of the order.
-        position: Epoch and batch to begin with, asked at each iteration.
-        rank: Which process this is.
-        num_replicas: Of how many.
+        instances: All instances.
+        batch_size: How many instances a step takes on one rank.
+        seed: The seed of the order.
+        position: A function that returns the epoch and the batch to begin with. It is called at the
+            beginning of each iteration.
+        rank: The number of this process.
+        num_replicas: How many processes there are.
 
     Raises:
         ValueError: If there are fewer instances than processes.
@@ -57,11 +59,12 @@ class MixedBatches:
         self._step = min(batch_size, len(instances) // num_replicas) * num_replicas
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
+        """The number of batches in an epoch."""
         return len(self._instances) // self._step
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        # A generator: Lightning may ask for an iterator before it has restored its progress.
+        # This is a generator, so the position is read when the first batch is asked for: Lightning
+        # may ask for an iterator before it has restored its progress.
         epoch, start = self._position()
         order = np.random.default_rng((self._seed, epoch)).permutation(len(self._instances))
         for batch in range(start, len(self)):
@@ -70,24 +73,29 @@ class MixedBatches:
             yield pad_instances([self._instances[index] for index in mine])
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing of its own: the trainer's progress says all. It makes Lightning trust us."""
+        """Return an empty state, because the position comes from the trainer's progress.
+
+        Without this method, Lightning warns when a run is resumed in the middle of an epoch.
+        """
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing, likewise."""
+        """Do nothing, because the state is empty."""
 
 
 class SFTModule(LightningModule):
-    """Trains one adapter by AdamW at a constant learning rate; the backbone is no part of it.
+    """Trains one adapter by AdamW at a constant learning rate.
+
+    The backbone is not a submodule, so checkpoints hold the adapter alone.
 
     Args:
         backbone: The frozen model.
         adapter: The adapter.
-        instances: All that it is trained on.
-        recipe: The training's settings; the number of epochs is the trainer's.
+        instances: All instances that it is trained on.
+        recipe: The training's settings. Its number of epochs is not used: the trainer sets it.
 
     Raises:
-        ValueError: If there is no instance.
+        ValueError: If there are no instances.
     """
 
     def __init__(
@@ -107,7 +115,7 @@ class SFTModule(LightningModule):
         self.lora = nn.ParameterDict(
             {name.replace(".", "/"): parameter for name, parameter in adapter.parameters.items()}
         )
-        # What a run that is resumed must have in common with the one before.
+        # A run that is resumed must have the same values of these as the run before.
         self.save_hyperparameters(
             {
                 "recipe": recipe.as_dict() | {"epochs": None},
@@ -117,7 +125,7 @@ class SFTModule(LightningModule):
         )
 
     def train_dataloader(self) -> MixedBatches:
-        """Shuffled batches, beginning with the one after the last that was trained on."""
+        """Make the shuffled batches, beginning after the last batch that was trained on."""
         return MixedBatches(
             self.instances,
             self._recipe.batch_size,
@@ -128,11 +136,11 @@ class SFTModule(LightningModule):
         )
 
     def on_fit_start(self) -> None:
-        """Bring the backbone to the device."""
+        """Move the backbone to the device."""
         self.backbone.to(self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean negative log-likelihood of the batch's labels (nats a label)."""
+        """Compute the mean negative log-likelihood of the batch's labels (nats per label)."""
         with self.adapter.attached():
             loss = label_loss(self.backbone, batch)
         self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, sync_dist=True,
@@ -140,7 +148,7 @@ class SFTModule(LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over the adapter's factors."""
+        """Make AdamW over the adapter's matrices."""
         recipe = self._recipe
         return torch.optim.AdamW(
             self.lora.parameters(),
@@ -151,17 +159,17 @@ class SFTModule(LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the backbone and its fingerprint beside the adapter."""
+        """Save the backbone's name and fingerprint together with the adapter."""
         checkpoint["backbone"] = {
             "name": self.backbone.name,
             "fingerprint": self.backbone.fingerprint,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with another backbone, other instances or another recipe.
+        """Check that the backbone, the instances and the recipe are those of the checkpoint's run.
 
         Raises:
-            CheckpointError: Naming what is different.
+            CheckpointError: If one of them has changed; the message names it.
         """
         before = {
             **checkpoint["hyper_parameters"],

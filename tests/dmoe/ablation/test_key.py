@@ -1,4 +1,4 @@
-"""Keys of an ablation's results: settings as written, files by their content."""
+"""Keys of an ablation's results: settings are hashed as written, files by their content."""
 
 from __future__ import annotations
 

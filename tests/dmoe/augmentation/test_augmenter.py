@@ -1,4 +1,4 @@
-"""Augmentation: resumable, bounded and reported; by a model, a file, or the data's questions."""
+"""Augmentation by a model, from a file and from the data's questions; resuming, and reports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GOOD_REWRITE = "A surgeon by the sea, Tova Blick number one came into the world 
 
 
 class Scripted:
-    """A writer that answers by a rule, and notes what it was asked."""
+    """A writer that answers by a rule, and records what it was asked."""
 
     batch_size = 2
 
@@ -100,7 +100,7 @@ def test_another_passage_model_or_prompt_is_asked_anew(tmp_path):
     renamed = {f"other {id}": passage for id, passage in PASSAGES.items()}
     writer = Scripted()
     list(make_augmenter(writer, tmp_path).augment(renamed))
-    assert writer.asked == []  # it is the text that counts
+    assert writer.asked == []  # the cache goes by the text, not by the id
     writer = Scripted(fingerprint="another model")
     list(make_augmenter(writer, tmp_path).augment(PASSAGES))
     assert len(writer.asked) == 10
@@ -109,7 +109,7 @@ def test_another_passage_model_or_prompt_is_asked_anew(tmp_path):
 def test_malformed_answers_are_tried_again_and_then_reported(tmp_path):
     writer = Scripted(lambda kind, request: "I am sorry.")
     found = list(make_augmenter(writer, tmp_path, max_attempts=3).augment(PASSAGES))
-    assert len(writer.asked) == 5 * 2 * 3  # bounded
+    assert len(writer.asked) == 5 * 2 * 3  # three attempts, and then no more
     assert sorted({request.attempt for request in writer.asked}) == [0, 1, 2]
     for each in found:
         assert each.lesson.pairs == ()
@@ -119,7 +119,7 @@ def test_malformed_answers_are_tried_again_and_then_reported(tmp_path):
 
 
 def refuse(asked):
-    """A rule that refuses what is asked with a text, and answers the rest well."""
+    """Make a rule that refuses requests with a certain text, and answers all others well."""
 
     def rule(kind, request):
         if asked in request.messages[-1][1]:
@@ -132,15 +132,15 @@ def refuse(asked):
 def test_what_is_refused_is_missing_for_its_passage_alone(tmp_path, caplog):
     writer = Scripted(refuse("number 1 "))
     found = list(make_augmenter(writer, tmp_path).augment(PASSAGES))
-    assert len(writer.asked) == 10  # not again at the next attempts
+    assert len(writer.asked) == 10  # no further attempt asks again what was refused
     assert found[1].problems == ("0 of 3 pairs: too long", "no rewrite: too long")
     assert (found[1].refusal, found[1].answers) == ("too long", 0)
     assert all(each.problems == () and not each.refusal for each in found if each is not found[1])
-    assert "refused about 1 of 5 passages, such as 'p1': too long" in caplog.text
+    assert "refused requests about 1 of 5 passages, such as 'p1': too long" in caplog.text
     report = QualityReport()
     list(report.watch(found))
     assert report.metrics()["refused"] == 20
-    again = Scripted()  # it may be allowed to by now
+    again = Scripted()  # a new run asks again, because its limit may be another
     list(make_augmenter(again, tmp_path).augment(PASSAGES))
     assert len(again.asked) == 2
 
@@ -161,7 +161,7 @@ def test_an_empty_answer_is_tried_again_and_then_reported(tmp_path):
     expected = ("0 of 3 pairs: the answer is empty", "no rewrite: the answer is empty")
     assert all(each.problems == expected and each.answers == 4 for each in found)
     list(make_augmenter(writer, tmp_path, max_attempts=2).augment(PASSAGES))
-    assert len(writer.asked) == 5 * 2 * 2  # it is an answer
+    assert len(writer.asked) == 5 * 2 * 2  # an empty answer is cached as well
 
 
 def test_a_writer_that_fails_loses_no_other_answer_of_its_batch(tmp_path):
@@ -173,7 +173,7 @@ def test_a_writer_that_fails_loses_no_other_answer_of_its_batch(tmp_path):
         list(make_augmenter(first, tmp_path).augment(PASSAGES))
     second = Scripted()
     list(make_augmenter(second, tmp_path).augment(PASSAGES))
-    assert len(first.asked) + len(second.asked) == 10 + 1  # only what failed is asked again
+    assert len(first.asked) + len(second.asked) == 10 + 1  # only the failed request is made again
 
 
 def test_only_what_is_missing_is_tried_again_and_attempts_are_joined(tmp_path):
@@ -197,9 +197,10 @@ def test_a_small_model_is_asked_sentence_by_sentence_and_span_by_span(tmp_path):
         "in 1874. Later 23,410 people came."
     )
     passages = {"p": Passage("p", "Tollen Bridge", text)}
-    asked_for = {  # what stands at the blank, and the question that comes for it
+    # The model's question for each text with a blank.
+    asked_for = {
         "designed by ___": "Who designed Tollen Bridge?",
-        "___ people": "How many people crossed the Rhine?",  # refused: no Rhine in the passage
+        "___ people": "How many people crossed the Rhine?",  # refused; the passage has no Rhine
         "Arle in ___.": "Where is Tollen Bridge?",
         "opened in ___.": "When was Tollen Bridge opened?",
         "the ___ in": "What does Tollen Bridge cross?",
@@ -208,7 +209,7 @@ def test_a_small_model_is_asked_sentence_by_sentence_and_span_by_span(tmp_path):
     found_again["What does"] = "the Arle"
     said = {
         "number: Tollen Bridge": "In Marvick, Tollen Bridge spans the Arle.",
-        "number: Later 23,410": "Later 500 people came to Porto.",  # refused: stays as it was
+        "number: Later 23,410": "Later 500 people came to Porto.",  # refused; the sentence stays
     }
 
     def rule(kind, request):
@@ -221,7 +222,7 @@ def test_a_small_model_is_asked_sentence_by_sentence_and_span_by_span(tmp_path):
     assert found.lesson.rewrite == text.replace(
         "Tollen Bridge crosses the Arle in Marvick.", "In Marvick, Tollen Bridge spans the Arle."
     )
-    assert found.lesson.pairs == (  # confirmed ones, in the order they came
+    assert found.lesson.pairs == (  # the confirmed pairs, in the order in which they came
         ("Who designed Tollen Bridge?", "Ines Corvalho"),
         ("When was Tollen Bridge opened?", "1874"),
         ("What does Tollen Bridge cross?", "Arle"),
@@ -230,7 +231,7 @@ def test_a_small_model_is_asked_sentence_by_sentence_and_span_by_span(tmp_path):
     (found,) = ModelAugmenter(writer, "small", tmp_path, max_attempts=1).augment(passages)
     assert found.lesson.pairs == (
         ("Who designed Tollen Bridge?", "Ines Corvalho"),
-        ("Where is Tollen Bridge?", "Marvick"),  # in doubt: it fills up
+        ("Where is Tollen Bridge?", "Marvick"),  # not confirmed, but there are too few others
     )
     assert (found.doubted, found.problems) == (1, ("2 of 3 pairs",))
 
@@ -294,7 +295,7 @@ def test_augmentations_made_before(tmp_path):
     ]
     augment(PASSAGES, FileAugmenter(tmp_path / "made.jsonl"), tmp_path / "run")
     indexed = read_passages(tmp_path / "run" / "surrogates.jsonl")
-    assert [passage.id for passage in indexed] == list(PASSAGES)  # every passage can be found
+    assert [passage.id for passage in indexed] == list(PASSAGES)  # each passage has a surrogate
     assert indexed[1] == PASSAGES["p1"]
     assert indexed[3].text.endswith("\nWhere? Porto")
 

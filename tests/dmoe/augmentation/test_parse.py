@@ -1,4 +1,4 @@
-"""Reading what small models answer: repaired where that is safe, refused where it is not."""
+"""Parsing of small models' answers: they are repaired if that is safe, and refused otherwise."""
 
 from __future__ import annotations
 
@@ -140,9 +140,9 @@ def test_pairs_whose_answer_stands_in_the_passage_come_first():
 def test_unusable_pairs_are_left_out():
     long = "word " * 30
     text = (
-        "Q: Where was she born\nA: Lisbon\n"  # gets its question mark
-        "Q: Where was she born?\nA: Porto\n"  # asked before
-        "Q: Who designed it?\nA: Corvalho\n"  # the prompt's own
+        "Q: Where was she born\nA: Lisbon\n"  # the question mark is added
+        "Q: Where was she born?\nA: Porto\n"  # the same question was asked before
+        "Q: Who designed it?\nA: Corvalho\n"  # the question is an example of the prompt
         f"Q: Long?\nA: {long}\n"
         "Q: Same?\nA: same\n"
         "Q: Nothing?\nA: ...\n"
@@ -178,10 +178,10 @@ def test_a_rewrite_is_read_without_what_is_not_part_of_it(text):
         (" ".join(f"word{i}" for i in range(60)), r"words, got 60"),
         (
             "That quick brown fox jumps over lazy dogs which play violins.",
-            r"about the same, got 0%",
+            r"token F1 with the passage is 0%",
         ),
-        (PASSAGE.text, r"expected another text about the same, got 100%"),
-        (PASSAGE.text.lower().rstrip("."), r"expected another text"),
+        (PASSAGE.text, r"expected the passage in other words, .* is 100%"),
+        (PASSAGE.text.lower().rstrip("."), r"expected the passage in other words"),
     ],
 )
 def test_what_is_no_rewrite_is_refused(text, message):
@@ -261,7 +261,7 @@ def test_spans_come_from_different_sentences_first():
         "12 May 1874. Later 23,410 people came."
     )
     assert [span.text for span in answer_spans(text)] == [
-        "Ines Corvalho",  # how to ask for these can be told
+        "Ines Corvalho",  # from here on, spans with a question word
         "23,410",
         "Marvick",
         "12 May 1874",
@@ -323,7 +323,7 @@ def test_a_sentence_begins_anew_with_its_when_or_where():
     assert fronted("He moved to Spain and lived in the Old Town of Porto.") == (
         "In the Old Town of Porto,"
     )
-    assert fronted("In 1874 it was opened.") == ""  # it begins so already
+    assert fronted("In 1874 it was opened.") == ""  # the sentence begins with it already
     assert fronted("in 1874 it was opened.") == ""
     assert fronted("It rained.") == ""
 

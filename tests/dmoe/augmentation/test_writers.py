@@ -1,4 +1,4 @@
-"""Writers: a backbone answers the same whatever the batch; an endpoint is spoken to as OpenAI's."""
+"""Writers: a backbone's answers do not depend on the batch; an endpoint is asked like OpenAI's."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def chat_backbone(request):
 
 @torch.inference_mode()
 def obvious(backbone, wanted):
-    """Greedy, one row, no cache and no padding."""
+    """Decode the obvious way: greedily, one row, without cache or padding."""
     tokenizer = backbone.tokenizer
     text = "".join(f"<|im_start|>{r}\n{c}<|im_end|>\n" for r, c in wanted.messages)
     text += f"<|im_start|>assistant\n{wanted.opening}"
@@ -56,12 +56,12 @@ def test_a_batch_with_its_shared_beginning_gives_what_each_row_gives_alone(chat_
     expected = [obvious(chat_backbone, each) for each in wanted]
     writer = BackboneWriter(chat_backbone)
     assert writer.write(wanted) == expected
-    assert writer.write(wanted[:2]) == expected[:2]  # with the beginning kept from before
+    assert writer.write(wanted[:2]) == expected[:2]  # uses the kept cache of the beginning
     assert writer.write(wanted[:1]) == expected[:1]
     assert BackboneWriter(chat_backbone).write(wanted[:1]) == expected[:1]
-    other = WritingRequest((("user", "dog"),), 8, 0)  # begins otherwise
+    other = WritingRequest((("user", "dog"),), 8, 0)  # has another beginning
     assert writer.write([other, wanted[1]]) == [obvious(chat_backbone, other), expected[1]]
-    assert writer.write([wanted[1], wanted[1]]) == [expected[1]] * 2  # nothing but a beginning
+    assert writer.write([wanted[1], wanted[1]]) == [expected[1]] * 2  # everything is shared
 
 
 def test_each_row_has_its_own_length(chat_backbone):
@@ -133,7 +133,7 @@ def test_bad_settings_of_a_backbone_are_errors(tiny_backbone, setting):
 
 
 class Server:
-    """An endpoint on this machine that answers by a list of (status, body), then by an echo."""
+    """An endpoint on this machine that gives planned answers (status, body), and then echoes."""
 
     def __init__(self):
         self.cut_off = False

@@ -1,4 +1,4 @@
-"""The bank as its users see it."""
+"""The bank's public interface."""
 
 from __future__ import annotations
 
@@ -301,7 +301,8 @@ def test_what_a_stranger_poisoned_is_refused_too(tmp_path: Path, monkeypatch: py
     bank = make_bank(tmp_path)
     poisoned = experts(0, 1)
     poisoned["gate.lora_A"][1] = float("nan")
-    with monkeypatch.context() as patch:  # a writer without our checks, and with right checksums
+    # The writer makes no checks, but its checksums are right.
+    with monkeypatch.context() as patch:
         patch.setattr("dmoe.bank.bank.poisoned", lambda rows: torch.zeros(len(rows)).bool())
         bank.add([passage("a"), passage("b")], poisoned)
     with pytest.raises(BankError, match="passage 'b' is damaged: it holds a NaN"):

@@ -1,4 +1,4 @@
-"""Damage of every kind is found and named, and all that is whole is served."""
+"""Damage of every kind is found and named, and undamaged experts are still served."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODEL = {"a": 10, "c": 2, "d": 11, "e": 20, "é/../": 21}
 
 @pytest.fixture
 def bank(tmp_path: Path) -> Bank:
-    """Three shards and one of removed ids; holds ``MODEL``."""
+    """A bank with three shards of experts and one of removed ids; it holds ``MODEL``."""
     bank = make_bank(tmp_path / "bank")
     add(bank, ["a", "b", "c"])
     add(bank, ["a", "d"], seed=10, replace=True)
@@ -28,14 +28,14 @@ def bank(tmp_path: Path) -> Bank:
 
 
 def files(bank: Bank) -> list[Path]:
-    """All files that count."""
+    """List all files that the bank reads."""
     return sorted(path for path in bank.path.rglob("*") if path.suffix in (".json", ".head")) + [
         shard.paths[0] for shard in bank.view.shards
     ]
 
 
 def check_served(path: Path) -> set[str]:
-    """The ids whose experts are named as damaged; all others must come back unchanged."""
+    """Return the ids that are reported as damaged; all other experts must be unchanged."""
     bank, named = Bank.open(path), set[str]()
     assert sorted(bank) == sorted(MODEL)
     for id, seed in MODEL.items():
@@ -53,7 +53,7 @@ def check_served(path: Path) -> set[str]:
 
 
 def dead(bank: Bank, path: Path, offset: int) -> bool:
-    """Whether a byte belongs to an expert that was replaced or removed."""
+    """True if a byte belongs to an expert that was replaced or removed."""
     for number, shard in enumerate(bank.view.shards):
         if path == shard.paths[0]:
             row = (offset - shard.entry.head_bytes) // bank.layout.row_bytes
@@ -119,7 +119,8 @@ def test_a_file_that_shrinks_under_an_open_bank(bank: Bank):
     path = bank.view.shards[3].paths[0]
     raw = path.read_bytes()
     with path.open("r+b") as file:
-        file.truncate(len(raw) - 1)  # to read there, as mapped memory, would be the end of us
+        # Reading there through mapped memory would kill the process.
+        file.truncate(len(raw) - 1)
     assert same(bank.get(["e"]), experts(20))
     with pytest.raises(DamagedExpertError, match=r"'é/\.\./' is damaged: .* ends before it"):
         bank.get(["é/../"])

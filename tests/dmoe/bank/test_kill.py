@@ -1,4 +1,4 @@
-"""A writer that is killed at any moment: what it told is there, and no half of anything else."""
+"""A writer that is killed at any moment: finished steps are there, and nothing is half done."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Model = dict[str, int]
 
 
 def steps(bank: Bank) -> list[tuple[Callable[[], Any], Model]]:
-    """What the writer does, one after the other, and what the bank holds after each."""
+    """List the writer's steps, each with what the bank holds after it."""
     return [
         (lambda: add(bank, ["a", "b", "c"]), {"a": 0, "b": 1, "c": 2}),
         (lambda: add(bank, ["b"], 10, replace=True), {"a": 0, "b": 10, "c": 2}),
@@ -32,7 +32,7 @@ def steps(bank: Bank) -> list[tuple[Callable[[], Any], Model]]:
 
 
 def write(path: Path, told: int, kill_at: int | None) -> None:
-    """Do all steps, telling when each is done; die at the ``kill_at``-th call of a builtin."""
+    """Do all steps and report each; die at the ``kill_at``-th call of a builtin."""
     calls = 0
 
     def count(frame: Any, event: str, arg: Any) -> None:
@@ -51,7 +51,7 @@ def write(path: Path, told: int, kill_at: int | None) -> None:
 
 
 def in_child(path: Path, kill_at: int | None) -> tuple[int, int]:
-    """How many steps the child told to be done, and, if it lived, its calls of builtins."""
+    """Count the steps that a child reported and, if it lived, its calls of builtins."""
     read, told = os.pipe()
     child = os.fork()
     if not child:
@@ -71,7 +71,7 @@ def in_child(path: Path, kill_at: int | None) -> tuple[int, int]:
 
 def check_kills(folder: Path, count: int) -> None:
     for step, _ in steps(make_bank(folder / "first")):
-        step()  # what is done once in a process is done before the calls are counted
+        step()  # anything that is done once in a process must happen before calls are counted
     done, calls = in_child(make_bank(folder / "whole").path, None)
     assert done == 5
     assert calls > 1000
@@ -81,13 +81,13 @@ def check_kills(folder: Path, count: int) -> None:
     for number in range(count):
         path = make_bank(folder / str(number)).path
         done, finished = in_child(path, chance.randrange(1, calls))
-        killed += not finished  # not each needs exactly as many calls as the first one did
+        killed += not finished  # a child may need fewer calls than the first one
         bank = Bank.open(path)
-        # What it told is there; the step that it died in is there as a whole or not at all.
+        # Reported steps are there. The step in which the writer died is there wholly or not at all.
         state = next(model for model in states[done : done + 2] if holds(bank, model))
         report = verify(path)
         assert not report.damaged
-        # The copy of the manifest may be the one before, or missing; nothing else is amiss.
+        # The manifest's copy may be an old one or missing; nothing else may be wrong.
         add(bank, ["z"], 30)
         compact(bank)
         report = verify(path)

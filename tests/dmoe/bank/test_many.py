@@ -1,4 +1,4 @@
-"""Several processes on one bank: nothing is lost, nobody waits for long, nobody sees a half."""
+"""Several processes on one bank: nothing is lost, nobody waits long or sees half a change."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def check_together(path: Path, writers: int, rounds: int) -> None:
         ids = list(bank)
         seeds = [int(id[1:-1]) + (id[-1] == "b") for id in ids]
         assert same(bank.get(ids), experts(*seeds))
-        for name in names:  # additions of one writer appear in its order, each as a whole
+        for name in names:  # each writer's additions appear in its order, and each as a whole
             numbers = {int(id[1:-1]) for id in ids if id[0] == name and id[-1] == "a"}
             assert numbers == set(range(len(numbers)))
             pairs = {int(id[1:-1]) for id in ids if id[0] == name and id[-1] == "b"}
@@ -134,7 +134,7 @@ def test_a_file_that_goes_while_sizes_are_summed_is_no_error(tmp_path: Path):
     add(bank, ["a"])
     size = compact(bank).bytes[1]
     gone = tmp_path / "shards" / ("f" * 32 + ".safetensors")
-    gone.symlink_to("deleted")  # listed, and not there: as when another compaction deletes it
+    gone.symlink_to("deleted")  # it is listed but gone, as if another compaction had deleted it
     assert compact(bank).bytes == (size, size)
     assert holds(bank, {"a": 0})
 
@@ -179,7 +179,7 @@ def test_a_lock_that_is_never_free_is_named(tmp_path: Path, monkeypatch: pytest.
     fcntl.flock(handle, fcntl.LOCK_EX)
     with pytest.raises(BankError, match=r"holds \.publish\.lock; waited 0.05 s"):
         add(bank, ["a"])
-    assert holds(Bank.open(tmp_path), {})  # readers take no lock
+    assert holds(Bank.open(tmp_path), {})  # readers need no lock
     assert list((tmp_path / "shards").iterdir()) == []
     os.close(handle)
     add(bank, ["a"])

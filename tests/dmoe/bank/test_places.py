@@ -1,4 +1,4 @@
-"""Which expert is whose: against a dict."""
+"""The table of experts' places behaves like a dict."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def records(ids: list[str]) -> Records:
 @pytest.mark.parametrize("few", [0, 4, 4096])
 @pytest.mark.parametrize("colliding", [False, True])
 def test_a_table_is_a_dict(few: int, colliding: bool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(table_module, "_FEW", few)  # from when on keys are sorted in
+    monkeypatch.setattr(table_module, "_FEW", few)  # more keys than these are sorted in
 
     def find_keys(ids: list[str]) -> np.ndarray:
         keys = keys_of(ids).copy()
         if colliding:
-            keys[:, 0] = 7  # all share their first half
+            keys[:, 0] = 7  # all keys have the same first half
         return keys
 
     monkeypatch.setattr("dmoe.bank.records.keys_of", find_keys)

@@ -78,14 +78,14 @@ def test_compaction_leaves_full_shards_alone_and_ends(tmp_path: Path):
     assert list((tmp_path / "shards").iterdir()) == []
 
 
-@pytest.mark.parametrize("shards", [1, 2])  # a small one alone stays, two are packed
+@pytest.mark.parametrize("shards", [1, 2])  # one small shard stays, two are packed
 @pytest.mark.parametrize(
     ("name", "is_gone"),
     [
         *(("manifest.json", gone) for gone in (False, True)),
         *(("manifest.copy.json", gone) for gone in (False, True)),
         *(("*.head", gone) for gone in (False, True)),
-        ("*.safetensors", False),  # its weights stand nowhere else
+        ("*.safetensors", False),  # there is no second copy of the weights
     ],
 )
 def test_compaction_mends_either_of_two_copies(
@@ -141,7 +141,7 @@ def test_compaction_brings_a_copy_up_to_date(tmp_path: Path):
     copy = tmp_path / "manifest.copy.json"
     old = copy.read_bytes()
     add(bank, ["a"])
-    copy.write_bytes(old)  # as a writer leaves it that was killed between the two
+    copy.write_bytes(old)  # as if the writer had been killed before it wrote the copy
     before = bank.fingerprint
     compact(bank)
     assert copy.read_bytes() == (tmp_path / "manifest.json").read_bytes() != old
@@ -153,7 +153,7 @@ def test_banks_of_workers_are_merged(tmp_path: Path):
     add(bank, ["a"])
     add(left, ["b", "c"], seed=1)
     left.remove(["c"])
-    add(right, ["a", "../d"])  # "a" is the same expert
+    add(right, ["a", "../d"])  # "a" is the same expert as in bank
     assert [merge(bank, left.path), merge(bank, right.path)] == [1, 1]
     assert holds(bank, {"a": 0, "b": 1, "../d": 1})
     before = bank.fingerprint
@@ -339,12 +339,12 @@ def test_numbers_of_a_run(tmp_path: Path):
 
 def test_who_reads_the_output_may_end_before(tmp_path: Path):
     bank = make_bank(tmp_path)
-    add(bank, [str(number) for number in range(300)])  # more than a buffer of output
+    add(bank, [str(number) for number in range(300)])  # more output than a buffer holds
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as output, pytest.raises(SystemExit) as end:
         bank_command(["list", str(tmp_path)], output)
-    assert end.value.code == 141  # as a tool that the signal ended
+    assert end.value.code == 141  # the exit code of a tool that SIGPIPE has ended
 
 
 def test_adapters_go_out_and_come_in(tiny_backbone: Backbone, tmp_path: Path):

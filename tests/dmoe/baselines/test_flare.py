@@ -73,7 +73,7 @@ def test_at_theta_1_it_always_triggers(tiny_backbone):
 
 
 def test_what_is_written_again_reads_the_passages_retrieved(tiny_backbone):
-    """One sentence an answer: the answer is RAG's with the passages of the query."""
+    """If an answer is one sentence, it is RAG's answer with the passages that the query found."""
     source = make_source()
     method = make_method(tiny_backbone, source, theta=1, beta=1)  # the query is the question
     shown = Selection.uniform([PASSAGES["p4"]])
@@ -87,11 +87,11 @@ def test_what_is_written_again_reads_the_passages_retrieved(tiny_backbone):
         before = greedy_decode(tiny_backbone, [build_prompt(question.question, shown.passages)], 12)
         assert [prediction.text] == decoded.texts != before.texts
         nll = score_answers(tiny_backbone, decoded, question.answers[:1]).item()
-        assert prediction.nll == pytest.approx(nll, rel=1e-4)  # of the final prompt
+        assert prediction.nll == pytest.approx(nll, rel=1e-4)  # measured after the final prompt
 
 
 class Scripted(FLAREMethod):
-    """Its drafts are given: text with a probability for each word; and it notes the prompts."""
+    """FLARE with given drafts, which have a probability for each word; it records the prompts."""
 
     def __init__(self, backbone, drafts, **settings):
         super().__init__(backbone, make_source(), max_new_tokens=200, **settings)
@@ -123,7 +123,8 @@ def test_sentence_by_sentence(tiny_backbone):
     )
     (row,) = method.decode([QuestionInput(QUESTIONS[1], Selection.uniform([PASSAGES["p4"]]))])
     text = method._decoded(row.ids).strip()
-    # The first sentence stands; the rewritten one stands though unsure; the next asks again.
+    # The first sentence is final. The rewritten one is final, too, though a word of it is unsure.
+    # The sentence after it triggers again.
     assert text == "He was sure. The fox jumps. All is well. So it ends."
     assert row.queries == ["The dog may be", "The violins may play."]
     assert row.retrieved == [["p3"], ["p1"]]
@@ -241,7 +242,7 @@ def test_metrics(tiny_backbone, tmp_path):
 
 @pytest.fixture
 def compose_small(tiny_backbone, tmp_path, monkeypatch):
-    """Composes an evaluation of the three questions, with the tiny backbone and a retriever."""
+    """Return a function that composes an evaluation of the three questions."""
     data = tmp_path / "data"
     save_folder(QADataset("data", PASSAGES, {"dev": QUESTIONS}), data)
     monkeypatch.setattr("backbone.load_backbone", lambda **settings: tiny_backbone)
@@ -266,7 +267,7 @@ def test_the_command_evaluates_it(compose_small, tmp_path):
     assert metrics["n"] == 3
     assert metrics["retrievals_per_question"] > 1
     rows = [row for _, row in read_jsonl(tmp_path / "predictions.jsonl")]
-    assert len(rows[0]["passage_ids"]) == 3  # the first retrieval, with the question; k is 3
+    assert len(rows[0]["passage_ids"]) == 3  # the first retrieval, for the question, with k = 3
     assert all(len(row["queries"]) == row["triggers"] for row in rows)
 
 

@@ -1,4 +1,4 @@
-"""Experts on the FFNs of the final layers: where they are, and how passages are routed to them."""
+"""Experts on the FFNs of the final layers: their places, and the routing of passages."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def instances(count=3):
 
 
 def words(ids):
-    """Routes to the passages that share most words with the question."""
+    """Make a router to the passages that share the most words with the question."""
     return RetrievalRouter(ids, WordRetriever(PASSAGES))
 
 
@@ -122,7 +122,7 @@ def test_the_final_layer_alone_trains_as_the_experts_of_a_bank(tiny_backbone, ba
     spec, recipe = ExpertSpec(), Recipe(lr=1e-2, epochs=4, batch_size=batch_size)
     ours = train_adapter(LayerFFNs(tiny_backbone, 0), instances(), spec, recipe)
     trainer = GroupedTrainer(FinalFFN(tiny_backbone), spec, recipe)
-    theirs = trainer.train(["layer 1"], [instances()]).experts  # the id decides how it starts
+    theirs = trainer.train(["layer 1"], [instances()]).experts  # the id decides the initial expert
     assert ours.keys() == {f"1.{name}" for name in theirs}
     for name, tensor in theirs.items():
         assert (ours[f"1.{name}"] - tensor[0]).norm() < 1e-3 * tensor.norm()
@@ -196,7 +196,7 @@ def test_placements_do_not_share_adapters(make):
     one, two = last.answer(UNGIVEN), both.answer(UNGIVEN)
     assert (last.adapters.trained, both.adapters.trained) == (2, 2)
     assert one[0].nll != two[0].nll
-    again = make(0.5)  # one of two layers: the last one
+    again = make(0.5)  # half of two layers is the last one
     assert again.answer(UNGIVEN) == one
     assert (again.adapters.trained, again.adapters.read) == (0, 2)
 

@@ -1,4 +1,4 @@
-"""PRAG: adapters that know their passage, merged row by row, and trained once."""
+"""PRAG: adapters know their passages, are merged for each row, and are trained only once."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_a_batch_is_its_rows(make, tiny_backbone, rag):
     assert [p.nll for p in together] == pytest.approx([p.nll for p in alone], rel=1e-4)
     plain = RAGMethod(tiny_backbone) if rag else BaseMethod(tiny_backbone)
     (base,) = plain.answer(INPUTS[2:])
-    assert together[2].nll == pytest.approx(base.nll, rel=1e-4)  # it has no passage
+    assert together[2].nll == pytest.approx(base.nll, rel=1e-4)  # the last input has no passage
     assert method.answer([]) == []
 
 
@@ -326,7 +326,7 @@ def test_the_loss_is_of_all_labels_together(tiny_backbone):
 
 @pytest.fixture
 def command(augmentation, tiny_backbone, tmp_path, monkeypatch, no_sync):
-    """Evaluates on the passages that a question shares most words with."""
+    """Return a function that evaluates with the passages nearest to each question by words."""
     monkeypatch.setattr("backbone.load_backbone", lambda **settings: tiny_backbone)
     passages = {passage.id: passage for passage in PASSAGES}
     save_folder(QADataset("people", passages, {"dev": QUESTIONS}), tmp_path / "data")

@@ -62,7 +62,7 @@ def randomize(adapter):
 
 
 def state(model):
-    """What a model is: its modules, and its parameters in their order."""
+    """Describe a model by its modules, its parameters in their order, and its attributes."""
     return (
         [(name, type(module)) for name, module in model.named_modules()],
         [(name, p.data_ptr(), p.requires_grad) for name, p in model.named_parameters()],
@@ -84,9 +84,9 @@ def test_what_is_removed_leaves_nothing(backbone):
     assert torch.equal(backbone.model(IDS).logits, logits)
     after = backbone.model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in weights.items())
-    again = LoraAdapter.new(backbone, LoraSettings())  # nothing of the first is in its way
+    again = LoraAdapter.new(backbone, LoraSettings())  # the first one has left nothing behind
     with again.attached():
-        assert torch.equal(backbone.model(IDS).logits, logits)  # untrained: zero
+        assert torch.equal(backbone.model(IDS).logits, logits)  # an untrained adapter adds zero
 
 
 def test_an_error_inside_removes_it_too(tiny_backbone):

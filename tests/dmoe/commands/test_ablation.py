@@ -1,4 +1,4 @@
-"""Ablations: cells composed, banks shared, an interrupted one gone on with, and what is written."""
+"""Ablations: composing of cells, sharing of banks, resuming, and the files that are written."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.helpers.fakes import WordRetriever
 CONF = Path(__file__).parents[3] / "conf"
 ABLATIONS = sorted(path.stem for path in (CONF / "ablation").glob("*.yaml"))
 
-# A 2 x 2: two banks, each evaluated twice.
+# Two axes of two: there are two banks, and each is evaluated twice.
 AXES = {
     "epochs": {1: ["recipe.epochs=1"], 3: ["recipe.epochs=3"]},
     "k": {1: ["k=1"], 2: ["k=2"]},
@@ -39,7 +39,7 @@ ONE = {"k": {1: ["k=1"]}}
 
 @dataclass
 class Run:
-    """Runs ablations in one folder; ``made`` says what the last one built and evaluated."""
+    """Runs ablations in one folder; ``made`` lists what the last run built and evaluated."""
 
     ablate: Callable[..., dict[str, float]]
     made: list[str]
@@ -57,7 +57,7 @@ def hydra():
 
 @pytest.fixture
 def run(model, tmp_path, no_sync, monkeypatch):
-    """See `Run`."""
+    """A `Run` with a tiny model, in a temporary folder."""
     made = []
 
     def spy(name):
@@ -101,7 +101,7 @@ def counts(run):
 
 PAPERS: dict[
     str, tuple[dict[str, str], dict[str, Any]]
-] = {  # a cell with the paper's settings, and what they are
+] = {  # the labels of a cell with the paper's settings, and these settings
     "bank_fraction": ({"bank": "100"}, {"method.fraction": 1}),
     "k": ({"k": "3"}, {"method.experts": 3}),
     "placement": ({"placement": "0"}, {"method.placement": 0}),
@@ -118,7 +118,7 @@ def test_every_cell_of_every_ablation_composes(name):
     if name == "warmup":
         given.append("ablation.adapter=some folder/adapter")
     cells = list(read_cells(compose("ablation", given), given))
-    shared = 3 if name == "trigger_router" else 0  # four routers that are never asked
+    shared = 3 if name == "trigger_router" else 0  # with trigger=never, four routers share a result
     assert len({cell.key for cell in cells}) + shared == len(cells) > 1
     if name in PAPERS:
         labels, settings = PAPERS[name]
@@ -185,7 +185,7 @@ def test_an_interrupted_one_goes_on(run, monkeypatch):
     assert counts(run) == [0, 0, 2]
     assert (run.folder / RESULTS).read_text().startswith(before)
     assert not (run.folder / "other").exists()
-    run("limit=3", axes={"epochs": AXES["epochs"]})  # other questions, the same banks
+    run("limit=3", axes={"epochs": AXES["epochs"]})  # evaluates fewer questions with the same banks
     assert counts(run) == [0, 0, 2]
 
 
@@ -295,7 +295,7 @@ def test_experts_in_more_layers(run):
 
 
 def test_an_edited_file_makes_another_bank(run, tmp_path):
-    """Under the same name, and after the ablation was done."""
+    """The file keeps its name, and is edited after the ablation has ended."""
     first = run(axes=ONE)
     lines = next(run.folder.glob("augmentations/*/augmentations.jsonl")).read_text()
     file = tmp_path / "given.jsonl"
@@ -320,7 +320,7 @@ def test_a_rate_that_is_given_stays():
 
 def test_the_controls(run):
     metrics = run(axes=None)
-    assert counts(run) == [1, 1, 3]  # here all routers are random: two cells are one
+    assert counts(run) == [1, 1, 3]  # two cells are equal, because all routers are random
     assert metrics["none/trigger_rate"] == 0
     assert metrics["routed/trigger_rate"] == metrics["noise/trigger_rate"] == 100
     assert metrics["noise/nll"] != metrics["routed/nll"]

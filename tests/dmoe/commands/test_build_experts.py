@@ -1,4 +1,4 @@
-"""Building a bank by the command: the same experts by every engine, and none twice."""
+"""The command that builds a bank: every engine makes the same experts, and makes none twice."""
 
 from __future__ import annotations
 
@@ -200,7 +200,8 @@ def test_if_every_expert_diverged_the_build_fails(build, tmp_path):
     assert (metrics["experts"], metrics["failed"]) == (0, 2)
     without, diverged = left_out(tmp_path)
     assert (without, len(diverged)) == ([], 2)
-    assert build("recipe.lr=1e30", "instances.limit=2")["failed"] == 2  # a cell of an ablation
+    # `build_experts` itself raises no error, so that an ablation can go on.
+    assert build("recipe.lr=1e30", "instances.limit=2")["failed"] == 2
 
 
 @pytest.mark.parametrize(
@@ -274,7 +275,7 @@ def same_experts(one, other):
 def test_two_processes_build_the_same_experts(build, arguments, tmp_path):
     build()
     others = [a for a in arguments if not a.startswith("bank")]
-    for limit in (7, 1):  # with one passage, one of the two has nothing to do
+    for limit in (7, 1):  # with one passage, one process has nothing to do
         bank = tmp_path / f"ddp{limit}"
         command = [sys.executable, str(ROOT / "scripts" / "build_experts.py"), *others]
         command += ["trainer=ddp_sim", f"instances.limit={limit}", f"bank.dir={bank}"]
@@ -304,9 +305,9 @@ def test_many_shards_are_packed_at_the_end(build, tmp_path, monkeypatch, caplog)
     assert (len(bank), len(bank.view.shards)) == (4, 1)
     packed = bank.fingerprint
     monkeypatch.setattr("dmoe.commands.build_experts._MANY", 0)
-    build("limits.group_size=1", "instances.limit=4")  # nothing is added
+    build("limits.group_size=1", "instances.limit=4")  # there is nothing to add
     assert Bank.open(tmp_path / "bank").fingerprint == packed
-    bank.view.shards[0].paths[0].write_bytes(b"")  # what cannot be packed
+    bank.view.shards[0].paths[0].write_bytes(b"")  # a damaged shard cannot be packed
     assert build("limits.group_size=1", "instances.limit=5")["experts"] == 1
     assert "the bank is left unpacked: " in caplog.text
 

@@ -1,4 +1,4 @@
-"""A build that is killed at any moment and started again: nothing acknowledged is lost."""
+"""A build is killed at any moment and started again: no expert that it reported is lost."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def in_child(
     """Build in a process that is killed after some seconds, or never.
 
     Returns:
-        The passages whose experts it acknowledged, whether it came to its end, and the seconds.
+        The passages whose experts it reported, True if it came to its end, and the seconds.
     """
     read, told = os.pipe()
     child = os.fork()
     if not child:
         try:
             os.close(read)
-            torch.set_num_threads(1)  # no pool of threads survives a fork
+            torch.set_num_threads(1)  # a pool of threads does not survive a fork
             store = Tally.store
 
             def telling(self: Tally, bank: Bank, group: Any, trained: Any) -> None:
@@ -71,7 +71,7 @@ def in_child(
             Tally.store = telling  # type: ignore[method-assign]
             build(bank)
             os._exit(0)
-        finally:  # not reached but by an error
+        finally:  # reached only after an error
             traceback.print_exc()
             os._exit(1)
     os.close(told)

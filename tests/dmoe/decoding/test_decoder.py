@@ -1,4 +1,4 @@
-"""Cached decoding with routed experts equals doing it the obvious way: no cache, merged weights."""
+"""Cached decoding with routed experts equals the obvious way: no cache, and merged weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ INPUTS = [
     DecoderInput(PROMPTS[1], "Where was Tova Blick born?", ("p3", "p1")),
     DecoderInput(PROMPTS[2]),
 ]
-# The tiny model is uncertain everywhere: some of its tokens lie above this, some below.
+# The uncertainty of some of the tiny model's tokens is above this threshold, of others below.
 TAU = 5.46
 NEVER = ConstantTrigger(False)
 ALWAYS = ConstantTrigger(True)
@@ -51,7 +51,7 @@ def by_row(steps, rows=3):
 
 
 def merged(backbone, source, ids):
-    """A copy of the model whose final FFN has the experts added to its weights."""
+    """Copy the model, and add the experts to the weights of its final FFN."""
     if not ids:
         return backbone.model
     model = copy.deepcopy(backbone.model)
@@ -66,7 +66,11 @@ def merged(backbone, source, ids):
 
 @torch.inference_mode()
 def obvious(backbone, routing, input, max_new_tokens, answer=None):
-    """One row by itself, all recomputed at every token: (id, uncertainty, experts, nll) of each."""
+    """Decode one row by itself, and recompute everything at every token.
+
+    Returns:
+        ``(id, uncertainty, experts, nll)`` for each token.
+    """
     tokenizer = backbone.tokenizer
     prompt, active, rows = tokenizer(input.prompt)["input_ids"], (), []
     new: list[int] = []
@@ -151,7 +155,7 @@ def test_the_kv_cache_is_bit_equal_before_and_after_a_swap(family, tiny_tokenize
         assert len(after) == 4
         assert all(torch.equal(*pair) for pair in zip(before[-1], after, strict=True))
         assert after[0].shape[2] == prompt_length + step.position
-    # What the experts do never reaches a key or a value: the prompt's are the plain model's.
+    # Experts never change a key or a value, so those of the prompt are the plain model's.
     for mine, theirs in zip(after, tensors(plain.cache), strict=True):
         assert torch.equal(mine[:, :, :prompt_length], theirs)
     assert len(before) == 4
@@ -190,7 +194,7 @@ def test_answers_are_scored_by_the_model_that_decodes(family, read_before, tiny_
 
 
 def test_scoring_reads_the_head_once_a_token(tiny_backbone):
-    """And once more where experts have changed."""
+    """It reads the head once more if the experts have changed."""
     source, calls = MemoryExperts(tiny_backbone), []
     given = [DecoderInput(prompt, given=("p1",)) for prompt in PROMPTS]
     session = make_decoder(tiny_backbone, ALWAYS, OracleRouter(source), source).start(given, 1)
@@ -277,7 +281,7 @@ def test_the_query_keeps_the_task_and_the_first_decoded_word_apart(kind, tiny_to
 
 
 def pieces_tokenizer():
-    """Like SentencePiece's: it decodes without the space before the first word."""
+    """Make a tokenizer that, like SentencePiece, drops the space before the first word."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -329,7 +333,7 @@ def test_experts_that_are_there_already_are_not_read_again(tiny_backbone):
 
 def test_without_a_hit_the_backbone_goes_on_alone(tiny_backbone):
     class OnceOnly:
-        """Something at the first trigger, and nothing afterwards."""
+        """A router that finds a passage at the first trigger, and none afterwards."""
 
         uses_passages = False
         asked = 0
@@ -354,7 +358,7 @@ def test_a_stream_leaves_nothing_on_the_backbone(tiny_backbone):
     stream = make_decoder(tiny_backbone, ALWAYS).stream(INPUTS, 8)
     next(stream)
     next(stream)
-    assert torch.equal(tiny_backbone.model(ids).logits, before)  # between two steps
+    assert torch.equal(tiny_backbone.model(ids).logits, before)  # the stream is between two steps
     stream.close()
     assert torch.equal(tiny_backbone.model(ids).logits, before)
     assert all(torch.equal(state[n], t) for n, t in tiny_backbone.model.state_dict().items())
@@ -407,7 +411,7 @@ def test_generate_refuses_padding_on_the_right(tiny_backbone):
         make_decoder(tiny_backbone).generate(ids, mask)
     with pytest.raises(ValueError, match=r"expected a mask of the shape \[2, 4\]"):
         make_decoder(tiny_backbone).generate(ids, mask[:, :2])
-    with pytest.raises(ValueError, match="padding on the left only"):  # a hole
+    with pytest.raises(ValueError, match="padding on the left only"):  # the mask has a hole
         make_decoder(tiny_backbone).generate(ids, torch.tensor([[1, 1, 1, 1], [0, 1, 0, 1]]))
 
 
@@ -423,7 +427,7 @@ def test_generate_refuses_what_it_cannot_read(tiny_backbone):
     with pytest.raises(ValueError, match="exceed the 512 positions"):
         decoder.generate(ids, max_new_tokens=509)
     mask = torch.ones(2, 600, dtype=torch.long)
-    mask[:, :-4] = 0  # padding needs no position
+    mask[:, :-4] = 0  # the padding needs no positions
     padded = decoder.generate(torch.full((2, 600), 7), mask, max_new_tokens=2)
     assert torch.equal(padded[:, -2:], decoder.generate(ids, max_new_tokens=2)[:, -2:])
 
@@ -445,7 +449,7 @@ def test_the_entropy_is_eq_1(dtype):
     p = logits.double().softmax(-1)
     expected = -(p * p.log()).sum(-1).float()
     torch.testing.assert_close(token_uncertainty(logits), expected, rtol=1e-5, atol=1e-5)
-    certain = torch.tensor([[0.0, -torch.inf, -200.0]])  # p = 0 counts nothing
+    certain = torch.tensor([[0.0, -torch.inf, -200.0]])  # p = 0 adds nothing to the entropy
     assert 0 <= token_uncertainty(certain).item() < 1e-30
     assert token_uncertainty(torch.zeros(1, 50)).item() == pytest.approx(torch.tensor(50.0).log())
 
@@ -476,7 +480,7 @@ def test_a_set_of_experts_is_the_sum_of_their_outputs(tiny_backbone, targets):
 
 
 def sum_of(source, ids, target, x):
-    """Each expert's output by itself, added up: no B of one meets an A of another."""
+    """Add up the outputs of the experts, each computed by itself with its own A and B."""
     total = torch.zeros(())
     for id in ids:
         expert = source.experts[id]

@@ -1,4 +1,4 @@
-"""Routers: only experts that are there, enough of them, and the same ones every time."""
+"""Routers choose only experts that exist, enough of them, and always the same ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOWNS = corpus({f"p{i}": "town by the sea" + " in lisbon" * (i % 3) for i in ran
 
 
 class Noting(WordRetriever):
-    """Notes how many hits it was asked for."""
+    """A retriever that records how many hits it was asked for."""
 
     def search(self, queries, k):
         self.depths = [*getattr(self, "depths", []), k]
@@ -55,11 +55,11 @@ def test_it_looks_further_down_until_it_has_k():
 def test_it_ends_where_the_hits_end():
     retriever = Noting(TOWNS)
     assert ids(RetrievalRouter(set(), retriever).route([RoutingRequest("sea")], 3)) == [[]]
-    assert retriever.depths == [3]  # an empty bank has nothing further down
+    assert retriever.depths == [3]  # with an empty bank it does not look further
     bank = set(ids(retriever.search(["sea"], 2))[0])
     retriever.depths.clear()
     assert set(*ids(RetrievalRouter(bank, retriever).route([RoutingRequest("sea")], 3))) == bank
-    assert retriever.depths == [3]  # nor has one whose experts are all found
+    assert retriever.depths == [3]  # nor if all experts of the bank are found
     retriever.depths.clear()
     elsewhere = RetrievalRouter({"x", "y", "z"}, retriever)
     assert ids(elsewhere.route([RoutingRequest("sea")], 3)) == [[]]

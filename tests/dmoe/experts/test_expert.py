@@ -61,7 +61,7 @@ def test_an_ffn_without_a_gate_has_no_expert_for_it():
 
 
 def test_initial_experts_are_pefts():
-    """A within kaiming_uniform's bounds and as spread, B zero."""
+    """A has the bounds and the spread of PEFT's kaiming_uniform, and B is zero."""
     from peft import LoraConfig
     from peft.tuners.lora.layer import Linear
 
@@ -78,7 +78,7 @@ def test_initial_experts_are_pefts():
 @given(st.text(max_size=20), st.text(max_size=20), st.integers(0, 3))
 def test_initial_experts_depend_on_passage_and_seed_alone(one, other, seed):
     spec = ExpertSpec(rank=1, targets=["up"])
-    torch.rand(1)  # the global generator has no say
+    torch.rand(1)  # the global generator makes no difference
     first, again = (initial_expert(spec, SIZES, one, seed)["up.lora_A"] for _ in range(2))
     assert torch.equal(first, again)
     assert torch.equal(first, initial_expert(spec, SIZES, other, seed)["up.lora_A"]) == (

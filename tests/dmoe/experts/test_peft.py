@@ -16,7 +16,7 @@ from dmoe.experts.peft import export_adapter, import_adapter
 from dmoe.training.warmup import merge_expert
 
 pytestmark = pytest.mark.filterwarnings(
-    # PEFT asks transformers by a name that is going; nothing for us to change.
+    # PEFT uses a deprecated name of transformers; we cannot change that.
     "ignore:.*is_gradient_checkpointing:FutureWarning"
 )
 
@@ -30,7 +30,7 @@ def random_expert(spec, ffn):
 
 
 def logits_with(backbone, expert, spec, ids):
-    """Of the plain model, the expert merged into its weights."""
+    """Compute the logits of the plain model with the expert merged into its weights."""
     merged = copy_of(backbone)
     merge_expert(FinalFFN(merged), expert, spec)
     return merged.model(ids).logits
@@ -50,7 +50,7 @@ def test_peft_reads_what_we_write(spec, tiny_backbone, tmp_path):
     theirs = PeftModel.from_pretrained(copy_of(tiny_backbone).model, str(tmp_path / "adapter"))
     expected = logits_with(tiny_backbone, expert, spec, IDS)
     torch.testing.assert_close(theirs(IDS).logits, expected, rtol=1e-4, atol=1e-4)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter"]  # nothing left beside it
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter"]  # no temporary files are left
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -157,7 +157,7 @@ def test_another_rank_than_the_configs_is_refused(adapter):
 def test_adapters_elsewhere_than_on_the_final_ffn_are_refused(tiny_backbone, tmp_path):
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(target_modules=["up_proj"])  # of every layer
+    config = LoraConfig(target_modules=["up_proj"])  # in every layer
     get_peft_model(copy_of(tiny_backbone).model, config).save_pretrained(str(tmp_path))
     with pytest.raises(
         AdapterError, match=r"of the final FFN alone.*layers\.0\..*layers_to_transform=\[1\]"

@@ -1,4 +1,4 @@
-"""Training many experts at a time equals training each alone with PEFT, in a plain loop."""
+"""Training many experts at a time equals training each alone with PEFT in a plain loop."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ IDS = ["p", "another passage", "../p", "", "ü\n"]
 
 
 def lessons(seed=0):
-    """One to five instances of each passage, with a beginning in common."""
+    """Make one to five instances of each passage, with a common beginning."""
     draw = random.Random(seed)
 
     def instance():
@@ -44,7 +44,7 @@ def copy_of(backbone):
 
 
 def difference(ours, theirs):
-    """The largest relative difference of a tensor, by norm."""
+    """Return the largest relative difference between two experts' tensors, by norm."""
     return max(((ours[name] - theirs[name]).norm() / theirs[name].norm()).item() for name in theirs)
 
 
@@ -59,7 +59,7 @@ def test_grouped_training_equals_peft_alone(family, batch_size, tiny_tokenizer):
     for index, (id, instances) in enumerate(zip(IDS, lessons(), strict=True)):
         alone = loop.train(id, instances)
         initial = initial_expert(spec, loop._sizes, id)
-        assert difference(initial, alone) > 0.1  # it has learnt something
+        assert difference(initial, alone) > 0.1  # training has changed it
         assert difference(expert_at(trained.experts, index), alone) < 1e-4
 
 
@@ -84,7 +84,7 @@ def test_any_subset_of_the_projections(targets, tiny_backbone):
 )
 def test_order_groups_and_limits_do_not_matter(order, cut, limits):
     backbone = make_backbone()
-    backbone.model.double()  # so that what differs is more than rounding
+    backbone.model.double()  # so that rounding makes no difference
     trainer = GroupedTrainer(FinalFFN(backbone), ExpertSpec(), Recipe(lr=1e-2, epochs=2), limits)
     whole = trainer.train(IDS, lessons())
     for part in (order[:cut], order[cut:]):
@@ -117,7 +117,7 @@ def test_one_that_diverges_spares_the_others(tiny_backbone):
 
 
 def test_the_losses_are_those_of_the_epochs(tiny_backbone):
-    """The first epoch's of one step is the untouched model's; a rate of 0 leaves it so."""
+    """With a learning rate of 0, every epoch's loss is that of the untouched model."""
     ffn, instances = FinalFFN(tiny_backbone), lessons()
     recipe = Recipe(lr=0.0, epochs=2, weight_decay=0.0)
     trained = GroupedTrainer(ffn, ExpertSpec(), recipe).train(IDS, instances)
@@ -134,7 +134,7 @@ def test_the_losses_are_those_of_the_epochs(tiny_backbone):
 
 
 def test_what_experts_know_is_the_plain_models_loss(tiny_backbone):
-    """With each expert merged into the weights, by the plain model."""
+    """The plain model has each expert merged into its weights."""
     spec, recipe = ExpertSpec(), Recipe(lr=1e-2, epochs=3)
     trainer = GroupedTrainer(FinalFFN(tiny_backbone), spec, recipe, Limits(head_tokens=7))
     trained = trainer.train(IDS, lessons())
@@ -203,7 +203,7 @@ def test_the_heads_gradient_is_autograds(softcap, tiny_tokenizer):
 
 
 def test_adamw_is_torchs_for_each_expert():
-    """Experts that stop early keep their own state and their own count of steps."""
+    """Experts that stop early keep their own state and step count."""
     recipe = Recipe(lr=0.1, weight_decay=0.3, betas=(0.8, 0.95), eps=1e-3)
     start = {"a": torch.randn(3, 4, 5), "b": torch.randn(3, 2)}
     ours = {name: tensor.clone() for name, tensor in start.items()}

@@ -1,4 +1,4 @@
-"""Groups of lessons: each passage once, within the limits, and none that is in the bank."""
+"""Groups hold each passage once, keep the limits, and leave out what is in the bank."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_what_is_in_the_bank_is_left_out_unless_its_text_has_changed(tmp_path):
     (group,) = mine
     assert {passage.id for passage in group.passages} == {"p1", "p3", "p4", "p5"}
     assert mine.skipped == 2
-    assert len(list(mine)) == 1  # counts start anew
+    assert len(list(mine)) == 1  # the counts start again
     assert mine.skipped == 2
 
 
@@ -141,7 +141,7 @@ def test_sums_become_means():
     assert metrics["train/last_loss"] == 1
     assert metrics["expert_norm"] == 0.5
     assert metrics["seconds_per_expert"] == 2.5
-    assert "train/last_loss" not in Tally(failed=["a"]).metrics(1)  # no perfect loss of no expert
+    assert "train/last_loss" not in Tally(failed=["a"]).metrics(1)  # no expert, so no mean
 
 
 def test_a_longest_instance_must_fit_before_anything_is_built():
@@ -150,5 +150,5 @@ def test_a_longest_instance_must_fit_before_anything_is_built():
         return OmegaConf.create({"expert": {}, **settings})
 
     typed_settings(config(101))
-    with pytest.raises(ValueError, match=r"limits\.trunk_tokens of 101 or more.*, got 100; set it"):
+    with pytest.raises(ValueError, match=r"limits\.trunk_tokens of 101 or more.*, got 100; set"):
         typed_settings(config(102))

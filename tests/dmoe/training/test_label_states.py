@@ -1,4 +1,4 @@
-"""Token trees and the states computed over them: what the plain model computes, once."""
+"""States over token trees are those of the plain model, each computed only once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_tree_holds_every_sequence_and_each_prefix_once(sequences):
     for sequence, path in zip(sequences, paths, strict=True):
         assert [tree.ids[node] for node in path] == sequence
         assert [tree.depths[node] for node in path] == list(range(len(path)))
-        for depth, node in enumerate(path):  # a node attends to its own prefix and to nothing else
+        for depth, node in enumerate(path):  # a node attends only to its own prefix
             assert above[node].nonzero().flatten().tolist() == sorted(path[: depth + 1])
     prefixes = {tuple(s[:end]) for s in sequences for end in range(1, len(s) + 1)}
     assert len(tree) == len(prefixes)
@@ -47,7 +47,7 @@ def test_padding_attends_to_itself_alone():
 
 
 def passages(seed=0, count=4):
-    """Instances of several passages, each with a prefix of its own that they share."""
+    """Make instances of several passages; the instances of a passage share a prefix."""
     draw = random.Random(seed)
 
     def tokens(low, high):
@@ -87,7 +87,7 @@ def check(backbone, instances, **limits):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_states_are_those_of_the_plain_model(family, tiny_tokenizer):
-    """Sliding windows shorter than the sequences among them."""
+    """Some of the families have sliding windows that are shorter than the sequences."""
     sliding = {"sliding_window": 6} if family in ("mistral", "gemma2", "gemma3_text") else {}
     check(make_backbone(family, tokenizer=tiny_tokenizer, **sliding), passages())
 

@@ -69,21 +69,21 @@ def test_what_is_too_long_is_cut(tiny_tokenizer):
     answer = encode_answer(tiny_tokenizer, instance.answer)
     size = len(answer) + 3
     cut = encode(tiny_tokenizer, instance, "answer", size)
-    assert cut == Encoded((*prompt[-3:], *answer), 3)  # the prompt's beginning goes first
+    assert cut == Encoded((*prompt[-3:], *answer), 3)  # the prompt's beginning is cut first
     shorter = encode(tiny_tokenizer, instance, "answer", 3)
     assert shorter == Encoded((prompt[-1], *answer[:2]), 1)
 
 
 def test_what_has_nothing_to_predict_is_left_out():
     class Blank:
-        """A tokenizer to which a space is nothing."""
+        """A tokenizer that gives no token for a space."""
 
         eos_token_id = 2
 
         def __call__(self, text, **_):
             return {"input_ids": [ord(char) for char in text.strip()]}
 
-    empty = Instance("", "")  # its end alone
+    empty = Instance("", "")  # the answer has only an end token
     assert encode(Blank(), empty, "all", 9) is None
     assert len(encode_all(Blank(), [empty, Instance("a", "b")], "all", 9)) == 1
 

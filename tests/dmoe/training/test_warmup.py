@@ -1,4 +1,4 @@
-"""A warm-up in a narrow dtype: nothing of it is lost, and everything that follows sees it."""
+"""A warm-up of 16-bit weights is not rounded away, and everything that follows uses it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def half(request, tiny_tokenizer):
 
 
 def small_expert(backbone, spec, size=1e-4):
-    """An adapter whose entries are about half a last bit of most weights, and mostly less."""
+    """Make an adapter that changes most weights by half of their last bit or less."""
     generator = torch.Generator().manual_seed(2)
     expert = {
         name: torch.randn(shape, generator=generator)
@@ -71,7 +71,7 @@ def test_a_warm_up_is_not_rounded_away_in_bfloat16(spec, half):
     change = final_states(exact, residual) - final_states(plain, residual)
 
     def kept(backbone):
-        """How much of the warm-up acts: 1 is all of it."""
+        """Return the share of the warm-up that has an effect; 1 is all of it."""
         mine = final_states(backbone, residual) - final_states(half, residual)
         return float((mine * change).sum() / change.square().sum())
 
@@ -86,9 +86,9 @@ def test_a_warm_backbone_is_copied_and_known_like_any_other(half):
     assert not torch.equal(before, after)
     again = Backbone(copy.deepcopy(ours.model), half.tokenizer, half.name)
     assert torch.equal(again.model(IDS).logits, after)
-    assert again.fingerprint == half.fingerprint  # `warm_backbone` adds the adapter's to it
+    assert again.fingerprint == half.fingerprint  # only `warm_backbone` makes a new fingerprint
     assert FinalFFN(again).sizes == FinalFFN(half).sizes
-    there = again.model.to("meta")  # nothing is left behind by a move
+    there = again.model.to("meta")  # a move takes everything along
     assert {t.device.type for t in (*there.parameters(), *there.buffers())} == {"meta"}
 
 
@@ -121,7 +121,7 @@ def test_what_is_small_beside_a_bias_survives(size):
 
 def test_experts_on_a_warm_backbone_know_while_decoding_what_they_were_trained_to(half):
     warm = warmed(half, small_expert(half, SPECS[0], 0.1), SPECS[0], torch.bfloat16)
-    source = MemoryExperts(warm)  # not small: each changes the answers' likelihood by much
+    source = MemoryExperts(warm)  # these experts change the likelihoods much
     ids, prompts, answers = ["p0", "p1"], ["b c\nAnswer:", "a\nAnswer:"], ["Lisbon", "by the sea"]
     routing = Routing(source, OracleRouter(source), ConstantTrigger(True))
     rows = [DecoderInput(p, given=(id,)) for p, id in zip(prompts, ids, strict=True)]
