@@ -1,8 +1,7 @@
 """DMoE's interface for users: open a bank, and ask it questions.
 
 >>> dmoe = DMoE.from_bank("BANK", "AUG/surrogates.jsonl", "INDEX", experts=1)
->>> dmoe.ask("Where was Tova Blick born?")
-'Lisbon'
+>>> answer = dmoe.ask("Where was Tova Blick born?")  # it depends on the experts of the bank
 >>> for step in dmoe.steps("Where was Tova Blick born?"):
 ...     print(step.token, step.uncertainty, step.active)
 """

@@ -14,6 +14,7 @@ from backbone.model import Backbone
 from genpoe.experts import Experts
 from genpoe.hypernet import Hypernet, HypernetSettings, PassageTokens
 from genpoe.hypernet.mean import mean_pool
+from plumbing.settings import check_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,7 @@ class SharedSettings(HypernetSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rank < 1:
-            raise ValueError(f"rank must be positive, got {self.rank}; set hypernet.rank")
+        check_positive(self, "rank")
 
     def build(self, backbone: Backbone) -> SharedHypernet:
         """An untrained hypernetwork for a backbone."""

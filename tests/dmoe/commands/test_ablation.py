@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 import dmoe.commands.ablation
 from dmoe.ablation.report import Row
 from dmoe.bank import Bank
-from dmoe.commands.ablation import RESULTS, Cell, _set_rate, ablate, read_cells
+from dmoe.commands.ablation import RESULTS, Cell, Workshop, _set_rate, ablate, read_cells
 from dmoe.commands.build_experts import build_experts
 from dmoe.decoding.controls import SomeExperts
 from plumbing.storage.jsonl import read_jsonl, write_jsonl
@@ -375,3 +375,13 @@ def test_errors(run, overrides, axes, message):
 def test_the_warm_up_needs_its_adapter(run):
     with pytest.raises(ValueError, match=r"ablation\.adapter"):
         run(axes=None, name="warmup")
+
+
+def test_the_warm_backbone_is_not_taken_for_the_plain_one(monkeypatch):
+    given = ["ablation=warmup", "ablation.adapter=x", "augmenter=file"]
+    plain, warm = (cell.config for cell in read_cells(compose("ablation", given), given))
+    monkeypatch.setattr(dmoe.commands.ablation, "instantiate", lambda config: object())
+    workshop = object.__new__(Workshop)
+    workshop._backbones = {}
+    assert workshop._backbone(plain) is workshop._backbone(plain)
+    assert workshop._backbone(plain) is not workshop._backbone(warm)
