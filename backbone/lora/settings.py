@@ -19,10 +19,13 @@ def check_lora(
     """Check the rank, alpha and targets of a dataclass.
 
     Args:
-        settings: An instance.
-        section: Where the configuration has it.
-        choices: The targets that there are.
-        error: What is raised if a value is out of range.
+        settings: The instance that is checked.
+        section: Its section in the configuration, for the message.
+        choices: The possible targets.
+        error: The class of the error that is raised if a value is out of range.
+
+    Raises:
+        ValueError: If a setting has another type.
     """
     check_types(settings, section)
     rank, alpha, chosen = settings.rank, settings.alpha, list(settings.targets)
@@ -41,15 +44,15 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 class AdapterError(ValueError):
-    """An adapter folder that is missing, damaged, or no expert of the final FFN."""
+    """An adapter folder is missing, is damaged, or holds no expert of the final FFN."""
 
 
 @contextmanager
 def new_folder(folder: str | Path) -> Iterator[Path]:
-    """A folder that is filled under another name inside the block, and renamed at its end.
+    """Make a folder that is filled under a temporary name inside the block, then renamed.
 
     Raises:
-        AdapterError: If it exists already.
+        AdapterError: If the folder exists already.
     """
     folder = Path(folder)
     if folder.exists():
@@ -58,7 +61,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         yield part
-        part.chmod(0o755)  # mkdtemp's folders are for their maker alone
+        part.chmod(0o755)  # mkdtemp lets only its own user read the folder
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
