@@ -26,7 +26,7 @@ _LIGHTNING_WORDS = ("last", "best", "hpc")
 
 
 def build_module(config: DictConfig, backbone: Backbone) -> GenPoEModule:
-    """The LightningModule of a configuration, beside a backbone loaded already."""
+    """Make the LightningModule of a configuration for a backbone that is loaded already."""
     hypernet: Hypernet = instantiate(config.hypernet).build(backbone)
     return GenPoEModule(
         backbone,
@@ -47,12 +47,13 @@ def train(
 
     Args:
         config: ``conf/train_hypernet.yaml``, composed.
-        backbone: The backbone, where the caller has loaded it; default: ``config.backbone``.
-        dataset: The data, likewise; default: ``config.data``.
+        backbone: The backbone, if the caller has loaded it; default: ``config.backbone``.
+        dataset: The data set, if the caller has loaded it; default: ``config.data``.
 
     Raises:
-        CheckpointError: If ``ckpt_path`` names no loadable checkpoint: nothing starts afresh.
-        ValueError: If a setting is mistyped or out of range.
+        CheckpointError: If ``ckpt_path`` names no checkpoint that can be loaded. The training does
+            not start afresh then.
+        ValueError: If a setting has another type or is out of range.
     """
     if config.ckpt_path in ("", *_LIGHTNING_WORDS):
         raise CheckpointError(
@@ -60,7 +61,7 @@ def train(
             "would silently start afresh; name it, as in "
             "logs/train_hypernet/runs/…/checkpoints/last.ckpt, or leave it out"
         )
-    # First: what is wrong with a setting shows before anything is loaded.
+    # Settings are checked first, so that a wrong one is named before anything is loaded.
     instantiate(config.hypernet)
     OptimSettings(**section(config, "optim"))
     batching = BatchingSettings(**section(config, "batching"))
@@ -76,7 +77,7 @@ def train(
         plugins=[AtomicCheckpointIO()],
     )
     with warnings.catch_warnings():
-        # Workers would only copy what is in memory already.
+        # Worker processes would only copy what is in memory already.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         trainer.fit(module, datamodule=datamodule, ckpt_path=config.ckpt_path, weights_only=True)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}

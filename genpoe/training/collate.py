@@ -1,4 +1,4 @@
-"""From token ids to the tensors of one batch.
+"""Make the tensors of one batch from token ids.
 
 Shapes: N questions, P passages, S passage tokens, T tokens.
 """
@@ -22,22 +22,22 @@ def collate(
     loss_weight: float,
     pad_token_id: int,
 ) -> dict[str, Any]:
-    """The batch of some questions and the passages that they share.
+    """Make the batch of some questions and the passages that they share.
 
     Args:
         questions: Token ids of each question's prompt and of its answer.
         passages: Token ids of each passage.
         rows: Index of each question's passage in ``passages``.
-        loss_weight: See `genpoe.training.sampler.BatchSpec.loss_weight`.
-        pad_token_id: Stands at padding; what is padding, the masks alone say.
+        loss_weight: Factor on each question's loss, as in `BatchSpec.loss_weight`.
+        pad_token_id: The token at padding. Only the masks mark what is padding.
 
     Returns:
-        ``input_ids`` and ``attention_mask`` ``[N, T]``, right padded; ``labels`` ``[N, T]``, -100
-        off the answers; ``passage_input_ids`` and ``passage_attention_mask`` ``[P, S]``; ``rows``
-        ``[N]``; ``loss_weight``.
+        ``input_ids`` and ``attention_mask`` ``[N, T]``, padded on the right; ``labels`` ``[N, T]``,
+        -100 outside the answers; ``passage_input_ids`` and ``passage_attention_mask`` ``[P, S]``;
+        ``rows`` ``[N]``; ``loss_weight``.
 
     Raises:
-        ValueError: If there is no question, or ``rows`` does not name one passage for each.
+        ValueError: If there is no question, or if ``rows`` does not name a passage for each.
     """
     if not questions or len(rows) != len(questions):
         raise ValueError(
@@ -67,7 +67,7 @@ def collate(
 def pad(
     sequences: Sequence[Sequence[int] | np.ndarray], pad_token_id: int
 ) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask of some sequences, padded on the right, both ``[N, T]``."""
+    """Pad sequences on the right: token ids and attention mask, both ``[N, T]``."""
     longest = max(map(len, sequences))
     ids_NT = torch.full((len(sequences), longest), pad_token_id, dtype=torch.long)
     mask_NT = torch.zeros(len(sequences), longest, dtype=torch.long)

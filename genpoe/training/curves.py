@@ -14,11 +14,11 @@ _CURVES = {
 
 
 def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Each metric of a ``CSVLogger`` as (step, value) pairs, a resumed run's logs joined.
+    """Read each metric of a ``CSVLogger`` as (step, value) pairs; joins the logs of a resumed run.
 
     Args:
-        folder: Holds ``version_0/metrics.csv`` and, after resuming, ``version_1`` and so on; where
-            they overlap, the later one counts.
+        folder: Holds ``version_0/metrics.csv`` and, after a run went on, ``version_1`` and so on.
+            Where they overlap, the later one counts.
 
     Raises:
         FileNotFoundError: If there is no log.
@@ -37,7 +37,14 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def plot_training(folder: Path, picture: Path) -> None:
-    """Draw training and validation loss over steps; the gap of the latter two is the knowledge."""
+    """Draw the training and validation losses over the steps into a picture.
+
+    The gap between the two validation losses is the knowledge that comes from the passage.
+
+    Args:
+        folder: The folder of the ``CSVLogger``.
+        picture: The file that is written.
+    """
     from matplotlib.figure import Figure
 
     curves = read_curves(folder)

@@ -19,22 +19,22 @@ from genpoe.training.sampler import GroupedBatchSampler
 from plumbing.training.checkpoint import CheckpointError
 from qa.data.dataset import QADataset, check_disjoint, drop_overlap
 
-_PASSAGES_AT_ONCE = 64  # in `passage_batches`
+_PASSAGES_AT_ONCE = 64  # passages in each batch of `passage_batches`
 
 
 class BatchLoader:
-    """Iterates over a sampler's batches, beginning where the trainer stands.
+    """Iterates over a sampler's batches, beginning at the trainer's position.
 
-    It is no ``DataLoader`` itself, so that Lightning neither replaces its sampler nor moves it: the
-    order is this project's own. It counts as resumable for Lightning, which asks for a
-    ``state_dict``, though all there is to know is the trainer's own progress: what was trained on,
-    not what workers have fetched ahead.
+    It is no ``DataLoader``, so that Lightning does not replace its sampler or change its order. For
+    Lightning it can be resumed, because it has a ``state_dict``. The trainer's own progress is
+    the whole state: it counts the batches that were trained on, and not those that workers have
+    fetched ahead.
 
     Args:
-        examples: What the batches are made of.
-        sampler: Which batches.
-        position: Epoch and batch to begin with, asked at each iteration.
-        num_workers: Processes that make batches; 0: this one.
+        examples: The examples of which the batches are made.
+        sampler: Chooses the batches.
+        position: Returns the epoch and the batch to begin with; called at each iteration.
+        num_workers: Processes that make batches; 0: this process makes them.
     """
 
     def __init__(
@@ -51,7 +51,8 @@ class BatchLoader:
             batch_size=None,  # the sampler's items are whole batches
             sampler=sampler,
             num_workers=num_workers,
-            # Its own: otherwise each iteration draws from PyTorch's, and a resumed run one more.
+            # A generator of its own: each iteration would draw from PyTorch's global one, and a
+            # resumed run would draw once more.
             generator=torch.Generator(),
         )
 
@@ -59,17 +60,18 @@ class BatchLoader:
         return len(self._sampler)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        # A generator: Lightning may ask for an iterator before it has restored its progress.
+        # A generator function, because Lightning may ask for an iterator before it has restored
+        # its progress.
         self._sampler.seek(*self._position())
         yield from self._loader
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the trainer stands; for the record."""
+        """The trainer's epoch and batch; only for the record."""
         epoch, batch = self._position()
         return {"epoch": epoch, "batch": batch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing: the trainer's progress is restored by the trainer."""
+        """Do nothing, because the trainer restores its own progress."""
 
 
 class QADataModule(LightningDataModule):
@@ -77,21 +79,24 @@ class QADataModule(LightningDataModule):
 
     Args:
         dataset: Questions and passages.
-        tokenizer: The backbone's.
-        passages_per_batch: Passages of a step on one rank, at most.
-        questions_per_passage: Questions that share one in a step, at most.
+        tokenizer: The tokenizer of the backbone.
+        passages_per_batch: The largest number of passages in a step of one rank.
+        questions_per_passage: The largest number of questions that share a passage in a step.
         max_passage_tokens: Longer passages are cut.
-        max_prompt_tokens: Questions whose prompt and answer together are longer are left out.
-        rag_fraction: Of the training questions, those trained on a second time, with their passage
-            in the prompt.
-        train_split: Split to train on.
-        val_split: Split for the validation loss; None: no validation.
-        train_limit: Train on a seeded sample of so many questions; None: on all.
-        val_limit: Likewise for validation.
-        drop_overlap: Leave out training questions whose gold passage is one of validation, instead
-            of an error.
-        num_workers: Processes that make batches; 0: this one, which rarely is a bottleneck.
-        seed: Of the samples and of the order.
+        max_prompt_tokens: A question is left out if its prompt and answer together are longer.
+        rag_fraction: The share of the training questions that are trained on a second time, with
+            their passage in the prompt.
+        train_split: The split that is trained on.
+        val_split: The split for the validation loss; None: no validation.
+        train_limit: The size of a seeded sample of the training questions; None: all of them.
+        val_limit: The size of a seeded sample of the validation questions; None: all of them.
+        drop_overlap: True: leave out training questions whose gold passage also belongs to
+            validation. False: such a question is an error.
+        num_workers: Processes that make batches; 0: this process, which is rarely a bottleneck.
+        seed: Seed of the samples and of the order.
+
+    Raises:
+        ValueError: If a limit of tokens is not positive.
     """
 
     def __init__(
@@ -130,10 +135,10 @@ class QADataModule(LightningDataModule):
         self._examples: dict[str, Examples] = {}
 
     def setup(self, stage: str) -> None:
-        """Tokenise once, after checking that no passage is in both splits.
+        """Tokenise once, after a check that no passage is in both splits.
 
         Raises:
-            DataError: If a split is missing or empty, or both share a gold passage.
+            DataError: If a split is missing or empty, or if both share a gold passage.
         """
         if stage == "fit" and self.val_split is not None:
             if self.drop_overlap:
@@ -154,7 +159,7 @@ class QADataModule(LightningDataModule):
             self._trainer().limit_val_batches = 0
 
     def train_dataloader(self) -> BatchLoader:
-        """Shuffled batches, beginning with the one after the last that was trained on."""
+        """Shuffled batches, beginning behind the last one that was trained on."""
         trainer = self._trainer()
         sampler = self._sampler(self.train_split, True, trainer.world_size, trainer.global_rank)
         if sampler.num_dropped:
@@ -172,7 +177,7 @@ class QADataModule(LightningDataModule):
         return self._loader(self.train_split, sampler, position)
 
     def val_dataloader(self) -> BatchLoader:
-        """The same batches every time.
+        """Batches of the validation split, in the same order every time.
 
         Raises:
             ValueError: If there is no split for validation.
@@ -184,14 +189,14 @@ class QADataModule(LightningDataModule):
         return self._loader(self.val_split, sampler, lambda: (0, 0))
 
     def sequences(self) -> dict[str, list[list[int]]]:
-        """What the backbone reads in each split, in the order of a batch's ``examples``."""
+        """The token ids that the backbone reads, by split, in the order of ``examples``."""
         return {split: examples.sequences() for split, examples in self._examples.items()}
 
     def passage_batches(self, n: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """A sample of the training passages, the same on every rank.
+        """Batches of a sample of the training passages, the same on every rank.
 
         Args:
-            n: At most so many.
+            n: The largest number of passages.
 
         Yields:
             Token ids and attention mask, both ``[P, S]``.
@@ -205,7 +210,7 @@ class QADataModule(LightningDataModule):
             yield pad([examples.passages[index] for index in part], examples.pad_token_id)
 
     def question_batches(self, n: int) -> Iterator[dict[str, Any]]:
-        """The first batches of training until they hold ``n`` questions, the same on every rank."""
+        """The first training batches with ``n`` questions in all, the same on every rank."""
         examples = self._prepare(self.train_split, self.train_limit)
         count = 0
         for spec in self._sampler(self.train_split, shuffle=True):
@@ -215,17 +220,17 @@ class QADataModule(LightningDataModule):
                 return
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands, and all that the order of its batches depends on."""
+        """The position of the training, and all that the order of its batches depends on."""
         if self.train_split not in self._examples:
             return {}
         epoch, batch = trained(self._trainer())
         return {"epoch": epoch, "batch": batch, "order": self._order()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to go on within an epoch whose batches are others now.
+        """Check that a training that goes on within an epoch has the same batches as before.
 
         Raises:
-            CheckpointError: Naming what is different.
+            CheckpointError: If the batches differ; the message names what has changed.
         """
         if self._trainer().state.fn != TrainerFn.FITTING:
             return
@@ -288,10 +293,10 @@ class QADataModule(LightningDataModule):
 
 
 def trained(trainer: Trainer) -> tuple[int, int]:
-    """Epoch and index of the batch to train on next, by the trainer's own progress."""
+    """The epoch and the index of the next batch to train on, by the trainer's own progress."""
     loop: Any = trainer.fit_loop
     epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress
-    if epochs.started == epochs.processed:  # between epochs: the batches still are the last one's
+    if epochs.started == epochs.processed:  # between epochs, `batches` is still the last epoch's
         return epochs.processed, 0
     if batches.is_last_batch and batches.current.processed == batches.current.ready:
         return epochs.processed + 1, 0

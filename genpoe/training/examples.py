@@ -1,4 +1,4 @@
-"""Training examples as token ids: (question, gold passage, answer) triples of one split."""
+"""Training examples as token ids: the (question, gold passage, answer) triples of one split."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class TokenTable(Sequence[np.ndarray]):
-    """Many token sequences in one array: workers share it, and it takes four bytes a token."""
+    """Many token sequences in one array of four bytes per token, which worker processes share."""
 
     def __init__(self, sequences: Iterable[Sequence[int]]) -> None:
         arrays = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
@@ -37,22 +37,24 @@ class TokenTable(Sequence[np.ndarray]):
 
 
 class Examples(Dataset[dict[str, Any]]):
-    """The questions of one split that have a gold passage, each with the first of them.
+    """The questions of one split that have a gold passage, each with its first gold passage.
 
-    The answer is the first alias. The questions of some passages follow a second time, with the
-    passage in the prompt: a group of their own. Indexing with a `BatchSpec` gives that batch, see
-    `collate`, and beside it ``examples`` ``[N]``, the indices of its questions, and ``split``.
+    The first acceptable answer is the one that is trained on. The questions of some passages occur
+    a second time, with the passage in the prompt; they form a group of their own. Indexing with a
+    `BatchSpec` gives the batch that `collate` makes. The batch also has ``examples`` ``[N]``, the
+    indices of its questions, and ``split``.
 
     Args:
-        dataset: Where questions and passages come from.
-        split: Its split.
-        tokenizer: The backbone's.
+        dataset: The questions and passages.
+        split: The split of the data set.
+        tokenizer: The tokenizer of the backbone.
         max_passage_tokens: Longer passages are cut.
-        max_prompt_tokens: Questions whose prompt and answer together are longer are left out.
-        limit: At most so many questions, whole passages of a seeded sample but for the last.
-        seed: Of the samples.
-        rag_fraction: Of the questions, those that also occur with their passage in the prompt;
-            whole passages of a seeded sample but for the last.
+        max_prompt_tokens: A question is left out if its prompt and answer together are longer.
+        limit: The largest number of questions. They are all questions of the passages of a seeded
+            sample; only the last passage may be incomplete.
+        seed: Seed of the samples.
+        rag_fraction: The share of the questions that also occur with their passage in the prompt;
+            they are sampled in the same way.
 
     Raises:
         DataError: If no question is left.
@@ -75,7 +77,7 @@ class Examples(Dataset[dict[str, Any]]):
                 f"rag_fraction must be in 0..1, got {rag_fraction}; set batching.rag_fraction"
             )
         self.split = split
-        # Padding is told by the masks; any token can stand there.
+        # Any token can stand at padding, because the masks mark it.
         self.pad_token_id: int = tokenizer.pad_token_id or 0
         questions = dataset.split(split)
         with_passage = [question for question in questions if question.passage_ids]
@@ -112,12 +114,12 @@ class Examples(Dataset[dict[str, Any]]):
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each question's prompt and answer."""
+        """The number of tokens of each question's prompt and answer together."""
         return self.prompts.lengths + self.answers.lengths
 
     @property
     def digest(self) -> str:
-        """Of all token ids: two runs with the same one see the same examples."""
+        """SHA-256 of all token ids: two runs with the same digest see the same examples."""
         digest = hashlib.sha256()
         for table in (self.prompts, self.answers, self.passages):
             digest.update(table.lengths.tobytes() + table.flat.tobytes())
@@ -125,7 +127,7 @@ class Examples(Dataset[dict[str, Any]]):
         return digest.hexdigest()
 
     def sequences(self) -> list[list[int]]:
-        """What the backbone reads of each question: prompt and answer but for the last token."""
+        """What the backbone reads of each question: prompt and answer without the last token."""
         return [
             [*prompt.tolist(), *answer.tolist()[:-1]]
             for prompt, answer in zip(self.prompts, self.answers, strict=True)
@@ -147,12 +149,15 @@ class Examples(Dataset[dict[str, Any]]):
 def sample_by_passage(
     questions: Sequence[Question], limit: int | None, seed: int
 ) -> list[Question]:
-    """At most ``limit`` questions, those of a passage together, in their order.
+    """A sample of at most ``limit`` questions that keeps the questions of a passage together.
 
     Args:
         questions: Questions with gold passages.
-        limit: How many; None: all.
-        seed: Of the choice of passages.
+        limit: The largest number of questions; None: all.
+        seed: Seed of the choice of passages.
+
+    Returns:
+        The chosen questions, in their own order.
 
     Raises:
         ValueError: If the limit is not positive.
@@ -181,7 +186,7 @@ def _report(
     kept: Sequence[tuple[Question, bool]],
     max_prompt_tokens: int,
 ) -> None:
-    """Say what was left out; refuse if nothing was left."""
+    """Log what was left out; raise an error if no question is left."""
     plain, rag = ([q for q, with_rag in kept if with_rag is want] for want in (False, True))
     chosen = sum(not with_rag for _, with_rag in seen)
     without, long = len(questions) - len(with_passage), chosen - len(plain)

@@ -1,7 +1,7 @@
-"""Batches of whole groups of questions that share a passage, and so one generated expert.
+"""Batches of groups of questions; the questions of a group share a passage, and so one expert.
 
-Every batch holds each passage once. What is random depends on the seed and the epoch alone, so
-that all ranks, and a run that is resumed, agree on every batch without asking each other.
+A batch holds each of its passages once. Everything random depends only on the seed and the epoch,
+so that all ranks, and a run that goes on, agree on every batch without communication.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from itertools import pairwise
 import numpy as np
 from torch.utils.data import Sampler
 
-_WINDOW = 50  # batches among which chunks are sorted by length: little padding, random order
+# Chunks are sorted by length within this many batches: little padding, and yet a random order.
+_WINDOW = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class BatchSpec:
 
     Attributes:
         chunks: Its passages, each with its questions.
-        num_questions: How many questions all ranks together have in this step.
-        num_replicas: How many ranks there are.
+        num_questions: The number of questions that all ranks together have in this step.
+        num_replicas: The number of ranks.
     """
 
     chunks: tuple[Chunk, ...]
@@ -40,10 +41,10 @@ class BatchSpec:
 
     @property
     def loss_weight(self) -> float:
-        """What each question's loss is multiplied with before a rank sums its own.
+        """The factor on each question's loss before a rank sums its losses.
 
-        DDP averages the ranks' gradients, so with ``num_replicas / num_questions`` every question
-        of the step weighs the same, wherever it was computed.
+        DDP averages the ranks' gradients. With ``num_replicas / num_questions`` every question of
+        the step therefore has the same weight on every rank.
         """
         return self.num_replicas / self.num_questions
 
@@ -53,26 +54,26 @@ class GroupedBatchSampler(Sampler[BatchSpec]):
 
     A passage's questions are split into chunks of near-equal size; a batch never holds two chunks
     of one passage. Within windows of 50 batches the chunks are sorted by length, then the order of
-    the batches is shuffled. All batches of an epoch hold the same number of chunks but for one, so
-    that there is no small last batch; their number is the same in every epoch. Of a step's
-    ``passages_per_batch * num_replicas`` chunks each rank takes every ``num_replicas``-th.
+    the batches is shuffled. The batches of an epoch differ by at most one chunk, so that no last
+    batch is small; their number is the same in every epoch. Of a step's
+    ``passages_per_batch * num_replicas`` chunks, each rank takes every ``num_replicas``-th.
 
-    Every chunk occurs once an epoch, unless there are several ranks and the chunks cannot be dealt
-    so that each of them has at least one in every step: those left over, `num_dropped` of them,
-    others in each epoch, are left out of it.
+    Every chunk occurs once in an epoch, with one exception: where the chunks cannot be divided so
+    that each of several ranks has at least one in every step, `num_dropped` chunks are left out.
+    These are other chunks in each epoch.
 
     Args:
         groups: The questions of each passage, by index; a passage may have none.
         lengths: The length of each question in tokens.
-        passages_per_batch: Passages of one batch on one rank, at most.
-        questions_per_passage: Questions of one passage in one batch, at most.
-        seed: Of the order.
+        passages_per_batch: The largest number of passages in one batch of one rank.
+        questions_per_passage: The largest number of questions of one passage in one batch.
+        seed: Seed of the order.
         shuffle: False: the same order in every epoch.
-        num_replicas: How many ranks share each step.
-        rank: Which of them this one is.
+        num_replicas: The number of ranks that share each step.
+        rank: The index of this rank.
 
     Raises:
-        ValueError: If a size is not positive, or fewer passages than ranks have questions.
+        ValueError: If a size is not positive, or if fewer passages than ranks have questions.
     """
 
     def __init__(
@@ -109,22 +110,22 @@ class GroupedBatchSampler(Sampler[BatchSpec]):
         self._start = 0
 
     def __len__(self) -> int:
-        """How many batches a whole epoch has, on every rank."""
+        """The number of batches of a whole epoch; it is the same on every rank."""
         return self._num_batches
 
     def seek(self, epoch: int, batch: int = 0) -> None:
         """Let the next iteration begin with a certain batch of a certain epoch.
 
         Raises:
-            ValueError: If the epoch has no such batch (its end counts as one).
+            ValueError: If the epoch has no such batch. Its end is allowed.
         """
         if epoch < 0 or not 0 <= batch <= len(self):
             raise ValueError(f"expected a batch in 0..{len(self)}, got {batch} of epoch {epoch}")
         self._epoch, self._start = epoch, batch
 
     def __iter__(self) -> Iterator[BatchSpec]:
-        """This rank's batches, from where `seek` said."""
-        # Not a generator: what `seek` says later must not touch an iteration that has begun.
+        """This rank's batches, beginning where `seek` said."""
+        # Not a generator, so that a later `seek` does not change an iteration that has begun.
         return iter(self.batches(self._epoch)[self._start :])
 
     def batches(self, epoch: int) -> list[BatchSpec]:
@@ -168,9 +169,13 @@ class GroupedBatchSampler(Sampler[BatchSpec]):
 
 
 def _plan(counts: np.ndarray, batch_size: int, num_replicas: int) -> tuple[int, int, int]:
-    """How many chunks of one passage, how many in all, and how many batches an epoch has.
+    """The numbers of an epoch: chunks of one passage at most, chunks in all, and batches.
 
-    A batch has at most ``batch_size`` chunks of as many passages, and at least ``num_replicas``.
+    A batch has at least ``num_replicas`` and at most ``batch_size`` chunks, all of different
+    passages.
+
+    Raises:
+        ValueError: If fewer passages than ranks have questions.
     """
     for cap in range(int(counts.max(initial=0)), 0, -1):
         total = int(np.minimum(counts, cap).sum())
@@ -187,7 +192,7 @@ def _plan(counts: np.ndarray, batch_size: int, num_replicas: int) -> tuple[int, 
 
 
 def _separate(batches: list[list[Chunk]]) -> bool:
-    """Swap chunks, as near as possible, until no batch holds two of a passage; False: failed."""
+    """Swap chunks with near batches until no batch holds two of a passage; False if that fails."""
     held = [{chunk.passage for chunk in batch} for batch in batches]
     for here, batch in enumerate(batches):
         seen: set[int] = set()
@@ -209,7 +214,7 @@ def _separate(batches: list[list[Chunk]]) -> bool:
 def _find_swap(
     batches: list[list[Chunk]], held: list[set[int]], here: int, passage: int
 ) -> tuple[int, int] | None:
-    """The nearest batch without the passage, and a place in it whose passage is not ``here``."""
+    """The nearest batch without the passage, and a chunk in it whose passage is not ``here``."""
     for there in sorted(range(len(batches)), key=lambda other: abs(other - here)):
         if passage not in held[there]:
             for place, chunk in enumerate(batches[there]):
@@ -219,6 +224,6 @@ def _find_swap(
 
 
 def _deal(chunks: list[Chunk], num_batches: int) -> list[list[Chunk]]:
-    """Deal passage by passage: no passage has more chunks than there are batches."""
+    """Deal the chunks passage by passage; no passage has more chunks than there are batches."""
     ordered = sorted(chunks, key=lambda chunk: chunk.passage)
     return [ordered[first::num_batches] for first in range(num_batches)]
