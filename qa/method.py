@@ -1,4 +1,4 @@
-"""The interface of all methods that answer questions, and the two that inject nothing."""
+"""The interface of all methods that answer questions, and two methods that inject nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from retrieval.passage import Passage
 
 @dataclass(frozen=True)
 class QuestionInput:
-    """A question and the passages that may be used to answer it."""
+    """A question, and the passages that a method may use to answer it."""
 
     question: Question
     selection: Selection = field(default_factory=Selection)
@@ -27,12 +27,13 @@ class QuestionInput:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a method says.
+    """A method's answer to a question.
 
     Attributes:
-        text: The answer, freely decoded to a natural stop, stripped.
-        nll: Of the question's first acceptable answer, its end included: mean nats a token.
-        details: What else the method has to say of it, for ``predictions.jsonl``; plain values.
+        text: The answer, decoded to a natural stop and stripped.
+        nll: The negative log-likelihood of the question's first acceptable answer with its end,
+            in mean nats per token.
+        details: Further plain values of the method for ``predictions.jsonl``.
     """
 
     text: str
@@ -43,13 +44,13 @@ class Prediction:
 class AnsweringMethod:
     """Answers questions with a frozen backbone, and scores the right answer.
 
-    A method that puts knowledge into the model overrides `injected`; prompts, decoding and scoring
-    are the same for all, so that nothing else differs between two rows of a table.
+    A method that puts knowledge into the model overrides `injected`. Prompts, decoding and scoring
+    are the same for all methods, so that nothing else differs between two rows of a table.
 
     Args:
         backbone: The frozen model.
-        rag: Whether the passages also stand in the prompt.
-        max_new_tokens: At most so many tokens are decoded.
+        rag: True: the passages also stand in the prompt.
+        max_new_tokens: The largest number of tokens that are decoded.
 
     Raises:
         ValueError: If ``max_new_tokens`` is not positive.
@@ -67,30 +68,31 @@ class AnsweringMethod:
         self.max_new_tokens = max_new_tokens
 
     def injected(self, inputs: Sequence[QuestionInput]) -> AbstractContextManager[Any]:
-        """A context in which the backbone knows each input's passages: row i of a batch, input i.
+        """A context in which the backbone knows each input's passages; row i belongs to input i.
 
         By default nothing is injected.
         """
         return nullcontext()
 
     def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """Metrics of the method's own over an evaluation, from the predictions' details.
+        """The method's own metrics of an evaluation, from the details of its predictions.
 
         By default there are none.
         """
         return {}
 
     def check_passages(self, passages: Iterable[Passage]) -> None:
-        """Check the questions' gold passages against what was made of them before, if anything was.
+        """Check that the questions' gold passages agree with what the method holds about them.
 
-        By default nothing was.
+        A method checks this if it uses something that was made from passages before, such as a
+        bank of experts. By default nothing is checked.
 
         Raises:
             ValueError: If they do not belong together.
         """
 
     def prompt(self, input: QuestionInput) -> str:
-        """What the model reads: the question, behind its passages if there is RAG."""
+        """What the model reads: the question; with RAG, its passages stand before it."""
         passages = input.selection.passages if self.rag else ()
         return build_prompt(input.question.question, passages)
 
@@ -98,13 +100,13 @@ class AnsweringMethod:
     def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
         """Answer a batch of questions.
 
-        Decoding never sees the right answers; they are scored after it, under the same injection.
+        Decoding never sees the right answers. They are scored afterwards, with the same injection.
 
         Args:
             inputs: N questions with their passages.
 
         Returns:
-            N predictions, in the order of the inputs; none of them depends on the others.
+            N predictions, in the order of the inputs. None of them depends on another input.
         """
         if not inputs:
             return []
@@ -117,7 +119,7 @@ class AnsweringMethod:
 
 
 class BaseMethod(AnsweringMethod):
-    """The backbone alone, closed-book.
+    """The backbone alone; it sees no passage.
 
     Raises:
         ValueError: If ``rag`` is true.
