@@ -241,7 +241,7 @@ def _lines(config: DictConfig, result: dict[str, Any]) -> list[str]:
     )
     batch = (
         f"One batch of {settings.questions} questions by BM25 with {settings.threads} threads: "
-        f"{result['batch_seconds']:.2f} s. Growing, likewise with {settings.threads} threads "
+        f"{result['batch_seconds']:.2f} s. Growth, also with {settings.threads} threads "
         "(beyond the corpus, its sentences recombined):"
     )
     lines = [

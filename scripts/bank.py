@@ -4,18 +4,18 @@
   python scripts/bank.py COMMAND --help          the options of one command
 
 Commands:
-  info         say what the experts are, and how many there are
-  list         write every expert's id and the hash of its passage, as JSON lines
-  verify       check every byte in use; the exit code is 2 if one is damaged
-  compact      pack small shards and shards with gaps anew, and delete what is not used
+  info         say what the experts are, and how many
+  list         write the id and the passage's hash of every expert, as JSON lines
+  verify       check the files' checksums; exit code 2 if something is damaged
+  compact      repack small and holey shards, and delete unused files
   merge        copy the experts of other banks into this one
-  remove       remove experts; `compact` frees their space on the disk
+  remove       remove experts; `compact` frees their space
   export       copy the bank, packed and checked, into a new folder
   push         upload the bank to the Hugging Face hub
   export-peft  write an expert as a PEFT adapter
   import-peft  add a PEFT adapter of the final FFN as an expert
 
-With hydra.run.dir=RUN, the numbers of the result are also written to RUN/metrics.json.
+With hydra.run.dir=RUN the numbers of the result are also written to RUN/metrics.json.
 """
 
 from __future__ import annotations
