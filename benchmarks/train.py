@@ -204,7 +204,7 @@ def _check_cached(
     losses = {"computed": module(batch).mean().item(), "cached": cached(placed).mean().item()}
     # The states come from other batches in the backbone's own dtype, so rounding differs.
     if abs(losses["computed"] - losses["cached"]) > 1e-2 * losses["computed"]:
-        raise ValueError(f"with states cached the loss is another: {losses}")
+        raise ValueError(f"the loss changes when states are cached: {losses}")
     return losses
 
 

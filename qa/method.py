@@ -146,6 +146,7 @@ class RAGMethod(AnsweringMethod):
     def __init__(self, backbone: Backbone, rag: bool = True, max_new_tokens: int = 32) -> None:
         if not rag:
             raise ValueError(
-                "method=rag is passages in the prompt, got rag=false; use method=base without them"
+                "method=rag puts passages into the prompt, got rag=false; use method=base "
+                "to answer without them"
             )
         super().__init__(backbone, rag, max_new_tokens)

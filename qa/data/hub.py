@@ -153,8 +153,8 @@ def _load_split(name: str, source: HubSource, split: str) -> Iterable[Row]:
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise DataError(
-            f"data={name}: the split {split!r} of {source.path} could not be had from the Hugging "
-            f"Face hub ({reason}); check the connection, or give a local copy by data.dir=DIR"
+            f"data={name}: cannot load the split {split!r} of {source.path} from the Hugging Face "
+            f"hub ({reason}); check the connection, or give a local copy by data.dir=DIR"
         ) from error
     return rows
 
