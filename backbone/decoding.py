@@ -22,9 +22,13 @@ from plumbing.batches import pad
 
 @dataclass
 class Decoded:
-    """What `greedy_decode` leaves: the texts, and the cache from which answers can be scored.
+    """What `greedy_decode` returns: the texts, and what answers can be scored from.
 
-    Without a cache, answers are scored all the same, and the prompts read for it.
+    Attributes:
+        texts: N continuations, first line only, stripped.
+        prompt_ids: Token ids of the prompts ``[N, T]``, padded on the left.
+        prompt_mask: 1 at tokens, 0 at padding, ``[N, T]``.
+        cache: The KV cache after decoding. Without one, scoring reads the prompts again.
     """
 
     texts: list[str]
@@ -38,8 +42,8 @@ class Continuation:
     """What `greedy_continue` decodes in one row.
 
     Attributes:
-        ids: The tokens, the stop token included where there is one.
-        probabilities: Of each of them, when it was chosen.
+        ids: The new tokens, with the stop token if there is one.
+        probabilities: The probability, 0 to 1, that each token had when it was chosen.
     """
 
     ids: list[int]
@@ -50,13 +54,13 @@ class Continuation:
 def greedy_decode(backbone: Backbone, prompts: Sequence[str], max_new_tokens: int = 32) -> Decoded:
     """Continue each prompt greedily until the model ends its line or its text.
 
-    Whatever is injected into the backbone acts in every step; row i of an injection serves
-    prompt i. Rows are left-padded, and padding changes nothing.
+    What is injected into the backbone acts in every step; row i of an injection serves prompt i.
+    The rows are padded on the left, and padding changes no result.
 
     Args:
         backbone: The frozen model.
         prompts: N prompts.
-        max_new_tokens: At most so many tokens.
+        max_new_tokens: The largest number of new tokens.
 
     Returns:
         N continuations, first line only, stripped; and the KV cache.
@@ -79,8 +83,8 @@ def greedy_continue(
 
     Args:
         backbone: The frozen model.
-        rows: N rows of token ids, of any lengths; padding changes nothing.
-        max_new_tokens: At most so many tokens.
+        rows: N rows of token ids, of any lengths; padding changes no result.
+        max_new_tokens: The largest number of new tokens.
 
     Returns:
         N continuations.
@@ -98,7 +102,7 @@ def greedy_continue(
 
 
 class _ChosenProbability(LogitsProcessor):
-    """Notes the probability of the most likely token, which is the one that greedy takes."""
+    """Notes the probability of the most likely token, which greedy decoding takes."""
 
     def __init__(self) -> None:
         self.steps: list[Tensor] = []
@@ -109,27 +113,30 @@ class _ChosenProbability(LogitsProcessor):
 
 
 def _end(ids: list[int], stop_ids: Sequence[int]) -> int:
-    """How many tokens a row has up to its stop token, that one included."""
+    """The number of tokens up to and including a row's stop token."""
     return next((n for n, id in enumerate(ids, 1) if id in stop_ids), len(ids))
 
 
 def first_line(text: str) -> str:
-    """The answer in a decoded text: its first line that is not blank, stripped."""
+    """The answer in a decoded text: its first non-blank line, stripped."""
     return text.strip().split("\n", 1)[0].strip()
 
 
 @torch.inference_mode()
 def score_answers(backbone: Backbone, decoded: Decoded, answers: Sequence[str]) -> Tensor:
-    """Likelihood of given answers after the prompts just decoded, which are not read again.
+    """The likelihood of given answers after prompts that have just been decoded.
+
+    The prompts are not read again, because their keys and values are in the cache.
 
     Args:
         backbone: The frozen model, with the same injection as while decoding.
-        decoded: What `greedy_decode` returned; its cache is cut back to the prompts and used up.
+        decoded: What `greedy_decode` returned. Its cache is cut back to the prompts and cannot be
+            used afterwards.
         answers: One answer for each prompt.
 
     Returns:
-        ``[N]``: mean negative log-likelihood, nats per answer token, the end-of-sequence token
-        among them.
+        ``[N]``: the mean negative log-likelihood in nats per answer token. The end-of-sequence
+        token counts as an answer token.
     """
     rows = [encode_answer(backbone.tokenizer, answer) for answer in answers]
     prompt_ids = decoded.prompt_ids
@@ -148,11 +155,12 @@ def score_answers(backbone: Backbone, decoded: Decoded, answers: Sequence[str]) 
 
 
 def back_to_prompt(cache: Any, prompt_tokens: int) -> tuple[int, Any]:
-    """Cut a cache back to all of the prompt but its last token, which predicts the first label.
+    """Cut a cache back to the prompt without its last token, which predicts the first label.
 
     Returns:
-        How many tokens the cache holds, from which to read on, and the cache; 0 and None if nothing
-        has been read yet, or a sliding window has forgotten some.
+        The number of tokens that the cache holds, and the cache. Reading goes on behind these
+        tokens. If nothing has been read yet, or if a sliding window has dropped some tokens, the
+        result is 0 and None.
     """
     layers = cache.layers if cache is not None else ()
     if not layers or any(getattr(layer, "is_sliding", False) for layer in layers):
@@ -168,7 +176,10 @@ def _generate(
     max_new_tokens: int,
     processors: Sequence[LogitsProcessor] = (),
 ) -> Any:
-    """Greedy, whatever the checkpoint's own defaults say (some penalise repeating the prompt)."""
+    """Decode greedily, whatever the model's own defaults are.
+
+    Some models' defaults penalise words of the prompt.
+    """
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -177,7 +188,8 @@ def _generate(
         return_dict_in_generate=True,
     )
     own = backbone.model.generation_config
-    backbone.model.generation_config = GenerationConfig()  # else its values fill what we leave out
+    # Otherwise the model's own values would fill what we leave out.
+    backbone.model.generation_config = GenerationConfig()
     try:
         return backbone.model.generate(
             ids,
@@ -191,7 +203,7 @@ def _generate(
 
 
 def pad_token_id(tokenizer: Any) -> int:
-    """What stands at padding: the end of sequence, where a tokenizer has nothing for it."""
+    """The token at padding: the tokenizer's own, or else the end-of-sequence token."""
     pad: int | None = tokenizer.pad_token_id
     return tokenizer.eos_token_id if pad is None else pad
 
@@ -202,7 +214,7 @@ def left_padded(
     """Token ids and attention mask of prompts, padded on the left, both ``[N, T]``.
 
     Raises:
-        ValueError: If the longest leaves no room for the new tokens.
+        ValueError: If the longest prompt leaves no room for the new tokens.
     """
     rows = [encode_prompt(backbone.tokenizer, prompt) for prompt in prompts]
     check_room(backbone, max(map(len, rows)), max_new_tokens)
@@ -215,10 +227,10 @@ def _left_padded_rows(backbone: Backbone, rows: Sequence[Sequence[int]]) -> tupl
 
 
 def check_room(backbone: Backbone, prompt_tokens: int, max_new_tokens: int) -> None:
-    """Check that a prompt leaves room for new tokens.
+    """Check that a prompt and its new tokens fit into the model's positions.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If they do not fit.
     """
     limit = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)
     if limit and prompt_tokens + max_new_tokens > limit:

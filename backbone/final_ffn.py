@@ -2,11 +2,12 @@
 
     logits = head(norm(r + post(ffn(pre(r)))))
 
-where r is the residual stream behind the final layer's attention, and ``pre`` and ``post`` are the
-norms around the FFN, where a family has them (Llama: ``pre`` alone; Gemma: both; OLMo2: ``post``).
-Nothing here mixes positions, and nothing before it depends on an expert (DMoE sec. 3.2.1): so r can
-be computed once, and kept. It is all that a token needs to be decoded again under other experts:
-`FinalFFN.hidden` goes on from it, and the KV cache is neither read nor written (DMoE eq. 10).
+Here r is the residual stream behind the final layer's attention. ``pre`` and ``post`` are the norms
+around the FFN; a family has one or both (Llama has ``pre``, OLMo2 ``post``, Gemma both).
+
+Nothing here mixes positions, and nothing below depends on an expert (DMoE sec. 3.2.1). Therefore r
+can be computed once and kept. From r alone a token can be decoded again under other experts:
+`FinalFFN.hidden` continues from it, and the KV cache is neither read nor written (DMoE eq. 10).
 
 Shapes: A tokens (of any rows), B rows, P positions, D d_model.
 """
@@ -28,14 +29,14 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 class FinalFFN(AdaptedProjections):
-    """The final FFN with what surrounds it, so that it runs on residual streams alone.
+    """The final FFN with its norms; it runs on residual streams alone.
 
     Args:
-        backbone: The frozen model; one forward pass of three tokens finds out what surrounds its
-            FFN, and checks it.
+        backbone: The frozen model. One forward pass of three tokens finds the norms around its FFN
+            and checks the layer's form.
 
     Attributes:
-        backbone: The same.
+        backbone: The frozen model.
         ffn: The FFN.
         projections: Its linear maps by their names in an expert.
         pre: The norm that feeds the FFN, or None.
@@ -53,7 +54,7 @@ class FinalFFN(AdaptedProjections):
         self.pre, self.post = self._probe()
 
     def hidden(self, residual_AD: Tensor) -> Tensor:
-        """Final hidden states ``[A, D]``, after the last norm, of residual streams ``[A, D]``."""
+        """Final hidden states ``[A, D]``, after the last norm, from residual streams ``[A, D]``."""
         out = self.ffn(residual_AD if self.pre is None else self.pre(residual_AD))
         if self.post is not None:
             out = self.post(out)
@@ -61,7 +62,7 @@ class FinalFFN(AdaptedProjections):
 
     @torch.no_grad()
     def _probe(self) -> tuple[Any, Any]:
-        """The norms around the FFN: who made its input, and who read its output."""
+        """Find the norms around the FFN: what made its input, and what read its output."""
         layer = self.backbone.layers[-1]
         calls: list[tuple[nn.Module, Tensor, Tensor]] = []
 
@@ -82,7 +83,7 @@ class FinalFFN(AdaptedProjections):
         whole = next((call[2] for call in calls if call[0] is layer), None)
         if read is None or whole is None:
             raise self._unsupported()
-        # Tensors are told apart by identity: what one module returned, the next was given.
+        # Tensors are compared by identity: one module's output is the next one's input.
         made = next((call for call in calls if call[2] is read[1]), None)
         reader = next((call for call in calls if call[1] is read[2]), None)
         total = (read if made is None else made)[1] + (read if reader is None else reader)[2]
@@ -102,23 +103,27 @@ class FinalFFN(AdaptedProjections):
 
 @dataclass
 class Residual:
-    """What `keep_residual` kept: ``[B, P, D]``, of the last forward pass."""
+    """The residual stream ``[B, P, D]`` that `keep_residual` kept from the last forward pass."""
 
     hidden_BPD: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 @contextmanager
 def keep_residual(final: FinalFFN, positions: int = 1) -> Iterator[Residual]:
-    """Keep the residual stream at the last positions of a forward pass inside the block.
+    """Inside the block, keep the residual stream at the last positions of each forward pass.
 
     Args:
         final: The final FFN of the model that runs.
-        positions: P; at a decoding step it is one vector a row.
+        positions: P, the number of positions; a decoding step needs one.
+
+    Yields:
+        The kept states; each forward pass replaces those of the one before.
     """
     kept = Residual()
 
     def keep(_: nn.Module, args: tuple[Any, ...]) -> None:
-        kept.hidden_BPD = args[0][:, -positions:].clone()  # a view would hold the whole prompt's
+        # A view would keep the states of the whole prompt in memory.
+        kept.hidden_BPD = args[0][:, -positions:].clone()
 
     handle = (final.ffn if final.pre is None else final.pre).register_forward_pre_hook(keep)
     try:

@@ -1,4 +1,4 @@
-"""A KV cache with room to grow: a new token's keys and values are written, not all copied again."""
+"""A KV cache with room to grow: a new token's keys and values are written, and no others copied."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-_ROOM = 64  # positions behind those that are needed
+_ROOM = 64  # spare positions behind those that are needed
 
 
 class _RoomyLayer(DynamicLayer):
-    """Keys and values ``[N, H, T, D]`` are views of buffers with room behind the last position."""
+    """A layer whose keys and values ``[N, H, T, D]`` are views of larger buffers."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """See `DynamicLayer.update`."""
+        """Append the keys and values of new positions; returns all keys and all values."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self._buffers: list[Tensor] = [key_states[:0], value_states[:0]]  # no room yet
@@ -35,15 +35,16 @@ class _RoomyLayer(DynamicLayer):
 
 
 def _is_in(states: Tensor, buffer: Tensor) -> bool:
-    """Whether states are a view of a buffer; not so where rows were chosen or repeated."""
+    """True if states are a view of a buffer; they are not once rows were chosen or repeated."""
     same_rows = states.shape[0] == buffer.shape[0]
     return same_rows and states.data_ptr() == buffer.data_ptr()
 
 
 def make_cache(model: Any) -> DynamicCache:
-    """An empty cache for a Hugging Face model; layers with a sliding window are as they always are.
+    """An empty cache for a Hugging Face model.
 
-    Cutting it back (``crop``) and then going on overwrites what was cut off.
+    Layers with a sliding window keep the cache of transformers. After ``crop``, new positions
+    overwrite those that were cut off.
     """
     cache = DynamicCache(config=model.config)
     cache.layers = [

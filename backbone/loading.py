@@ -1,4 +1,4 @@
-"""Loading a backbone by its name, and a backbone without weights for shapes alone."""
+"""Load a backbone by its name, or make one without weights where only shapes matter."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def load_backbone(
 
     Args:
         name: "smollm2_135m" (embedded, needs no download), a Hugging Face hub id, or a folder.
-        dtype: "auto" (see `best_dtype`), "float32", "bfloat16" or "float16".
+        dtype: "auto" (what `best_dtype` says), "float32", "bfloat16" or "float16".
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …
         trust_remote_code: Whether a model may bring its own code (Baichuan2 needs it).
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        ValueError: If the dtype is unknown, or the model cannot be found or built.
+        ValueError: If the dtype is unknown, or if the model cannot be found or built.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -64,7 +64,7 @@ def load_backbone(
 
 
 def meta_backbone(config: Any, name: str = "meta") -> Backbone:
-    """A backbone without weights, for shapes and parameter counts: on the meta device."""
+    """A backbone on the meta device: it has shapes and parameter counts, but no weights."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -72,7 +72,11 @@ def meta_backbone(config: Any, name: str = "meta") -> Backbone:
 
 
 def training_backbone(config: DictConfig) -> Backbone:
-    """Loaded on the CPU, in the dtype that suits the device that the Trainer will move it to."""
+    """Load a configuration's backbone for training.
+
+    It is loaded where ``backbone.device`` says. ``backbone.dtype=auto`` becomes the dtype that
+    suits the device to which the Trainer will move it.
+    """
     dtype = config.backbone.dtype
     on_gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     if dtype == "auto" and on_gpu:

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from backbone.tokens import stop_token_ids
 from plumbing.mounts import SettingValueError
 
-# Where the families keep their parts; the first name that exists is taken.
+# The names that the families give their parts; the first that exists is taken.
 _LAYERS = ("layers", "h", "blocks")
 _FFN = ("mlp", "feed_forward", "ffn")
 _FINAL_NORM = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
 
-# Settings that change what the same weights compute, by the names of all families.
+# Settings that change what the same weights compute, by the names that the families give them.
 _COMPUTED = (
     *("hidden_act", "hidden_activation", "rms_norm_eps", "layer_norm_eps", "attention_bias"),
     *("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "head_dim"),
@@ -31,23 +31,23 @@ _COMPUTED = (
 
 
 class UnsupportedBackboneError(ValueError):
-    """A model in which a part that we need cannot be found."""
+    """A model lacks a part that is needed here."""
 
 
 class Backbone:
     """A frozen Hugging Face decoder-only model and its tokenizer.
 
-    Deliberately no ``nn.Module``: a LightningModule that holds one has none of its weights in its
-    checkpoints, its optimiser or its gradient exchange.
+    It is no ``nn.Module``, so that a LightningModule that holds it keeps the weights out of its
+    checkpoints, its optimiser and its gradient exchange.
 
     Args:
         model: Any causal language model of the Llama, Baichuan2, Qwen, Mistral or Gemma kind, with
             a tied or an untied head. Its parameters are frozen and it is set to evaluation mode.
-        tokenizer: Its tokenizer (None where only shapes matter).
-        name: What a checkpoint calls it; `load_backbone` loads the same from it.
+        tokenizer: Its tokenizer, or None where only shapes matter.
+        name: Its name in checkpoints; `load_backbone` loads the same model by it.
 
     Raises:
-        UnsupportedBackboneError: Naming the part that was not found.
+        UnsupportedBackboneError: If a part was not found; the message names it.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
@@ -85,21 +85,21 @@ class Backbone:
 
     @property
     def num_layers(self) -> int:
-        """Number of decoder layers."""
+        """The number of decoder layers."""
         return len(self.layers)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The weights' dtype."""
+        """The dtype of the weights."""
         return self.embedding.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.embedding.weight.device
 
     def to(self, device: torch.device | str) -> Backbone:
-        """Move the model; returns itself."""
+        """Move the model to a device; returns the backbone itself."""
         self.model.to(device)
         return self
 
@@ -108,7 +108,7 @@ class Backbone:
 
         Raises:
             ValueError: If ``layer`` is out of range.
-            UnsupportedBackboneError: If that layer has no FFN that we know.
+            UnsupportedBackboneError: If that layer has no FFN under a known name.
         """
         if not 0 <= layer < self.num_layers:
             raise SettingValueError(
@@ -133,7 +133,7 @@ class Backbone:
     def stop_token_ids(self) -> tuple[int, ...]:
         """Tokens that end an answer: the tokenizer's, and those that the model itself names.
 
-        Chat models name several, the end of a turn beside the end of the text.
+        Chat models name several: the end of a turn and the end of the text.
         """
         settings = getattr(self.model, "generation_config", None)
         own = getattr(settings, "eos_token_id", None)
@@ -142,10 +142,11 @@ class Backbone:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over what is computed with the weights, their names and shapes, and a sample.
+        """SHA-256 that tells two models apart.
 
-        The sample of each weight's values is read in bfloat16, so that one model has one
-        fingerprint in float32 and in bfloat16; float16 has another.
+        It covers the settings that change what is computed, the names and shapes of the weights,
+        and a sample of each weight's values. The sample is read in bfloat16, so that a model has
+        the same fingerprint in float32 and in bfloat16; in float16 it has another.
         """
         settings = self.model.config.get_text_config().to_dict()
         computed = {key: settings[key] for key in _COMPUTED if key in settings}
@@ -159,7 +160,7 @@ class Backbone:
 
 
 def _contiguous(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The head's input in one piece: a slice of it makes torch copy the head's weights per row."""
+    """Make the head's input contiguous: for a slice, torch copies the head's weights per row."""
     return inputs[0].contiguous(), *inputs[1:]
 
 
@@ -169,5 +170,5 @@ def _first(module: nn.Module, names: tuple[str, ...]) -> Any:
 
 def _decoder(model: Any) -> Any:
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
-    # Some remote-code families (Baichuan2) answer with the model itself or not at all.
+    # Some models with their own code (Baichuan2) return the model itself, or have no such method.
     return getattr(model, "model", None) if decoder is None or decoder is model else decoder

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from backbone.model import Backbone, UnsupportedBackboneError
 
 Extra = Callable[[str, Tensor], Tensor]
-"""What an expert adds to a projection's output, of the projection's name and its input."""
+"""What an expert adds to a projection's output, given the projection's name and its input."""
 
-# By the name in an expert, the names that the families use; the first that exists is taken.
+# For each name in an expert, the names that the families use; the first that exists is taken.
 _NAMES = {
     "gate": ("gate_proj", "w1"),
     "up": ("up_proj", "w3", "fc1", "c_fc", "dense_h_to_4h"),
@@ -22,11 +22,11 @@ _NAMES = {
 
 
 class AdaptedProjections:
-    """Linear maps of a backbone, by name, to whose outputs something can be added.
+    """Linear maps of a backbone, by name, whose outputs can be added to.
 
     Attributes:
         backbone: The frozen model.
-        projections: Some of its linear maps.
+        projections: Some of its linear maps, by name.
     """
 
     backbone: Backbone
@@ -34,12 +34,17 @@ class AdaptedProjections:
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of each projection."""
+        """The number of inputs and of outputs of each projection."""
         return {name: (p.in_features, p.out_features) for name, p in self.projections.items()}
 
     @contextmanager
     def adding(self, extra: Extra, targets: Iterable[str]) -> Iterator[None]:
-        """Add to the outputs of some projections inside the block; no weight is touched."""
+        """Inside the block, add to the outputs of some projections. No weight is changed.
+
+        Args:
+            extra: Computes what is added to a projection's output.
+            targets: The names of these projections.
+        """
 
         def hook(name: str) -> Any:
             return lambda _, args, out: (out + extra(name, args[0])).to(out.dtype)
@@ -53,7 +58,7 @@ class AdaptedProjections:
 
 
 def linear_maps(module: nn.Module) -> dict[str, nn.Linear]:
-    """Those of a module's children that are projections, by their names in an expert."""
+    """The children of a module that are projections, by their names in an expert."""
     found: dict[str, nn.Linear] = {}
     for key, names in _NAMES.items():
         parts = (getattr(module, name, None) for name in names)
@@ -67,7 +72,7 @@ def projections(ffn: nn.Module) -> dict[str, nn.Linear]:
     """The FFN's linear maps by their names in an expert; a plain FFN has no gate.
 
     Raises:
-        UnsupportedBackboneError: If there is no up or no down projection that we know.
+        UnsupportedBackboneError: If no up or no down projection is found under a known name.
     """
     found = linear_maps(ffn)
     if "up" not in found or "down" not in found:

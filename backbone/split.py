@@ -1,7 +1,7 @@
 """The frozen decoder, cut below one layer or below its final FFN.
 
-Everything below the cut is computed once and without gradients. Both cuts are shallow copies that
-share every weight with the backbone and leave it as it is.
+Everything below the cut is computed once and without gradients. The parts are shallow copies that
+share every weight with the backbone and do not change it.
 
 Shapes: N rows, T tokens or nodes, D d_model.
 """
@@ -22,7 +22,7 @@ from plumbing.mounts import SettingValueError
 
 
 class _Pass(nn.Module):
-    """Stands in for a layer that is not computed."""
+    """Takes the place of a layer that is not computed."""
 
     attention_type = "full_attention"
 
@@ -31,7 +31,7 @@ class _Pass(nn.Module):
 
 
 class _Tap(_Pass):
-    """Hands out what reaches it, or hands on what it was given instead."""
+    """Keeps the states that reach it or, where states were set, returns those instead."""
 
     states: Tensor | None = None
 
@@ -45,12 +45,15 @@ class _Tap(_Pass):
 class SplitBackbone:
     """The decoder cut below one layer: the part below it, and the part from it on.
 
-    Both are shallow copies that share every weight with the backbone. The part above keeps the
-    place of each layer, since some families choose a layer's attention by its index.
+    Both are shallow copies that share every weight with the backbone. The upper part keeps each
+    layer at its index, because some families choose a layer's attention by its index.
 
     Args:
         backbone: The frozen model.
         layer: The cut lies below this layer; at least 1.
+
+    Raises:
+        ValueError: If ``layer`` is 0 or less.
     """
 
     def __init__(self, backbone: Backbone, layer: int) -> None:
@@ -71,13 +74,13 @@ class SplitBackbone:
 
     @torch.no_grad()
     def below(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """``[N, T, D]``: what the layer reads."""
+        """The states ``[N, T, D]`` that the layer reads."""
         self._below(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         seen, self._tap.seen = self._tap.seen, None  # type: ignore[assignment]
         return seen
 
     def above(self, states_NTD: Tensor, attention_mask: Tensor) -> Tensor:
-        """``[N, T, D]``: the final hidden states, after the last norm."""
+        """The final hidden states ``[N, T, D]``, after the last norm."""
         self._resume.states = states_NTD
         try:
             out = self._above(
@@ -97,12 +100,12 @@ def _with_layers(decoder: nn.Module, layers: Sequence[nn.Module]) -> nn.Module:
 
 
 class Trunk:
-    """The backbone up to its final FFN, without it.
+    """The backbone up to its final FFN, without that FFN.
 
-    A shallow copy that shares every weight with the backbone, and leaves it as it is.
+    It is a shallow copy that shares every weight with the backbone and does not change it.
 
     Args:
-        ffn: The final FFN and what surrounds it.
+        ffn: The final FFN with its norms.
     """
 
     def __init__(self, ffn: FinalFFN) -> None:
@@ -110,7 +113,7 @@ class Trunk:
         self.backbone = backbone
         self._tap = _TrunkTap()
         layer = copy.copy(backbone.layers[-1])
-        # The norm before the FFN reads the residual stream; without one the FFN itself does.
+        # The norm before the FFN reads the residual stream; where there is none, the FFN does.
         layer._modules = {
             name: self._tap
             if part is (ffn.pre or ffn.ffn)
@@ -129,7 +132,7 @@ class Trunk:
 
     @torch.no_grad()
     def residual(self, trees: Sequence[TokenTree]) -> Tensor:
-        """``[N, T, D]``: the residual stream before the final FFN at every node."""
+        """The residual stream ``[N, T, D]`` before the final FFN, at every node of the trees."""
         input_ids, positions, attends = (t.to(self.backbone.device) for t in pack_trees(trees))
         self._decoder(
             input_ids=input_ids,
@@ -140,7 +143,7 @@ class Trunk:
         return self._tap.take()
 
     def _masks(self, positions: Tensor, attends: Tensor) -> Any:
-        """Additive masks, ready-made, as each layer kind of the family wants them."""
+        """Additive attention masks in the form that each kind of layer in the family takes."""
         config = self.backbone.model.config.get_text_config()
         window = getattr(config, "sliding_window", None)
         whole = self._additive(attends)
@@ -159,7 +162,7 @@ class Trunk:
 
 
 class _TrunkTap(nn.Module):
-    """Keeps what reaches it, and hands it on."""
+    """Keeps the states that reach it, and passes them on."""
 
     _seen: Tensor | None = None
 
@@ -175,7 +178,7 @@ class _TrunkTap(nn.Module):
 
 
 class _Skip(nn.Module):
-    """Stands in for what is not computed."""
+    """Takes the place of a module that is not computed."""
 
     def forward(self, states: Tensor, *_: Any, **__: Any) -> Tensor:
         return states

@@ -1,10 +1,10 @@
-"""Many token sequences as one tree, so that what they share at the beginning is computed once.
+"""Many token sequences as one tree, so that a shared beginning is computed once.
 
-The instances of a passage begin alike: with the same instructions, or with the passage itself. As a
-tree each shared prefix is one path, and one forward pass reads the whole tree in a single row, each
-token attending to its ancestors only, at the position that is its depth.
+The instances of a passage begin alike: with the same instructions, or with the passage itself. In
+the tree each shared prefix is one path. One forward pass reads the whole tree as a single row: each
+token attends only to its ancestors, and its position is its depth.
 
-Shapes: N trees, T nodes of the largest.
+Shapes: N trees, T nodes of the largest tree.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class TokenTree:
         return len(self.ids)
 
     def add(self, sequence: Sequence[int]) -> list[int]:
-        """Add a sequence; returns the node of each of its tokens."""
+        """Add a sequence of tokens; returns the node of each token."""
         path: list[int] = []
         node = -1
         for depth, token in enumerate(sequence):
@@ -44,7 +44,7 @@ class TokenTree:
         return path
 
     def ancestors(self) -> Tensor:
-        """``[T, T]``, bool: whether the node of the column is the row's own or above it."""
+        """Bool ``[T, T]``: true where the column's node is the row's node or an ancestor of it."""
         above = torch.eye(len(self), dtype=torch.bool).numpy()
         for node, parent in enumerate(self.parents):
             if parent >= 0:
@@ -53,11 +53,11 @@ class TokenTree:
 
 
 def pack_trees(trees: Sequence[TokenTree]) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch of trees, a tree a row, padded on the right.
+    """Make a batch of trees, one tree in each row, padded on the right.
 
     Returns:
-        Token ids and positions, both ``[N, T]``, and who attends to whom, bool ``[N, T, T]``.
-        Padding attends to itself alone, so that no softmax is empty.
+        Token ids and positions, both ``[N, T]``, and which node attends to which, bool
+        ``[N, T, T]``. Padding attends to itself alone, so that no softmax is empty.
     """
     input_ids, _ = pad([tree.ids for tree in trees], 0)
     positions, _ = pad([tree.depths for tree in trees], 0)

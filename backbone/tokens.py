@@ -6,20 +6,20 @@ from typing import Any
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
-    """Token ids of a prompt, with the tokens that this tokenizer puts before a text."""
+    """Token ids of a prompt, with the special tokens that the tokenizer puts before a text."""
     return list(tokenizer(prompt)["input_ids"])
 
 
 def encode_answer(tokenizer: Any, answer: str) -> list[int]:
-    """Token ids of an answer as it follows a prompt, the end-of-sequence token last."""
+    """Token ids of an answer behind a prompt; the last is the end-of-sequence token."""
     ids = tokenizer(f" {answer.strip()}", add_special_tokens=False)["input_ids"]
     return [*ids, tokenizer.eos_token_id]
 
 
 def stop_token_ids(tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: end of sequence, and those that begin with a newline.
+    """Tokens that end an answer: the end of sequence, and tokens that begin with a newline.
 
-    An answer is one line; what a base model goes on to write below it is another question.
+    An answer is one line. Below it, a base model would write another question.
     """
     newline = {
         index

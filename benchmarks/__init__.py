@@ -1,1 +1,1 @@
-"""Speed, ours and the peers', interleaved. Nothing imports it, and the wheel leaves it out."""
+"""Measurements of our speed beside a peer's. Nothing imports it, and it is not in the wheel."""

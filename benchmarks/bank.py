@@ -1,7 +1,8 @@
-"""From disk to active, against PEFT's adapters: ``scripts/benchmark.py suite=bank``.
+"""From disk to active, beside PEFT's adapters: ``scripts/benchmark.py suite=bank``.
 
-Ours reads k experts from a bank, checks them and writes them into the final FFN's buffers. The peer
-loads k adapter folders and adds them up (``add_weighted_adapter``, ``cat``), which is the same sum.
+Our way reads k experts from a bank, checks them, and writes them into the final FFN's buffers. The
+peer loads k adapter folders and adds them up (``add_weighted_adapter``, ``cat``). Both compute the
+same sum.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ from plumbing.stopwatch import Stopwatch
 from qa.tables.tables import markdown_table
 from retrieval.passage import Passage
 
-_TOLERANCE = 1e-4  # of the logits' largest difference, relative to their largest value
+_TOLERANCE = 1e-4  # largest difference of the logits, relative to their largest value
 _AT_A_TIME = 500  # experts that are added to a bank at a time
-_SUM = "sum"  # how PEFT calls the k adapters together
-_REST = "rest"  # and the one that is active between two measurements
-_OPENINGS = 7
-_BLOCKS = 5  # of draws, between those of the peer
+_SUM = "sum"  # the name in PEFT of the k adapters together
+_REST = "rest"  # the name of the adapter that is active between two measurements
+_OPENINGS = 7  # times that a bank is opened; the median counts
+_BLOCKS = 5  # blocks of draws, between blocks of the peer's draws
 
 
 class PeftFolders:
     """The peer: experts as PEFT adapter folders, loaded one by one and added up.
 
     Args:
-        backbone: Gets PEFT's layers; of no use for anything else from then on.
-        folders: The adapters, by passage id.
+        backbone: The model that gets PEFT's layers; it cannot be used for anything else afterwards.
+        folders: The folder of each adapter, by passage id.
     """
 
     def __init__(self, backbone: Backbone, folders: dict[str, Path]) -> None:
@@ -52,13 +53,13 @@ class PeftFolders:
         self._folders = folders
         first, *_ = folders.values()
         with warnings.catch_warnings():
-            # PEFT asks transformers by a name that is going; nothing for us to change.
+            # PEFT uses a name that transformers is removing; we cannot change that.
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
             self.model = PeftModel.from_pretrained(backbone.model, first, adapter_name=_REST)
         self._loaded: list[str] = []
 
     def load(self, ids: Sequence[str]) -> None:
-        """From disk to active."""
+        """Bring the adapters of some passages from disk into the model."""
         names = [f"expert{index}" for index in range(len(ids))]
         for name, id in zip(names, ids, strict=True):
             self.model.load_adapter(self._folders[id], adapter_name=name)
@@ -67,7 +68,7 @@ class PeftFolders:
         self._loaded = [*names, _SUM]
 
     def unload(self) -> None:
-        """Forget what was loaded; not part of what is measured."""
+        """Delete the loaded adapters. This is not measured."""
         self.model.set_adapter(_REST)
         for name in self._loaded:
             self.model.delete_adapter(name)
@@ -75,10 +76,11 @@ class PeftFolders:
 
 
 def bank_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
-    """Milliseconds from disk to active, of banks of several sizes and of PEFT; bytes an expert.
+    """Measure milliseconds from disk to active, for several banks and PEFT, and bytes per expert.
 
     Raises:
-        ValueError: If ours and the peer do not compute the same, or a setting is out of range.
+        ValueError: If our way and the peer do not compute the same, or if a setting is out of
+            range.
     """
     settings, source = config.bank, config.backbone
     _check(settings)
@@ -130,14 +132,14 @@ def _check(settings: DictConfig) -> None:
 
 
 def made_up(count: int) -> list[Passage]:
-    """Passages that say nothing."""
+    """Passages without any content."""
     return [Passage(f"p{n}", "", str(n)) for n in range(count)]
 
 
 def fill_bank(
     path: Path, final: FinalFFN, spec: ExpertSpec, passages: Sequence[Passage], dtype: str
 ) -> Bank:
-    """A bank of random experts, small enough to be LoRA's and large enough to be seen."""
+    """Make a bank of random experts, with factors of a usual size that change the logits."""
     layout = ExpertLayout(spec.shapes(final.sizes), dtype)
     backbone = final.backbone
     bank = Bank.create(path, BankSpec(backbone.name, backbone.fingerprint, layout, spec.alpha))
@@ -152,7 +154,7 @@ def fill_bank(
 def export_folders(
     folder: Path, bank: Bank, final: FinalFFN, spec: ExpertSpec, count: int
 ) -> dict[str, Path]:
-    """Some of a bank's experts as PEFT adapter folders, by passage id."""
+    """Export some of a bank's experts as PEFT adapter folders; returns them by passage id."""
     folders = {id: folder / id for id in list(bank)[:count]}
     for index, path in enumerate(folders.values()):
         experts = bank.get([list(folders)[index]])
@@ -161,10 +163,10 @@ def export_folders(
 
 
 def check_equal(final: FinalFFN, bank: Bank, peer: PeftFolders, ids: Sequence[str]) -> float:
-    """The largest relative difference of the logits under ours and under the peer.
+    """The largest relative difference between the logits with our experts and with the peer's.
 
     Raises:
-        ValueError: If it is more than rounding, or if the experts change nothing.
+        ValueError: If it is larger than rounding explains, or if the experts change nothing.
     """
     backbone = final.backbone
     input_ids = torch.arange(10, 26)[None] % backbone.vocab_size
@@ -195,11 +197,11 @@ def measure(
     k: int,
     draws: int,
 ) -> dict[str, list[float]]:
-    """Seconds from disk to active, of random sets of k experts.
+    """Measure the seconds from disk to active for random sets of k experts.
 
-    Banks take turns, draw by draw. The peer, which is slow, has a hundredth of the draws (10 at
-    least), in several blocks between theirs. All draws count but the very first of each, which
-    warms up.
+    The banks take turns, draw by draw. The peer is slow, so it has a hundredth of the draws (at
+    least 10), in several blocks between those of the banks. The very first draw of each warms up
+    and does not count.
     """
     chance = random.Random(0)
     active = {size: ActiveExperts(final, bank, rows=1, k=k) for size, bank in banks.items()}
@@ -227,19 +229,19 @@ def measure(
 
 
 def read_whole(folder: Path) -> None:
-    """Bring all files of a folder into the page cache; what was written need not have stayed."""
+    """Read all files of a folder, so that they are in the page cache."""
     for path in folder.rglob("*"):
         if path.is_file():
             path.read_bytes()
 
 
 def opening(path: Path) -> float:
-    """Milliseconds to open a bank, the median of several times."""
+    """The milliseconds that it takes to open a bank, as the median of several measurements."""
     return float(np.median([_timed(Bank.open, path) for _ in range(_OPENINGS)])) * 1e3
 
 
 def used(folder: Path) -> int:
-    """Bytes that a folder takes on the disk, in whole blocks."""
+    """The bytes that a folder takes on the disk, in whole blocks."""
     files = (path.stat() for path in folder.rglob("*"))
     return sum(getattr(stat, "st_blocks", -(-stat.st_size // 512)) * 512 for stat in files)
 

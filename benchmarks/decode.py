@@ -1,9 +1,10 @@
 """Speed of decoding with experts: ``scripts/benchmark.py suite=decode``.
 
-One question at a time. Milliseconds a token, the reading of the prompt apart: of the backbone
-alone, with k experts at every token, with triggers, and with the KV cache read again at each swap
-of experts. Then whole answers to their natural stop, of DMoE and of FLARE. The experts are random,
-of no use but as costly as any, and stand in a bank on disk; router and FLARE share one BM25 index.
+One question is answered at a time. First, the milliseconds per token are measured, without the
+reading of the prompt: for the backbone alone, with k experts at every token, with triggers, and
+with a KV cache that is computed anew at each swap of experts. Then whole answers are measured to
+their natural stop, for DMoE and for FLARE. The experts are random: they know nothing, but they cost
+as much as any others. They are in a bank on disk. The router and FLARE share one BM25 index.
 """
 
 from __future__ import annotations
@@ -48,17 +49,18 @@ _RECOMPUTED = "triggers, the cache recomputed at each swap"
 _SWAPS = "other experts at every token"
 _ALL_RECOMPUTED = "other experts at every token, the cache recomputed"
 _DMOE, _RAG, _FLARE = "DMoE", "RAG", "FLARE"
-_SEARCHES = 1000  # by BM25, before anything is measured
+_SEARCHES = 1000  # searches by BM25 before anything is measured
 
 Way = Callable[[Question], tuple[int, int]]
-"""Answers a question; how many tokens that took, and how often it triggered."""
+"""Answers a question; returns the number of tokens and the number of triggers."""
 
 
 def decode_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
-    """Milliseconds a token and an answer, on the same questions in interleaved rounds.
+    """Measure milliseconds per token and per answer, on the same questions in interleaved rounds.
 
     Raises:
-        ValueError: If cached decoding and full recomputation differ, or a setting is out of range.
+        ValueError: If cached decoding and full recomputation differ, or if a setting is out of
+            range.
     """
     settings, source = config.decode, config.backbone
     if config.rounds < 1 or settings.tokens < 2:
@@ -67,7 +69,7 @@ def decode_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
             f"{settings.tokens}; set rounds=… decode.tokens=…"
         )
     dataset: QADataset = instantiate(config.data)
-    # A question a round, and one to warm up.
+    # Each round has one question, and one more warms up.
     questions = sample(dataset.split("dev"), config.rounds + 1, config.seed)
     passages = pool(dataset, questions, settings.passages)
     exact = FinalFFN(instantiate(source, dtype="float32"))
@@ -102,13 +104,13 @@ def decode_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
 
 
 def pool(dataset: QADataset, questions: Sequence[Question], count: int) -> list[Passage]:
-    """The questions' gold passages, and others until there are enough."""
+    """The gold passages of the questions, filled up with others to the given number."""
     gold = [id for question in questions for id in question.passage_ids]
     return [dataset.passages[id] for id in list(dict.fromkeys([*gold, *dataset.passages]))[:count]]
 
 
 def open_index(folder: Path, passages: Sequence[Passage], k: int) -> Pipeline:
-    """A BM25 index over the passages, made in a folder; it finds k of them."""
+    """Build a BM25 index over the passages in a folder; the pipeline returns k hits."""
     write_jsonl(folder / "passages.jsonl", map(asdict, passages))
     corpus = Corpus.open(folder / "passages.jsonl", folder)
     settings = BM25Settings(folder / "index", threads=1)
@@ -117,9 +119,10 @@ def open_index(folder: Path, passages: Sequence[Passage], k: int) -> Pipeline:
 
 
 def routing_milliseconds(router: RetrievalRouter, questions: Sequence[Question], k: int) -> float:
-    """What finding k experts takes, the median over the last of many searches.
+    """The milliseconds that it takes to find k experts, as a median of the last of many searches.
 
-    Java compiles what runs often; before, it takes several times as long.
+    The first searches take several times as long, because Java compiles code only once it has run
+    often.
     """
     requests = [[RoutingRequest(question.question)] for question in questions]
     _, seconds = laps(router.route(requests[n % len(requests)], k) for n in range(_SEARCHES))
@@ -129,12 +132,14 @@ def routing_milliseconds(router: RetrievalRouter, questions: Sequence[Question],
 def measure_tokens(
     decoding: Decoding, trigger: Trigger, questions: Sequence[Question]
 ) -> dict[str, Any]:
-    """Milliseconds a token without the first, which reads the prompt, and how often it triggered.
+    """Measure the milliseconds per token, and how often tokens trigger.
+
+    The first token does not count, because it reads the prompt.
 
     Args:
-        decoding: What is measured; its ways take turns, token by token.
-        trigger: DMoE's.
-        questions: One a round; the first one warms up.
+        decoding: The ways to decode; they take turns, token by token.
+        trigger: The trigger of DMoE.
+        questions: One question for each round; the first one warms up.
     """
     times: dict[str, list[float]] = {}
     steps: list[list[Step]] = []
@@ -169,7 +174,7 @@ def measure_tokens(
 def ways_to_answer(
     decoding: Decoding, trigger: Trigger, retrieving: Mapping[str, FLAREMethod]
 ) -> dict[str, Way]:
-    """Whole answers: of the backbone alone, of DMoE, and of methods that retrieve passages."""
+    """The ways to a whole answer: the backbone alone, DMoE, and methods that retrieve passages."""
     stop_ids = decoding.backbone.stop_token_ids
 
     def alone(question: Question) -> tuple[int, int]:
@@ -189,11 +194,11 @@ def ways_to_answer(
 
 
 def measure_answers(ways: Mapping[str, Way], questions: Sequence[Question]) -> dict[str, Any]:
-    """Milliseconds, tokens and triggers of an answer, from the question to the natural stop.
+    """Measure milliseconds, tokens and triggers of an answer, from the question to the stop.
 
     Args:
-        ways: What is measured; they take turns, question by question.
-        questions: One a round; the first one warms up.
+        ways: The ways to an answer; they take turns, question by question.
+        questions: One question for each round; the first one warms up.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     counts: dict[str, list[tuple[int, int]]] = {name: [] for name in ways}
@@ -219,7 +224,7 @@ def measure_answers(ways: Mapping[str, Way], questions: Sequence[Question]) -> d
 
 
 def _swaps(steps: Sequence[Step]) -> list[bool]:
-    """At which steps but the first other experts came."""
+    """For each step behind the first: true if its experts differ from those of the step before."""
     return [set(before.active) != set(step.active) for before, step in pairwise(steps)]
 
 

@@ -1,4 +1,4 @@
-"""The ways to decode that ``scripts/benchmark.py suite=decode`` compares, and their equality.
+"""The ways to decode that ``scripts/benchmark.py suite=decode`` compares, and a check of equality.
 
 Shapes: B rows, V vocabulary.
 """
@@ -21,15 +21,15 @@ from qa.data.dataset import Question
 from qa.prompts import build_prompt
 from retrieval.retriever import Hit
 
-_TOLERANCE = 1e-3  # nats: the uncertainty of a token, cached and recomputed in float32
-_EFFECT = 10  # times that difference, at least, is what the experts change
+_TOLERANCE = 1e-3  # nats: largest difference of a token's uncertainty, cached and recomputed
+_EFFECT = 10  # the experts must change the uncertainty by this many times that difference
 
 
 class RecomputingSession(Session):
-    """A session of one row that reads all it has read again at each swap.
+    """A session of one row that reads all of its tokens again at each swap of experts.
 
-    This is what experts below the final FFN would need: there, every key and value behind them
-    depends on who was active (DMoE eq. 9).
+    Experts below the final FFN would need this: the keys and values above them depend on the
+    experts that were active (DMoE eq. 9).
     """
 
     def _redecode(self, logits_BV: Tensor, rows: list[int], position: int) -> None:
@@ -43,18 +43,18 @@ class RecomputingSession(Session):
 
 @dataclass(frozen=True)
 class FirstToken:
-    """Triggers at a row's first token: the experts that come then stay."""
+    """Triggers at a row's first token only, so that its experts stay for the whole answer."""
 
     def fires(self, uncertainty: Sequence[float], tokens: Sequence[str]) -> list[bool]:
-        """A token's name begins with its position."""
+        """True for tokens at position 0, with which a token's name begins."""
         return [token.startswith("0 ") for token in tokens]
 
 
 class AlternatingRouter:
-    """Other experts whenever it is asked: the k best, the next k, and the k best again.
+    """Returns other experts at each call: the k best, then the next k, then the k best again.
 
     Args:
-        router: What finds them.
+        router: The router that finds them.
     """
 
     uses_passages = False
@@ -64,19 +64,19 @@ class AlternatingRouter:
         self._best = False
 
     def route(self, requests: Sequence[RoutingRequest], k: int) -> list[list[Hit]]:
-        """See `Router.route`."""
+        """Find k experts for each request, as `Router.route` does."""
         self._best = not self._best
         found = self._router.route(requests, 2 * k)
         return [hits[:k] if self._best else hits[k:] for hits in found]
 
 
 class Decoding:
-    """The ways to decode that are compared, of one question at a time.
+    """The ways to decode that are compared, for one question at a time.
 
     Args:
         final: The final FFN of the model.
-        routing: Experts and router; every way has a trigger of its own.
-        tokens: At most so many new ones.
+        routing: Experts and router; each way has its own trigger.
+        tokens: The largest number of new tokens.
     """
 
     def __init__(self, final: FinalFFN, routing: Routing, tokens: int) -> None:
@@ -85,7 +85,7 @@ class Decoding:
 
     @torch.inference_mode()
     def plain(self, question: Question, stop_ids: Collection[int] = ()) -> Iterator[int]:
-        """The backbone alone in the tightest loop there is: its tokens, one after another."""
+        """Decode with the backbone alone in the tightest possible loop; yields each token."""
         ids, _ = self._prompt(question)
         cache = None
         for _ in range(self._tokens):
@@ -104,11 +104,11 @@ class Decoding:
         stop_ids: Collection[int] = (),
         recompute: bool = False,
     ) -> Iterator[Step]:
-        """With experts, where the trigger says so."""
+        """Decode with experts where the trigger fires."""
         return self._stream(question, replace(self._routing, trigger=trigger), stop_ids, recompute)
 
     def swapping(self, question: Question, recompute: bool = False) -> Iterator[Step]:
-        """With other experts at every token."""
+        """Decode with other experts at every token."""
         router = AlternatingRouter(self._routing.router)
         routing = replace(self._routing, trigger=ConstantTrigger(True), router=router)
         return self._stream(question, routing, (), recompute)
@@ -126,18 +126,18 @@ class Decoding:
 
 
 def check_equal(decoding: Decoding, question: Question) -> float:
-    """The largest difference of a token's uncertainty, cached and recomputed, nats.
+    """The largest difference between a token's uncertainty cached and recomputed, in nats.
 
-    Every token gets other experts, so that everything is recomputed for every token. And without a
+    Every token gets other experts, so that everything is recomputed for every token. Without a
     trigger, the tokens must be those of the backbone alone.
 
     Args:
-        decoding: In float32.
-        question: What is asked.
+        decoding: The ways to decode, in float32.
+        question: The question that is answered.
 
     Raises:
-        ValueError: If the tokens differ, or their uncertainty by more than rounding, or if the
-            experts change nothing.
+        ValueError: If the tokens differ, if their uncertainty differs by more than rounding, or if
+            the experts change nothing.
     """
     never = list(decoding.routed(question, ConstantTrigger(False)))
     if [step.token_id for step in never] != list(decoding.plain(question)):

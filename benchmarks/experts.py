@@ -1,7 +1,7 @@
-"""Speed of building experts against a plain PEFT loop: ``scripts/benchmark.py suite=experts``.
+"""Speed of building experts beside a plain PEFT loop: ``scripts/benchmark.py suite=experts``.
 
-The peer is the obvious way to train experts: PEFT, one passage after another. The grouped trainer
-must equal it (``tests/dmoe/training/test_grouped.py``) before its speed is measured.
+The peer is the obvious way to train experts: PEFT, one passage after another. Before the speed is
+measured, an expert of the grouped trainer must equal the peer's.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from plumbing.devices import peak_rss
 from plumbing.stopwatch import Stopwatch
 from qa.tables.tables import markdown_table
 
-_TOLERANCE = 1e-3  # of the relative difference of an expert trained both ways, by norm
+_TOLERANCE = 1e-3  # largest relative difference, by norm, of an expert trained both ways
 _EPOCHS = (1, 10)
-_GROWTH = (1, 2, 4)  # times experts.passages, different ones
+_GROWTH = (1, 2, 4)  # sizes of whole builds, in multiples of experts.passages
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,15 @@ class Setting:
 
 
 class Contest:
-    """Ours and the peer on the same passages.
+    """Our trainer and the peer on the same passages.
 
     Args:
-        lessons: The passages; ours trains all of them at the same time.
-        peer_passages: So many of them the peer trains, one after another: its cost is linear.
-        formats: Of the instances.
-        spec: The experts' settings.
-        recipe: The training's; loss and epochs are varied.
+        lessons: The passages; our trainer trains all of their experts at the same time.
+        peer_passages: The number of passages that the peer trains, one after another. Fewer are
+            enough, because its cost is linear.
+        formats: The forms of the instances.
+        spec: The settings of the experts.
+        recipe: The settings of the training; the loss and the epochs are varied.
     """
 
     def __init__(
@@ -73,18 +74,18 @@ class Contest:
         self._lessons, self._formats, self._spec, self._recipe = lessons, formats, spec, recipe
 
     def recipe(self, setting: Setting) -> Recipe:
-        """The recipe of a row."""
+        """The recipe of a row of the table."""
         return replace(self._recipe, loss=setting.loss, epochs=setting.epochs)
 
     def ours(self, backbone: Backbone, setting: Setting) -> Callable[[], Any]:
-        """Trains all passages' experts at the same time."""
+        """A task that trains the experts of all passages at the same time."""
         ids, instances = self._encoded(backbone, setting.loss, self.size)
         limits = Limits(group_size=self.size)
         trainer = GroupedTrainer(FinalFFN(backbone), self._spec, self.recipe(setting), limits)
         return lambda: trainer.train(ids, instances)
 
     def peer(self, backbone: Backbone, loop: PeftLoop, setting: Setting) -> Callable[[], Any]:
-        """Trains the peer's share of them, one after another."""
+        """A task that trains the peer's share of the experts, one after another."""
         ids, instances = self._encoded(backbone, setting.loss, self.peer_size)
         recipe = self.recipe(setting)
         return lambda: [
@@ -92,10 +93,10 @@ class Contest:
         ]
 
     def check_equal(self, backbone: Backbone, loop: PeftLoop, setting: Setting) -> float:
-        """The relative difference of one expert trained both ways, in the middle of a group.
+        """The relative difference of one expert, in the middle of a group, trained both ways.
 
         Raises:
-            ValueError: If it is more than rounding.
+            ValueError: If it is larger than rounding explains.
         """
         ids, instances = self._encoded(backbone, setting.loss, 3)
         trainer = GroupedTrainer(FinalFFN(backbone), self._spec, self.recipe(setting))
@@ -123,10 +124,10 @@ class Contest:
 
 
 def experts_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
-    """Seconds an expert, ours against PEFT one passage after another, both in float32.
+    """Measure the seconds per expert of our trainer and of PEFT, both in float32.
 
     Raises:
-        ValueError: If the two do not train equal experts, or a setting is out of range.
+        ValueError: If the two do not train equal experts, or if a setting is out of range.
     """
     settings = config.experts
     _check(config)
@@ -158,7 +159,7 @@ def _check(config: DictConfig) -> None:
         raise ValueError(f"rounds must be positive, got {config.rounds}; set rounds=…")
     for key, least in {"passages": 2, "peer_passages": 1}.items():
         value = config.experts[key]
-        if not isinstance(value, int) or value < least:  # an expert is compared amid others
+        if not isinstance(value, int) or value < least:  # an expert is compared within a group
             raise ValueError(
                 f"{key} must be a whole number of {least} or more, got {value!r}; set experts.{key}"
             )
@@ -175,23 +176,23 @@ def _lessons(config: DictConfig, count: int) -> list[Lesson]:
 
 
 def growth(config: DictConfig) -> list[dict[str, float]]:
-    """What more passages cost: whole builds of different passages, each in a process of its own."""
+    """Measure what more passages cost: whole builds of several sizes, each in its own process."""
     sizes = [times * config.experts.passages for times in _GROWTH]
-    # Spawned, so that none inherits what this process has in memory.
+    # Processes are spawned, so that none inherits the memory of this one.
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         return list(pool.map(build_bank, [config] * len(sizes), sizes))
 
 
 def build_bank(config: DictConfig, count: int) -> dict[str, float]:
-    """Train experts of different passages, group by group, into a bank.
+    """Train the experts of different passages, group by group, into a bank.
 
     Args:
-        config: Composed from ``conf/benchmark.yaml``.
-        count: Of the passages.
+        config: ``conf/benchmark.yaml``, composed.
+        count: The number of passages.
 
     Returns:
-        ``experts`` built, ``seconds_per_expert`` without loading the model, and ``peak_mib``, the
-        process's peak memory.
+        ``experts``: their number; ``seconds_per_expert``, without the loading of the model; and
+        ``peak_mib``, the peak memory of the process.
 
     Raises:
         ValueError: If the data has fewer passages with questions.
@@ -262,12 +263,12 @@ def _lines(config: DictConfig, contest: Contest, result: dict[str, Any]) -> list
 
 
 class PeftLoop:
-    """A backbone with one PEFT adapter on its final FFN, trained anew for each passage.
+    """A backbone with one PEFT adapter on its final FFN, which is trained anew for each passage.
 
     Args:
-        backbone: PEFT puts its layers into this model: give it one of its own.
-        spec: The experts' settings.
-        recipe: The training's.
+        backbone: A model for this purpose alone, because PEFT puts its layers into it.
+        spec: The settings of the experts.
+        recipe: The settings of the training.
     """
 
     def __init__(self, backbone: Backbone, spec: ExpertSpec, recipe: Recipe) -> None:
@@ -291,7 +292,7 @@ class PeftLoop:
             task_type="CAUSAL_LM",
         )
         with warnings.catch_warnings():
-            # PEFT asks transformers by a name that is going; nothing for us to change.
+            # PEFT uses a name that transformers is removing; we cannot change that.
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
             self._model: Any = get_peft_model(backbone.model, config)
         parameters = dict(self._model.named_parameters())
@@ -307,12 +308,12 @@ class PeftLoop:
         self._device = backbone.device
 
     def train(self, id: str, instances: Sequence[Encoded], recipe: Recipe | None = None) -> Expert:
-        """One passage's expert, on the CPU.
+        """Train the expert of one passage; returns it on the CPU.
 
         Args:
-            id: Of the passage.
+            id: The id of the passage.
             instances: Its instances.
-            recipe: Another than the loop's.
+            recipe: Used instead of the loop's own recipe.
         """
         recipe = recipe or self._recipe
         initial = initial_expert(self._spec, self._sizes, id, recipe.seed)

@@ -1,4 +1,4 @@
-"""What injecting K passages costs: ``scripts/benchmark.py suite=inject``."""
+"""The cost of injecting K passages: ``scripts/benchmark.py suite=inject``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ from qa.tables.tables import markdown_table
 
 
 def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
-    """What K experts cost: generating them, and decoding with them."""
+    """Measure what K experts cost: to generate them, and to decode with them.
+
+    Raises:
+        ValueError: If the data is too small, or if zero experts change what is decoded.
+    """
     settings = config.hypernet
     backbone = instantiate(config.backbone)
     dataset: QADataset = instantiate(config.data)
@@ -54,7 +58,7 @@ def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         )
 
     plain = decode(inputs[0], config.new_tokens)
-    with genpoe.injected(chosen[0]):  # untrained experts are zero: every token must be the same
+    with genpoe.injected(chosen[0]):  # untrained experts are zero, so every token must be the same
         same = torch.equal(decode(inputs[0], config.new_tokens), plain)
     if not same:
         raise ValueError("zero experts changed what is decoded")
@@ -68,7 +72,7 @@ def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         genpoe.inject(chosen[following("generate")])
         genpoe.remove()
 
-    answer_tokens = 5  # a typical answer with its end
+    answer_tokens = 5  # tokens of a typical answer, with its end
     pairs = zip(questions, chosen, strict=True)
     with_passages = [_ids(backbone, build_prompt(q.question, passages)) for q, passages in pairs]
     seconds = interleaved(

@@ -1,4 +1,4 @@
-"""Speed of retrieval against bm25s, and how it grows: ``scripts/benchmark.py suite=retrieval``."""
+"""Speed of retrieval beside bm25s, and its growth: ``scripts/benchmark.py suite=retrieval``."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from retrieval.fusion import HybridSettings
 from retrieval.passage import Passage
 from retrieval.retriever import Hit, Retriever
 
-_ALIKE = 0.9  # least share of the first k hits that BM25 and its peer must have in common
+_ALIKE = 0.9  # share of the first k hits that BM25 and its peer must at least have in common
 _WIKIPEDIA = 21_015_324  # passages of DPR's psgs_w100.tsv
 
 Search = Callable[[Sequence[Any]], Any]
 
 
 class Peer:
-    """bm25s over the same terms: those that Lucene's analyser makes of a text.
+    """The library bm25s, over the terms that Lucene's analyser makes of a text.
 
     Args:
         corpus: The passages.
-        k1: As BM25's.
-        b: As BM25's.
-        k: Hits a query.
+        k1: Saturation of a term's frequency, the same as for our BM25.
+        b: Weight of a passage's length, the same as for our BM25.
+        k: The number of hits for each query.
     """
 
     def __init__(self, corpus: Corpus, k1: float, b: float, k: int) -> None:
@@ -58,12 +58,12 @@ class Peer:
         return [str(term) for term in self._analyse(text)]
 
     def terms(self, queries: Sequence[str]) -> list[list[str]]:
-        """The terms of each query that the index knows; asking Java for them is not timed."""
+        """The terms of each query that the index knows. Java makes them, which is not timed."""
         known = self._index.vocab_dict
         return [[t for t in self._terms(query) if t in known] or [""] for query in queries]
 
     def search(self, terms: Sequence[Sequence[str]]) -> list[list[str]]:
-        """Ids of the hits of each query's terms, by one thread."""
+        """The ids of the hits for the terms of each query, found by one thread."""
         rows = self._index.retrieve(
             list(terms), k=self._k, show_progress=False, return_as="documents", n_threads=0
         )
@@ -71,10 +71,10 @@ class Peer:
 
 
 def retrieval_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
-    """Queries a second and latency of each retriever beside bm25s, and how BM25 grows.
+    """Measure queries per second and latency of each retriever beside bm25s, and BM25's growth.
 
     Raises:
-        ValueError: If there is no corpus, or BM25 and its peer find other passages.
+        ValueError: If there is no corpus, or if BM25 and its peer find different passages.
     """
     settings = config.retrieval
     if config.corpus.path is None:
@@ -121,12 +121,12 @@ def _each(settings: Mapping[str, Any], corpus: Corpus) -> dict[str, Retriever]:
 
 
 def _overlap(found: Sequence[Sequence[Hit]], peer: Peer, queries: Sequence[str]) -> float:
-    """Mean share of the hits that both found.
+    """The mean share of the hits that both have in common.
 
     They differ where Lucene rounds a passage's length to one byte.
 
     Raises:
-        ValueError: If they are not of the same kind.
+        ValueError: If the share is so small that the speeds cannot be compared.
     """
     pairs = zip(found, peer.search(peer.terms(queries)), strict=True)
     shares = [
@@ -146,7 +146,7 @@ def _speed(
     settings: DictConfig,
     rounds: int,
 ) -> dict[str, dict[str, Any]]:
-    """Queries a second of a batch, and latency of single queries, by one thread each."""
+    """Measure queries per second of a batch, and the latency of single queries, by one thread."""
     searches: dict[str, Search] = {
         name: partial(retriever.search, k=settings.k) for name, retriever in retrievers.items()
     }
@@ -174,7 +174,7 @@ def _p95(search: Search, queries: Sequence[Any]) -> float:
 
 
 def _batch(settings: BM25Settings, corpus: Corpus, queries: Sequence[str], k: int) -> float:
-    """Median seconds of one batch of all queries, of five, by the threads of the settings."""
+    """The seconds of a batch of all queries, as a median of five, with the settings' threads."""
     retriever = settings.open(corpus)
     retriever.search(queries, k)
     times = []
@@ -188,7 +188,7 @@ def _batch(settings: BM25Settings, corpus: Corpus, queries: Sequence[str], k: in
 def _grown(
     size: int, corpus: Corpus, queries: Sequence[str], settings: DictConfig, folder: Path
 ) -> dict[str, float]:
-    """BM25 over a corpus of another size: what building takes, and what a query takes then."""
+    """Measure BM25 over a corpus of another size: the building, and a batch of queries."""
     path, home = folder / f"{size}.jsonl", folder / f"{size}"
     write_jsonl(path, map(asdict, resized(corpus, size)))
     watch = Stopwatch()
@@ -210,12 +210,15 @@ def _grown(
 
 
 def resized(corpus: Corpus, size: int, seed: int = 0) -> Iterator[Passage]:
-    """A corpus of a given size: a prefix, or the whole and passages of its sentences, recombined.
+    """Make a corpus of a given size.
+
+    A smaller corpus is a prefix. A larger one is the whole corpus and further passages in which its
+    sentences are recombined.
 
     Args:
-        corpus: Where passages and sentences come from.
-        size: How many passages.
-        seed: Of the sentences' choice.
+        corpus: The corpus from which passages and sentences come.
+        size: The number of passages.
+        seed: Seed of the choice of sentences.
     """
     draw, sentences = random.Random(seed), []
     for number, passage in enumerate(corpus.passages()):
@@ -239,7 +242,7 @@ def _lines(config: DictConfig, result: dict[str, Any]) -> list[str]:
     )
     batch = (
         f"One batch of {settings.questions} questions by BM25 with {settings.threads} threads: "
-        f"{result['batch_seconds']:.2f} s. Growing, likewise with {settings.threads} threads "
+        f"{result['batch_seconds']:.2f} s. Growth, also with {settings.threads} threads "
         "(beyond the corpus, its sentences recombined):"
     )
     speed = [
@@ -281,6 +284,6 @@ def _growth_row(row: Mapping[str, float], prefix: str = "") -> list[str]:
 def extrapolated(
     before: Mapping[str, float], last: Mapping[str, float], size: int
 ) -> dict[str, float]:
-    """A line through two measurements, read at another number of passages."""
+    """The value at another number of passages, on a line through two measurements."""
     share = (size - last["passages"]) / (last["passages"] - before["passages"])
     return {key: last[key] + share * (last[key] - before[key]) for key in last}

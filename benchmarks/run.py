@@ -18,12 +18,12 @@ def run_suite(config: DictConfig, suites: Mapping[str, str]) -> dict[str, Any]:
     """Run a suite and write ``<suite>.json``, ``<suite>.md`` and ``metrics.json``.
 
     Args:
-        config: Composed from ``conf/benchmark.yaml``; the files go into its run directory.
-        suites: By name, the function that measures: it takes the configuration and returns what it
-            measured, and the lines of a page in Markdown.
+        config: ``conf/benchmark.yaml``, composed; the files go into its run directory.
+        suites: The path of each suite's function, by the suite's name. The function takes the
+            configuration and returns what it measured and the lines of a page in Markdown.
 
     Raises:
-        ValueError: If the suite is unknown, or ours and its peer do not compute the same.
+        ValueError: If the suite is unknown, or if our way and the peer do not compute the same.
     """
     if config.suite not in suites:
         raise ValueError(f"suite must be one of {', '.join(suites)}, got {config.suite!r}")

@@ -1,4 +1,4 @@
-"""Ratios of running times, honestly taken: interleaved in one process, medians of several."""
+"""Fair ratios of running times: medians of several rounds, interleaved in one process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ T = TypeVar("T")
 
 
 def interleaved(tasks: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each task in each round; a first round of all warms up and does not count.
+    """Measure the seconds of each task in each round; a first round warms up and does not count.
+
+    Args:
+        tasks: The tasks, by name; they take turns in every round.
+        rounds: The number of rounds that count.
 
     Raises:
         ValueError: If ``rounds`` is not positive.
@@ -43,12 +47,12 @@ def interleaved(tasks: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str
 def in_turns(
     ways: Mapping[str, Iterator[Any]],
 ) -> tuple[dict[str, list[Any]], dict[str, list[float]]]:
-    """What iterators of equal length yield, and the seconds of each item; in random turns."""
+    """Run iterators of equal length in random turns; returns their items and each one's seconds."""
     found: dict[str, list[Any]] = {name: [] for name in ways}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     names, chance = list(ways), random.Random(0)
     while True:
-        chance.shuffle(names)  # nobody always comes behind one that empties the processor's caches
+        chance.shuffle(names)  # so that none always follows one that empties the caches
         for name in names:
             items, times = laps(islice(ways[name], 1))
             found[name] += items
@@ -58,7 +62,7 @@ def in_turns(
 
 
 def laps(items: Iterator[T]) -> tuple[list[T], list[float]]:
-    """What an iterator yields, and the seconds that each took."""
+    """Run an iterator to its end; returns its items and the seconds that each took."""
     found, seconds, watch = [], [], Stopwatch()
     for item in items:
         seconds.append(watch.seconds)
@@ -68,7 +72,7 @@ def laps(items: Iterator[T]) -> tuple[list[T], list[float]]:
 
 
 def ratio(over: list[float], under: list[float]) -> dict[str, float]:
-    """Median of the rounds' ratios, with the smallest and the largest of them."""
+    """The median of the ratios of all rounds, with the smallest and the largest ratio."""
     ratios = [a / b for a, b in zip(over, under, strict=True)]
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
@@ -80,7 +84,7 @@ def with_range(found: Mapping[str, float], digits: int) -> str:
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """What the figures were taken on: the processor behind ``device``, threads, versions."""
+    """The machine of the measurements: the processor behind ``device``, threads and versions."""
     gpu = torch.cuda.get_device_name() if device != "cpu" and torch.cuda.is_available() else None
     return {
         "processor": gpu or _processor(),
@@ -93,7 +97,11 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 def write_report(folder: Path, name: str, result: dict[str, Any], lines: list[str]) -> None:
     """Write ``<name>.json``, its numbers as a flat ``metrics.json``, and ``<name>.md``.
 
-    ``result`` holds ``machine``.
+    Args:
+        folder: The folder of the three files.
+        name: The name of the suite.
+        result: What was measured; its key ``machine`` describes the machine.
+        lines: The lines of the page in Markdown.
     """
     write_json(folder / f"{name}.json", result)
     write_json(folder / "metrics.json", flat(result))

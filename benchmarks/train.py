@@ -1,4 +1,4 @@
-"""Speed of a training step against the obvious way: ``scripts/benchmark.py suite=train``."""
+"""Speed of a training step beside the obvious way: ``scripts/benchmark.py suite=train``."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ Batch = dict[str, Any]
 
 
 def obvious_loss(backbone: Backbone, hypernet: MeanHypernet, layer: int, batch: Batch) -> Tensor:
-    """The obvious way: an expert for each question, a hook, every logit, autograd everywhere.
+    """The obvious way: one expert per question, a hook, every logit, and gradients everywhere.
 
     Args:
-        backbone: Its parameters ask for gradients, as those of a model do that nobody froze.
+        backbone: The model; its parameters ask for gradients, as in a model that is not frozen.
         hypernet: The hypernetwork.
         layer: The expert layer.
         batch: Questions, each with its own copy of its passage.
@@ -64,7 +64,12 @@ def _ungrouped(batch: Batch) -> Batch:
 
 
 def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
-    """Examples per second of one training step, ours against the obvious way."""
+    """Measure the examples per second of a training step, ours beside the obvious way.
+
+    Raises:
+        ValueError: If both do not compute the same, if the data is too small, or if another
+            hypernetwork than ``mean`` is chosen.
+    """
     settings = config.hypernet
     backbone = instantiate(config.backbone)
     peer_backbone = load_backbone(config.backbone.name, dtype="float32").to(backbone.device)
@@ -95,7 +100,7 @@ def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         for b in grouped
     ]
     hypernet.fit(torch.cat(pooled))
-    torch.nn.init.normal_(hypernet.linear2.weight, std=1e-3)  # experts that do something
+    torch.nn.init.normal_(hypernet.linear2.weight, std=1e-3)  # so that experts are not zero
     check = _check_equal(module, peer_backbone, grouped[0])
     optimizer = torch.optim.AdamW(hypernet.parameters(), lr=1e-9)
 
@@ -196,16 +201,16 @@ def _check_cached(
     module: GenPoEModule, cached: GenPoEModule, batch: Batch, placed: Batch
 ) -> dict[str, float]:
     losses = {"computed": module(batch).mean().item(), "cached": cached(placed).mean().item()}
-    # In the backbone's own dtype, and from states of other batches: rounding differs.
+    # The states come from other batches in the backbone's own dtype, so rounding differs.
     if abs(losses["computed"] - losses["cached"]) > 1e-2 * losses["computed"]:
-        raise ValueError(f"with states cached the loss is another: {losses}")
+        raise ValueError(f"the loss changes when states are cached: {losses}")
     return losses
 
 
 def _precompute(
     module: GenPoEModule, batches: list[Batch], examples: Examples, folder: Path
 ) -> list[Batch]:
-    """Cache the states of the batches' questions; the batches, with their places among these."""
+    """Cache the states of the batches' questions; returns the batches with places in the cache."""
     chosen = torch.cat([batch["examples"] for batch in batches])
     sequences = examples.sequences()
     layer = module.expert_layer.layer

@@ -29,12 +29,12 @@ class Experts:
 
     @property
     def num_sets(self) -> int:
-        """B, how many sets of K experts there are."""
+        """B, the number of sets of K experts."""
         return self.up1.shape[0]
 
     @property
     def num_experts(self) -> int:
-        """K, how many experts one set holds."""
+        """K, the number of experts in one set."""
         return self.up1.shape[1]
 
     @property
@@ -62,9 +62,9 @@ def mix_experts(
     Args:
         hidden_NTD: The FFN's input at the expert layer.
         experts: B sets of K experts. Without ``rows_N``, B must divide N, and each set serves
-            N / B consecutive rows (one for B = N).
+            N / B consecutive rows (one row for B = N).
         relevance_BK: Weights of the experts; each row sums to 1 (eq. 9).
-        rows_N: Which expert set each row uses, where the sets serve unequal numbers of rows.
+        rows_N: The index of each row's expert set, where the sets serve unequal numbers of rows.
 
     Returns:
         The term to add to the FFN's output, shape ``[N, T, D]``, in the dtype of ``hidden_NTD``.
@@ -99,7 +99,7 @@ def mix_experts(
 
 
 def _slots(rows_N: Tensor) -> tuple[Tensor, int]:
-    """Place of every row among the rows of its own expert set, and the largest number of them."""
+    """Each row's place among the rows of its expert set, and the size of the largest such group."""
     onehot = torch.nn.functional.one_hot(rows_N)
     slot_N = (onehot.cumsum(0) - 1).gather(1, rows_N[:, None]).squeeze(1)
     return slot_N, int(onehot.sum(0).max())

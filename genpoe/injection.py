@@ -1,4 +1,4 @@
-"""Placing generated experts beside the frozen FFN of one layer (GenPoE eq. 3 and 6).
+"""Place generated experts beside the frozen FFN of one layer (GenPoE eq. 3 and 6).
 
 Shapes: N rows (questions), B expert sets, K experts a set, T tokens, D d_model.
 """
@@ -19,7 +19,7 @@ from genpoe.experts import Experts, mix_experts
 
 @dataclass(frozen=True)
 class Injected:
-    """What stands beside the FFN: B sets of K experts, their weights, and who uses which."""
+    """What stands beside the FFN: B sets of K experts, their weights, and each row's set."""
 
     experts: Experts
     relevance_BK: Tensor
@@ -29,9 +29,9 @@ class Injected:
 class ExpertLayer:
     """The passage-level MoE layer: ``FFN(x) + sum_k r_k E_k(x)`` at one layer (GenPoE eq. 6).
 
-    The experts enter by a forward hook on the layer's FFN, so that no weight of the backbone is
-    touched: removing them leaves it bit-identical, and Hugging Face's ``generate()`` with its KV
-    cache works unchanged. The mixing parameter lambda of eq. 3 is 1 at ``layer``, 0 elsewhere.
+    A forward hook on the layer's FFN adds the experts, so no weight of the backbone is changed.
+    After their removal the backbone is bit-identical, and Hugging Face's ``generate()`` with its KV
+    cache works as usual. The mixing parameter lambda of eq. 3 is 1 at ``layer`` and 0 elsewhere.
 
     Args:
         backbone: The frozen model.
@@ -48,17 +48,18 @@ class ExpertLayer:
 
     @property
     def active(self) -> bool:
-        """Whether experts are injected now."""
+        """True while experts are injected."""
         return self._handle is not None
 
     def inject(self, experts: Experts, relevance_BK: Tensor, rows_N: Tensor | None = None) -> None:
-        """Add experts to the layer until `remove`; those injected before leave.
+        """Add experts to the layer until `remove`; they replace those injected before.
 
         Args:
             experts: B sets of K experts.
             relevance_BK: Weight of each expert (eq. 9).
-            rows_N: Which set each row of a batch uses; None: consecutive rows share a set evenly
-                (``generate()`` with several beams or returned sequences repeats rows that way).
+            rows_N: The index of the set that each row of a batch uses. None: each set serves the
+                same number of consecutive rows; ``generate()`` repeats rows that way for several
+                beams or returned sequences.
         """
         self.remove()
         injected = Injected(experts, relevance_BK, rows_N)
@@ -74,7 +75,7 @@ class ExpertLayer:
         self._handle = self.ffn.register_forward_hook(add_experts, with_kwargs=True)
 
     def remove(self) -> None:
-        """Take the experts out; without experts nothing happens."""
+        """Take the experts out. Without experts, nothing happens."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
@@ -83,7 +84,7 @@ class ExpertLayer:
     def injected(
         self, experts: Experts, relevance_BK: Tensor, rows_N: Tensor | None = None
     ) -> Iterator[None]:
-        """`inject` for the duration of a ``with`` block, whatever happens inside."""
+        """`inject` for the duration of a ``with`` block, also if an error ends it."""
         self.inject(experts, relevance_BK, rows_N)
         try:
             yield

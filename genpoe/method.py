@@ -12,17 +12,17 @@ from qa.method import AnsweringMethod, QuestionInput
 
 
 class GenPoEMethod(AnsweringMethod):
-    """The passages of each question as K experts in one layer, weighted by their relevance.
+    """Puts the passages of each question into one layer as K experts, weighted by relevance.
 
     Args:
-        backbone: The frozen model, the one that the hypernetwork was trained with.
+        backbone: The frozen model with which the hypernetwork was trained.
         ckpt_path: A checkpoint of ``scripts/train_hypernet.py``.
-        rag: Whether the passages also stand in the prompt (the paper's GenPoE with RAG).
-        max_new_tokens: At most so many tokens are decoded.
+        rag: True: the passages also stand in the prompt (the paper's GenPoE with RAG).
+        max_new_tokens: The largest number of tokens that are decoded.
 
     Raises:
-        BackboneMismatchError: If the checkpoint is of another backbone.
-        CheckpointError: If it is missing, damaged or no GenPoE checkpoint.
+        BackboneMismatchError: If the checkpoint belongs to another backbone.
+        CheckpointError: If the file is missing, is damaged or is no GenPoE checkpoint.
         ValueError: If no checkpoint is named.
     """
 

@@ -1,9 +1,8 @@
-"""GenPoE as users hold it: load a checkpoint, inject passages, ask, remove.
+"""GenPoE in Python: load a checkpoint, inject passages, ask, remove them again.
 
-    >>> genpoe = GenPoE.from_checkpoint("logs/quickstart/checkpoints/last.ckpt")
-    >>> with genpoe.injected([Passage("1", "Tova Blick", "Tova Blick was born in Lisbon. ...")]):
-    ...     genpoe.ask("Where was Tova Blick born?")
-    'Lisbon'
+    genpoe = GenPoE.from_checkpoint("logs/quickstart/checkpoints/last.ckpt")
+    with genpoe.injected([Passage("1", "Tova Blick", "Tova Blick was born in Lisbon.")]):
+        print(genpoe.ask("Where was Tova Blick born?"))
 
 Shapes: P passages, S passage tokens, B questions, K experts a question, D d_model.
 """
@@ -28,18 +27,23 @@ from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError, lo
 from qa.prompts import build_prompt, encode_passage
 from retrieval.passage import Passage
 
-_PREFIX = "hypernet."  # of its entries in a checkpoint's state_dict
+_PREFIX = "hypernet."  # begins the names of its weights in a checkpoint's state_dict
 
 
 class BackboneMismatchError(ValueError):
-    """A checkpoint was trained with another backbone than the one it is loaded beside."""
+    """A checkpoint was trained with another backbone than the one that is loaded."""
 
 
 def check_backbone(backbone: Backbone, name: str, fingerprint: str) -> None:
-    """Refuse a backbone whose weights are not those that the hypernetwork was trained with.
+    """Check that a backbone is the one with which a hypernetwork was trained.
+
+    Args:
+        backbone: The backbone that is loaded.
+        name: The name of the one in the checkpoint.
+        fingerprint: Its fingerprint.
 
     Raises:
-        BackboneMismatchError: Naming both.
+        BackboneMismatchError: If the fingerprints differ; the message names both models.
     """
     if backbone.fingerprint != fingerprint:
         raise BackboneMismatchError(
@@ -70,11 +74,16 @@ class GenPoE:
     def from_checkpoint(
         cls, path: str | Path, backbone: Backbone | None = None, device: str = "cpu"
     ) -> GenPoE:
-        """Load a trained hypernetwork and, unless given, the backbone that it names.
+        """Load a trained hypernetwork and, unless it is given, the backbone that it names.
+
+        Args:
+            path: A checkpoint of ``scripts/train_hypernet.py``, or a file that `save` wrote.
+            backbone: The backbone, where it is loaded already.
+            device: Where a backbone is loaded that is not given.
 
         Raises:
             BackboneMismatchError: If ``backbone`` is not the one of the checkpoint.
-            CheckpointError: If the file is missing, damaged or no GenPoE checkpoint.
+            CheckpointError: If the file is missing, is damaged or is no GenPoE checkpoint.
         """
         checkpoint = load_checkpoint(Path(path))
         try:
@@ -103,7 +112,7 @@ class GenPoE:
         return cls(backbone, hypernet, max_passage_tokens)
 
     def save(self, path: str | Path) -> None:
-        """Write what `from_checkpoint` reads: the hypernetwork and the backbone's name, no more."""
+        """Write a file that `from_checkpoint` reads: the hypernetwork and the backbone's name."""
         AtomicCheckpointIO().save_checkpoint(
             {
                 "state_dict": {
@@ -122,7 +131,7 @@ class GenPoE:
 
     @torch.inference_mode()
     def generate_experts(self, passages: Sequence[Passage]) -> Experts:
-        """One expert for each passage (eq. 4): P sets of K = 1."""
+        """Generate one expert for each passage (eq. 4): P sets of K = 1."""
         return self.hypernet(self.tokens(passages))
 
     def inject(
@@ -133,13 +142,14 @@ class GenPoE:
         """Put passages into the model's parameters until `remove` (sec. 3.3.1).
 
         Args:
-            passages: K passages for every question asked from now on, or a list of them for each
-                row of a batch; the rows may differ in K, and a row without any stays as it was.
-            relevance: Weight of each passage, nested alike; default: equal weights (eq. 9 gives
-                them from a reranker's scores).
+            passages: K passages for every question that follows, or a list of passages for each
+                row of a batch. The rows may differ in K; a row without passages is answered by the
+                backbone alone.
+            relevance: The weight of each passage, nested like ``passages``; default: equal weights.
+                Eq. 9 makes them from a reranker's scores.
 
         Raises:
-            ValueError: If the relevance has another shape.
+            ValueError: If the relevance has another shape than the passages.
         """
         rows = _rows(passages)
         weights = _rows_of_weights(rows, relevance)
@@ -150,7 +160,7 @@ class GenPoE:
         experts = self.generate_experts(list(distinct))
         most = max(map(len, rows))
         index = torch.zeros(len(rows), most, dtype=torch.long)
-        relevance_BK = torch.zeros(len(rows), most)  # a missing expert is any one with weight 0
+        relevance_BK = torch.zeros(len(rows), most)  # any expert with weight 0 fills a short row
         for i, (row, weight) in enumerate(zip(rows, weights, strict=True)):
             index[i, : len(row)] = torch.tensor([distinct[passage] for passage in row])
             relevance_BK[i, : len(row)] = torch.tensor(weight)
@@ -161,7 +171,7 @@ class GenPoE:
         )
 
     def remove(self) -> None:
-        """Take the passages out again; the backbone is bit-identical to before."""
+        """Take the passages out again. The backbone is then bit-identical to before."""
         self.expert_layer.remove()
 
     @contextmanager
@@ -170,7 +180,7 @@ class GenPoE:
         passages: Sequence[Passage] | Sequence[Sequence[Passage]],
         relevance: Sequence[float] | Sequence[Sequence[float]] | None = None,
     ) -> Iterator[GenPoE]:
-        """`inject` for the duration of a ``with`` block."""
+        """`inject` for the duration of a ``with`` block, also if an error ends it."""
         self.inject(passages, relevance)
         try:
             yield self
@@ -180,12 +190,15 @@ class GenPoE:
     def ask(
         self, question: str, prompt_passages: Sequence[Passage] = (), max_new_tokens: int = 32
     ) -> str:
-        """Answer greedily with what is injected now, to a natural stop.
+        """Answer a question with the passages that are injected now.
 
         Args:
             question: The question.
             prompt_passages: Passages that also stand in the prompt (the paper's with-RAG setting).
-            max_new_tokens: At most so many tokens.
+            max_new_tokens: The largest number of tokens of the answer.
+
+        Returns:
+            The answer, decoded greedily to a natural stop.
         """
         prompt = build_prompt(question, prompt_passages)
         return greedy_decode(self.backbone, [prompt], max_new_tokens).texts[0]
@@ -196,7 +209,7 @@ class GenPoE:
             encode_passage(self.backbone.tokenizer, passage, self.max_passage_tokens)
             for passage in passages
         ]
-        ids_PS, mask_PS = pad(ids, 0)  # any token: the mask says what is padding
+        ids_PS, mask_PS = pad(ids, 0)  # any token can be padding, because the mask marks it
         device = self.backbone.device
         return PassageTokens(ids_PS.to(device), mask_PS.to(device))
 

@@ -20,7 +20,7 @@ from retrieval.passage import Passage
 
 @dataclass(frozen=True)
 class QuestionInput:
-    """A question and the passages that may be used to answer it."""
+    """A question, and the passages that a method may use to answer it."""
 
     question: Question
     selection: Selection = field(default_factory=Selection)
@@ -51,8 +51,8 @@ class AnsweringMethod:
 
     Args:
         backbone: The frozen model.
-        rag: Whether the passages also stand in the prompt.
-        max_new_tokens: At most so many tokens are decoded.
+        rag: True: the passages also stand in the prompt.
+        max_new_tokens: The largest number of tokens that are decoded.
 
     Attributes:
         uses_passages: Whether the method is given passages with each question. An evaluation
@@ -125,7 +125,7 @@ class AnsweringMethod:
             inputs: N questions with their passages.
 
         Returns:
-            N predictions, in the order of the inputs; none of them depends on the others.
+            N predictions, in the order of the inputs. None of them depends on another input.
         """
         if not inputs:
             return []
@@ -138,7 +138,7 @@ class AnsweringMethod:
 
 
 class BaseMethod(AnsweringMethod):
-    """The backbone alone, closed-book.
+    """The backbone alone; it sees no passage.
 
     Raises:
         ValueError: If ``rag`` is true.
@@ -165,6 +165,7 @@ class RAGMethod(AnsweringMethod):
     def __init__(self, backbone: Backbone, rag: bool = True, max_new_tokens: int = 32) -> None:
         if not rag:
             raise ValueError(
-                "method=rag is passages in the prompt, got rag=false; use method=base without them"
+                "method=rag puts passages into the prompt, got rag=false; use method=base "
+                "to answer without them"
             )
         super().__init__(backbone, rag, max_new_tokens)

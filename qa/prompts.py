@@ -1,8 +1,9 @@
-r"""What every method shows the model: one prompt, in one place.
+r"""The prompt that every method shows the model.
 
-An instruction, then ``Question: …\nAnswer:``; with RAG, each passage's title and text stand before.
-Without the instruction small models answer in sentences: see docs/results/prompts.md.
-The answer follows after one space and ends with the end-of-sequence token.
+It is an instruction, then ``Question: …\nAnswer:``. With RAG, the title and the text of each
+passage stand before it. Without the instruction, small models answer in sentences
+(docs/results/prompts.md). The answer follows after one space and ends with the end-of-sequence
+token.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ INSTRUCTION = "Answer the question with a short phrase."
 
 
 def build_prompt(question: str, passages: Sequence[Passage] = ()) -> str:
-    """The prompt of a question, behind the passages that it may use (RAG), best first."""
+    """The prompt of a question; with RAG, its passages stand before it, the best one first."""
     context = "".join(f"{passage_text(passage)}\n\n" for passage in passages)
     return f"{context}{INSTRUCTION}\nQuestion: {question.strip()}\nAnswer:"
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
-    """Token ids of a prompt, with the tokens that this tokenizer puts before a text."""
+    """Token ids of a prompt, with the special tokens that the tokenizer puts before a text."""
     return list(tokenizer(prompt)["input_ids"])
 
 
 def encode_answer(tokenizer: Any, answer: str) -> list[int]:
-    """Token ids of an answer as it follows a prompt, the end-of-sequence token last."""
+    """Token ids of an answer behind a prompt; the last is the end-of-sequence token."""
     ids = tokenizer(f" {answer.strip()}", add_special_tokens=False)["input_ids"]
     return [*ids, tokenizer.eos_token_id]
 
@@ -39,9 +40,9 @@ def encode_passage(tokenizer: Any, passage: Passage, max_tokens: int) -> list[in
 
 
 def stop_token_ids(tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: end of sequence, and those that begin with a newline.
+    """Tokens that end an answer: the end of sequence, and tokens that begin with a newline.
 
-    An answer is one line; what a base model goes on to write below it is another question.
+    An answer is one line. Below it, a base model would write another question.
     """
     newline = {
         index

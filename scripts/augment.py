@@ -1,4 +1,4 @@
-"""Augment passages: rewrites and question-answer pairs, from which experts are trained."""
+"""Write rewrites and question-answer pairs for passages; experts are trained on them."""
 
 from __future__ import annotations
 

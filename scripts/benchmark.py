@@ -1,4 +1,4 @@
-"""Measure speed as ratios to a peer."""
+"""Measure our speed as a ratio to the speed of another implementation, the peer."""
 
 from __future__ import annotations
 

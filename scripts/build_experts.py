@@ -1,4 +1,4 @@
-"""Train an expert for each passage, and put them into a bank."""
+"""Train an expert for each passage and put the experts into a bank."""
 
 from __future__ import annotations
 

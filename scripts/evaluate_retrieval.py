@@ -1,4 +1,4 @@
-"""Evaluate a retriever, and a reranker behind it, on the questions of a data set."""
+"""Evaluate a retriever, with or without a reranker, on the questions of a data set."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Convert the embedded default backbone once, into the cache folder, and say where it is.
+"""Convert the embedded default backbone into the cache folder, once, and say where it is.
 
     python scripts/get_backbone.py
 
-It takes no settings. GENPOE_CACHE names another folder than ~/.cache/genpoe.
+It takes no settings. The cache folder is ~/.cache/genpoe, or the one that GENPOE_CACHE names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Train on the embedded data, evaluate, and print the table: what make train runs."""
+"""Train GenPoE on the embedded data, evaluate it, and print a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put evaluations side by side, and compare them question by question."""
+"""Put evaluations side by side in a table, and compare them question by question."""
 
 from __future__ import annotations
 

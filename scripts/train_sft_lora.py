@@ -1,4 +1,4 @@
-"""Train one LoRA adapter over all passages, the baseline SFT-LoRA."""
+"""Train one LoRA adapter on all passages: the baseline SFT-LoRA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warm up the backbone on the format of question and answer, before experts are trained."""
+"""Train the backbone on the format of questions and answers, before experts are trained."""
 
 from __future__ import annotations
 

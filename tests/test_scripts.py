@@ -113,9 +113,10 @@ def test_help_shows_the_settings_of_what_is_chosen(answers: dict[str, Answer]) -
     page = answers["evaluate method=dmoe -h"]["out"]
     lines = page.splitlines()
     assert "  bank:" not in page
-    assert any(line.startswith("  k=3 ") and "experts at a time" in line for line in lines)
-    assert "  bank.dir=???                 what scripts/build_experts.py made" in lines
-    assert "  trigger.threshold=2.0  tau, nats (sec. 4.3)" in lines
+    assert any(line.startswith("  k=3 ") and "experts that act at a time" in line for line in lines)
+    bank = "  bank.dir=???                 folder of the bank that scripts/build_experts.py made"
+    assert bank in lines
+    assert "  trigger.threshold=2.0  the threshold tau, nats (DMoE sec. 4.3)" in lines
     assert "  reranker=none                    bge_gemma | bge_m3 | minilm | none" in lines
     assert page.index("method=dmoe  Experts of a bank") < page.index("trigger=uncertainty  Where")
     assert page.index("trigger=uncertainty  Where") < page.index("backbone=smollm2_135m  SmolLM2")

@@ -1,7 +1,7 @@
 """One PEFT LoRA adapter beside a backbone that stays as it is.
 
-PEFT replaces modules of the model by its own. Here they stand in the model only while the adapter
-is attached; otherwise the model has its own modules, and all other methods find what they expect.
+PEFT replaces modules of the model by its own. Here PEFT's modules are in the model only while the
+adapter is attached. Otherwise the model has its own modules, as all other methods expect.
 """
 
 from __future__ import annotations
@@ -34,12 +34,15 @@ RECORD = "backbone.json"  # beside PEFT's own files
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """What the adapter is.
+    """The settings of an adapter.
 
     Attributes:
-        rank: R (DMoE sec. 4.3: 4).
+        rank: R, the inner width of the factors (DMoE sec. 4.3: 4).
         alpha: The outputs are scaled by ``alpha / rank`` (sec. 4.3: 16).
-        targets: Where it is, in every layer; see `lora_targets`.
+        targets: The linear maps that it adapts in every layer, as in `lora_targets`.
+
+    Raises:
+        AdapterError: If a value is out of range.
     """
 
     rank: int = 4
@@ -51,15 +54,14 @@ class LoraSettings:
 
 
 class LoraAdapter:
-    """An adapter, and where it goes in the model.
+    """An adapter, and its places in the model. `new` and `load` make one.
 
     Args:
         backbone: The frozen model.
-        wrap: Puts PEFT's modules into the model, and returns the ``PeftModel``; see `new` and
-            `load`.
+        wrap: A function that puts PEFT's modules into the model and returns the ``PeftModel``.
 
     Attributes:
-        parameters: The factors by PEFT's names, float32 where the backbone is bfloat16.
+        parameters: The factors by PEFT's names. They are float32 beside a bfloat16 backbone.
     """
 
     def __init__(self, backbone: Backbone, wrap: Callable[[Any], Any]) -> None:
@@ -67,7 +69,7 @@ class LoraAdapter:
         self._backbone, self._fingerprint = backbone, backbone.fingerprint
         own = [(m, name, child) for m in model.modules() for name, child in m.named_children()]
         with warnings.catch_warnings():
-            # PEFT asks transformers by a name that is going; nothing for us to change.
+            # PEFT uses a name that transformers is removing; we cannot change that.
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
             self._peft = wrap(model)
         now = [getattr(parent, name) for parent, name, _ in own]
@@ -80,14 +82,16 @@ class LoraAdapter:
             name: parameter for name, parameter in model.named_parameters() if "lora_" in name
         }
         self._detach()
-        vars(model).pop("peft_config", None)  # by which PEFT would take the model for its own
+        vars(model).pop("peft_config", None)  # otherwise PEFT would take the model for its own
 
     @classmethod
     def new(cls, backbone: Backbone, settings: LoraSettings) -> LoraAdapter:
-        """An untrained adapter, whose output is zero; PyTorch's global generator draws it.
+        """An untrained adapter, whose output is zero.
+
+        PyTorch's global generator draws its random factors.
 
         Raises:
-            UnsupportedBackboneError: If the backbone has not all the targets.
+            UnsupportedBackboneError: If the backbone lacks one of the targets.
         """
         from peft import LoraConfig, get_peft_model
 
@@ -110,10 +114,10 @@ class LoraAdapter:
 
     @classmethod
     def load(cls, folder: str | Path, backbone: Backbone) -> LoraAdapter:
-        """The adapter that `save` wrote, not to be trained further.
+        """Open an adapter that `save` wrote. It cannot be trained further.
 
         Raises:
-            AdapterError: If it is missing, damaged, or was trained for another backbone.
+            AdapterError: If it is missing or damaged, or if it was trained for another backbone.
         """
         folder = Path(folder)
         record = _read_record(folder)
@@ -143,13 +147,13 @@ class LoraAdapter:
             self._detach()
 
     def save(self, folder: str | Path) -> None:
-        """Write an adapter folder, as PEFT reads it, with the backbone's name and fingerprint.
+        """Write an adapter folder that PEFT reads, with the backbone's name and fingerprint.
 
         Args:
-            folder: Where; must not exist. It appears by one rename.
+            folder: The new folder. It appears complete, by one rename.
 
         Raises:
-            AdapterError: If it exists.
+            AdapterError: If the folder exists already.
         """
         check_absent(folder)
         with new_folder(Path(folder)) as part:
@@ -168,10 +172,10 @@ class LoraAdapter:
 
 
 def _read_record(folder: Path) -> dict[str, str]:
-    """Name and fingerprint of the backbone, and the checksum of the weights.
+    """Read the backbone's name and fingerprint, and the checksum of the weights.
 
     Raises:
-        AdapterError: If a file is missing or the record is damaged.
+        AdapterError: If a file is missing, or if the record is damaged.
     """
     missing = [name for name in (CONFIG, WEIGHTS, RECORD) if not (folder / name).is_file()]
     if missing:

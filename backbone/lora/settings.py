@@ -35,7 +35,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 class AdapterError(ValueError):
-    """An adapter folder that is missing, damaged, or no expert of the final FFN."""
+    """An adapter folder is missing, is damaged, or holds no expert of the final FFN."""
 
 
 class AdapterSettingError(SettingValueError, AdapterError):

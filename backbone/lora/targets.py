@@ -1,8 +1,8 @@
-"""Where in a backbone, dense or a coupled mixture of experts, a LoRA of its FFNs goes.
+"""The places of a LoRA adapter in a backbone, dense or a coupled mixture of experts.
 
-A dense FFN has linear maps. A sparse MoE block has experts instead: as modules of their own, or, in
-today's transformers, as parameters that hold all experts of a layer, which PEFT adapts expert by
-expert. The router stays as it is.
+A dense FFN has linear maps. A sparse MoE block has experts instead. They are modules of their own
+or, in today's transformers, parameters that hold all experts of a layer; PEFT adapts these expert
+by expert. The block's router is not adapted.
 
 Shapes: E experts, F their width, D d_model; ``gate_up_proj`` is ``[E, 2 F, D]``, ``down_proj``
 ``[E, D, F]``.
@@ -21,7 +21,7 @@ from backbone.projections import TARGETS, linear_maps
 ATTENTION = "attention"
 CHOICES = (*TARGETS, ATTENTION)
 
-# Parameters of all experts of a layer, and the projections that are in them.
+# Parameters that hold all experts of a layer, and the projections in each.
 _FUSED = {"gate_up_proj": ("gate", "up"), "down_proj": ("down",)}
 _ATTENTION = (
     *("q_proj", "k_proj", "v_proj", "o_proj"),
@@ -31,11 +31,11 @@ _ATTENTION = (
 
 @dataclass(frozen=True)
 class LoraTargets:
-    """Full names, as PEFT takes them.
+    """The places of an adapter, by the full names that PEFT takes.
 
     Attributes:
-        modules: Linear maps.
-        parameters: Parameters that hold the weights of several experts.
+        modules: Names of linear maps.
+        parameters: Names of parameters that hold the weights of several experts.
     """
 
     modules: list[str]
@@ -47,12 +47,12 @@ def lora_targets(backbone: Backbone, targets: Sequence[str]) -> LoraTargets:
 
     Args:
         backbone: The frozen model.
-        targets: Any of gate, up and down, of the FFNs or of their experts, and attention, its
-            linear maps.
+        targets: Any of gate, up and down (the linear maps of the FFN or of its experts) and
+            attention (all of its linear maps).
 
     Raises:
-        UnsupportedBackboneError: If a layer has nothing of a target, or only together with one that
-            is not wanted.
+        UnsupportedBackboneError: If a layer lacks a target, or if the layer stores it in one
+            parameter with a projection that is no target.
     """
     names = {id(module): name for name, module in backbone.model.named_modules()}
     found = LoraTargets([], [])
@@ -77,10 +77,10 @@ def lora_targets(backbone: Backbone, targets: Sequence[str]) -> LoraTargets:
 
 
 def _wanted(experts: nn.Module, held: Sequence[str], targets: Sequence[str]) -> bool:
-    """Whether a parameter that holds some projections is among the targets.
+    """True if the projections in a parameter are targets.
 
     Raises:
-        UnsupportedBackboneError: If only some of what it holds is.
+        UnsupportedBackboneError: If only some of them are.
     """
     wanted = [target for target in held if target in targets]
     if wanted and len(wanted) < len(held):
@@ -92,7 +92,7 @@ def _wanted(experts: nn.Module, held: Sequence[str], targets: Sequence[str]) -> 
 
 
 def _linear(backbone: Backbone, layer: int) -> Iterator[tuple[str, nn.Linear]]:
-    """The linear maps of a layer, by target; those of every expert, where they are modules."""
+    """The linear maps of a layer with their targets, also those of experts that are modules."""
     ffn = backbone.ffn(layer)
     for module in ffn.modules():
         yield from linear_maps(module).items()

@@ -1,1 +1,1 @@
-"""What the scripts of GenPoE call, a command a file."""
+"""The functions that the scripts of GenPoE call; each command has its own file."""

@@ -1,4 +1,4 @@
-"""What a mean of word embeddings can hold: the bound under GenPoE eq. 4, without any training.
+"""Measure what a mean of word embeddings can hold: a bound for GenPoE eq. 4, without training.
 
 Shapes: P passages, D d_model, V vocabulary.
 """
@@ -27,11 +27,16 @@ _SHRINKAGES = (0.01, 0.1, 1.0)
 
 
 def mean_study(config: DictConfig) -> list[dict[str, Any]]:
-    """Score words by ``E_v C^-p (x - mu)``; see ``docs/study.md``. Writes ``mean_study.json``.
+    """Score words by ``E_v C^-p (x - mu)`` and write the results into ``mean_study.json``.
+
+    The page ``docs/study.md`` explains the study.
 
     Args:
-        config: ``conf/mean_study.yaml``, composed; ``data`` must be bios, whose question ids name
-            the attribute.
+        config: ``conf/mean_study.yaml``, composed. ``data`` must be bios, because its question ids
+            name the attribute.
+
+    Returns:
+        The rows of `measure`.
     """
     results = measure(instantiate(config.backbone), instantiate(config.data))
     write_json(Path(config.paths.output_dir, "mean_study.json"), results)
@@ -46,11 +51,12 @@ def mean_study(config: DictConfig) -> list[dict[str, Any]]:
 
 @torch.inference_mode()
 def measure(backbone: Backbone, dataset: QADataset) -> list[dict[str, Any]]:
-    """Share of dev questions whose answer's first token scores best, in percent.
+    """The share of dev questions whose answer's first token scores high, in percent.
 
     Returns:
-        A row for each power p and shrinkage (share of the mean eigenvalue added to each): among the
-        first tokens of the attribute's training values, and among the first 100 of all V.
+        A row for each power p and each shrinkage, which is the share of the mean eigenvalue that is
+        added to each eigenvalue. ``first``: the token is the best among the first tokens of the
+        attribute's training values. ``first_100``: it is among the best 100 of all V tokens.
     """
     tokenizer, embedding_VD = backbone.tokenizer, backbone.embedding.weight.float()
     pooled = {

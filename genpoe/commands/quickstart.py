@@ -1,4 +1,4 @@
-"""``make train``: train, evaluate beside the baselines and the controls, print one table."""
+"""``make train``: train, evaluate beside the baselines and the controls, and print one table."""
 
 from __future__ import annotations
 
@@ -30,11 +30,18 @@ LAST = "last.ckpt"
 
 
 def quickstart(config: DictConfig) -> dict[str, float]:
-    """Run the whole of it; see ``conf/quickstart.yaml``.
+    """Train, evaluate and print the table.
+
+    Args:
+        config: ``conf/quickstart.yaml``, composed.
 
     Returns:
-        What is written to ``metrics.json`` in the run directory: flat keys ``<setting>/<metric>``,
-        where a setting is ``base``, ``rag/gold``, ``genpoe/norag/gold``, …
+        The content of ``metrics.json`` in the run directory: flat keys ``<setting>/<metric>``. A
+        setting is ``base``, ``rag/gold``, ``genpoe/norag/gold``, …
+
+    Raises:
+        ValueError: If there is more than one device, or if a setting is wrong.
+        CheckpointError: If ``ckpt_path`` names no checkpoint that can be loaded.
     """
     run_dir = Path(config.paths.output_dir)
     if config.trainer.devices != 1:
@@ -62,7 +69,7 @@ def quickstart(config: DictConfig) -> dict[str, float]:
 
 
 def _set_aside(run_dir: Path) -> None:
-    """Move an earlier run's logs and checkpoints to ``previous/``, lest they be taken for ours."""
+    """Move an earlier run's logs and checkpoints to ``previous/``, apart from those of this run."""
     for name in ("csv", "tensorboard", "checkpoints"):
         if (run_dir / name).is_dir():
             previous = run_dir / "previous" / name
@@ -76,14 +83,19 @@ def _set_aside(run_dir: Path) -> None:
 def compare(
     settings: Any, backbone: Backbone, dataset: QADataset, ckpt_path: str, run_dir: Path
 ) -> dict[str, float]:
-    """Base, RAG, and GenPoE without and with RAG, each with the passages of other questions too.
+    """Evaluate Base, RAG, and GenPoE without and with RAG.
+
+    Each method that uses passages is also evaluated with the passages of other questions.
 
     Args:
         settings: ``split``, ``limit``, ``limit_rag``, ``batch_size`` and ``max_new_tokens``.
         backbone: The frozen model.
         dataset: Questions and passages.
-        ckpt_path: The trained hypernetwork.
-        run_dir: Each setting's predictions go to a folder of it.
+        ckpt_path: The checkpoint of the trained hypernetwork.
+        run_dir: The folder in which each setting gets a folder for its predictions.
+
+    Returns:
+        The metrics, with keys ``<setting>/<metric>``.
     """
     tokens = settings.max_new_tokens
     methods: dict[tuple[str, bool], AnsweringMethod] = {
@@ -109,7 +121,7 @@ def compare(
     return metrics
 
 
-# What is compared, in which score, and what it says.
+# Two settings that are compared, the score, and the label of the difference.
 _PAIRS = (
     ("genpoe/norag/gold", "genpoe/norag/shuffled", "em", "EM, GenPoE, own − another's passage"),
     ("genpoe/norag/shuffled", "genpoe/norag/gold", "nll", "nll, GenPoE, another's − own passage"),
@@ -123,11 +135,11 @@ def paired(run_dir: Path) -> list[dict[str, Any]]:
     """Paired differences between rows of the table, over the questions that both answered.
 
     Args:
-        run_dir: Where `compare` left the predictions.
+        run_dir: The folder in which `compare` left the predictions.
 
     Returns:
-        For each pair: what it is, the mean difference, and its 95 % bootstrap interval; EM and F1
-        in points.
+        For each pair: its label, the mean difference, its 95 % bootstrap interval, and the number
+        of questions. EM and F1 are in points, the nll in nats per token.
     """
     differences = []
     for left, right, score, label in _PAIRS:

@@ -29,7 +29,7 @@ from qa.data.dataset import QADataset
 
 
 def build_module(config: DictConfig, backbone: Backbone) -> GenPoEModule:
-    """The LightningModule of a configuration, beside a backbone loaded already."""
+    """Make the LightningModule of a configuration for a backbone that is loaded already."""
     cache_dir = Path(config.paths.cache_dir, "frozen").expanduser()
     optim = read_section(config, "optim", OptimSettings)
     settings: HypernetSettings = instantiate(config.hypernet)
@@ -51,12 +51,13 @@ def train(
 
     Args:
         config: ``conf/train_hypernet.yaml``, composed.
-        backbone: The backbone, where the caller has loaded it; default: ``config.backbone``.
-        dataset: The data, likewise; default: ``config.data``.
+        backbone: The backbone, if the caller has loaded it; default: ``config.backbone``.
+        dataset: The data set, if the caller has loaded it; default: ``config.data``.
 
     Raises:
-        CheckpointError: If ``ckpt_path`` names no loadable checkpoint: nothing starts afresh.
-        ValueError: If a setting is mistyped or out of range.
+        CheckpointError: If ``ckpt_path`` names no checkpoint that can be loaded. The training does
+            not start afresh then.
+        ValueError: If a setting has another type or is out of range.
     """
     check_ckpt_path(config.ckpt_path)
     # First: what is wrong with a setting shows before anything is loaded.

@@ -1,4 +1,4 @@
-"""Hypernetworks: what makes an expert of a passage (GenPoE sec. 3.2), one a file."""
+"""Hypernetworks, which make an expert from a passage (GenPoE sec. 3.2); each has its own file."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What every hypernetwork is: it reads passages and makes an expert of each (GenPoE sec. 3.2).
+"""The interface of hypernetworks, which make an expert from each passage (GenPoE sec. 3.2).
 
-A hypernetwork is two classes in one file: its settings, which Hydra builds from
-``conf/hypernet/NAME.yaml`` and which a checkpoint keeps, and the network itself. Training,
-checkpoints, injection and evaluation know nothing else about it.
+A hypernetwork is two classes in one file: its settings and the network itself. Hydra builds the
+settings from ``conf/hypernet/NAME.yaml``, and a checkpoint keeps them. Training, checkpoints,
+injection and evaluation know nothing else about it.
 
 Shapes: P passages, S passage tokens, M positions, D d_model.
 """
@@ -27,7 +27,7 @@ class PassageTokens:
     """The token ids of some passages, padded on the right.
 
     Attributes:
-        input_ids_PS: Token ids; at padding they mean nothing.
+        input_ids_PS: Token ids; those at padding have no meaning.
         attention_mask_PS: 1 at tokens, 0 at padding.
     """
 
@@ -36,13 +36,13 @@ class PassageTokens:
 
 
 class StartSample(Protocol):
-    """What a hypernetwork may look at, once, before its training begins.
+    """Data that a hypernetwork may look at once, before its training begins.
 
-    Each part is computed when it is asked for, so a hypernetwork that needs none costs nothing.
+    Each part is computed only when it is asked for.
     """
 
     def passages(self) -> Iterator[PassageTokens]:
-        """Batches of (a sample of) the training passages, on the hypernetwork's device."""
+        """Batches of a sample of the training passages, on the hypernetwork's device."""
         ...
 
     def ffn(self) -> tuple[Tensor, Tensor]:
@@ -52,20 +52,20 @@ class StartSample(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class HypernetSettings(ABC):
-    """Typed settings of a hypernetwork: a value of another type is an error that names it.
+    """Typed settings of a hypernetwork. A subclass adds its own fields.
 
-    A subclass adds its own fields. A new setting is one field here and one line of YAML.
+    A new setting is one field of the subclass and one line of YAML.
 
     Attributes:
         layer: Index of the decoder layer that gets the experts, from 0.
 
     Raises:
-        ValueError: If a setting has another type.
+        ValueError: If a setting has another type; the message names the setting.
     """
 
     layer: int
 
-    # Settings that may differ when a training goes on: the weights mean the same under all values.
+    # These settings may differ when a training goes on, because no weight depends on their values.
     TRAINING_ONLY: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
@@ -73,20 +73,20 @@ class HypernetSettings(ABC):
 
     @abstractmethod
     def build(self, backbone: Backbone) -> Hypernet:
-        """An untrained hypernetwork with these settings, for one backbone."""
+        """Make an untrained hypernetwork with these settings, for one backbone."""
 
     def saved(self) -> dict[str, Any]:
-        """Plain values for a checkpoint; `genpoe.hypernet.saved` makes the settings of them."""
+        """Plain values for a checkpoint, from which `read_settings` makes the settings again."""
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **asdict(self)}
 
 
 class Hypernet(nn.Module, ABC):
-    """Reads passages and makes one expert of each.
+    """A network that reads passages and makes one expert from each.
 
     Args:
-        backbone: The frozen model that the experts are for. It is no submodule: none of its
-            weights is in a checkpoint or in an optimiser.
-        settings: Its settings.
+        backbone: The frozen model for which the experts are made. It is no submodule, so that its
+            weights are in no checkpoint and in no optimiser.
+        settings: The hypernetwork's settings.
     """
 
     started: Tensor
@@ -95,11 +95,11 @@ class Hypernet(nn.Module, ABC):
         super().__init__()
         self.backbone = backbone
         self.settings = settings
-        self.register_buffer("started", torch.tensor(False))  # whether `start` was called
+        self.register_buffer("started", torch.tensor(False))  # true once `start` was called
 
     @abstractmethod
     def encode(self, passages: PassageTokens) -> Any:
-        """The code of P passages: what `experts` needs to know of them, without gradients."""
+        """Encode P passages into what `experts` needs to know of them; no gradients flow here."""
 
     @abstractmethod
     def experts(self, code: Any, noise: torch.Generator | None = None) -> Experts:
@@ -107,7 +107,7 @@ class Hypernet(nn.Module, ABC):
 
         Args:
             code: What `encode` returned for P passages.
-            noise: Draws the noise of training, if there is any; None outside training.
+            noise: Draws the noise of training; None outside training.
 
         Returns:
             P sets of K = 1 expert.
@@ -115,20 +115,23 @@ class Hypernet(nn.Module, ABC):
 
     @torch.no_grad()
     def start(self, sample: StartSample) -> None:
-        """Fit what starts from data, once in a training. By default nothing does."""
+        """Set initial values from data, once at the beginning of a training.
+
+        By default no value comes from data.
+        """
         self.started.fill_(True)
 
     def common_parameters(self) -> list[nn.Parameter]:
-        """Those of the expert common to all passages, whose rate is ``optim.common_lr_scale``.
+        """The parameters of the expert that is common to all passages; by default there are none.
 
-        By default there are none.
+        Their learning rate is multiplied by ``optim.common_lr_scale``.
         """
         return []
 
     def cast(self, dtype: torch.dtype) -> Hypernet:
-        """Let what can be computed in another dtype be so, for inference; returns itself.
+        """For inference, compute in another dtype as far as possible; returns itself.
 
-        By default that is everything.
+        By default everything is computed in that dtype.
         """
         return self.to(dtype)
 

@@ -19,14 +19,14 @@ from plumbing.settings import check_choice, check_positive
 
 SCALINGS = ("none", "standardize", "whiten")
 INITIALIZATIONS = ("copy", "random")
-_VARIATION = 0.1  # of the random passage-dependent parts at the start, relative to the common ones
-_SHRINKAGE = (
-    0.01  # share of the mean eigenvalue added to each, so that whitening amplifies no noise
-)
+# Initial size of the random parts that depend on the passage, relative to the common parts.
+_VARIATION = 0.1
+# This share of the mean eigenvalue is added to each one, so that whitening amplifies no noise.
+_SHRINKAGE = 0.01
 
 
 def mean_pool(embedded_PSD: Tensor, attention_mask_PS: Tensor) -> Tensor:
-    """Mean of a passage's word embeddings, padding left out: Emd(psg) of GenPoE eq. 4.
+    """The mean of a passage's word embeddings without padding: Emd(psg) of GenPoE eq. 4.
 
     Returns:
         ``[P, D]``, float32.
@@ -38,16 +38,16 @@ def mean_pool(embedded_PSD: Tensor, attention_mask_PS: Tensor) -> Tensor:
 class PassageScaler(nn.Module):
     """Centres and scales the pooled embedding before the first linear layer.
 
-    The pooled embeddings of different passages differ by a few percent of what they share; a
-    network fed with them as they are learns next to nothing. The map is affine and its statistics
-    are those of the training passages, so it could be folded into the first linear layer of eq. 4.
+    The pooled embeddings of different passages differ by only a few percent of what they share, and
+    a network that reads them unscaled learns next to nothing. The map is affine, with statistics of
+    the training passages, so it could be folded into the first linear layer of eq. 4.
 
     Deviation: the paper does not say how Emd(psg) is scaled.
 
     Args:
         d_model: Width of the word embeddings.
-        mode: "none"; "standardize" (subtract the mean, divide by one standard deviation);
-            "whiten" (subtract the mean, multiply by the inverse square root of the covariance).
+        mode: "none"; "standardize" (subtract the mean and divide by one standard deviation);
+            "whiten" (subtract the mean and multiply by the inverse square root of the covariance).
     """
 
     mean: Tensor
@@ -63,7 +63,11 @@ class PassageScaler(nn.Module):
 
     @torch.no_grad()
     def fit(self, pooled_PD: Tensor) -> None:
-        """Take the statistics from the pooled embeddings of (a sample of) the training passages."""
+        """Take the statistics from pooled embeddings ``[P, D]`` of training passages.
+
+        Raises:
+            ValueError: If there are fewer than two passages.
+        """
         if self.mode == "none":
             return
         if len(pooled_PD) < 2:
@@ -82,7 +86,7 @@ class PassageScaler(nn.Module):
         self.fitted.fill_(True)
 
     def forward(self, pooled_PD: Tensor) -> Tensor:
-        """``[P, D]`` pooled embeddings to ``[P, D]`` of mean 0 and about unit variance."""
+        """Scale pooled embeddings ``[P, D]`` to mean 0 and about unit variance."""
         return (pooled_PD.to(self.mean.dtype) - self.mean) @ self.transform
 
 
@@ -91,16 +95,16 @@ class MeanSettings(HypernetSettings):
     """Settings of the paper's hypernetwork.
 
     Attributes:
-        rank: R of the experts (the paper's k).
-        hidden_width: H, between the two linear layers (open in the paper).
-        embedding_scaling: How the pooled embedding is scaled: "none", "standardize" or "whiten";
-            `PassageScaler` says what they do.
-        initialization: "copy", as `MeanHypernet` describes it; "random": ``W_dw2`` zero, the other
-            factors random, no statistics of the FFN.
+        rank: R, the rank of the experts (the paper's k).
+        hidden_width: H, the width between the two linear layers (the paper leaves it open).
+        embedding_scaling: How the pooled embedding is scaled: "none", "standardize" or "whiten", as
+            in `PassageScaler`.
+        initialization: "copy", as `MeanHypernet` describes it, or "random": ``W_dw2`` starts at
+            zero, the other factors are random, and no statistics of the FFN are used.
         noise: Standard deviation of the Gaussian noise on the scaled pooled embedding in training.
 
     Raises:
-        ValueError: If a size is not positive, the noise negative, or a name unknown.
+        ValueError: If a size is not positive, if the noise is negative, or if a name is unknown.
     """
 
     rank: int
@@ -120,36 +124,37 @@ class MeanSettings(HypernetSettings):
             raise SettingValueError("noise", f"noise must not be negative, got {self.noise}")
 
     def build(self, backbone: Backbone) -> MeanHypernet:
-        """An untrained hypernetwork with these settings, for one backbone."""
+        """Make an untrained hypernetwork with these settings, for one backbone."""
         return MeanHypernet(backbone, self)
 
 
 class MeanHypernet(Hypernet):
-    """``Linear(ReLU(Linear(Emd(psg))))``, reshaped to one expert a passage (GenPoE eq. 4).
+    """``Linear(ReLU(Linear(Emd(psg))))``, reshaped to one expert per passage (GenPoE eq. 4).
 
-    The bias of the second layer is an expert common to all passages; its weights add what is a
-    passage's own. The paper does not say how both start. With "copy":
+    The bias of the second layer is an expert that is common to all passages. The layer's weights
+    add the part that depends on the passage. The paper does not say how both start. With "copy":
 
-    * ``W_dw1`` is zero, so every expert is the zero function and the model is the backbone itself.
-    * ``W_dw2``, what an expert can write, is the passage itself: the pooled embedding, centred and
-      multiplied by its inverse covariance (the matched filter for the words in it), beside a
-      random common part. In the embedding space of a tied head that direction raises just the
-      words of the passage, and all that is left to learn at first is when to write it.
-    * ``W_up1``, what an expert reads, is common: the principal components of the FFN's input where
-      answers are predicted, each with unit variance, orthogonal to their mean. The mean is more
-      than nine tenths of that input and says nothing about the question.
-    * What an expert writes is in units of the FFN's own output there (its root mean square), a
-      constant factor on ``W_dw2``. The residual stream of a late layer is hundreds of times larger
-      than the output of a freshly initialised expert.
+    * ``W_dw1`` is zero. Every expert is then the zero function, and the model is the backbone.
+    * ``W_dw2`` is what an expert can write. It starts as the passage itself: the pooled embedding,
+      centred and multiplied by its inverse covariance (the matched filter for the passage's words),
+      plus a random common part. In the embedding space of a tied head this direction raises just
+      the words of the passage. At first, the experts only have to learn when to write it.
+    * ``W_up1`` is what an expert reads, and it is common to all passages. It starts as the
+      principal components of the FFN's input where answers are predicted, each with unit variance
+      and orthogonal to the mean. The mean is more than nine tenths of that input, and it says
+      nothing about the question.
+    * An expert's output is in units of the FFN's own output at these places (its root mean square);
+      this is a constant factor on ``W_dw2``. The residual stream of a late layer is hundreds of
+      times larger than the output of a freshly initialised expert.
 
-    The first linear layer starts as pairs of opposite directions, so that its ReLU loses nothing
-    (``relu(x) - relu(-x) = x``) once ``hidden_width`` is at least twice ``d_model``.
+    The first linear layer starts as pairs of opposite directions. Its ReLU then loses nothing
+    (``relu(x) - relu(-x) = x``) if ``hidden_width`` is at least twice ``d_model``.
 
-    Deviation: the paper says nothing of initialisation.
+    Deviation: the paper says nothing about initialisation.
 
     Args:
-        backbone: The frozen model that the experts are for.
-        settings: Its settings.
+        backbone: The frozen model for which the experts are made.
+        settings: The hypernetwork's settings.
     """
 
     output_scale: Tensor
@@ -183,18 +188,19 @@ class MeanHypernet(Hypernet):
             parameters[zero].zero_()
 
     def _factors(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Weights and biases of the second layer, a part for each factor of eq. 2."""
+        """Weights and biases of the second layer, each in four parts, one per factor of eq. 2."""
         return self.linear2.weight.chunk(4), self.linear2.bias.chunk(4)
 
     def common_parameters(self) -> list[nn.Parameter]:
-        """The bias of the second layer: the expert common to all passages."""
+        """The bias of the second layer, which is the expert common to all passages."""
         return [self.linear2.bias]
 
     def cast(self, dtype: torch.dtype) -> MeanHypernet:
-        """Let the linear layers, nearly all of it, compute in another dtype, for inference.
+        """For inference, compute the linear layers in another dtype; returns itself.
 
-        Generating experts reads every weight of the second layer, so bfloat16 halves its time. The
-        scaler stays in float32: whitening multiplies by numbers of very different sizes.
+        They are nearly all of the network. To generate experts, every weight of the second layer is
+        read, so bfloat16 halves the time. The scaler stays in float32, because whitening multiplies
+        by numbers of very different sizes.
         """
         self.linear1.to(dtype)
         self.linear2.to(dtype)
@@ -206,7 +212,7 @@ class MeanHypernet(Hypernet):
         return mean_pool(embedded_PSD, passages.attention_mask_PS)
 
     def start(self, sample: StartSample) -> None:
-        """Fit all that starts from data: `fit` on the passages, and `fit_ffn` on the FFN."""
+        """Set initial values from data: `fit` reads the passages, and `fit_ffn` the FFN."""
         pooled_PD = torch.cat([self.encode(passages) for passages in sample.passages()])
         self.fit(pooled_PD)
         self.fit_ffn(*sample.ffn())
@@ -214,13 +220,13 @@ class MeanHypernet(Hypernet):
 
     @torch.no_grad()
     def fit(self, pooled_PD: Tensor) -> None:
-        """Take the scaler's statistics, and let ``W_dw2`` start as the passage ("copy").
+        """Take the scaler's statistics and, with "copy", let ``W_dw2`` start as the passage.
 
         Args:
-            pooled_PD: Pooled embeddings of (a sample of) the training passages.
+            pooled_PD: Pooled embeddings of a sample of the training passages.
 
         Raises:
-            ValueError: If there are fewer than two passages to scale by.
+            ValueError: If there are fewer than two passages.
         """
         self.scaler.fit(pooled_PD)
         if self.initialization == "copy":
@@ -232,11 +238,11 @@ class MeanHypernet(Hypernet):
 
     @torch.no_grad()
     def fit_ffn(self, inputs_MD: Tensor, outputs_MD: Tensor) -> None:
-        """Let ``W_up1`` start by reading what varies, and write in the FFN's units ("copy").
+        """With "copy", set ``W_up1`` to what varies in the FFN's input, and the output's units.
 
         Args:
             inputs_MD: Inputs of the expert layer's FFN at M positions that predict answers.
-            outputs_MD: Its outputs there.
+            outputs_MD: The FFN's outputs at these positions.
         """
         if self.initialization != "copy":
             return
@@ -257,7 +263,7 @@ class MeanHypernet(Hypernet):
 
         Args:
             code: ``[P, D]``, what `encode` returns.
-            noise: Draws the noise of training; None: there is none.
+            noise: Draws the noise of training; None: no noise.
 
         Returns:
             P sets of K = 1 expert.

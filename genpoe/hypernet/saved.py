@@ -1,8 +1,8 @@
-"""From what a checkpoint says of its hypernetwork back to settings.
+"""Read the settings of a hypernetwork back from a checkpoint.
 
-A checkpoint names the class of the settings. Only a subclass of `HypernetSettings` is ever built
-from it, so that a checkpoint of unknown origin cannot call anything else. Checkpoints of version
-0.1, which knew one hypernetwork alone, hold its settings without a class.
+A checkpoint names the class of the settings. Only a subclass of `HypernetSettings` is ever built,
+so that a checkpoint of unknown origin cannot call anything else. Version 0.1 had only one
+hypernetwork, so its checkpoints hold the settings without a class.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _OPTIM = ("lr", "lr_min", "warmup_steps", "common_lr_scale", "weight_decay", "be
 
 
 def as_nested(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyper-parameters of a checkpoint in today's form, also of one of version 0.1.
+    """The hyper-parameters of a checkpoint in today's form; it may also be one of version 0.1.
 
     Returns:
-        ``hypernet``: the settings and their class; ``optim``: those of the optimiser, empty where
-        the checkpoint has none; ``max_passage_tokens``: tokens of a passage that are read.
+        ``hypernet``: the settings and their class; ``optim``: the optimiser's settings, empty where
+        the checkpoint has none; ``max_passage_tokens``: the tokens of a passage that are read.
 
     Raises:
-        KeyError: If a setting is missing; it names the setting.
+        KeyError: If a setting is missing; the error names it.
     """
     if "hypernet" in hyper_parameters:
         return dict(hyper_parameters)
@@ -41,12 +41,12 @@ def as_nested(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_settings(saved: Mapping[str, Any]) -> HypernetSettings:
-    """The settings that `HypernetSettings.saved` wrote.
+    """Make the settings from what `HypernetSettings.saved` wrote.
 
     Raises:
         KeyError: If the class is not named.
-        ValueError: If the class cannot be found or is no settings of a hypernetwork, or if the
-            settings do not fit it.
+        ValueError: If the class cannot be imported, if it is no subclass of `HypernetSettings`, or
+            if the settings do not fit it.
     """
     values = dict(saved)
     name = str(values.pop("class"))

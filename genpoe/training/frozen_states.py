@@ -1,8 +1,8 @@
-"""What lies below the expert layer is frozen: compute it once, train on it as often as you like.
+"""The states below the expert layer, computed once and read in every later step.
 
-The input of the expert layer depends on the question alone, neither on the passage nor on the
-hypernetwork. Over several epochs (or several runs: a sweep over ranks, widths and learning rates)
-the same states are read from a memory-mapped file, and a step costs only the layers above.
+The layers below are frozen, and the input of the expert layer depends on the question alone: not on
+the passage, and not on the hypernetwork. Several epochs, or several runs of a sweep, therefore read
+the same states from a memory-mapped file, and a step computes only the layers above.
 
 Shapes: N questions, T tokens, D d_model.
 """
@@ -35,17 +35,17 @@ _WHAT = "cache of frozen states"
 
 
 class FrozenStatesError(ValueError):
-    """Cached states that cannot be used."""
+    """Cached states cannot be used, or cannot be written."""
 
 
 class FrozenStates:
     """States of many token sequences, in one memory-mapped file.
 
     Args:
-        path: The file.
-        lengths: Tokens of each sequence, in their order.
-        width: D.
-        dtype: Of the states.
+        path: The file; it is made if it does not exist.
+        lengths: The number of tokens of each sequence, in the order of the file.
+        width: D, the width of a state.
+        dtype: The dtype of the states.
     """
 
     def __init__(self, path: Path, lengths: Sequence[int], width: int, dtype: torch.dtype) -> None:
@@ -56,7 +56,7 @@ class FrozenStates:
         self.flat_TD = flat.view(total, width)
 
     def rows(self, indices_N: Tensor) -> Tensor:
-        """``[N, T, D]`` of some sequences, padded with zeros on the right."""
+        """The states ``[N, T, D]`` of some sequences, padded with zeros on the right."""
         indices_N = indices_N.cpu()
         lengths, starts = self._lengths[indices_N], self._starts[indices_N]
         offsets = torch.arange(int(lengths.max()))
@@ -65,7 +65,7 @@ class FrozenStates:
         return states * inside[..., None]
 
     def write(self, index: int, states_TD: Tensor) -> None:
-        """Store one sequence's states."""
+        """Store the states of one sequence."""
         start = int(self._starts[index])
         self.flat_TD[start : start + len(states_TD)] = states_TD.cpu()
 
@@ -77,21 +77,21 @@ def frozen_states(
     folder: Path,
     progress: Callable[[Sequence[Any]], Any] = iter,
 ) -> FrozenStates:
-    """Open the states of ``sequences``, computing them first where they are not there.
+    """Open the cached states of some sequences; compute them first if they are not cached.
 
-    They are written aside and published by one rename, so an interrupted computation leaves
-    nothing behind that could be taken for a whole one. Batches are made of the sequences alone,
-    so the same input gives the same bits whoever computes it.
+    They are written into a temporary folder that is renamed at the end, so an interrupted
+    computation is never taken for a complete one. The batches depend only on the sequences, so
+    the same input always gives the same bits.
 
     Args:
         split: The backbone, cut below ``layer``.
-        sequences: Token ids.
-        layer: The cut.
-        folder: Where caches lie; this one gets a name made of all that it depends on.
-        progress: Wraps the batches, for a progress bar.
+        sequences: Token ids of each sequence.
+        layer: The layer below which the backbone is cut.
+        folder: The folder of all caches. This one gets a name made of all that it depends on.
+        progress: Wraps the list of batches, for a progress bar.
 
     Raises:
-        FrozenStatesError: If the disk is full, or the cache is damaged.
+        FrozenStatesError: If the disk is too full, or if the cache is damaged.
     """
     backbone = split.backbone
     home = folder / _key(backbone, sequences, layer)

@@ -31,28 +31,29 @@ from genpoe.training.settings import OptimSettings
 from plumbing.progress import progress
 from plumbing.training.checkpoint import CheckpointError
 
-_PASSAGES_TO_START = 16384  # that a hypernetwork may look at before its training
-_QUESTIONS_TO_START = 512  # at whose answers it may look at the FFN's input and output
+_PASSAGES_TO_START = 16384  # passages that a hypernetwork may look at before its training
+_QUESTIONS_TO_START = 512  # questions at whose answers it may look at the FFN
 
 
 class GenPoEModule(LightningModule):
     """Trains the hypernetwork end to end on (question, gold passage, answer) triples.
 
-    The backbone is no submodule: its weights are in no checkpoint, in no optimiser and in no
-    gradient all-reduce. Nothing below the expert layer has a gradient, since neither the frozen
-    weights nor the tokens ask for one; autograd starts where the expert's output is added.
+    The backbone is no submodule, so its weights are in no checkpoint, in no optimiser and in no
+    exchange of gradients. Nothing below the expert layer has a gradient: autograd starts where the
+    expert's output is added.
 
-    Deviation: eq. 5 sums the answer's token losses; we take the mean over each answer's tokens,
-    the stop token among them, and the mean over questions, so that long answers do not rule.
+    Deviation: eq. 5 sums the losses of the answer's tokens. We take the mean over each answer's
+    tokens, including the stop token, and the mean over the questions, so that long answers do not
+    dominate.
 
     Args:
         backbone: The frozen model.
         hypernet: The hypernetwork that is trained.
-        optim: How it is trained.
+        optim: The optimiser's settings.
         max_passage_tokens: Longer passages are cut.
-        cache_dir: Where the states below the expert layer are kept, computed once for all epochs
-            and later runs; None: they are computed anew in every step.
-        seed: Of the noise.
+        cache_dir: The folder for the states below the expert layer, which are then computed once
+            for all epochs and later runs; None: every step computes them anew.
+        seed: Seed of the noise.
 
     Raises:
         ValueError: If the expert layer is out of range.
@@ -91,11 +92,11 @@ class GenPoEModule(LightningModule):
         passage_attention_mask: Tensor,
         noise: torch.Generator | None = None,
     ) -> Experts:
-        """Eq. 4 on token ids ``[P, S]``: P sets of K = 1 expert."""
+        """Generate experts from token ids ``[P, S]`` (eq. 4): P sets of K = 1 expert."""
         return self.hypernet(PassageTokens(passage_input_ids, passage_attention_mask), noise)
 
     def forward(self, batch: dict[str, Any], noise: torch.Generator | None = None) -> Tensor:
-        """Each question's answer nll (nats per token, ``[N]``) under its passage's expert."""
+        """The answer nll ``[N]`` of each question with its passage's expert, nats per token."""
         experts = self.generate_experts(
             batch["passage_input_ids"], batch["passage_attention_mask"], noise
         )
@@ -104,7 +105,7 @@ class GenPoEModule(LightningModule):
             return self.answer_nll(batch)
 
     def answer_nll(self, batch: dict[str, Any]) -> Tensor:
-        """Each question's answer nll (nats per token, ``[N]``) under what is injected now."""
+        """The answer nll ``[N]`` of each question with what is injected now, nats per token."""
         return answer_nll(
             self.backbone,
             batch["input_ids"],
@@ -121,8 +122,9 @@ class GenPoEModule(LightningModule):
         return lambda _, attention_mask: split.above(states, attention_mask)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The meta loss (eq. 5) of one batch, every question weighing the same on every rank."""
-        # Its own generator: another noise on each rank and step, and the same after a resumption.
+        """The meta loss (eq. 5) of one batch; every question has the same weight on every rank."""
+        # The noise has a generator of its own: it differs between ranks and steps, and it is the
+        # same in a run that goes on.
         place = (self._seed, self.global_step, batch_idx, self.global_rank)
         key = np.random.SeedSequence(place).generate_state(1, np.uint64)[0]
         noise = torch.Generator(self.device).manual_seed(int(key))
@@ -131,8 +133,8 @@ class GenPoEModule(LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Answer nll with the question's own passage, and with another question's."""
-        # As a float: Lightning takes the mean of the ranks' counts, and that of integers is cut.
+        """Log the answer nll with the question's own passage, and with another question's."""
+        # A float, because Lightning averages the ranks' counts and would round down integers.
         size: Any = float(len(batch["rows"]))
         self.log("val/loss", self(batch).mean(), batch_size=size, sync_dist=True, prog_bar=True)
         passages = len(batch["passage_input_ids"])
@@ -142,11 +144,14 @@ class GenPoEModule(LightningModule):
             self._shuffled_total += torch.stack([loss, loss.new_tensor(size)])
 
     def on_validation_epoch_start(self) -> None:
-        """Begin to sum the loss with other questions' passages, and to count its questions."""
+        """Reset the sum of the loss with other questions' passages, and the count of questions."""
         self._shuffled_total = torch.zeros(2, device=self.device)
 
     def on_validation_epoch_end(self) -> None:
-        """Log that loss once for all ranks: one whose batches all have one passage has none."""
+        """Log the loss with other questions' passages, once for all ranks.
+
+        A rank has no such loss if each of its batches has only one passage.
+        """
         total: Any = self.trainer.strategy.reduce(self._shuffled_total, reduce_op="sum")
         if total[1]:
             self.log("val/loss_shuffled", total[0] / total[1])
@@ -166,7 +171,8 @@ class GenPoEModule(LightningModule):
             lr=optim.lr,
             betas=(optim.betas[0], optim.betas[1]),
             weight_decay=optim.weight_decay,
-            fused=str(self.trainer.precision) != "16-mixed",  # which clips gradients itself
+            # With 16-mixed, Lightning refuses to clip the gradients of a fused optimiser.
+            fused=str(self.trainer.precision) != "16-mixed",
         )
         total = max(1, int(self.trainer.estimated_stepping_batches))
         floor = optim.lr_min / optim.lr
@@ -183,7 +189,7 @@ class GenPoEModule(LightningModule):
         }
 
     def on_fit_start(self) -> None:
-        """Bring the backbone to the device, compute what is frozen, fit what starts from data."""
+        """Move the backbone to the device, compute frozen states, and set values from data."""
         self.backbone.to(self.device)
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         if self._split is not None:
@@ -192,7 +198,7 @@ class GenPoEModule(LightningModule):
         if self.hypernet.started:
             return
         self.hypernet.start(_Sample(self, datamodule))
-        if self.trainer.world_size > 1:  # eigenvectors may differ in sign between machines
+        if self.trainer.world_size > 1:  # the signs of eigenvectors may differ between machines
             for tensor in self.hypernet.state_dict().values():
                 torch.distributed.broadcast(tensor, 0)
 
@@ -208,16 +214,16 @@ class GenPoEModule(LightningModule):
 
         if self.trainer.world_size == 1:
             return compute()
-        if self.trainer.local_rank == 0:  # the others of its node then find it on the disk
+        if self.trainer.local_rank == 0:  # the other ranks of this machine find it on the disk
             compute()
         self.trainer.strategy.barrier("frozen states")
         return compute()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the backbone and its fingerprint beside the hypernetwork.
+        """Add the backbone's name and fingerprint to the checkpoint.
 
         Raises:
-            CheckpointError: If a weight is not finite: the checkpoint before it is worth more.
+            CheckpointError: If a weight is not finite; the checkpoint before it is then kept.
         """
         broken = [n for n, p in self.hypernet.named_parameters() if not p.isfinite().all()]
         if broken:
@@ -231,11 +237,11 @@ class GenPoEModule(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on beside another backbone, or with another hypernetwork.
+        """Check that the training goes on with the same backbone and the same hypernetwork.
 
         Raises:
-            BackboneMismatchError: If the backbone is another.
-            CheckpointError: If a setting that the weights depend on is another.
+            BackboneMismatchError: If the backbone is another one.
+            CheckpointError: If a setting on which the weights depend has changed.
         """
         origin = checkpoint["backbone"]
         check_backbone(self.backbone, origin["name"], origin["fingerprint"])
@@ -259,7 +265,7 @@ def _class(hyper_parameters: Mapping[str, Any]) -> str:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings that both have, with different values: what they were, and what they are."""
+    """The settings that both have with different values: the value before, and the value now."""
     return {
         name: (before[name], now[name])
         for name in sorted(now)
@@ -276,7 +282,7 @@ def _said(changes: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 class _Sample:
-    """What a hypernetwork may look at before its training (`StartSample`)."""
+    """The `StartSample` of a training: what a hypernetwork may look at before it."""
 
     def __init__(self, module: GenPoEModule, datamodule: Any) -> None:
         self._module = module
@@ -290,7 +296,7 @@ class _Sample:
 
     @torch.no_grad()
     def ffn(self) -> tuple[Tensor, Tensor]:
-        """Inputs and outputs of the layer's FFN where a sample of training answers is predicted."""
+        """Inputs and outputs of the layer's FFN where answers are predicted, of a sample."""
         module = self._module
         seen: list[tuple[Tensor, Tensor]] = []
         for batch in self._datamodule.question_batches(_QUESTIONS_TO_START):
@@ -298,7 +304,7 @@ class _Sample:
             predicts = batch["labels"][:, 1:] != IGNORE
 
             def keep(_: Any, args: tuple[Any, ...], output: Tensor, at: Tensor = predicts) -> None:
-                seen.append((args[0][at], output[at]))  # FFNs take their input by position
+                seen.append((args[0][at], output[at]))  # FFNs get their input by position
 
             handle = module.expert_layer.ffn.register_forward_hook(keep)
             try:

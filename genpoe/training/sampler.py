@@ -73,7 +73,7 @@ class GroupedBatchSampler(Sampler[BatchSpec]):
         rank: The number of this rank.
 
     Raises:
-        ValueError: If a size is not positive, or fewer passages than ranks have questions.
+        ValueError: If a size is not positive, or if fewer passages than ranks have questions.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class GroupedBatchSampler(Sampler[BatchSpec]):
 
 
 def _plan(counts: np.ndarray, batch_size: int, num_replicas: int) -> tuple[int, int, int]:
-    """How many chunks of one passage, how many in all, and how many batches an epoch has.
+    """The numbers of an epoch: chunks of one passage at most, chunks in all, and batches.
 
     A batch has at least ``num_replicas`` and at most ``batch_size`` chunks, all of different
     passages.

@@ -1,4 +1,4 @@
-"""Typed settings of meta-training: a mistyped value is named before anything is loaded."""
+"""Typed settings of meta-training, so that a value of a wrong type is named before any loading."""
 
 from __future__ import annotations
 
@@ -41,20 +41,21 @@ class BatchingSettings:
 
 @dataclass(frozen=True)
 class OptimSettings:
-    """``optim``: AdamW, and a cosine over the whole training (GenPoE sec. 4.1).
+    """``optim``: AdamW, with a cosine over the whole training (GenPoE sec. 4.1).
 
     Attributes:
         lr: Learning rate at the start of the cosine (sec. 4.1: 1e-4).
-        lr_min: Learning rate at its end (sec. 4.1: 1e-6).
-        warmup_steps: Steps of linear warm-up before it (the paper names none).
-        common_lr_scale: The expert common to all passages learns this many times faster. Each of
-            its elements is one parameter, where what depends on the passage is a sum over the
-            hidden width, all moved by Adam alike.
-        weight_decay: AdamW's.
-        betas: AdamW's.
+        lr_min: Learning rate at the end of the cosine (sec. 4.1: 1e-6).
+        warmup_steps: Steps at the beginning in which the rate rises linearly (the paper names
+            none).
+        common_lr_scale: Factor on the learning rate of the expert that is common to all passages.
+            Each of its elements is one parameter, while an element that depends on the passage is a
+            sum over the hidden width, and Adam moves every parameter by about the same step.
+        weight_decay: AdamW's weight decay.
+        betas: AdamW's decay rates of its two running means.
 
     Raises:
-        ValueError: If a setting has another type, or the rates are out of order.
+        ValueError: If a setting has another type, or if the learning rates are out of order.
     """
 
     lr: float = 1e-4

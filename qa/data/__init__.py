@@ -1,4 +1,4 @@
-"""Questions, their passages, and where data sets come from."""
+"""Questions with their passages, and the sources of data sets."""
 
 from __future__ import annotations
 

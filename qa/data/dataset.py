@@ -1,4 +1,7 @@
-"""Questions, the passages that answer them, and the folder on disk that holds both."""
+"""Questions, the passages that answer them, and the folder on disk that holds both.
+
+Every message about a malformed line names its file and its line number.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +31,10 @@ class Question:
     """A question and what is known about its answer.
 
     Attributes:
-        id: Unique in its split.
-        question: The question as it is put to the model.
-        answers: Acceptable answers, at least one; the first is the one trained on.
-        passage_ids: The gold passages, possibly none.
+        id: The question's id, unique in its split.
+        question: The question as the model reads it.
+        answers: Acceptable answers, at least one; the first one is trained on.
+        passage_ids: The ids of the gold passages; there may be none.
     """
 
     id: str
@@ -45,7 +48,7 @@ class QADataset:
     """A named data set: its passages by id, and its questions by split.
 
     Attributes:
-        name: How tables and run folders call it.
+        name: The data set's name in tables and run folders.
         passages: Every passage, by id.
         splits: The questions of each split.
     """
@@ -58,7 +61,7 @@ class QADataset:
         """The questions of a split.
 
         Raises:
-            DataError: If there is no such split; the message names those there are.
+            DataError: If there is no such split; the message names those that exist.
         """
         if name not in self.splits:
             there = ", ".join(self.splits) or "none"
@@ -69,10 +72,10 @@ class QADataset:
         return self.splits[name]
 
     def gold(self, question: Question) -> list[Passage]:
-        """The gold passages of a question, in its order.
+        """The gold passages of a question, in the order of its ``passage_ids``.
 
         Raises:
-            DataError: If the question names a passage that the data set does not hold.
+            DataError: If the question names a passage that the data set lacks.
         """
         missing = [id for id in question.passage_ids if id not in self.passages]
         if missing:
@@ -90,18 +93,18 @@ def load_folder(
     """Load a data set in the project's format, plain or gzipped JSON lines.
 
     Args:
-        dir: A folder with at least one of ``train.jsonl``, ``dev.jsonl``, ``dev_rephrased.jsonl``
-            and ``test.jsonl``, and with ``passages.jsonl``; each may end in ``.gz``.
-        name: How tables call the data set.
-        passages_path: A file of passages to use instead of the folder's own.
+        dir: A folder with ``passages.jsonl`` and at least one of ``train.jsonl``, ``dev.jsonl``,
+            ``dev_rephrased.jsonl`` and ``test.jsonl``; each may end in ``.gz``.
+        name: The name of the data set in tables.
+        passages_path: A file of passages that is read instead of the folder's own.
 
     Returns:
-        The data set, checked as a whole. Without any passages file it holds no passages, which is
-        allowed only if no question names one.
+        The data set, checked as a whole. Without a file of passages it holds none, which is allowed
+        only if no question names one.
 
     Raises:
-        DataError: If something is missing, malformed or inconsistent; see :func:`read_questions`
-            and :func:`retrieval.corpus.formats.read_passages`.
+        DataError: If something is missing, malformed or inconsistent, as in `read_questions` and
+            `retrieval.corpus.formats.read_passages`.
     """
     folder = Path(dir)
     paths = {split: find_jsonl(folder, split) for split in SPLITS if _has(folder, split)}
@@ -122,11 +125,11 @@ def load_folder(
 
 
 def save_folder(dataset: QADataset, dir: str | Path) -> None:
-    """Write a data set as a folder that :func:`load_folder` reads back equal.
+    """Write a data set as a folder from which `load_folder` reads the same data set.
 
     Args:
         dataset: The data set.
-        dir: The folder; made when missing. Files of the same names are replaced.
+        dir: The folder; it is made if it does not exist. Files of the same names are replaced.
 
     Raises:
         DataError: If a split has a name that ``load_folder`` would not look for.
@@ -153,14 +156,14 @@ def read_questions(
         path: A JSON-lines file of ``{"id": str, "question": str, "answers": [str, ...],
             "passage_ids": [str, ...]}``; further keys are ignored.
         passages: The passages that ``passage_ids`` may name.
-        passages_source: The file they came from, for messages; ``None`` if there was none.
+        passages_source: The file of these passages, for messages; ``None`` if there was none.
 
     Returns:
         The questions, in the order of the file.
 
     Raises:
-        DataError: If a key is missing or mistyped, an id, question or answer is blank, there is no
-            answer, an id repeats, or a passage is unknown or named twice.
+        DataError: If a key is missing or has another type, if an id, question or answer is blank,
+            if there is no answer, if an id repeats, or if a passage is unknown or named twice.
     """
     questions: list[Question] = []
     lines: dict[str, int] = {}
@@ -182,10 +185,11 @@ def read_questions(
 def check_disjoint(dataset: QADataset, train: str = "train", held_out: str = "dev") -> None:
     """Check that no gold passage of a held-out split was seen in training.
 
-    A passage counts as seen if its id is, or if another with the same text (up to white space) is.
+    A passage counts as seen if training has its id, or a passage with the same text up to white
+    space.
 
     Raises:
-        DataError: If one was; the message names one and says how many there are.
+        DataError: If a passage was seen; the message names one and says how many there are.
     """
     overlap = _overlap(dataset, train, held_out)
     if overlap:
@@ -202,16 +206,16 @@ def check_disjoint(dataset: QADataset, train: str = "train", held_out: str = "de
 def drop_overlap(
     dataset: QADataset, train: str = "train", held_out: str = "dev"
 ) -> tuple[QADataset, int]:
-    """Leave out the training questions that :func:`check_disjoint` would object to.
+    """Leave out the training questions to which `check_disjoint` objects.
 
-    The held-out split stays whole, so that its figures remain comparable with those of others.
+    The held-out split stays whole, so that its figures can be compared with those of others.
 
     Returns:
-        The data set without them, and how many they were.
+        The data set without these questions, and their number.
     """
     twins = set(_overlap(dataset, train, held_out).values())
     questions = dataset.split(train)
-    # Seen text may carry several ids in training; leave out every one of them.
+    # The same text may have several ids in training; all of them are left out.
     texts = {squeeze(dataset.passages[id].text) for id in twins}
     kept = [
         question
@@ -222,7 +226,7 @@ def drop_overlap(
 
 
 def _overlap(dataset: QADataset, train: str, held_out: str) -> dict[str, str]:
-    """Held-out gold passage ids, each with the training one of the same text."""
+    """Ids of held-out gold passages whose text occurs in training, each with its id there."""
     seen = _gold_ids(dataset, train)
     texts = {squeeze(dataset.passages[id].text): id for id in seen}
     twins = {
@@ -277,12 +281,12 @@ def _has(folder: Path, stem: str) -> bool:
 
 
 def _gold_ids(dataset: QADataset, split: str) -> dict[str, None]:
-    """The ids of a split's gold passages, in order of appearance."""
+    """The ids of a split's gold passages, in the order of their first appearance."""
     return {
         passage.id: None for question in dataset.split(split) for passage in dataset.gold(question)
     }
 
 
 def squeeze(text: str) -> str:
-    """The text with each stretch of white space as one space: what passages are compared by."""
+    """The text with each stretch of white space as one space; passages are compared by it."""
     return " ".join(text.split())

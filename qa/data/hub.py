@@ -1,7 +1,7 @@
-"""Named question sets: where each one is on the Hugging Face hub, and how its rows become ours.
+"""Named question sets: their places on the Hugging Face hub, and the conversion of their rows.
 
-Nothing here runs code of a hub repository. Where a repository holds a loading script, its Parquet
-export (a branch that the hub makes by itself) is read instead.
+No code of a hub repository is run. Where a repository has a loading script, its Parquet export is
+read instead; this is a branch that the hub makes by itself.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ Row = Mapping[str, Any]
 Converter = Callable[[Row], tuple[list[Passage], Question]]
 
 PARQUET_EXPORT = "refs/convert/parquet"
-WINDOW_WORDS = 100  # words of a passage cut out of an article, as in DPR (Karpukhin et al. 2020)
+WINDOW_WORDS = 100  # words of a passage from an article, as in DPR (Karpukhin et al. 2020)
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class HubSource:
-    """Where a named set is on the hub.
+    """The place of a named set on the hub.
 
     Attributes:
         path: The repository.
-        convert: Makes passages and a question of one row; the question's gold passages are among
-            the passages. A question that comes out without text or answers is left out.
-        splits: Our split names, each with the hub's.
+        convert: Makes passages and a question from one row. The question's gold passages are among
+            the passages. A question without text or answers is left out.
+        splits: The hub's name of each of our splits.
         config: The configuration of the repository, if it has several.
-        revision: A branch other than the main one. On the Parquet export the configurations are
+        revision: A branch other than the main one. In the Parquet export the configurations are
             folders.
     """
 
@@ -51,7 +51,7 @@ class HubSource:
     revision: str | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of ``datasets.load_dataset``, without the split."""
+        """The keyword arguments for ``datasets.load_dataset``, without the split."""
         arguments: dict[str, Any] = {"path": self.path}
         if self.config is not None:
             exported = self.revision == PARQUET_EXPORT
@@ -67,16 +67,17 @@ def load_named(
     """Load a named set, from a folder or from the hub.
 
     Args:
-        name: A key of :data:`NAMED`.
-        dir: A folder in the project's format; the hub is not asked then.
-        passages_path: A file of passages: those of the folder, or in addition to the hub's.
+        name: A key of `NAMED`.
+        dir: A folder in the project's format, which is read instead of the hub.
+        passages_path: A file of passages. For a folder, it is read instead of the folder's own; for
+            the hub, in addition to the hub's passages.
 
     Returns:
         The data set.
 
     Raises:
-        DataError: If the name is unknown, the extra ``hub`` is not installed, the hub cannot be
-            reached, its rows are not as expected, or a file is faulty.
+        DataError: If the name is unknown, if the extra ``hub`` is not installed, if the hub cannot
+            be reached, if its rows are not as expected, or if a file is faulty.
     """
     if name not in NAMED:
         raise DataError(
@@ -101,13 +102,13 @@ def convert_rows(
 ) -> tuple[dict[str, Passage], list[Question]]:
     """Convert the rows of one split of a hub data set.
 
-    Identical questions are kept once. Rows without a question or an answer are left out, and their
-    number is logged.
+    A question that occurs several times is kept once. Rows without a question or an answer are left
+    out, and their number is logged.
 
     Args:
         name: The name of the set, for messages.
-        source: Where it came from.
-        rows: Its rows.
+        source: The place of the set on the hub.
+        rows: The rows of the split.
 
     Returns:
         The passages by id, and the questions in the order of the rows.
@@ -152,8 +153,8 @@ def _load_split(name: str, source: HubSource, split: str) -> Iterable[Row]:
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise DataError(
-            f"data={name}: the split {split!r} of {source.path} could not be had from the Hugging "
-            f"Face hub ({reason}); check the connection, or give a local copy by data.dir=DIR"
+            f"data={name}: cannot load the split {split!r} of {source.path} from the Hugging Face "
+            f"hub ({reason}); check the connection, or give a local copy by data.dir=DIR"
         ) from error
     return rows
 
@@ -164,11 +165,11 @@ def _convert_squad(row: Row) -> tuple[list[Passage], Question]:
 
 
 def _convert_nq(row: Row) -> tuple[list[Passage], Question]:
-    return [], _question("nq", row, row["answer"])  # NQ-open has no passages and no ids
+    return [], _question("nq", row, row["answer"])  # NQ-open has neither passages nor ids
 
 
 def _convert_triviaqa(row: Row) -> tuple[list[Passage], Question]:
-    """Articles are evidence, not gold: of each, the first passage that holds an answer counts."""
+    """The articles are evidence; in each, the first passage with an answer counts as gold."""
     answer = row["answer"]
     answers = [answer["value"], *answer["aliases"]]
     needles = [f" {words} " for words in map(_words, answers) if words]
@@ -183,7 +184,7 @@ def _convert_triviaqa(row: Row) -> tuple[list[Passage], Question]:
 
 
 def _convert_hotpotqa(row: Row) -> tuple[list[Passage], Question]:
-    """Ten paragraphs a question; those named by the supporting facts are gold."""
+    """Each question has ten paragraphs; those that the supporting facts name are gold."""
     context, titles = row["context"], set(row["supporting_facts"]["title"])
     passages = [
         _passage("hotpotqa", title, "".join(sentences))
@@ -209,7 +210,7 @@ def _convert_quasart(row: Row) -> tuple[list[Passage], Question]:
 
 
 def _convert_strategyqa(row: Row) -> tuple[list[Passage], Question]:
-    """Yes/no questions; the annotated facts are the passage, the term asked about its title."""
+    """The answers are yes or no. The annotated facts are the passage, and the term is its title."""
     facts = row["facts"]
     text = facts if isinstance(facts, str) else " ".join(facts)
     passages = [_passage("strategyqa", row["term"], text)] if text.strip() else []
@@ -238,7 +239,7 @@ NAMED: dict[str, HubSource] = {
 
 
 def _passage(name: str, title: str, text: str) -> Passage:
-    """A passage with an id from its content, so that a paragraph of many rows is one passage."""
+    """A passage whose id comes from its content, so that a repeated paragraph is one passage."""
     text = text.strip()
     return Passage(f"{name}-{_digest(title, text)}", title, text)
 
@@ -270,5 +271,5 @@ def _windows(article: str) -> list[str]:
 
 
 def _words(text: str) -> str:
-    """The words of a text, lower-cased, with single spaces between."""
+    """The words of a text in lower case, with single spaces between them."""
     return " ".join(re.findall(r"\w+", text.lower()))

@@ -1,4 +1,4 @@
-"""The embedded data set: encyclopaedia-like passages about invented entities."""
+"""The embedded data set "bios": passages about invented entities, as in an encyclopaedia."""
 
 from __future__ import annotations
 

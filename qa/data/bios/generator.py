@@ -1,7 +1,8 @@
 """Passages and questions about invented people, places, works and organisations.
 
-The facts are invented, the values real words: a model cannot know an answer without the passage,
-and can write every answer. There are no digits, whose order a bag of words would lose.
+The facts are invented, but the values are real words. A model cannot know an answer without the
+passage, and it can write every answer. There are no digits, because a bag of words would lose their
+order.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from qa.data.dataset import QADataset, Question
 from retrieval.passage import Passage
 
 KINDS: tuple[Kind, ...] = (PERSON, PLACE, WORK, ORGANISATION)
-MAX_DISTRACTORS = 6  # for each dev entity: there are only so many names that resemble a name
+MAX_DISTRACTORS = 6  # for each dev entity, because only few names resemble a given name
 
 _MIN_WORDS = 60
-_EXTRA_WORDS = 10  # fillers are added until a length drawn from [60, 70) is reached
-_ATTRIBUTES = 6  # of every kind
+_EXTRA_WORDS = 10  # fillers are added up to a random length in [60, 70)
+_ATTRIBUTES = 6  # attributes of every kind of entity
 _PLACEHOLDER = re.compile(r"\{([spax])\}")
 _VOWEL_SOUND = re.compile(r"(?!uni|eu|ure|uku|one)[aeiou]|hour|heir|honest", re.IGNORECASE)
 
@@ -47,27 +48,30 @@ def generate(
 ) -> QADataset:
     """Generate the data set "bios"; the same arguments give the same data everywhere.
 
-    Each entity has one passage of 60 to 120 words and six attributes, each a question whose answer
-    stands in the passage once. The entities of the splits are disjoint, kinds alternate. The dev
-    entities depend on nothing but the seed, so that a larger training split leaves them alone.
+    Each entity has one passage of 60 to 120 words and six attributes. Each attribute gives a
+    question whose answer stands in the passage once. No entity is in two splits, and the kinds of
+    entities alternate. The dev entities depend only on the seed, so that a larger training split
+    does not change them.
 
     Args:
-        seed: Not negative.
-        train_entities: Each gives one passage and 6 questions of the split train.
-        dev_entities: Each gives one passage, 6 questions of the split dev in training phrasings,
-            and 6 of the split dev_rephrased about the same facts, in phrasings that occur nowhere
-            in training. The first questions are a fair sample of both splits: kinds alternate, and
-            the first ``dev_entities`` of them ask about each entity once.
-        distractor_entities: Passages without questions, each about an entity that shares a part of
-            its name, and two or three values, with a dev entity.
-        train_questions: Ask only so many of the 6 questions of each training entity, in turn.
+        seed: The seed; not negative.
+        train_entities: Entities of the split train, each with one passage and 6 questions.
+        dev_entities: Entities of the split dev, each with one passage, 6 questions in the phrasings
+            of training, and 6 questions of the split dev_rephrased about the same facts, in
+            phrasings that do not occur in training. The first questions of both splits are a fair
+            sample: kinds alternate, and the first ``dev_entities`` questions ask about each entity
+            once.
+        distractor_entities: Passages without questions. Each is about an entity that shares a part
+            of its name, and two or three values, with a dev entity.
+        train_questions: The number of questions that each training entity keeps, 1 to 6; all six
+            attributes take turns.
 
     Returns:
         The data set, with the splits train, dev and dev_rephrased.
 
     Raises:
-        ValueError: If a number is negative, there are more than `MAX_ENTITIES` entities, or more
-            than `MAX_DISTRACTORS` distractors for each dev entity; or ``train_questions`` is not
+        ValueError: If a number is negative, if there are more than `MAX_ENTITIES` entities or more
+            than `MAX_DISTRACTORS` distractors for each dev entity, or if ``train_questions`` is not
             in 1..6.
     """
     if not 1 <= train_questions <= _ATTRIBUTES:
@@ -127,7 +131,7 @@ def _check(seed: int, train_entities: int, dev_entities: int, distractor_entitie
 
 
 def _reserved_words() -> frozenset[str]:
-    """Every word of a value, sentence or question, in lower case."""
+    """All words of values, sentences and questions, in lower case."""
     texts: list[str] = []
     for kind in KINDS:
         texts += kind.fillers
@@ -169,7 +173,7 @@ def _other_value(attribute: Attribute, value: str, draw: Draw) -> str:
 
 
 def _passage(entity: _Entity, draw: Draw) -> Passage:
-    """Shuffled sentences of all attributes, and as many fillers as the length needs."""
+    """A passage of shuffled sentences: one for each attribute, and fillers for the length."""
     kind = entity.kind
     sentences = [
         (draw.pick(attribute.sentences), value)
@@ -190,7 +194,7 @@ def _passage(entity: _Entity, draw: Draw) -> Passage:
     for template, value in draw.shuffled(sentences):
         if not texts:
             subject = full, f"{full}'s"
-        elif draw.below(2) and template.startswith("{"):  # elsewhere it might have to be "her"
+        elif draw.below(2) and template.startswith("{"):  # only there is "she" surely right
             subject = pronoun, possessive
         else:
             subject = short, f"{short}'s"
@@ -201,7 +205,7 @@ def _passage(entity: _Entity, draw: Draw) -> Passage:
 def _sentence(
     template: str, value: str, subject: tuple[str, str], pronouns: tuple[str, str]
 ) -> str:
-    """Fill a template; after its first mention the subject is a pronoun."""
+    """Fill a template; behind its first mention, the subject is a pronoun."""
     mentions = iter((subject,))
 
     def fill(match: re.Match[str]) -> str:
@@ -217,7 +221,7 @@ def _sentence(
 
 
 def _interleaved(entities: list[_Entity]) -> Iterable[tuple[_Entity, int]]:
-    """Rounds over all entities, neighbours of a kind being asked for different attributes."""
+    """Rounds over all entities, in which neighbours of a kind get different attributes."""
     for shift in range(_ATTRIBUTES):
         for place, entity in enumerate(entities):
             yield entity, (place // len(KINDS) + shift) % _ATTRIBUTES

@@ -1,4 +1,4 @@
-"""Names of invented entities, unique over a whole data set."""
+"""Names of invented entities, each unique in a whole data set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-MAX_ENTITIES = 20_000  # keeps at least half of the titles of works free, so that draws stay quick
+MAX_ENTITIES = 20_000  # half of the titles of works stay free, so that a new one is found quickly
 _ATTEMPTS = 1000
 
 _ONSETS = tuple("b d f g h j k l m n p r s t v z br dr gr kr th tr".split())
@@ -55,9 +55,9 @@ TITLE_NOUNS = tuple(
 
 
 class Draw:
-    """Random choices that are the same on every platform and every version of Python.
+    """Random choices that are the same on every platform and in every version of Python.
 
-    Python promises reproducibility only of ``Random.random``, hence no ``choice`` or ``shuffle``.
+    Python promises this only for ``Random.random``, so ``choice`` and ``shuffle`` are not used.
     """
 
     def __init__(self, seed: str) -> None:
@@ -81,11 +81,11 @@ class Draw:
 
 
 class Namer:
-    """Makes names that it has not made before.
+    """Makes names, each of them only once.
 
     Args:
-        reserved: Words in lower case that no invented word may equal, so that a name never looks
-            like a value of an attribute.
+        reserved: Words in lower case. No invented word equals one of them, so that a name never
+            looks like a value of an attribute.
     """
 
     def __init__(self, reserved: frozenset[str]) -> None:
@@ -93,7 +93,7 @@ class Namer:
         self._taken: set[str] = set()
 
     def fresh(self, kind: str, draw: Draw) -> str:
-        """A new name for an entity of a kind."""
+        """A new name for an entity of the given kind."""
         make = {
             "person": lambda: f"{self._given(draw)} {self._family(draw)}",
             "place": lambda: self._place(draw),
@@ -103,7 +103,7 @@ class Namer:
         return self._unused(make[kind])
 
     def resembling(self, kind: str, name: str, draw: Draw) -> str:
-        """A new name that shares a part with another one of the same kind."""
+        """A new name that shares a part with another name of the same kind."""
         words = name.split()
 
         def make() -> str:

@@ -1,7 +1,7 @@
-"""Values of the six attributes of an organisation: real words, disjoint from pool to pool.
+"""Values of the six attributes of an organisation. They are real words, and each is in one pool.
 
-Most are one or two tokens of an English tokenizer. No value of a pool is, in the singular or the
-plural, a value of another, so that a bag of words tells which word answers which question.
+Most are one or two tokens of an English tokenizer. No value is in two pools, neither in the
+singular nor in the plural. A bag of words therefore tells which word answers which question.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""What a kind of invented entity is made of: its attributes, sentences and questions.
+"""A kind of invented entity: its attributes, sentences and questions.
 
-Placeholders in sentences: ``{s}`` the subject and ``{p}`` its possessive, ``{x}`` the value,
-``{a}`` the indefinite article that suits it. The first mention of the subject becomes the name, a
-short form of it or, where it opens the sentence, a pronoun; later mentions become pronouns, so
-``{s}`` must then stand where "she" is right. Placeholder in questions: ``{name}``.
+Sentences have these placeholders: ``{s}`` is the subject, ``{p}`` its possessive, ``{x}`` the
+value, and ``{a}`` the indefinite article of the value. The first mention of the subject becomes its
+name, a short form of the name or, at the beginning of the sentence, a pronoun. Later mentions
+become pronouns, so a later ``{s}`` must stand where "she" is right. Questions have the placeholder
+``{name}``.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """One thing that is said, and asked, about every entity of a kind.
+    """A fact that is stated, and asked, about every entity of a kind.
 
     Attributes:
-        name: Last part of the question ids.
-        values: What the value is drawn from, uniformly.
-        sentences: Ways of saying it in a passage.
-        questions: Phrasings of the splits train and dev.
-        rephrasings: Phrasings of the split dev_rephrased; none is among ``questions``.
+        name: The last part of the question ids.
+        values: The pool from which the value is drawn uniformly.
+        sentences: Sentences that state the fact in a passage.
+        questions: Phrasings of the question in the splits train and dev.
+        rephrasings: Phrasings in the split dev_rephrased; none is among ``questions``.
     """
 
     name: str
@@ -36,12 +37,12 @@ class Kind:
 
     Attributes:
         name: "person", "place", "work" or "organisation".
-        full: How a sentence writes the name, with ``{name}``.
-        shorts: Other ways to refer to an entity, one a passage, which may use ``{last}``, the last
-            word of the name, and ``{lower}``, the same in lower case.
-        pronouns: Pairs of subject pronoun and possessive, one a passage.
-        attributes: Six attributes, no value of one is a value of another.
-        fillers: Sentences without any value.
+        full: The form of the name in a sentence, with ``{name}``.
+        shorts: Other ways to refer to an entity; a passage uses one of them. They may have
+            ``{last}``, the last word of the name, and ``{lower}``, that word in lower case.
+        pronouns: Pairs of subject pronoun and possessive; a passage uses one of them.
+        attributes: Six attributes; no value of one is a value of another.
+        fillers: Sentences that state no value.
     """
 
     name: str

@@ -213,7 +213,7 @@ def test_wrong_settings_of_retrieval_are_named(
     ("overrides", "message"),
     [
         (["rag=true"], "method=base never sees a passage.*use method=rag"),
-        (["method=rag", "rag=false"], "method=rag is passages in the prompt"),
+        (["method=rag", "rag=false"], "method=rag puts passages into the prompt"),
         (["passages=retrieved"], "passages=retrieved needs a retrieval index"),
         (["split=test"], "data set 'local' has no split 'test'; it has: dev"),
         (["k=0", "method=rag"], "k must be a whole number of at least 1, got 0; set k$"),
