@@ -96,7 +96,7 @@ def bank_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         small = next(iter(banks.values()))
         folders = export_folders(Path(folder, "peft"), small, final, spec, settings.folders)
         peer = PeftFolders(instantiate(source, dtype="float32"), folders)
-        difference = check_equal(final, small, peer, list(folders)[: settings.k])
+        difference = check_equal_experts(final, small, peer, list(folders)[: settings.k])
         result: dict[str, Any] = {"difference": difference, "milliseconds": {}}
         times = measure(final, banks, peer, list(folders), settings.k, settings.draws)
         for name, values in times.items():
@@ -162,7 +162,9 @@ def export_folders(
     return folders
 
 
-def check_equal(final: FinalFFN, bank: Bank, peer: PeftFolders, ids: Sequence[str]) -> float:
+def check_equal_experts(
+    final: FinalFFN, bank: Bank, peer: PeftFolders, ids: Sequence[str]
+) -> float:
     """The largest relative difference between the logits with our experts and with the peer's.
 
     Raises:

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from backbone.final_ffn import FinalFFN
 from benchmarks.bank import fill_bank
-from benchmarks.decode_ways import Decoding, FirstToken, check_equal
+from benchmarks.decode_ways import Decoding, FirstToken, check_equal_decoding
 from benchmarks.timing import in_turns, laps, ratio, with_range
 from dmoe.baselines.flare import FLAREMethod
 from dmoe.decoding.router import RetrievalRouter, RoutingRequest
@@ -80,7 +80,7 @@ def decode_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         bank = fill_bank(Path(folder, "bank"), exact, ExpertSpec(), passages, settings.dtype)
         router = RetrievalRouter(bank, pipeline.retriever)
         routing = Routing(bank, router, ConstantTrigger(False), settings.k)
-        difference = check_equal(Decoding(exact, routing, settings.tokens), questions[0])
+        difference = check_equal_decoding(Decoding(exact, routing, settings.tokens), questions[0])
         decoding = Decoding(FinalFFN(instantiate(source)), routing, settings.tokens)
         trigger = UncertaintyTrigger(settings.threshold)
         flare, rag = (

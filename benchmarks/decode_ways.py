@@ -125,7 +125,7 @@ class Decoding:
         return left_padded(self.backbone, [build_prompt(question.question)], self._tokens)
 
 
-def check_equal(decoding: Decoding, question: Question) -> float:
+def check_equal_decoding(decoding: Decoding, question: Question) -> float:
     """The largest difference between a token's uncertainty cached and recomputed, in nats.
 
     Every token gets other experts, so that everything is recomputed for every token. Without a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,17 @@ def test_no_folder_of_a_package_is_crowded() -> None:
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
     assert import_circles(read_house(ROOT)) == []
+
+
+def test_no_two_public_names_of_a_package_are_the_same() -> None:
+    assert repeated_names(read_house(ROOT)) == {}
+
+
+def test_everything_public_says_what_it_is() -> None:
+    undocumented = [
+        name
+        for module in read_house(ROOT)
+        for _, name, node in public_definitions(module)
+        if not (said := ast.get_docstring(node)) or says_nothing(said)
+    ]
+    assert undocumented == []

@@ -21,7 +21,7 @@ from dmoe.bank.locks import publishing, writing
 from dmoe.bank.manifest import COPY, MANIFEST, BankSpec, Manifest, publish
 from dmoe.bank.places import ABSENT
 from dmoe.bank.publish import publish_shards, write_rows
-from dmoe.bank.records import SHA_BYTES, Records, encode, keys_of
+from dmoe.bank.records import SHA_BYTES, Records, encode_id, keys_of
 from dmoe.bank.shard import FOLDER, write_shard
 from dmoe.bank.version import View, open_view
 from retrieval.passage import Passage, text_digest
@@ -309,7 +309,7 @@ def _check_ids(ids: Sequence[str]) -> None:
         raise BankError(f"expected a list of passage ids, got the string {shown(ids)}")
     seen: set[bytes] = set()
     for id in ids:
-        encoded = encode(id)
+        encoded = encode_id(id)
         if encoded in seen:
             raise BankError(f"passage {shown(id)} comes twice; give each passage once")
         seen.add(encoded)

@@ -39,7 +39,7 @@ class Records:
     @classmethod
     def of(cls, ids: Sequence[str], passages: Iterable[bytes], weights: Iterable[bytes]) -> Records:
         """Make the columns from the id and the two checksums of each expert."""
-        encoded = [encode(id) for id in ids]
+        encoded = [encode_id(id) for id in ids]
         return cls(
             keys_of(ids),
             np.cumsum([len(id) for id in encoded], dtype=np.int64),
@@ -81,7 +81,7 @@ def keys_of(ids: Sequence[str]) -> npt.NDArray[np.uint64]:
     return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
 
 
-def encode(id: Any) -> bytes:
+def encode_id(id: Any) -> bytes:
     """Encode a passage id in UTF-8. An id never becomes a path, so it may be any text.
 
     Raises:

@@ -27,7 +27,7 @@ from dmoe.experts.recipe import Recipe
 from dmoe.training.adamw import GroupedAdamW
 from dmoe.training.instances import Encoded
 from dmoe.training.label_states import label_states
-from dmoe.training.steps import Step, make_step, make_steps
+from dmoe.training.steps import TrainingStep, make_step, make_steps
 from plumbing.settings import check_positive, check_types
 
 
@@ -156,7 +156,7 @@ class GroupedTrainer:
         ]
         return step.mean_of_each(torch.cat(nll)).cpu()
 
-    def _epochs(self, experts: Expert, steps: Sequence[Step]) -> list[Tensor]:
+    def _epochs(self, experts: Expert, steps: Sequence[TrainingStep]) -> list[Tensor]:
         """Train the experts in place; returns their mean losses ``[N]``, one tensor per epoch."""
         optimizer = GroupedAdamW(experts, self.recipe)
         losses = []
@@ -175,7 +175,7 @@ class GroupedTrainer:
             losses.append(total / taken)
         return losses
 
-    def _gradients(self, active: Expert, step: Step) -> tuple[Tensor, Expert]:
+    def _gradients(self, active: Expert, step: TrainingStep) -> tuple[Tensor, Expert]:
         """Compute each active expert's loss ``[n]``, and the gradient of it."""
         hidden_AD = self._hidden(active, step)
         nll_A, slope_AD = head_gradient(
@@ -184,7 +184,7 @@ class GroupedTrainer:
         gradients = torch.autograd.grad(hidden_AD, list(active.values()), slope_AD)
         return step.mean_of_each(nll_A), dict(zip(active, gradients, strict=True))
 
-    def _hidden(self, active: Expert, step: Step) -> Tensor:
+    def _hidden(self, active: Expert, step: TrainingStep) -> Tensor:
         """Compute the final hidden states ``[A, D]``, each token with its own expert."""
 
         def grouped(name: str, x_AI: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from dmoe.training.label_states import InstanceStates, LabelStates
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """What the active experts read in one step; it is the same in every epoch.
 
     Attributes:
@@ -46,7 +46,7 @@ class Step:
         return total.index_add_(0, self.experts_A, nll_A * self.weights_A)
 
 
-def make_steps(states: LabelStates, batch_size: int) -> list[Step]:
+def make_steps(states: LabelStates, batch_size: int) -> list[TrainingStep]:
     """Make the steps of one epoch.
 
     Args:
@@ -62,7 +62,7 @@ def make_steps(states: LabelStates, batch_size: int) -> list[Step]:
     return [make_step(states.residual_AD, batch) for batch in batches]
 
 
-def make_step(residual_AD: Tensor, batch: Sequence[Sequence[InstanceStates]]) -> Step:
+def make_step(residual_AD: Tensor, batch: Sequence[Sequence[InstanceStates]]) -> TrainingStep:
     """Make one step.
 
     Args:
@@ -80,7 +80,7 @@ def make_step(residual_AD: Tensor, batch: Sequence[Sequence[InstanceStates]]) ->
     padded = first.repeat_interleave(int(counts.max()))
     padded[slots] = torch.arange(len(rows))
     device = residual_AD.device
-    return Step(
+    return TrainingStep(
         len(batch),
         residual_AD[rows.to(device)],
         targets.to(device),

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluationSettings:
     """The settings at the top of ``conf/evaluate.yaml``, which says what each of them is.
 
     Raises:
@@ -65,7 +65,9 @@ def evaluate_command(
             the cause.
     """
     check_complete(config)
-    settings = Settings(**{field.name: config[field.name] for field in fields(Settings)})
+    settings = EvaluationSettings(
+        **{field.name: config[field.name] for field in fields(EvaluationSettings)}
+    )
     # The data come first, so that what is wrong with them shows before a large model is loaded.
     dataset = dataset or instantiate(config.data)
     questions = dataset.split(settings.split)

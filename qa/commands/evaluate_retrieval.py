@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Settings:
+class RetrievalEvaluationSettings:
     """The settings at the top of ``conf/evaluate_retrieval.yaml``, which says what each one is.
 
     Raises:
@@ -69,7 +69,9 @@ def evaluate_retrieval_command(config: DictConfig) -> dict[str, float]:
     return metrics
 
 
-def _settings(config: DictConfig) -> Settings:
-    mine = OmegaConf.masked_copy(config, [field.name for field in fields(Settings)])
+def _settings(config: DictConfig) -> RetrievalEvaluationSettings:
+    mine = OmegaConf.masked_copy(
+        config, [field.name for field in fields(RetrievalEvaluationSettings)]
+    )
     given: Any = OmegaConf.to_container(mine, resolve=True)
-    return Settings(**given)
+    return RetrievalEvaluationSettings(**given)

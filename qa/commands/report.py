@@ -26,7 +26,7 @@ _COLUMNS = {**SCORES, **TRIGGER_RATE, **SECONDS, "peak_memory": ("GiB", 2), **_C
 
 
 @dataclass(frozen=True)
-class Settings:
+class ReportSettings:
     """The settings of ``conf/report.yaml``, which says what each of them is.
 
     Raises:
@@ -92,7 +92,7 @@ def report_command(config: DictConfig) -> dict[str, float]:
     """
     check_complete(config)
     given: Any = OmegaConf.to_container(config, resolve=True)
-    settings = Settings(*(given[name] for name in ("runs", "labels", "baseline", "seed")))
+    settings = ReportSettings(*(given[name] for name in ("runs", "labels", "baseline", "seed")))
     pairs = zip(settings.names, settings.runs, strict=True)
     runs = {name: read_run(run) for name, run in pairs}
     compared = settings.compared

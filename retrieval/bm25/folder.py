@@ -29,7 +29,7 @@ WHAT = "BM25 index"
 _SEGMENTS = "segments-{}"
 
 
-def build(folder: Path, corpus: Corpus, settings: dict[str, Any], threads: int) -> None:
+def build_index(folder: Path, corpus: Corpus, settings: dict[str, Any], threads: int) -> None:
     """Build an index, unless it exists already.
 
     Args:
@@ -80,7 +80,7 @@ def open_searcher(
     )
 
 
-def change(
+def change_index(
     folder: Path, opened: dict[str, Any], edit: Callable[[Path], dict[str, Any]]
 ) -> dict[str, Any]:
     """Publish a new generation.

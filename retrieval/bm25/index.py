@@ -75,7 +75,7 @@ class BM25Settings:
             JavaError: If there is no suitable Java.
         """
         folder = index_path(self.index_dir)
-        bm25_folder.build(folder, corpus, self.recorded(corpus), self.threads)
+        bm25_folder.build_index(folder, corpus, self.recorded(corpus), self.threads)
         return {"bytes": float(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()))}
 
     def open(self, corpus: Corpus) -> BM25:
@@ -214,7 +214,7 @@ class BM25(Editable):
 
     def _change(self, opened: _Opened, apply: Callable[[Path], dict[str, Any]]) -> None:
         folder = index_path(self._settings.index_dir)
-        corpus = bm25_folder.change(folder, opened.state, apply)["corpus"]
+        corpus = bm25_folder.change_index(folder, opened.state, apply)["corpus"]
         self._current.replace(self._open(opened.wanted | {"corpus": corpus}))
 
     def _digest(self, id: str) -> bytes | None:

@@ -1,7 +1,7 @@
 """Edits of a dense index: adding rows, removing rows, and erasing removed rows for good.
 
 Each edit writes new files into the index's folder, and returns the entries of the index's state
-that change. It takes effect when `retrieval.dense.folder.change` publishes the new state.
+that change. It takes effect when `retrieval.dense.folder.change_shards` publishes the new state.
 """
 
 from __future__ import annotations

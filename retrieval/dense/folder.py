@@ -65,7 +65,7 @@ class Snapshot:
     faiss: Path | None
 
 
-def build(
+def encode_and_index(
     folder: Path, job: EncodingJob, engine: Engine, wanted: State, kind: IndexKind, threads: int
 ) -> None:
     """Build an index, unless it exists already.
@@ -144,7 +144,7 @@ def _snapshot(folder: Path, state: State) -> Snapshot:
     return Snapshot(state, open_embeddings(folder, state), removed, faiss)
 
 
-def change(
+def change_shards(
     folder: Path, opened: Snapshot, corpus: str, edit: Callable[[Path, Snapshot], State]
 ) -> Snapshot:
     """Publish a new state.

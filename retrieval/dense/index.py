@@ -105,7 +105,7 @@ class DenseSettings:
         rows = default_shard_rows(len(corpus)) if self.shard_rows is None else self.shard_rows
         job = EncodingJob(corpus, self.encoder, self.storage, rows)
         engine = make_engine(self.engine, self.workers, self.encoder.device, self.ray_address)
-        dense_folder.build(
+        dense_folder.encode_and_index(
             folder, job, engine, self.recorded(corpus), self.index_kind, self.threads
         )
         return {"bytes": float(sum(path.stat().st_size for path in folder.iterdir()))}
@@ -279,5 +279,5 @@ class Dense(Editable):
     def _change(
         self, snapshot: Snapshot, members: str, edit: Callable[[Path, Snapshot], State]
     ) -> None:
-        changed = dense_folder.change(self._folder, snapshot, members, edit)
+        changed = dense_folder.change_shards(self._folder, snapshot, members, edit)
         self._current.replace(self._open(changed))

@@ -12,7 +12,7 @@ from backbone.final_ffn import FinalFFN
 from benchmarks import decode as decode_benchmark
 from benchmarks import decode_ways
 from benchmarks.decode import decode_suite
-from benchmarks.decode_ways import AlternatingRouter, Decoding, FirstToken, check_equal
+from benchmarks.decode_ways import AlternatingRouter, Decoding, FirstToken, check_equal_decoding
 from benchmarks.timing import in_turns
 from dmoe.decoding.router import RandomRouter, RoutingRequest
 from dmoe.decoding.routing import Routing
@@ -104,7 +104,7 @@ def test_recomputing_gives_the_same_and_reads_everything_again(
         lengths.append(ids.shape[1])
         return read(self, ids, *args, **kwargs)
 
-    assert check_equal(decoding, QUESTIONS[0]) < 1e-3
+    assert check_equal_decoding(decoding, QUESTIONS[0]) < 1e-3
     monkeypatch.setattr(decode_ways.RecomputingSession, "_read", noted)
     steps = list(decoding.swapping(QUESTIONS[0], recompute=True))
     prompt = lengths[0]
@@ -115,7 +115,7 @@ def test_recomputing_gives_the_same_and_reads_everything_again(
 def test_what_differs_is_not_compared(decoding: Decoding, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(decode_ways.RecomputingSession, "_redecode", lambda self, *args: None)
     with pytest.raises(ValueError, match="cached decoding and full recomputation differ"):
-        check_equal(decoding, QUESTIONS[0])
+        check_equal_decoding(decoding, QUESTIONS[0])
 
 
 def test_experts_that_change_nothing_prove_nothing(
@@ -123,7 +123,7 @@ def test_experts_that_change_nothing_prove_nothing(
 ):
     monkeypatch.setattr(AlternatingRouter, "route", lambda self, requests, k: [[]])
     with pytest.raises(ValueError, match=r"agree.* where the experts change it by 0\.0e\+00"):
-        check_equal(decoding, QUESTIONS[0])
+        check_equal_decoding(decoding, QUESTIONS[0])
 
 
 def test_other_tokens_than_the_backbones_are_an_error(
@@ -131,7 +131,7 @@ def test_other_tokens_than_the_backbones_are_an_error(
 ):
     monkeypatch.setattr(Decoding, "plain", lambda self, question: iter([1]))
     with pytest.raises(ValueError, match="other tokens are decoded than by the backbone alone"):
-        check_equal(decoding, QUESTIONS[0])
+        check_equal_decoding(decoding, QUESTIONS[0])
 
 
 def test_the_alternating_router_swaps_all_experts():
