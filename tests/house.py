@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 MOST_MODULES = 15  # of a folder
 
@@ -232,7 +233,7 @@ def import_circles(modules: Sequence[Module]) -> list[list[str]]:
 # Docstrings
 
 
-def public_definitions(module: Module) -> Iterator[tuple[str, str, ast.AST]]:
+def public_definitions(module: Module) -> Iterator[tuple[str, str, Any]]:
     """What is public in a module: kind, name and node of itself, classes, functions and methods."""
     if any(part.startswith("_") for part in module.name.split(".")):
         return
