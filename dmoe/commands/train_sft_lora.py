@@ -20,7 +20,7 @@ from dmoe.commands.build_experts import open_lessons
 from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import encode_all
 from dmoe.training.lessons import check_formats
-from plumbing.cli import check_complete
+from plumbing.cli import check_complete, next_command, say_written
 from plumbing.storage.files import write_json
 from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError
 from plumbing.training.setup import training_callbacks, training_loggers
@@ -77,7 +77,11 @@ def train_sft_lora(config: DictConfig) -> dict[str, float]:
     if trainer.is_global_zero:
         module.adapter.save(folder)
         write_json(Path(config.paths.output_dir, "metrics.json"), metrics)
-        log.info("use it: method=sft_lora adapter_dir=%s", folder)
+    using = {"method": "sft_lora", "adapter_dir": folder}
+    say_written(
+        {folder.parent: [FOLDER, "metrics.json", "checkpoints/last.ckpt"]},
+        [next_command(config, "evaluate", using)],
+    )
     return metrics
 
 

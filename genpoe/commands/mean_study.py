@@ -17,6 +17,7 @@ from torch import Tensor
 
 from backbone.model import Backbone
 from backbone.tokens import encode_answer
+from plumbing.cli import next_command, say_written
 from plumbing.storage.files import write_json
 from qa.data.dataset import QADataset, Question
 from qa.prompts import encode_passage
@@ -36,6 +37,10 @@ def mean_study(config: DictConfig) -> list[dict[str, Any]]:
     write_json(Path(config.paths.output_dir, "mean_study.json"), results)
     for row in results:
         Console(highlight=False).print(row)
+    say_written(
+        {config.paths.output_dir: ["mean_study.json"]},
+        [next_command(config, "train_hypernet", {})],
+    )
     return results
 
 

@@ -13,9 +13,10 @@ from rich.console import Console
 
 from backbone.loading import training_backbone
 from backbone.model import Backbone
-from genpoe.commands.train_hypernet import train
+from genpoe.commands.train_hypernet import evaluation_of, train
 from genpoe.method import GenPoEMethod
 from genpoe.training.curves import plot_training
+from plumbing.cli import say_written
 from plumbing.storage.files import write_json
 from plumbing.storage.jsonl import read_jsonl
 from qa.data.dataset import QADataset
@@ -58,7 +59,9 @@ def quickstart(config: DictConfig) -> dict[str, float]:
     write_json(run_dir / "differences.json", differences)
     table = "\n".join([results_table(metrics), *map(_sentence, differences)]) + "\n"
     (run_dir / "table.md").write_text(table, encoding="utf-8")
-    Console(width=100, highlight=False).print(f"\n{table}\nIn {run_dir}: table.md, training.png")
+    Console(width=100, highlight=False).print(f"\n{table}")
+    files = ["table.md", "training.png", "metrics.json", "differences.json"]
+    say_written({run_dir: [*files, f"checkpoints/{LAST}"]}, [evaluation_of(config)])
     return metrics
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from plumbing.cli import check_complete
+from plumbing.cli import check_complete, say_written, type_shell
 from plumbing.settings import check_seed, check_types
 from plumbing.storage.files import write_json
 from qa.evaluation.run_folder import RunFolder, differences, read_run
@@ -110,7 +110,10 @@ def report_command(config: DictConfig) -> dict[str, float]:
     plot(rows, folder / "figure.png")
     console = Console(highlight=False, emoji=False, soft_wrap=True)
     console.print("\n".join(pages.values()), markup=False)
-    log.info("metrics.json, %s and figure.png are in %s", ", ".join(pages), folder)
+    page = "differences.md" if gains else "table.md"
+    say_written(
+        {folder: ["metrics.json", *pages, "figure.png"]}, [type_shell("cat", folder / page)]
+    )
     return metrics
 
 

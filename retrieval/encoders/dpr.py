@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from plumbing.quiet import without_loading_bar
 from retrieval.encoders.model_folder import loading, model_folder
 from retrieval.encoders.pretrained import PretrainedEncoder
 from retrieval.encoders.settings import check_limit
@@ -65,9 +66,10 @@ class DPREncoder(PretrainedEncoder):
         folder = model_folder(name, self._settings.revision)
         with loading(folder, kind.__name__, key):
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model, report = kind.from_pretrained(
-                folder, dtype=self._dtype, local_files_only=True, output_loading_info=True
-            )
+            with without_loading_bar():
+                model, report = kind.from_pretrained(
+                    folder, dtype=self._dtype, local_files_only=True, output_loading_info=True
+                )
         if report["missing_keys"]:  # transformers would leave them random and only warn
             raise ValueError(
                 f"{folder}: expected the weights of a {kind.__name__}, but "

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from plumbing.quiet import without_loading_bar
 from retrieval.encoders.model_folder import loading, model_folder
 from retrieval.encoders.pretrained import PretrainedEncoder
 from retrieval.encoders.settings import check_limit
@@ -65,7 +66,7 @@ class SentenceEncoder(PretrainedEncoder):
         from sentence_transformers import SentenceTransformer
 
         folder = model_folder(name, self._settings.revision)
-        with loading(folder, "sentence-transformers model", key):
+        with loading(folder, "sentence-transformers model", key), without_loading_bar():
             model = SentenceTransformer(
                 str(folder),
                 device=str(self._device),

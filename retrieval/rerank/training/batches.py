@@ -15,6 +15,7 @@ import torch
 from lightning import LightningDataModule, Trainer
 
 from plumbing.storage.jsonl import DataError
+from plumbing.training.interval import log_every_epoch
 from retrieval.passage import Passage, passage_text
 from retrieval.rerank.cross_encoder import TokenizedPair
 from retrieval.rerank.training.lists import RankedList, digest
@@ -177,7 +178,7 @@ class RerankerDataModule(LightningDataModule):
     def train_dataloader(self) -> TrainingBatches:
         """Shuffled batches, beginning with the one after the last that was trained on."""
         trainer = self._trainer()
-        return TrainingBatches(
+        batches = TrainingBatches(
             self.train,
             self.collate,
             self.batch_size,
@@ -187,6 +188,8 @@ class RerankerDataModule(LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
         )
+        log_every_epoch(trainer, len(batches))
+        return batches
 
     def val_dataloader(self) -> ValidationBatches:
         """Every list held out, with all its candidates; the same batches every time."""
