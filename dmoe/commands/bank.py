@@ -19,7 +19,6 @@ from dmoe.bank.errors import BankError, shown
 from plumbing.cli import say_written, type_script
 from plumbing.storage.files import write_json
 from plumbing.storage.jsonl import read_jsonl, text_field
-from retrieval.corpus.formats import read_passages
 
 # torch is imported by the functions: a page of help needs none.
 if TYPE_CHECKING:
@@ -199,6 +198,7 @@ def _export_peft(settings: argparse.Namespace) -> _Results:
 def _import_peft(settings: argparse.Namespace) -> _Results:
     from dmoe.bank.bank import Bank
     from dmoe.experts.peft import import_adapter
+    from retrieval.corpus.formats import read_passages
 
     bank = Bank.open(settings.dir)
     passages = [each for each in read_passages(settings.passages) if each.id == settings.id]

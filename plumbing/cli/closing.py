@@ -100,7 +100,7 @@ def next_command(
         settings: What it is told, by key. A `pathlib.Path` is written from the current folder.
         carry: Sections, such as ``data``, that must be the same in both. A choice is given where it
             is not the next command's default, and so is each setting that this run was told. The
-            folder of caches is carried in any case.
+            folder of caches comes with any of them.
 
     Returns:
         The command line; None if this is not a run that Hydra has composed, since nobody then
@@ -147,16 +147,17 @@ def _told(
     """The settings that this run was told and that the next command would have otherwise."""
     chosen = {group: hydra.runtime.choices.get(group) for group in carry}
     ours = [f"{group}={choice}" for group, choice in chosen.items() if choice is not None]
-    search = [word for word in words if word.startswith("hydra.searchpath=")]
-    own_defaults = _leaves(compose_command(CONF, own, [*search, *ours]).config)
+    ours += [word for word in words if word.startswith("hydra.searchpath=")]
+    if "experiment" in hydra.runtime.choices:  # what it sets is no default of the command
+        ours.append("~experiment")
+    own_defaults = _leaves(compose_command(CONF, own, ours).config)
     theirs = _leaves(compose_command(CONF, script, words).config)
     given = {word.lstrip("+").partition("=")[0] for word in words}
     for key, raw in _leaves(config).items():
-        if key in given or not (key.partition(".")[0] in carry or key == "paths.cache_dir"):
+        is_carried = key.partition(".")[0] in carry or (key == "paths.cache_dir" and carry)
+        if key in given or not is_carried or not _has_section(theirs, key):
             continue
         if raw in (MISSING, own_defaults.get(key, MISSING), theirs.get(key, MISSING)):
-            continue
-        if key.partition(".")[0] in carry and not _has_section(theirs, key):
             continue
         sign = "" if key in theirs else "+"
         yield _override(f"{sign}{key}", _plain(config, key))

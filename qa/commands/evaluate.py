@@ -56,7 +56,7 @@ def evaluate_command(config: DictConfig) -> dict[str, float]:
     folder = Path(config.paths.output_dir)
     say_written(
         {folder: ["metrics.json", "predictions.jsonl"]},
-        [next_command(config, "report", {"runs": [folder]})],
+        [next_command(config, "report", {"runs": [folder]}, ())],
     )
     return metrics
 
