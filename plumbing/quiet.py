@@ -76,7 +76,7 @@ def without_loading_bar() -> Iterator[None]:
     A model in a folder is there in a moment. The bars of the hub's downloads, which take minutes,
     are shown as before.
     """
-    from huggingface_hub.utils import (
+    from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,

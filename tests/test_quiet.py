@@ -25,8 +25,10 @@ CHATTER = re.compile(
     r"is deprecated|Loading weights|Writing model shards|faiss\.loader|SentenceTransformer|"
     r"LOAD REPORT|Mixed Precision|smaller than the logging interval|does not have many workers"
 )
-SQUAD = ("data=squad", "data.dir=DIR", "corpus.path=FILE", "retriever=bm25")
-SQUAD += ("retriever.index_dir=INDEX",)
+SQUAD = (
+    *("data=squad", "data.dir=DIR", "corpus.path=FILE"),
+    *("retriever=bm25", "retriever.index_dir=INDEX"),
+)
 DENSE = ("retriever=dense", "corpus.path=FILE", "retriever.index_dir=INDEX")
 
 # Each command's script, what it is told, and the scripts that it says to type next.

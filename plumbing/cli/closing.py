@@ -110,7 +110,7 @@ def next_command(
         return None
     hydra = HydraConfig.get()
     words = [_override(key, value) for key, value in settings.items()]
-    search = [str(path) for path in OmegaConf.to_object(hydra.searchpath)]
+    search = list(map(str, hydra.searchpath or ()))
     if search:
         words.append(_override("hydra.searchpath", search))
     try:

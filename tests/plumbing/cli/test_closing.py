@@ -43,7 +43,7 @@ def test_only_what_is_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixtu
     for name in ("a.json", "b.md", "c.png"):
         (tmp_path / name).touch()
     (tmp_path / "bank").mkdir()
-    written = {
+    written: dict[str | Path, list[str]] = {
         tmp_path: ["a.json", "none.md", "b.md", "c.png"],
         tmp_path / "bank": [],
         tmp_path / "nothing": [],
