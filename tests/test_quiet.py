@@ -13,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from dmoe.commands.bank import bank_command
-from plumbing.cli import check_complete
+from plumbing.cli import check_complete, type_script
 from tests.helpers.documented import DOCS, ROOT, Command
 from tests.helpers.small_world import World, composed
 from tests.helpers.tiny import make_backbone
@@ -146,8 +146,8 @@ def test_a_command_ends_with_what_to_type_next(
 def test_the_next_command_runs(world: World, capfd: pytest.CaptureFixture[str]) -> None:
     world.run(Command(DOCS, ("python", "scripts/train_hypernet.py", "experiment=genpoe/bios")))
     *_, line = closing(capfd.readouterr().out)
-    words = shlex.split(line.removeprefix("Next: "))
-    output = world.run(Command(DOCS, tuple(words)))
+    _, *words = shlex.split(line.removeprefix("Next: "))
+    output = world.run(Command(DOCS, ("python", *words)))
     assert (output / "metrics.json").is_file()
 
 
@@ -172,7 +172,7 @@ def test_the_bank_says_it_on_stderr(
     bank_command([*words, str(bank)])
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
-    assert lines == [f"Wrote {bank}"] * wrote + [f"Next: python scripts/bank.py {following} {bank}"]
+    assert lines == [f"Wrote {bank}"] * wrote + [f"Next: {type_script('bank', [following, bank])}"]
     assert all(line.startswith("{") for line in captured.out.splitlines())
 
 
@@ -182,7 +182,7 @@ def test_the_bank_names_the_folder_that_it_made(
     target = tmp_path / "exported"
     bank_command(["export", str(world.bank), str(target)])
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-2:] == [f"Wrote {target}", f"Next: python scripts/bank.py verify {target}"]
+    assert lines[-2:] == [f"Wrote {target}", f"Next: {type_script('bank', ['verify', target])}"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -76,17 +77,24 @@ def shown(path: str | Path) -> str:
 def type_script(name: str, words: Iterable[str | Path]) -> str:
     """The command line that runs a script of ours with these words.
 
-    The scripts' folder is written as it was when this process was started, so that the line can be
-    typed in the same place.
+    Python and the scripts' folder are written so that the line can be typed where this process was
+    started, and runs in the same environment.
     """
     own = Path(sys.argv[0])
     folder = own.parent if own.resolve().parent == SCRIPTS else Path("scripts")
-    return type_shell("python", folder / f"{name}.py", *words)
+    return type_shell(_python(), folder / f"{name}.py", *words)
 
 
 def type_shell(*words: str | Path) -> str:
     """A command line of these words for the shell; paths are written from the current folder."""
     return shlex.join(shown(word) if isinstance(word, Path) else word for word in words)
+
+
+def _python() -> str:
+    """What to type for this Python: its name, or its path where the name means another one."""
+    named = shutil.which("python")
+    is_this = named is not None and Path(named).absolute() == Path(sys.executable).absolute()
+    return "python" if is_this else shown(sys.executable)
 
 
 def next_command(

@@ -18,6 +18,17 @@ from tests.helpers.documented import ROOT
 from tests.helpers.small_world import as_hydra_runs, composed
 
 
+@pytest.fixture(autouse=True)
+def python(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The environment is active, so that its Python is called ``python``."""
+    path = tmp_path_factory.mktemp("bin") / "python"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(path))
+    monkeypatch.setenv("PATH", str(path.parent))
+    return path
+
+
 def parsed(line: str) -> tuple[str, list[str]]:
     """A command line's script and its words, after the shell has read it."""
     python, script, *words = shlex.split(line)
@@ -85,6 +96,13 @@ def test_the_scripts_are_named_as_they_were(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", [str(ROOT / "scripts" / "evaluate.py")])
     assert type_script("report", ["a b"]) == f"python {ROOT}/scripts/report.py 'a b'"
+
+
+def test_python_is_that_of_the_environment(python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert type_script("quickstart", []) == f"{python} scripts/quickstart.py"
+    monkeypatch.chdir(python.parents[1])
+    assert type_script("quickstart", []) == f"{python.parent.name}/python scripts/quickstart.py"
 
 
 def test_defaults_are_not_repeated() -> None:
