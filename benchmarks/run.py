@@ -11,6 +11,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 
 from benchmarks.timing import machine, write_report
+from plumbing.cli import say_written, type_shell
 from plumbing.output import show
 
 
@@ -32,4 +33,7 @@ def run_suite(config: DictConfig, suites: Mapping[str, str]) -> dict[str, Any]:
     result["machine"] = machine(config.backbone.device)
     write_report(Path(config.paths.output_dir), config.suite, result, lines)
     show("\n".join(lines))
+    folder = Path(config.paths.output_dir)
+    files = [f"{config.suite}.md", f"{config.suite}.json", "metrics.json"]
+    say_written({folder: files}, [type_shell("cat", folder / files[0])])
     return result

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 
-from plumbing.cli import tool
+from plumbing.cli import say_written, tool, type_script
 
 
 def main() -> None:
@@ -18,6 +18,7 @@ def main() -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.info("The default backbone is in %s", embedded_backbone())
+    say_written({}, [type_script("quickstart", [])])
 
 
 if __name__ == "__main__":

@@ -5,4 +5,4 @@ from __future__ import annotations
 from plumbing.cli import command
 
 if __name__ == "__main__":
-    command("train_hypernet", "genpoe.commands.train_hypernet.train", __doc__)
+    command("train_hypernet", "genpoe.commands.train_hypernet.train_command", __doc__)

@@ -46,6 +46,7 @@ CALLS = [
     *(["evaluate", "method=dmoe", "-h"], ["evaluate", "k=1,2", "--help"]),
     *(["evaluate", given] for given in ("method=dmeo", "k", "k=[1", "--foo", "method=dmoe")),
     *(["build_index"], ["evaluate", "passage=gold", "--help"], ["get_backbone", "now"]),
+    ["bank", "merge", "--help"],  # last, since it imports dmoe, whose parts import torch when used
 ]
 Answer = dict[str, Any]
 
@@ -147,6 +148,12 @@ def test_help_shows_the_settings_of_what_is_chosen(answers: dict[str, Answer]) -
 )
 def test_errors_at_the_door(call: str, line: str, answers: dict[str, Answer]) -> None:
     assert error(answers[call]).startswith(line)
+
+
+def test_a_command_of_the_bank_has_its_page_without_torch(answers: dict[str, Answer]) -> None:
+    answer = answers["bank merge --help"]
+    assert (answer["code"], answer["err"], answer["heavy"]) == (0, "", ["dmoe"])
+    assert "--on-conflict {error,keep,replace}" in answer["out"]
 
 
 def test_help_comes_within_seconds_from_any_folder(tmp_path: Path) -> None:

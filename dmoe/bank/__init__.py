@@ -17,13 +17,17 @@ once, with a checksum, and reading a damaged expert raises an error that names i
 
 from __future__ import annotations
 
-from dmoe.bank.bank import Bank
-from dmoe.bank.errors import BankError, DamagedExpertError
-from dmoe.bank.hub import from_pretrained, push_to_hub, save_pretrained
-from dmoe.bank.layout import ExpertLayout
-from dmoe.bank.manifest import BankSpec
-from dmoe.bank.merging import merge
-from dmoe.bank.upkeep import compact, verify
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dmoe.bank.bank import Bank
+    from dmoe.bank.errors import BankError, DamagedExpertError
+    from dmoe.bank.hub import from_pretrained, push_to_hub, save_pretrained
+    from dmoe.bank.layout import ExpertLayout
+    from dmoe.bank.manifest import BankSpec
+    from dmoe.bank.merging import merge
+    from dmoe.bank.upkeep import compact, verify
 
 __all__ = [
     "Bank",
@@ -38,3 +42,25 @@ __all__ = [
     "save_pretrained",
     "verify",
 ]
+
+# The module that each of them is in.
+_HOMES = {
+    "Bank": "bank",
+    "BankError": "errors",
+    "DamagedExpertError": "errors",
+    "from_pretrained": "hub",
+    "push_to_hub": "hub",
+    "save_pretrained": "hub",
+    "ExpertLayout": "layout",
+    "BankSpec": "manifest",
+    "merge": "merging",
+    "compact": "upkeep",
+    "verify": "upkeep",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: commands answer ``--help`` before torch is imported."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

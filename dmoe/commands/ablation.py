@@ -30,9 +30,9 @@ from dmoe.commands.build_experts import build_experts, is_built, open_lessons
 from dmoe.experts.expert import delta_norm
 from dmoe.training.lessons import read_augmentations
 from dmoe.training.settings import typed_settings
-from plumbing.cli import check_complete, one_line
+from plumbing.cli import check_complete, one_line, say_written, type_shell
 from plumbing.storage.jsonl import read_jsonl, write_jsonl
-from qa.commands.evaluate import evaluate_command
+from qa.commands.evaluate import evaluate_run
 from qa.data.dataset import QADataset
 from retrieval.passage import Passage
 
@@ -85,7 +85,7 @@ def ablate(config: DictConfig, overrides: Sequence[str]) -> dict[str, float]:
 
     Returns:
         The metrics of all cells, with keys of the form ``<label>/…/<metric>``. They are those of
-        `evaluate_command`, and ``expert_norm``, the mean ``‖ΔW‖`` of the bank's experts.
+        `evaluate_run`, and ``expert_norm``, the mean ``‖ΔW‖`` of the bank's experts.
 
     Raises:
         ValueError: If a cell cannot be composed, a setting or the data is at fault, or there are no
@@ -114,8 +114,10 @@ def ablate(config: DictConfig, overrides: Sequence[str]) -> dict[str, float]:
             write_jsonl(folder / RESULTS, done.values())
         predictions = folder / "cells" / cell.key / "predictions.jsonl"
         rows.append(Row(cell.labels, done[cell.key]["metrics"], predictions))
-    log.info("results.csv, table.md and figure.png are in %s", folder)
-    return write_report(rows, folder)
+    metrics = write_report(rows, folder)
+    files = ["table.md", "results.csv", "figure.png", "metrics.json", RESULTS]
+    say_written({folder: files}, [type_shell("cat", folder / "table.md")])
+    return metrics
 
 
 def read_cells(config: DictConfig, overrides: Sequence[str]) -> Iterator[Cell]:
@@ -181,7 +183,7 @@ class Workshop:
         """Evaluate a cell, after everything that it needs has been made.
 
         Returns:
-            The metrics of `evaluate_command`, and the ``expert_norm`` of the cell's bank. Methods
+            The metrics of `evaluate_run`, and the ``expert_norm`` of the cell's bank. Methods
             without a bank train while they answer. They have no ``expert_norm``, and their
             ``seconds_per_question`` leaves out that training.
         """
@@ -195,9 +197,9 @@ class Workshop:
             self._index(config.router)
         backbone = self._backbone(config)
         if "bank_dir" not in config.method:
-            return _without_training(evaluate_command(config, self._dataset, backbone))
+            return _without_training(evaluate_run(config, self._dataset, backbone))
         norm = self._build(config, built, backbone)
-        return evaluate_command(config, self._dataset, backbone) | norm
+        return evaluate_run(config, self._dataset, backbone) | norm
 
     def _build(self, config: DictConfig, built: Path, backbone: Backbone) -> dict[str, float]:
         """Build the bank of a cell, if it is not there yet; returns its `_expert_norm`."""

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from dmoe.augmentation.quality import QualityReport
 from dmoe.augmentation.sources import Augmenter, surrogates
 from dmoe.training.lessons import lessons_from_augmentation
-from plumbing.cli import check_complete
+from plumbing.cli import check_complete, next_command, say_written
 from plumbing.progress import progress
 from plumbing.settings import check_limit
 from plumbing.stopwatch import Stopwatch
@@ -50,7 +50,13 @@ def augment_command(config: DictConfig) -> dict[str, float]:
     augmenter = instantiate(config.augmenter)
     metrics = augment(passages, augmenter, config.paths.output_dir, config.limit)
     log.info("%s", "  ".join(f"{name} {value:.1f}" for name, value in metrics.items()))
-    log.info("%s and %s are in %s", AUGMENTATIONS, SURROGATES, config.paths.output_dir)
+    folder = Path(config.paths.output_dir)
+    building = {"instances.augmentation": folder / AUGMENTATIONS, "bank.dir": folder / "bank"}
+    carry = ("backbone", "data" if of_data else "corpus")
+    say_written(
+        {folder: [AUGMENTATIONS, SURROGATES, "metrics.json"]},
+        [next_command(config, "build_experts", building, carry)],
+    )
     return metrics
 
 

@@ -14,17 +14,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from dmoe.bank.bank import Bank
+from dmoe.bank.conflicts import CONFLICTS
 from dmoe.bank.errors import BankError, shown
-from dmoe.bank.hub import push_to_hub, save_pretrained
-from dmoe.bank.merging import CONFLICTS, merge
-from dmoe.bank.upkeep import compact, verify
+from plumbing.cli import say_written, type_script
 from plumbing.storage.files import write_json
 from plumbing.storage.jsonl import read_jsonl, text_field
-from retrieval.corpus.formats import read_passages
 
+# torch is imported by the functions: a page of help needs none.
 if TYPE_CHECKING:
     from backbone.final_ffn import FinalFFN
+    from dmoe.bank.bank import Bank
     from dmoe.experts.expert import ExpertSpec
 
 _Results = Iterator[dict[str, Any]]
@@ -67,12 +66,24 @@ def bank_command(arguments: Sequence[str] | None = None, output: TextIO | None =
             _write_metrics(given, metrics)
         raise
     _write_metrics(given, metrics)
+    _say_what_follows(settings, given)
 
 
 def _write_metrics(arguments: Sequence[str], metrics: Mapping[str, float]) -> None:
     folders = [one.removeprefix(_RUN) for one in arguments if one.startswith(_RUN)]
     if folders and metrics:
         write_json(Path(folders[-1], "metrics.json"), metrics)
+
+
+def _say_what_follows(settings: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """Say on stderr, since stdout is for JSON, what has been written and what to type next."""
+    written: dict[str | Path, list[str]] = {settings.dir: []} if settings.changes else {}
+    following, folder = settings.following, settings.dir
+    if target := getattr(settings, "target", None):
+        written, folder = {target: []}, settings.dir if following == "info" else Path(target)
+    run = [one.removeprefix(_RUN) for one in arguments if one.startswith(_RUN)]
+    written |= {each: ["metrics.json"] for each in run[-1:]}
+    say_written(written, [type_script("bank", [following, folder])], sys.stderr)
 
 
 @contextmanager
@@ -103,12 +114,16 @@ def _numbers(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _list(settings: argparse.Namespace) -> _Results:
+    from dmoe.bank.bank import Bank
+
     bank = Bank.open(settings.dir)
     for id, sha256 in bank.entries():
         yield {"id": id, "passage_sha256": sha256}
 
 
 def _info(settings: argparse.Namespace) -> _Results:
+    from dmoe.bank.bank import Bank
+
     bank = Bank.open(settings.dir)
     yield {
         "experts": len(bank),
@@ -119,6 +134,8 @@ def _info(settings: argparse.Namespace) -> _Results:
 
 
 def _verify(settings: argparse.Namespace) -> _Results:
+    from dmoe.bank.upkeep import verify
+
     report = verify(settings.dir)
     yield asdict(report)
     if not report.sound:
@@ -130,11 +147,17 @@ def _verify(settings: argparse.Namespace) -> _Results:
 
 
 def _compact(settings: argparse.Namespace) -> _Results:
+    from dmoe.bank.bank import Bank
+    from dmoe.bank.upkeep import compact
+
     bank = Bank.open(settings.dir)
     yield asdict(compact(bank, settings.drop_damaged)) | {"experts": len(bank)}
 
 
 def _merge(settings: argparse.Namespace) -> _Results:
+    from dmoe.bank.bank import Bank
+    from dmoe.bank.merging import merge
+
     bank = Bank.open(settings.dir)
     for source in settings.sources:
         yield {"source": source, "copied": merge(bank, source, settings.on_conflict)}
@@ -144,20 +167,29 @@ def _remove(settings: argparse.Namespace) -> _Results:
     ids = [*settings.id, *(_read_ids(settings.ids) if settings.ids else ())]
     if not ids:
         raise BankError("expected passage ids to remove, got none; give --id ID or --ids FILE")
+    from dmoe.bank.bank import Bank
+
     bank = Bank.open(settings.dir)
     bank.remove(ids)
     yield {"removed": len(ids), "experts": len(bank)}
 
 
 def _export(settings: argparse.Namespace) -> _Results:
+    from dmoe.bank.bank import Bank
+    from dmoe.bank.hub import save_pretrained
+
     yield {"experts": len(save_pretrained(Bank.open(settings.dir), settings.target))}
 
 
 def _push(settings: argparse.Namespace) -> _Results:
+    from dmoe.bank.bank import Bank
+    from dmoe.bank.hub import push_to_hub
+
     yield {"commit": push_to_hub(Bank.open(settings.dir), settings.repo_id, settings.private)}
 
 
 def _export_peft(settings: argparse.Namespace) -> _Results:
+    from dmoe.bank.bank import Bank
     from dmoe.experts.peft import export_adapter
 
     bank = Bank.open(settings.dir)
@@ -167,7 +199,9 @@ def _export_peft(settings: argparse.Namespace) -> _Results:
 
 
 def _import_peft(settings: argparse.Namespace) -> _Results:
+    from dmoe.bank.bank import Bank
     from dmoe.experts.peft import import_adapter
+    from retrieval.corpus.formats import read_passages
 
     bank = Bank.open(settings.dir)
     passages = [each for each in read_passages(settings.passages) if each.id == settings.id]
@@ -219,32 +253,56 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[Any], _Results], help: str) -> argparse.ArgumentParser:
+    def command(
+        name: str,
+        run: Callable[[Any], _Results],
+        help: str,
+        following: str,
+        changes: bool = False,  # whether it writes to the bank itself
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help, epilog=_EPILOG)
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, following=following, changes=changes)
         sub.add_argument("dir", metavar="DIR", type=Path, help="the bank's folder")
         return sub
 
-    command("info", _info, "say what the experts are, and how many")
-    command("list", _list, "write the id and the passage's hash of every expert, as JSON lines")
-    command("verify", _verify, "check the files' checksums; exit code 2 if something is damaged")
-    sub = command("compact", _compact, "repack small and holey shards, and delete unused files")
+    command("info", _info, "say what the experts are, and how many", "verify")
+    command(
+        "list", _list, "write the id and the passage's hash of every expert, as JSON lines", "info"
+    )
+    command(
+        "verify", _verify, "check the files' checksums; exit code 2 if something is damaged", "info"
+    )
+    sub = command(
+        "compact",
+        _compact,
+        "repack small and holey shards, and delete unused files",
+        "verify",
+        True,
+    )
     sub.add_argument("--drop-damaged", action="store_true", help="leave damaged experts out")
-    sub = command("merge", _merge, "copy the experts of other banks into this one")
+    sub = command("merge", _merge, "copy the experts of other banks into this one", "verify", True)
     sub.add_argument("sources", metavar="SOURCE", nargs="+", help="the other banks' folders")
     sub.add_argument("--on-conflict", choices=CONFLICTS, default="error", help="default: error")
-    sub = command("remove", _remove, "remove experts; `compact` frees their space")
+    sub = command("remove", _remove, "remove experts; `compact` frees their space", "compact", True)
     sub.add_argument("--id", action="append", default=[], help="a passage id; may be repeated")
     sub.add_argument("--ids", metavar="FILE", help="JSON lines with an id each, as `list` writes")
-    sub = command("export", _export, "copy the bank, packed and checked, into a new folder")
+    sub = command(
+        "export", _export, "copy the bank, packed and checked, into a new folder", "verify"
+    )
     sub.add_argument("target", metavar="TARGET", help="the new folder")
-    sub = command("push", _push, "upload the bank to the Hugging Face hub")
+    sub = command("push", _push, "upload the bank to the Hugging Face hub", "info")
     sub.add_argument("repo_id", metavar="OWNER/NAME", help="the repository; made when missing")
     sub.add_argument("--private", action="store_true", default=None, help="make it private")
-    sub = command("export-peft", _export_peft, "write an expert as a PEFT adapter")
+    sub = command("export-peft", _export_peft, "write an expert as a PEFT adapter", "info")
     sub.add_argument("target", metavar="TARGET", help="the new folder")
     _add_peft(sub)
-    sub = command("import-peft", _import_peft, "add a PEFT adapter of the final FFN as an expert")
+    sub = command(
+        "import-peft",
+        _import_peft,
+        "add a PEFT adapter of the final FFN as an expert",
+        "verify",
+        True,
+    )
     sub.add_argument("folder", metavar="FOLDER", help="what PEFT's save_pretrained wrote")
     _add_peft(sub)
     sub.add_argument("--passages", metavar="FILE", required=True, help="the corpus; JSON lines")

@@ -36,7 +36,7 @@ from dmoe.training.lessons import (
 from dmoe.training.module import ExpertModule, LessonsBar, training_strategy
 from dmoe.training.settings import check_trainer, typed_settings
 from dmoe.training.tally import Tally
-from plumbing.cli import check_complete
+from plumbing.cli import check_complete, next_command, say_written
 from plumbing.mounts import SettingValueError, mounted
 from plumbing.settings import check_choice, check_limit
 from plumbing.stopwatch import Stopwatch
@@ -111,6 +111,8 @@ def build_experts(
 def build_command(config: DictConfig) -> dict[str, float]:
     """Run `build_experts`, and fail if it leaves the passages without any expert.
 
+    It then says what to type next.
+
     Raises:
         ValueError: If `build_experts` raises one, or if every expert diverged and none was there
             before. In the second case ``metrics.json`` has been written.
@@ -121,7 +123,35 @@ def build_command(config: DictConfig) -> dict[str, float]:
             f"all {metrics['failed']:.0f} experts diverged, and none of these passages has one in "
             "the bank; lower recipe.lr"
         )
+    files = ["metrics.json", "without_instances.jsonl", "diverged.jsonl"]
+    say_written({config.paths.output_dir: files, config.bank.dir: []}, _following(config))
     return metrics
+
+
+def _following(config: DictConfig) -> list[str | None]:
+    """The command lines that evaluate with a bank, behind the one that builds its router's index.
+
+    A bank that was built from a data set's own questions has no surrogates to search: its experts
+    are chosen by the passages that are known to answer the questions.
+    """
+    chosen = config.instances
+    settings: dict[str, Any] = {"method": "dmoe", "bank.dir": Path(config.bank.dir)}
+    if chosen.augmentation is None:
+        settings |= {"router": "oracle", "passages": "gold", "split": chosen.split}
+        return [next_command(config, "evaluate", settings)]
+    surrogates = Path(chosen.augmentation).with_name("surrogates.jsonl")
+    if not surrogates.exists():
+        return [next_command(config, "evaluate", settings | {"router": "oracle"})]
+    index = surrogates.with_name("index")
+    settings |= {"router.corpus.path": surrogates, "router.retriever.index_dir": index}
+    evaluating = next_command(config, "evaluate", settings)
+    return [evaluating] if index.exists() else [index_of(config, surrogates, index), evaluating]
+
+
+def index_of(config: DictConfig, surrogates: Path, index: Path) -> str | None:
+    """The command line that builds the index of a router over surrogates."""
+    settings = {"retriever": "bm25", "corpus.path": surrogates, "retriever.index_dir": index}
+    return next_command(config, "build_index", settings, ())
 
 
 def _check(config: DictConfig) -> None:

@@ -16,7 +16,7 @@ from dmoe.commands.build_experts import open_lessons
 from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import encode_all
 from dmoe.training.lessons import check_formats
-from plumbing.cli import check_complete
+from plumbing.cli import check_complete, next_command, say_written
 from plumbing.mounts import mounted
 from plumbing.stopwatch import Stopwatch
 from plumbing.training.setup import (
@@ -65,8 +65,12 @@ def train_sft_lora(config: DictConfig) -> dict[str, float]:
     }
     if trainer.is_global_zero:
         module.adapter.save(folder)
-        log.info("use it: method=sft_lora adapter_dir=%s", folder)
     write_metrics(trainer, config.paths.output_dir, metrics)
+    using = {"method": "sft_lora", "adapter_dir": folder}
+    say_written(
+        {folder.parent: [FOLDER, "metrics.json", "checkpoints/last.ckpt"]},
+        [next_command(config, "evaluate", using)],
+    )
     return metrics
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from backbone.final_ffn import FinalFFN
+from backbone.loading import EMBEDDED
 from dmoe.experts.expert import expert_at
 from dmoe.experts.peft import export_adapter
 from dmoe.training.lessons import lessons_from_questions
 from dmoe.training.settings import typed_settings
-from dmoe.training.warmup import log, train_warmup
-from plumbing.cli import check_complete
+from dmoe.training.warmup import train_warmup
+from plumbing.cli import check_complete, next_command, say_written
 from plumbing.mounts import mounted
 from plumbing.settings import check_limit
 from plumbing.storage.files import write_json
@@ -51,5 +53,17 @@ def warmup(config: DictConfig) -> dict[str, float]:
         "expert_norm": trained.norm.item(),
     }
     write_json(folder / "metrics.json", metrics)
-    log.info("the adapter is in %s", folder / "adapter")
+    say_written(
+        {folder: ["adapter", "metrics.json"]},
+        [next_command(config, "build_experts", _warm(config, folder / "adapter"))],
+    )
     return metrics
+
+
+def _warm(config: DictConfig, adapter: Path) -> dict[str, Any]:
+    """The settings of a command that builds experts beside the backbone with this adapter."""
+    bank = {"bank.dir": adapter.with_name("bank")}
+    if config.backbone.name == EMBEDDED:
+        return {"backbone": "smollm2_135m_warm", "backbone.adapter": adapter, **bank}
+    target = "dmoe.training.warmup.warm_backbone"
+    return {"backbone._target_": target, "+backbone.adapter": adapter, **bank}

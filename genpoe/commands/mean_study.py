@@ -16,6 +16,7 @@ from torch import Tensor
 
 from backbone.model import Backbone
 from backbone.tokens import encode_answer
+from plumbing.cli import next_command, say_written
 from plumbing.output import show
 from plumbing.storage.files import write_json
 from qa.data.dataset import QADataset, Question
@@ -46,6 +47,10 @@ def mean_study(config: DictConfig) -> list[dict[str, Any]]:
     ]
     columns = ["scores", "shrinkage", "first (%)", "among the first 100 (%)"]
     show(markdown_table(cells, columns, labels=1))
+    say_written(
+        {config.paths.output_dir: ["mean_study.json"]},
+        [next_command(config, "train_hypernet", {})],
+    )
     return results
 
 

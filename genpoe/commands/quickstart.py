@@ -12,9 +12,10 @@ from omegaconf import DictConfig
 
 from backbone.loading import training_backbone
 from backbone.model import Backbone
-from genpoe.commands.train_hypernet import train
+from genpoe.commands.train_hypernet import evaluation_of, train
 from genpoe.method import GenPoEMethod
 from genpoe.training.curves import plot_training
+from plumbing.cli import say_written
 from plumbing.output import show
 from plumbing.storage.files import write_json
 from plumbing.storage.jsonl import read_jsonl
@@ -64,7 +65,9 @@ def quickstart(config: DictConfig) -> dict[str, float]:
     write_json(run_dir / "differences.json", differences)
     table = "\n".join([results_table(metrics), *map(_sentence, differences)]) + "\n"
     (run_dir / "table.md").write_text(table, encoding="utf-8")
-    show(f"\n{table}\nIn {run_dir}: table.md, training.png")
+    show(f"\n{table}")
+    files = ["table.md", "training.png", "metrics.json", "differences.json"]
+    say_written({run_dir: [*files, f"checkpoints/{LAST}"]}, [evaluation_of(config)])
     return metrics
 
 

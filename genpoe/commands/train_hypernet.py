@@ -16,6 +16,7 @@ from genpoe.hypernet.hypernet import HypernetSettings
 from genpoe.training.datamodule import QADataModule
 from genpoe.training.module import GenPoEModule
 from genpoe.training.settings import BatchingSettings, OptimSettings, read_section
+from plumbing.cli import next_command, say_written
 from plumbing.mounts import mounted
 from plumbing.training.setup import (
     check_ckpt_path,
@@ -42,6 +43,27 @@ def build_module(config: DictConfig, backbone: Backbone) -> GenPoEModule:
             cache_dir=str(cache_dir) if config.cache_frozen else None,
             seed=config.seed,
         )
+
+
+def train_command(config: DictConfig) -> dict[str, float]:
+    """``scripts/train_hypernet.py``: `train`, which then says what to type next.
+
+    Raises:
+        ValueError: If a setting, the data or the checkpoint is at fault.
+    """
+    metrics = train(config)
+    files = ["checkpoints/last.ckpt", "metrics.json"]
+    say_written({config.paths.output_dir: files}, [evaluation_of(config)])
+    return metrics
+
+
+def evaluation_of(config: DictConfig) -> str | None:
+    """The command line that evaluates what a run has trained; None if it has kept nothing."""
+    checkpoint = Path(config.paths.output_dir, "checkpoints", "last.ckpt")
+    settings = {"method": "genpoe", "ckpt_path": checkpoint, "passages": "gold"}
+    if config.batching.val_split not in (None, "dev"):
+        settings["split"] = config.batching.val_split
+    return next_command(config, "evaluate", settings) if checkpoint.exists() else None
 
 
 def train(

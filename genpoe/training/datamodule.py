@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -17,7 +18,10 @@ from genpoe.training.examples import Examples
 from genpoe.training.sampler import GroupedBatchSampler
 from plumbing.batches import by_length, pad
 from plumbing.training.checkpoint import CheckpointError
+from plumbing.training.interval import log_every_epoch
 from qa.data.dataset import QADataset, check_disjoint, drop_overlap
+
+log = logging.getLogger(__name__)
 
 _PASSAGES_AT_ONCE = 64  # passages in a batch of `passage_batches`
 
@@ -141,16 +145,18 @@ class QADataModule(LightningDataModule):
         Raises:
             DataError: If a split is missing or empty, or if the splits share a gold passage.
         """
+        say = rank_zero_only(log.info)
         if stage == "fit" and self.val_split is not None:
             if self.drop_overlap:
                 self.dataset, dropped = drop_overlap(self.dataset, self.train_split, self.val_split)
-                rank_zero_info(
-                    f"{dropped} questions of {self.train_split} are left out: their gold passages "
-                    f"are those of {self.val_split}."
+                say(
+                    "%d questions of %s are left out: their gold passages are those of %s.",
+                    *(dropped, self.train_split, self.val_split),
                 )
             check_disjoint(self.dataset, self.train_split, self.val_split)
-            rank_zero_info(
-                f"No gold passage of {self.train_split} is one of {self.val_split}: checked."
+            say(
+                "No gold passage of %s is one of %s: this has been checked.",
+                *(self.train_split, self.val_split),
             )
         if stage == "fit":
             self._prepare(self.train_split, self.train_limit)
@@ -175,6 +181,7 @@ class QADataModule(LightningDataModule):
             overfit = trainer.overfit_batches  # type: ignore[attr-defined]
             return (0 if overfit else epoch, batch)
 
+        log_every_epoch(trainer, len(sampler))
         return self._loader(self.train_split, sampler, position)
 
     def val_dataloader(self) -> BatchLoader:

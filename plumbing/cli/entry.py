@@ -35,6 +35,7 @@ from plumbing.cli.help import help_page
 from plumbing.cli.keys import CommandLineError, compose_command, find_fault
 from plumbing.cli.renamed import uses_old_key
 from plumbing.mounts import locate
+from plumbing.quiet import leave_out_chatter
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -148,6 +149,7 @@ def tool(
         if sys.argv[1:] and not takes_arguments:
             script = f"scripts/{Path(sys.argv[0]).name}"
             raise CommandLineError(f"{script} takes no settings, got {' '.join(sys.argv[1:])}")
+        leave_out_chatter()
         (_function(target) if isinstance(target, str) else target)()
 
     run(import_and_call)
@@ -160,6 +162,7 @@ def _check_and_call(
     check_complete(config if needs is None else OmegaConf.masked_copy(config, list(needs)))
     # Lightning, imported behind Hydra, would show each message twice: itself, and through the log.
     logging.getLogger("lightning").propagate = False
+    leave_out_chatter()
     result = _function(target)(config, *arguments)
     if isinstance(result, Mapping) and "optimized_metric" in config:
         return result.get(config.optimized_metric)

@@ -148,8 +148,14 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 @contextmanager
 def _config_loader(conf: Path) -> Iterator[ConfigLoader]:
-    with initialize_config_dir(str(conf), job_name="app", version_base="1.3"):
-        yield GlobalHydra.instance().config_loader()
+    hydra = GlobalHydra.instance()
+    running = hydra.hydra  # of the command, where one is running
+    hydra.clear()
+    try:
+        with initialize_config_dir(str(conf), job_name="app", version_base="1.3"):
+            yield hydra.config_loader()
+    finally:
+        hydra.hydra = running
 
 
 def _compose(loader: ConfigLoader, name: str, overrides: Sequence[str]) -> Composition:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from backbone.model import Backbone
-from plumbing.cli import check_complete
+from plumbing.cli import check_complete, next_command, say_written
 from plumbing.settings import check_limit, check_types
 from qa.data.dataset import QADataset
 from qa.evaluation.evaluate import evaluate
@@ -46,7 +47,23 @@ class EvaluationSettings:
         check_k(self.k)
 
 
-def evaluate_command(
+def evaluate_command(config: DictConfig) -> dict[str, float]:
+    """``scripts/evaluate.py``: `evaluate_run`, which then says what to type next.
+
+    Raises:
+        ValueError: If a setting or the data is at fault.
+        InstantiationException: The same, where Hydra builds something; with its cause.
+    """
+    metrics = evaluate_run(config)
+    folder = Path(config.paths.output_dir)
+    say_written(
+        {folder: ["metrics.json", "predictions.jsonl"]},
+        [next_command(config, "report", {"runs": [folder]}, ())],
+    )
+    return metrics
+
+
+def evaluate_run(
     config: DictConfig, dataset: QADataset | None = None, backbone: Backbone | None = None
 ) -> dict[str, float]:
     """Evaluate one method on one split.
@@ -92,5 +109,4 @@ def evaluate_command(
         seed=settings.seed,
     )
     log.info("%s", summary(metrics))
-    log.info("metrics.json and predictions.jsonl are in %s", config.paths.output_dir)
     return metrics

@@ -10,7 +10,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from plumbing.cli import check_complete
+from plumbing.cli import check_complete, next_command, say_written
 from plumbing.settings import check_seed, check_types
 from qa.evaluation.evaluate import sample
 from qa.evaluation.retrieval import evaluate_retrieval
@@ -65,7 +65,12 @@ def evaluate_retrieval_command(config: DictConfig) -> dict[str, float]:
         pipeline, questions, settings.ks, config.paths.output_dir, title, settings.seed
     )
     log.info("%s, %d questions\n\n%s", title, len(questions), retrieval_table(metrics))
-    log.info("metrics.json, table.md and the rankings are in %s", config.paths.output_dir)
+    parts = ("data", "retriever", "corpus", "reranker", "pipeline")
+    asking = {"method": "rag", "passages": "retrieved", "split": settings.split}
+    say_written(
+        {config.paths.output_dir: ["metrics.json", "table.md", "rankings.jsonl"]},
+        [next_command(config, "evaluate", asking, parts)],
+    )
     return metrics
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from plumbing.cli import check_complete
+from plumbing.cli import check_complete, say_written, type_shell
 from plumbing.mounts import SettingValueError
 from plumbing.output import show
 from plumbing.settings import check_seed, check_types
@@ -117,7 +117,10 @@ def report_command(config: DictConfig) -> dict[str, float]:
         (folder / name).write_text(page, encoding="utf-8")
     plot(rows, folder / "figure.png")
     show("\n".join(pages.values()))
-    log.info("metrics.json, %s and figure.png are in %s", ", ".join(pages), folder)
+    page = "differences.md" if gains else "table.md"
+    say_written(
+        {folder: ["metrics.json", *pages, "figure.png"]}, [type_shell("cat", folder / page)]
+    )
     return metrics
 
 

@@ -12,7 +12,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from plumbing.cli import check_complete
+from plumbing.cli import check_complete, next_command, say_written
 from plumbing.devices import pick_device, pick_dtype
 from plumbing.mounts import SettingValueError, mounted
 from plumbing.settings import check_limit, check_seed, check_types
@@ -120,8 +120,12 @@ def train_reranker_command(config: DictConfig) -> dict[str, float]:
     metrics = train_reranker(
         module, data, trainer, config.paths.output_dir, config.ckpt_path, _origin(config)
     )
-    log.info("metrics.json and the reranker are in %s", config.paths.output_dir)
-    log.info("use it: reranker=minilm reranker.path=%s", Path(config.paths.output_dir, FOLDER))
+    folder = Path(config.paths.output_dir)
+    reranking = {"reranker": "minilm", "reranker.path": folder / FOLDER}
+    say_written(
+        {folder: [FOLDER, "metrics.json", "checkpoints/last.ckpt"]},
+        [next_command(config, "evaluate_retrieval", reranking, ("data", "retriever", "corpus"))],
+    )
     return metrics
 
 

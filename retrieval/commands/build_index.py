@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from plumbing.cli import next_command, say_written
 from plumbing.devices import peak_rss
 from plumbing.mounts import mounted
 from plumbing.stopwatch import Stopwatch
@@ -51,10 +53,18 @@ def build_index_command(config: DictConfig) -> dict[str, float]:
         **numbers,
     }
     write_json(Path(config.paths.output_dir) / "metrics.json", metrics)
-    log.info(
-        "%d passages in %.1f s; metrics.json is in %s",
-        len(corpus),
-        metrics["seconds"],
-        config.paths.output_dir,
+    log.info("%d passages in %.1f s", len(corpus), metrics["seconds"])
+    index = OmegaConf.select(config, "retriever.index_dir")
+    say_written(
+        {config.paths.output_dir: ["metrics.json"], **({index: []} if index else {})},
+        [next_command(config, "evaluate_retrieval", _questions(config), ("retriever", "corpus"))],
     )
     return metrics
+
+
+def _questions(config: DictConfig) -> dict[str, Any]:
+    """The data whose questions are asked next: those beside the corpus, else the default ones."""
+    folder = Path(config.corpus.path).parent
+    if any(folder.glob("dev.jsonl*")):
+        return {"data": "local", "data.dir": folder}
+    return {"data": "bios"}

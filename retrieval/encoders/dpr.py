@@ -15,6 +15,7 @@ import torch
 
 from plumbing.batches import by_length, pad
 from plumbing.mounts import SettingValueError
+from plumbing.quiet import without_loading_bar
 from retrieval.encoders.model_folder import loading, model_folder
 from retrieval.encoders.pretrained import (
     PretrainedEncoder,
@@ -92,9 +93,10 @@ class DPREncoder(PretrainedEncoder):
         folder = model_folder(name, self._settings.revision)
         with loading(folder, kind.__name__, key):
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model, report = kind.from_pretrained(
-                folder, dtype=self._dtype, local_files_only=True, output_loading_info=True
-            )
+            with without_loading_bar():
+                model, report = kind.from_pretrained(
+                    folder, dtype=self._dtype, local_files_only=True, output_loading_info=True
+                )
         if report["missing_keys"]:  # transformers would leave them random and only warn
             raise SettingValueError(
                 key,

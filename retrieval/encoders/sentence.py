@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from plumbing.mounts import SettingValueError
+from plumbing.quiet import without_loading_bar
 from retrieval.encoders.model_folder import loading, model_folder
 from retrieval.encoders.pretrained import (
     PretrainedEncoder,
@@ -85,7 +86,7 @@ class SentenceEncoder(PretrainedEncoder):
         from sentence_transformers import SentenceTransformer
 
         folder = model_folder(name, self._settings.revision)
-        with loading(folder, "sentence-transformers model", key):
+        with loading(folder, "sentence-transformers model", key), without_loading_bar():
             model = SentenceTransformer(
                 str(folder),
                 device=str(self._device),

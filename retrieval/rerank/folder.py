@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from plumbing.quiet import without_loading_bar
 from plumbing.storage.folders import new_folder
 from plumbing.storage.manifest import MANIFEST, read_manifest, write_manifest
 from retrieval.encoders.model_folder import folder_fingerprint, model_folder
@@ -87,7 +88,8 @@ def _write(cross_encoder: CrossEncoder, folder: Path) -> dict[str, Any]:
         model.save_pretrained(folder, save_embedding_layers=False)
         settings: dict[str, Any] = {"kind": "decoder", "base": cross_encoder.origin}
     else:
-        model.save_pretrained(folder)
+        with without_loading_bar():
+            model.save_pretrained(folder)
         cross_encoder.tokenizer.save_pretrained(folder)
         settings = {"kind": "encoder", "interaction": getattr(cross_encoder, "interaction", 0.0)}
     return {**settings, "max_tokens": cross_encoder.max_tokens}

@@ -11,6 +11,7 @@ from torch import nn
 
 from plumbing.devices import pick_device, pick_dtype
 from plumbing.mounts import SettingValueError
+from plumbing.quiet import without_loading_bar, without_report_of_new_head
 from plumbing.settings import typed
 from retrieval.encoders.model_folder import MINILM, folder_fingerprint, model_folder
 from retrieval.rerank.decoder import DecoderCrossEncoder
@@ -56,9 +57,10 @@ def encoder(
         raise SettingValueError("dropout", f"dropout must be in 0 … 1, got {dropout}")
     folder = model_folder(name, revision)
     settings = {"num_labels": 1, "attn_implementation": attention, "dtype": torch.float32}
-    (model, loading), tokenizer = load_pretrained(
-        AutoModelForSequenceClassification, folder, output_loading_info=True, **settings
-    )
+    with without_report_of_new_head():
+        (model, loading), tokenizer = load_pretrained(
+            AutoModelForSequenceClassification, folder, output_loading_info=True, **settings
+        )
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             # Only the last layer becomes zero: if the layer before were zero too, none would learn.
@@ -140,7 +142,8 @@ def load_pretrained(kind: Any, folder: Path, **settings: Any) -> tuple[Any, Any]
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = kind.from_pretrained(folder, use_safetensors=True, **settings)
+        with without_loading_bar():
+            model = kind.from_pretrained(folder, use_safetensors=True, **settings)
     except (OSError, ValueError) as error:
         raise RerankerError(
             f"{folder}: expected a model with config.json, *.safetensors and a tokenizer, got an "

@@ -11,13 +11,16 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
 
 from tests.helpers.documented import ROOT, Command
 
@@ -25,10 +28,24 @@ CONF = ROOT / "conf"
 BIOS = ("data.train_entities=8", "data.dev_entities=4", "data.distractor_entities=2")
 
 
-def composed(script: str, overrides: Sequence[str]) -> Any:
+def composed(script: str, overrides: Sequence[str], with_hydra: bool = False) -> Any:
     """The configuration of a script with these overrides; the last of two for a key counts."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(script, list(overrides))
+        return compose(script, list(overrides), return_hydra_config=with_hydra)
+
+
+@contextmanager
+def as_hydra_runs(config: Any) -> Iterator[None]:
+    """Take Hydra's own part out of a configuration, and tell it to whoever asks Hydra."""
+    hydra = HydraConfig.instance()
+    hydra.set_config(config)
+    OmegaConf.set_readonly(config, False)
+    with open_dict(config):
+        del config["hydra"]
+    try:
+        yield
+    finally:
+        hydra.cfg = None
 
 
 def function_of(script: str) -> Callable[..., Any]:
@@ -51,15 +68,30 @@ class World:
     def __init__(self, root: Path, backbone: Path) -> None:
         self._root, self._backbone = root, backbone
         self._runs = 0
+        self.configs: dict[Path, Any] = {}  # of what ran in this process, by run folder
 
     def run(self, command: Command) -> Path:
         """Run a command at small size; returns its run folder."""
+        return self._run(command.script, self._filled(command))
+
+    def words(self, command: Command) -> tuple[list[str], Path]:
+        """What a process of its own is told for the same, and its run folder."""
+        given, output = self._filled(command), self.new_folder
+        small = self._small(command.script, given)
+        return [*given, *small, f"hydra.run.dir={output}"], output
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of such a process."""
+        return os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def _filled(self, command: Command) -> list[str]:
         made = r"(?<=bank\.dir=)BANK$|(?<=index_dir=)INDEX$"  # by these commands, so not there yet
         overrides = [
             re.sub(made, str(self.new_folder), word) if "build_" in command.script else word
             for word in command.overrides
         ]
-        return self._run(command.script, [self._fill(override) for override in overrides])
+        return [self._fill(override) for override in overrides]
 
     def _run(self, script: str, overrides: Sequence[str]) -> Path:
         self._runs += 1
@@ -71,13 +103,14 @@ class World:
         small = self._small(script, given)
         if script == "ablation":  # it composes its cells from the command line itself
             words = [*given, *small, f"hydra.run.dir={output}"]
-            environment = os.environ | {"PYTHONPATH": str(ROOT)}
             script_line = [sys.executable, "scripts/ablation.py", *words]
-            subprocess.run(script_line, cwd=ROOT, env=environment, check=True)
+            subprocess.run(script_line, cwd=ROOT, env=self.environment, check=True)
             return output
         output.mkdir()
-        config = composed(script, [*given, *small, f"paths.output_dir={output}"])
-        function_of(script)(config)
+        config = composed(script, [*given, *small, f"paths.output_dir={output}"], with_hydra=True)
+        self.configs[output] = config.copy()
+        with as_hydra_runs(config):
+            function_of(script)(config)
         return output
 
     def _small(self, script: str, given: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from backbone.model import Backbone
 from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import Encoded, label_loss, pad_instances
 from plumbing.training.checkpoint import CheckpointError
+from plumbing.training.interval import log_every_epoch
 from retrieval.rerank.training.batches import next_batch
 
 
@@ -126,7 +127,7 @@ class SFTModule(LightningModule):
 
     def train_dataloader(self) -> MixedBatches:
         """Make the shuffled batches, beginning after the last batch that was trained on."""
-        return MixedBatches(
+        batches = MixedBatches(
             self.instances,
             self._recipe.batch_size,
             self._recipe.seed,
@@ -134,6 +135,8 @@ class SFTModule(LightningModule):
             self.trainer.global_rank,
             self.trainer.world_size,
         )
+        log_every_epoch(self.trainer, len(batches))
+        return batches
 
     def on_fit_start(self) -> None:
         """Move the backbone to the device."""

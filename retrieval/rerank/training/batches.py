@@ -16,6 +16,7 @@ from lightning import LightningDataModule, Trainer
 
 from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import DataError
+from plumbing.training.interval import log_every_epoch
 from retrieval.passage import Passage, passage_text
 from retrieval.rerank.cross_encoder import TokenizedPair
 from retrieval.rerank.training.lists import RankedList, digest
@@ -182,7 +183,7 @@ class RerankerDataModule(LightningDataModule):
     def train_dataloader(self) -> TrainingBatches:
         """The shuffled batches, from the first one that was not trained on yet."""
         trainer = self._trainer()
-        return TrainingBatches(
+        batches = TrainingBatches(
             self.train,
             self.collate,
             self.batch_size,
@@ -192,6 +193,8 @@ class RerankerDataModule(LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
         )
+        log_every_epoch(trainer, len(batches))
+        return batches
 
     def val_dataloader(self) -> ValidationBatches:
         """The batches of this rank's validation lists, with all their candidates."""

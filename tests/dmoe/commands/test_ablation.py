@@ -22,7 +22,7 @@ from dmoe.commands.ablation import RESULTS, Cell, Workshop, _set_rate, ablate, r
 from dmoe.commands.build_experts import build_experts
 from dmoe.decoding.controls import SomeExperts
 from plumbing.storage.jsonl import read_jsonl, write_jsonl
-from qa.commands.evaluate import evaluate_command
+from qa.commands.evaluate import evaluate_run
 from tests.helpers.dmoe_doubles import MemoryExperts
 from tests.helpers.fakes import WordRetriever
 
@@ -69,7 +69,7 @@ def run(model, tmp_path, no_sync, monkeypatch):
 
         monkeypatch.setattr(dmoe.commands.ablation, name, call)
 
-    for name in ("augment", "build_experts", "evaluate_command"):
+    for name in ("augment", "build_experts", "evaluate_run"):
         spy(name)
 
     def ablation(*overrides, axes=AXES, name="controls"):
@@ -96,7 +96,7 @@ def run(model, tmp_path, no_sync, monkeypatch):
 
 
 def counts(run):
-    return [run.made.count(name) for name in ("augment", "build_experts", "evaluate_command")]
+    return [run.made.count(name) for name in ("augment", "build_experts", "evaluate_run")]
 
 
 PAPERS: dict[
@@ -169,13 +169,13 @@ def test_two_by_two(run):
 
 def test_an_interrupted_one_goes_on(run, monkeypatch):
     def fail_at_the_third(*args):
-        if run.made.count("evaluate_command") == 2:
+        if run.made.count("evaluate_run") == 2:
             raise KeyboardInterrupt
         return evaluate(*args)
 
-    evaluate = vars(dmoe.commands.ablation)["evaluate_command"]
+    evaluate = vars(dmoe.commands.ablation)["evaluate_run"]
     with monkeypatch.context() as patch:
-        patch.setattr(dmoe.commands.ablation, "evaluate_command", fail_at_the_third)
+        patch.setattr(dmoe.commands.ablation, "evaluate_run", fail_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             run()
     assert counts(run) == [1, 2, 2]
@@ -256,10 +256,10 @@ def test_random_triggers_fire_at_the_rate_of_uncertainty(run, monkeypatch):
 
     def note(config, *others):
         rates[config.trigger.get("rate"), config.router._target_] = None
-        metrics = evaluate_command(config, *others)
+        metrics = evaluate_run(config, *others)
         return metrics | {"trigger_rate": 40.0 if "Oracle" in config.router._target_ else 20.0}
 
-    monkeypatch.setattr(dmoe.commands.ablation, "evaluate_command", note)
+    monkeypatch.setattr(dmoe.commands.ablation, "evaluate_run", note)
     run(axes=axes)
     assert list(rates)[2:] == [
         (0.2, "dmoe.decoding.RandomRouter"),
@@ -369,7 +369,7 @@ def test_parts_of_a_bank_lie_in_one_another(tiny_backbone):
 def test_errors(run, overrides, axes, message):
     with pytest.raises(ValueError, match=message):
         run(*overrides, axes=axes)
-    assert "evaluate_command" not in run.made or "rate" in message
+    assert "evaluate_run" not in run.made or "rate" in message
 
 
 def test_the_warm_up_needs_its_adapter(run):
