@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from plumbing.cli import one_line, run
 from plumbing.mounts import SettingValueError, locate, mounted, settable_key
 from plumbing.settings import check_positive, check_types
-from qa.commands.evaluate import evaluate_command
+from qa.commands.evaluate import evaluate_run
 from qa.data.dataset import QADataset
 from retrieval.bm25 import BM25Settings
 from retrieval.commands.build_index import build_index_command
@@ -85,7 +85,7 @@ def test_one_class_at_two_places_has_two_keys(
 
     def evaluate(config: DictConfig) -> Any:
         backbone: Any = object()
-        return evaluate_command(config, people, backbone)
+        return evaluate_run(config, people, backbone)
 
     assert said(evaluate, routed, capsys).endswith("; set router.retriever.threads")
 
@@ -97,7 +97,7 @@ def test_a_reference_is_followed_to_the_key_that_can_be_set(
 
     def evaluate(config: DictConfig) -> Any:
         backbone: Any = object()
-        return evaluate_command(config, people, backbone)
+        return evaluate_run(config, people, backbone)
 
     given = ["method=dmoe", "bank.dir=DIR", "router=random", f"paths.output_dir={tmp_path}"]
     config = composed("evaluate", *given, "trigger.threshold=-1")

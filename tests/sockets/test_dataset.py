@@ -10,7 +10,7 @@ import pytest
 
 from backbone.model import Backbone
 from plumbing.storage.jsonl import read_jsonl
-from qa.commands.evaluate import evaluate_command
+from qa.commands.evaluate import evaluate_run
 from qa.commands.evaluate_retrieval import evaluate_retrieval_command
 
 TABLE = """split,question,answer,title,text
@@ -34,7 +34,7 @@ def test_a_method_is_evaluated_on_it(
     config = composed(
         "evaluate", "method=rag", "data=csv", f"data.path={table}", "max_new_tokens=2", "split=test"
     )
-    metrics = evaluate_command(config, backbone=tiny_backbone)
+    metrics = evaluate_run(config, backbone=tiny_backbone)
     [(_, row)] = read_jsonl(tmp_path / "run" / "predictions.jsonl")
     assert metrics["n"] == 1
     assert (row["answers"], row["passage_ids"]) == (["The Salt Road"], ["csv-1"])

@@ -13,7 +13,7 @@ from genpoe.commands.train_hypernet import train
 from genpoe.model import GenPoE
 from plumbing.cli import run
 from plumbing.training.checkpoint import CheckpointError
-from qa.commands.evaluate import evaluate_command
+from qa.commands.evaluate import evaluate_run
 from tests.helpers.tiny import make_backbone
 
 SMALL = (
@@ -48,7 +48,7 @@ def test_a_hypernetwork_is_trained_resumed_and_evaluated(
             *SMALL[:3],
             *("limit=6", "max_new_tokens=2"),
         )
-        return evaluate_command(config, backbone=backbone)["nll"]
+        return evaluate_run(config, backbone=backbone)["nll"]
 
     assert nll("gold") != nll("shuffled")
 

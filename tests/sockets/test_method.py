@@ -12,7 +12,7 @@ import pytest
 from backbone.model import Backbone
 from plumbing.cli import run
 from plumbing.storage.jsonl import read_jsonl
-from qa.commands.evaluate import evaluate_command
+from qa.commands.evaluate import evaluate_run
 from qa.data.dataset import QADataset
 
 
@@ -21,7 +21,7 @@ def test_a_method_is_evaluated(
 ) -> None:
     composed = added("copying", "method/copying")
     config = composed("evaluate", "method=copying", "max_new_tokens=4", "passages=shuffled")
-    metrics = evaluate_command(config, people, tiny_backbone)
+    metrics = evaluate_run(config, people, tiny_backbone)
     assert metrics["n"] == len(people.split("dev"))
     assert metrics["answer_words"] > 0  # the method's own metric
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
@@ -37,5 +37,5 @@ def test_its_settings_are_named_by_their_keys(
 ) -> None:
     config = added("copying", "method/copying")("evaluate", "method=copying", "max_new_tokens=0")
     with pytest.raises(SystemExit):
-        run(evaluate_command, config, people, tiny_backbone)
+        run(evaluate_run, config, people, tiny_backbone)
     assert capsys.readouterr().err.endswith("got 0; set max_new_tokens\n")

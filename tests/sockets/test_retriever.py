@@ -11,7 +11,7 @@ import pytest
 from backbone.model import Backbone
 from plumbing.cli import run
 from plumbing.storage.jsonl import read_jsonl
-from qa.commands.evaluate import evaluate_command
+from qa.commands.evaluate import evaluate_run
 from qa.commands.evaluate_retrieval import evaluate_retrieval_command
 from retrieval.commands.build_index import build_index_command
 
@@ -56,7 +56,7 @@ def test_a_method_gets_its_passages(
         *("method=rag", "passages=retrieved", "k=2", "data=local", f"data.dir={questions_dir}"),
         *("max_new_tokens=2", "pipeline.cache_dir=null"),
     )
-    metrics = evaluate_command(config, backbone=tiny_backbone)
+    metrics = evaluate_run(config, backbone=tiny_backbone)
     rows = [row for _, row in read_jsonl(tmp_path / "run" / "predictions.jsonl")]
     assert [row["passage_ids"] for row in rows] == [["a"], ["b"]]
     assert metrics["n_fewer_than_k"] == 2
