@@ -155,3 +155,11 @@ def test_an_entry_is_a_column(monkeypatch: pytest.MonkeyPatch) -> None:
     table = results_table({"base/em": 1.0, "base/answer_words": 2.5})
     assert "Words" in table
     assert "2.5" in table
+
+
+def test_the_page_includes_every_example() -> None:
+    page = (DOCS / "extending.md").read_text("utf-8")
+    files = [path for path in EXAMPLES.rglob("*") if path.suffix in (".py", ".yaml")]
+    assert files
+    for path in files:
+        assert f'--8<-- "{path.relative_to(DOCS).as_posix()}"' in page
