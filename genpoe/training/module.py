@@ -247,7 +247,7 @@ class GenPoEModule(LightningModule):
         check_backbone(self.backbone, origin["name"], origin["fingerprint"])
         before, now = as_nested(checkpoint["hyper_parameters"]), dict(self.hparams)
         settings = self.hypernet.settings
-        changed = _changes({**before["hypernet"], "class": _class(before)}, settings.saved())
+        changed = _changes(before["hypernet"], settings.saved())
         changed |= _changes(before, {"max_passage_tokens": now["max_passage_tokens"]})
         others = {name: changed.pop(name) for name in settings.TRAINING_ONLY & changed.keys()}
         if changed:
@@ -258,10 +258,6 @@ class GenPoEModule(LightningModule):
         if others := others | _changes(before["optim"], now["optim"]):
             said = _said(others)
             rank_zero_warn(f"the run goes on with other settings: {said}", category=UserWarning)
-
-
-def _class(hyper_parameters: Mapping[str, Any]) -> str:
-    return str(hyper_parameters["hypernet"]["class"])
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
