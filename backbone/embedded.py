@@ -96,7 +96,8 @@ def _read_gguf(gguf: Path) -> tuple[Any, Any]:
 
     source = {"gguf_file": gguf.name}
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
+    with without_loading_bar():
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
     # A model read from GGUF remembers its quantisation and cannot be saved, so it is rebuilt.
     settings = loaded.config.to_dict()
     settings.pop("quantization_config", None)
