@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 MOST_MODULES = 15  # of a folder
+LEAST_BODY = 25  # nodes of the syntax tree; a call with two arguments has about ten
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Graph = dict[str, set[str]]
@@ -271,6 +272,28 @@ def repeated_names(modules: Iterable[Module]) -> dict[str, list[str]]:
                 if kind in ("classes", "functions"):
                     places[f"{module.package}: {name.rpartition('.')[2]}"].append(module.name)
     return {name: found for name, found in places.items() if len(found) > 1}
+
+
+def repeated_bodies(modules: Iterable[Module]) -> list[list[str]]:
+    """Functions and methods of several modules that do the same, word for word.
+
+    Docstrings, names of functions and types do not count. A body of less than `LEAST_BODY` nodes
+    of the syntax tree says too little to be a copy. An ``__init__.py`` is left out: where a package
+    imports lazily, Python wants the ``__getattr__`` in that file itself.
+    """
+    places: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for module in modules:
+        for function, node in module.nodes:
+            if module.is_folder or not isinstance(node, Function):
+                continue
+            own = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            if sum(1 for one in own for _ in ast.walk(one)) >= LEAST_BODY:
+                places[ast.dump(ast.Module([*own], []))].append((module.name, function))
+    return sorted(
+        [f"{module}.{function}" for module, function in found]
+        for found in places.values()
+        if len({module for module, _ in found}) > 1
+    )
 
 
 # Mechanisms
@@ -542,7 +565,7 @@ def _docstrings(modules: Sequence[Module], packages: Sequence[str]) -> list[str]
         for one in (*packages, "all")
     ]
     written, public = (sum(c["all", kind] for kind in kinds) for c in (there, count))
-    twice = repeated_names(modules)
+    twice, same_bodies = repeated_names(modules), repeated_bodies(modules)
     has = (
         f"{100 * written / public:.1f} % of {public} have one; {empty} of these say no more than "
         '"See X", "The same" or "Likewise".'
@@ -551,7 +574,11 @@ def _docstrings(modules: Sequence[Module], packages: Sequence[str]) -> list[str]
         f"{len(twice)} public names stand in several modules of one package: "
         f"{', '.join(f'`{name}`' for name in sorted(twice)) or 'none'}."
     )
-    return [has, names, "", *_table(("package", *kinds), rows)]
+    bodies = "; ".join(" and ".join(f"`{name}`" for name in same) for same in same_bodies)
+    copies = (
+        f"{len(same_bodies)} functions stand in several modules, word for word: {bodies or 'none'}."
+    )
+    return [has, names, copies, "", *_table(("package", *kinds), rows)]
 
 
 def _mechanisms(modules: Sequence[Module]) -> list[str]:

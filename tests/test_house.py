@@ -17,6 +17,7 @@ from tests.house import (
     public_definitions,
     read_house,
     read_imports,
+    repeated_bodies,
     repeated_names,
     report,
     says_nothing,
@@ -148,6 +149,22 @@ def test_docstrings(root: Path) -> None:
     assert names == {"plumbing: Two": ["plumbing.store.three", "plumbing.store.two"]}
 
 
+def test_copies_of_functions(root: Path) -> None:
+    body = "    found = [row for row in {} if len(row) > 1]\n    return sorted(found, key=len)\n"
+    said = '    """Rows."""\n'
+    written = {
+        "plumbing/rows.py": f"def long(rows: list[str]) -> list[str]:\n{said}{body.format('rows')}",
+        "qa/others.py": f"class One:\n  def of(self, rows):\n{body.format('rows')}",
+        "qa/__init__.py": f"def __getattr__(rows):\n{body.format('rows')}",
+        "qa/different.py": f"def long(texts):\n{body.format('texts')}",
+        "qa/short.py": "def two():\n    return 2\n",
+        "qa/short_too.py": "def two():\n    return 2\n",
+    }
+    for name, source in written.items():
+        (root / name).write_text(source, encoding="utf-8")
+    assert repeated_bodies(read_house(root)) == [["plumbing.rows.long", "qa.others.One.of"]]
+
+
 def test_mechanisms(root: Path) -> None:
     found = {
         name.partition(" (")[0]: [(site.module, site.function) for site in sites]
@@ -193,6 +210,10 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 def test_no_two_public_names_of_a_package_are_the_same() -> None:
     assert repeated_names(read_house(ROOT)) == {}
+
+
+def test_no_function_is_a_copy_of_another_one() -> None:
+    assert repeated_bodies(read_house(ROOT)) == []
 
 
 def test_everything_public_says_what_it_is() -> None:
