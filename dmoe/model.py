@@ -50,7 +50,7 @@ class DMoE(DMoEDecoder):
 
         Raises:
             BankError: If the bank is missing, damaged or empty, or belongs to another backbone.
-            IndexFolderError: If the index is missing or damaged, or was built over other
+            FolderError: If the index is missing or damaged, or was built over other
                 surrogates.
             ValueError: If a setting is out of range, or the bank and the surrogates do not belong
                 together.

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from plumbing.mounts import SettingValueError
-from plumbing.storage.manifest import MANIFEST, IndexFolderError, read_manifest
+from plumbing.storage.manifest import MANIFEST, FolderError, read_manifest
 
 T = TypeVar("T")
 
+BUILD = "build it (scripts/build_index.py)"  # what to do where there is no whole index
 
-class IndexDirError(SettingValueError, IndexFolderError):
+
+class IndexDirError(SettingValueError, FolderError):
     """What is in an index's folder is not what the settings ask for."""
 
 
@@ -37,7 +39,7 @@ def index_path(index_dir: str | Path | None) -> Path:
 
     Raises:
         ValueError: If ``index_dir`` is None.
-        IndexFolderError: If the path exists and is not a folder.
+        FolderError: If the path exists and is not a folder.
     """
     if index_dir is None:
         raise SettingValueError("index_dir", "index_dir must be a folder, got null")
@@ -53,12 +55,12 @@ def check_built(folder: Path, what: str, wanted: dict[str, Any]) -> None:
     """Check that a folder already contains the index that would be built there.
 
     Raises:
-        IndexFolderError: If it contains something else, a damaged index, or an index that was made
+        FolderError: If it contains something else, a damaged index, or an index that was made
             with other settings.
     """
     try:
-        recorded = read_manifest(folder, what)["settings"]
-    except IndexFolderError as error:
+        recorded = read_manifest(folder, what, remedy=BUILD)["settings"]
+    except FolderError as error:
         raise IndexDirError(
             "index_dir",
             f"{folder}: expected a whole {what} or nothing, but {error}",
@@ -73,7 +75,7 @@ def check_settings(
     """Check that an index was made with the settings and passages that are wanted.
 
     Raises:
-        IndexFolderError: If any differ; the message names them.
+        FolderError: If any differ; the message names them.
     """
     differ = [
         f"{name} {_shown(recorded.get(name))}, not {_shown(value)}"
@@ -104,16 +106,16 @@ def open_current(
         What ``opened`` returns.
 
     Raises:
-        IndexFolderError: If there is no whole index, or if it was made with other settings or
+        FolderError: If there is no whole index, or if it was made with other settings or
             passages.
     """
     while True:
         before = _peek(folder)
         try:
-            settings = read_manifest(folder, what)["settings"]
+            settings = read_manifest(folder, what, remedy=BUILD)["settings"]
             check_settings(folder, what, settings, wanted)
             return opened(settings)
-        except (IndexFolderError, FileNotFoundError):
+        except (FolderError, FileNotFoundError):
             if _peek(folder) == before:
                 raise
             # Meanwhile a writer published a new state and removed files of this one: try again.

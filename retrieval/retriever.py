@@ -73,7 +73,7 @@ class Editable(ABC):
         Raises:
             DataError: If an id to add is already in the index, or an id to remove is not. The index
                 then stays as it was.
-            IndexFolderError: If another process has changed the index, or is writing to it.
+            FolderError: If another process has changed the index, or is writing to it.
         """
 
     @abstractmethod
@@ -81,7 +81,7 @@ class Editable(ABC):
         """Erase removed passages for good.
 
         Raises:
-            IndexFolderError: If another process has changed the index, or is writing to it.
+            FolderError: If another process has changed the index, or is writing to it.
         """
 
 
@@ -106,6 +106,6 @@ class IndexSettings(Protocol):
         """Open the index, after checking that it is whole and matches these settings and passages.
 
         Raises:
-            IndexFolderError: If it is not, or does not; the message names the difference.
+            FolderError: If it is not, or does not; the message names the difference.
         """
         ...

@@ -160,7 +160,7 @@ def retrieval_router(bank: ExpertIds, retriever: Any, corpus: Any) -> RetrievalR
         corpus: The surrogates that the index was built over.
 
     Raises:
-        IndexFolderError: If the index is missing, damaged, or of other surrogates.
+        FolderError: If the index is missing, damaged, or of other surrogates.
         SettingValueError: If there are experts, but none of these passages has one.
     """
     some = next(iter(bank), None)

@@ -24,7 +24,7 @@ from plumbing.batches import by_length, pad
 from plumbing.storage.folders import new_folder
 from plumbing.storage.manifest import (
     MANIFEST,
-    IndexFolderError,
+    FolderError,
     read_manifest,
     write_manifest,
 )
@@ -105,7 +105,7 @@ def frozen_states(
             write_manifest(part, {}, [_STATES])
     try:
         read_manifest(home, _WHAT, older_form=_older_form)
-    except IndexFolderError as error:
+    except FolderError as error:
         raise FrozenStatesError(
             f"the cached states in {home} are damaged; remove that folder ({error})"
         ) from error

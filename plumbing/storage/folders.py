@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from plumbing.storage.manifest import IndexFolderError
+from plumbing.storage.manifest import FolderError
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def only_writer(folder: Path, what: str, wait: bool = False) -> Iterator[None]:
         wait: Whether to wait until another writer has finished.
 
     Raises:
-        IndexFolderError: If another process or thread holds the right and ``wait`` is false.
+        FolderError: If another process or thread holds the right and ``wait`` is false.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f".{folder.name}.lock").open("a+") as file:
@@ -37,7 +37,7 @@ def only_writer(folder: Path, what: str, wait: bool = False) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             file.seek(0)
-            raise IndexFolderError(
+            raise FolderError(
                 f"{folder}: another process (id {file.read().strip() or 'unknown'}) is writing "
                 f"this {what}; wait until it has ended, or give another folder"
             ) from error

@@ -17,7 +17,7 @@ from plumbing.storage.hashing import digest
 MANIFEST = "manifest.json"
 
 
-class IndexFolderError(ValueError):
+class FolderError(ValueError):
     """A folder that was not finished, is damaged, or was made of something else."""
 
 
@@ -50,6 +50,8 @@ def read_manifest(
     folder: Path,
     what: str,
     verify: bool = True,
+    *,
+    remedy: str = "make it again",
     older_form: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Read a folder's manifest and check every file that it names.
@@ -58,6 +60,7 @@ def read_manifest(
         folder: The folder.
         what: What messages call the folder, such as "BM25 index".
         verify: Whether to check the checksums of the files. Their sizes are checked in any case.
+        remedy: What to do where the folder cannot be used, as messages say it.
         older_form: Turns a manifest that an earlier version of this project wrote in a form of its
             own into ``settings`` and ``files``; entries may lack ``bytes``. It is called for a
             manifest without ``settings``. None: there was no such form.
@@ -66,7 +69,7 @@ def read_manifest(
         ``settings`` and ``files``, as they were written.
 
     Raises:
-        IndexFolderError: If there is no manifest, or if it or a file is damaged or missing.
+        FolderError: If there is no manifest, or if it or a file is damaged or missing.
     """
     path = folder / MANIFEST
     try:
@@ -79,30 +82,28 @@ def read_manifest(
                 raise ValueError("its own checksum differs")
         entries = {name: (e.get("bytes"), e["sha256"]) for name, e in content["files"].items()}
     except FileNotFoundError as error:
-        raise IndexFolderError(
+        raise FolderError(
             f"{folder}: expected a {what}, found no {MANIFEST}: nothing was built here, or its "
-            "building did not end; build it (scripts/build_index.py)"
+            f"building did not end; {remedy}"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IndexFolderError(
-            f"{path}: the manifest of the {what} is damaged ({error}); build it again"
+        raise FolderError(
+            f"{path}: the manifest of the {what} is damaged ({error}); {remedy}"
         ) from error
     for name, (size, sha256) in entries.items():
-        _check(folder / name, what, size, sha256 if verify else None)
+        _check(folder / name, what, size, sha256 if verify else None, remedy)
     return content
 
 
-def _check(file: Path, what: str, size: int | None, sha256: str | None) -> None:
+def _check(file: Path, what: str, size: int | None, sha256: str | None, remedy: str) -> None:
     """Check a file's size and checksum, each unless it is None."""
     found = file.stat().st_size if file.is_file() else None
     if found is None or size not in (None, found):
         expected = "a file" if size is None else f"{size} bytes"
         came = "no such file" if found is None else f"{found} bytes"
-        raise IndexFolderError(
-            f"{file}: expected {expected} of the {what}, got {came}; build it again"
-        )
+        raise FolderError(f"{file}: expected {expected} of the {what}, got {came}; {remedy}")
     if sha256 is not None and sha256_of(file) != sha256:
-        raise IndexFolderError(
+        raise FolderError(
             f"{file}: the {what} is damaged (its checksum differs from the one in {MANIFEST}); "
-            "build it again"
+            f"{remedy}"
         )

@@ -18,10 +18,10 @@ from typing import Any
 
 from plumbing.progress import progress
 from plumbing.storage.folders import new_folder, only_writer
-from plumbing.storage.manifest import IndexFolderError, read_manifest, write_manifest
+from plumbing.storage.manifest import FolderError, read_manifest, write_manifest
 from retrieval.bm25 import lucene
 from retrieval.corpus.corpus import Corpus
-from retrieval.index_folder import check_built, open_current
+from retrieval.index_folder import BUILD, check_built, open_current
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def build_index(folder: Path, corpus: Corpus, settings: dict[str, Any], threads:
         threads: The number of Java threads.
 
     Raises:
-        IndexFolderError: If something else is in the folder, or if another process writes to it.
+        FolderError: If something else is in the folder, or if another process writes to it.
     """
     with only_writer(folder, WHAT):
         if folder.exists() and any(folder.iterdir()):
@@ -70,7 +70,7 @@ def open_searcher(
         The settings in the manifest, and the searcher.
 
     Raises:
-        IndexFolderError: If there is no whole index, or if it was made with other settings.
+        FolderError: If there is no whole index, or if it was made with other settings.
     """
     return open_current(
         folder,
@@ -95,13 +95,13 @@ def change_index(
         The settings in the new manifest.
 
     Raises:
-        IndexFolderError: If the index has changed since it was opened, or if another process is
+        FolderError: If the index has changed since it was opened, or if another process is
             writing to it.
     """
     with only_writer(folder, WHAT):
-        manifest = read_manifest(folder, WHAT, verify=False)
+        manifest = read_manifest(folder, WHAT, verify=False, remedy=BUILD)
         if manifest["settings"] != opened:
-            raise IndexFolderError(
+            raise FolderError(
                 f"{folder}: another process changed the {WHAT} since it was opened; open it again"
             )
         settings = {**opened, "generation": opened["generation"] + 1}
@@ -152,7 +152,7 @@ def _publish(folder: Path, settings: dict[str, Any], known: dict[str, Any] | Non
     segments = _segments(folder, settings)
     found = lucene.count(segments)
     if found != settings["passages"]:
-        raise IndexFolderError(
+        raise FolderError(
             f"{segments}: expected {settings['passages']} passages, Lucene holds {found}; run it "
             f"again"
         )

@@ -70,7 +70,7 @@ class BM25Settings:
             ``bytes``, the index's size on disk.
 
         Raises:
-            IndexFolderError: If another index or an incomplete one is in the folder, or if another
+            FolderError: If another index or an incomplete one is in the folder, or if another
                 process is building it.
             JavaError: If there is no suitable Java.
         """
@@ -82,7 +82,7 @@ class BM25Settings:
         """Open the index.
 
         Raises:
-            IndexFolderError: If the index is missing or damaged, or if it was made with other
+            FolderError: If the index is missing or damaged, or if it was made with other
                 passages or settings.
             JavaError: If there is no suitable Java.
         """
@@ -125,7 +125,7 @@ class BM25(Editable):
         corpus: The passages that the index contains.
 
     Raises:
-        IndexFolderError: If the index is missing or damaged, or if it was made with other passages
+        FolderError: If the index is missing or damaged, or if it was made with other passages
             or settings.
     """
 
@@ -202,7 +202,7 @@ class BM25(Editable):
         """Merge all segments into one, which erases removed passages for good.
 
         Raises:
-            IndexFolderError: If another process has changed the index, or is writing to it.
+            FolderError: If another process has changed the index, or is writing to it.
         """
 
         def apply(segments: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from plumbing.storage.jsonl import DataError
-from plumbing.storage.manifest import IndexFolderError
+from plumbing.storage.manifest import FolderError
 from retrieval.bm25.java import HEAP, find_jar, java_class, start_java
 from retrieval.passage import Passage
 from retrieval.retriever import Hit
@@ -50,7 +50,7 @@ def append(folder: Path, passages: Iterable[Passage], threads: int) -> int:
 
     Raises:
         DataError: If an id is too long.
-        IndexFolderError: If Lucene fails.
+        FolderError: If Lucene fails.
     """
     start_java()
     from pyserini.index.lucene import LuceneIndexer
@@ -74,7 +74,7 @@ def _append_until_flush(folder: Path, indexer: Any, passages: Iterator[Passage])
     while count < _FLUSH and (batch := list(islice(passages, _BATCH))):
         accepted = indexer.addRawDocuments([_as_json(passage) for passage in batch])
         if accepted != len(batch):
-            raise IndexFolderError(
+            raise FolderError(
                 f"{folder}: expected Lucene to take {len(batch)} passages, it took {accepted}; "
                 f"the first of them is {batch[0].id!r}"
             )
@@ -164,7 +164,7 @@ def _java_errors(folder: Path) -> Iterator[None]:
     except JavaException as error:
         reason = str(error).partition("\n")[0]
         advice = f"; set {HEAP}, such as 4g" if "OutOfMemoryError" in reason else ""
-        raise IndexFolderError(f"{folder}: Lucene failed ({reason}){advice}") from error
+        raise FolderError(f"{folder}: Lucene failed ({reason}){advice}") from error
 
 
 class Searcher:
@@ -176,7 +176,7 @@ class Searcher:
         b: How much a passage's length counts, from 0 to 1.
 
     Raises:
-        IndexFolderError: If Lucene cannot open the folder.
+        FolderError: If Lucene cannot open the folder.
     """
 
     def __init__(self, folder: Path, k1: float, b: float) -> None:

@@ -19,7 +19,7 @@ from plumbing.storage.files import cache_folder, sha256_of
 from plumbing.storage.folders import new_folder, only_writer
 from plumbing.storage.hashing import digest
 from plumbing.storage.jsonl import DataError
-from plumbing.storage.manifest import MANIFEST, IndexFolderError, read_manifest
+from plumbing.storage.manifest import MANIFEST, FolderError, read_manifest
 from retrieval.corpus.build import identity_of, write_store
 from retrieval.corpus.formats import CorpusSettingError
 from retrieval.corpus.store import (
@@ -62,10 +62,11 @@ class Corpus(Mapping[str, Passage]):
 
     def __init__(self, path: Path, store: Path) -> None:
         self.path, self._store = path, store
-        manifest = read_manifest(store, _WHAT, verify=False)
+        remedy = f"remove the folder {store}"  # the side store is made again
+        manifest = read_manifest(store, _WHAT, verify=False, remedy=remedy)
         for name in (STARTS, HASHES, ROWS):  # each record has its own checksum
             if sha256_of(store / name) != manifest["files"][name]["sha256"]:
-                raise IndexFolderError(f"{store / name}: damaged; remove the folder {store}")
+                raise FolderError(f"{store / name}: damaged; {remedy}")
         settings = manifest["settings"]
         self.sha256: str = settings["sha256"]
         self.members: str = settings["members"]
@@ -134,7 +135,7 @@ class Corpus(Mapping[str, Passage]):
         """Stream the passages from row ``start`` up to, but without, row ``stop``, in order.
 
         Raises:
-            IndexFolderError: If the side store is damaged.
+            FolderError: If the side store is damaged.
         """
         try:
             yield from read_in_order(self._store / RECORDS, self._starts[start:stop])
@@ -146,7 +147,7 @@ class Corpus(Mapping[str, Passage]):
 
         Raises:
             IndexError: If there is no such row.
-            IndexFolderError: If the side store is damaged.
+            FolderError: If the side store is damaged.
         """
         if not 0 <= row < self._length:
             raise IndexError(f"{self.path}: has rows 0 to {self._length - 1}, got {row}")
@@ -180,8 +181,8 @@ class Corpus(Mapping[str, Passage]):
             place += 1  # that was another id with the same hash
         return -1, None
 
-    def _damaged(self, error: Exception) -> IndexFolderError:
-        return IndexFolderError(
+    def _damaged(self, error: Exception) -> FolderError:
+        return FolderError(
             f"{self._store / RECORDS}: the side store of {self.path} is damaged ({error}); remove "
             f"the folder {self._store}"
         )
@@ -192,7 +193,7 @@ def _try_open(path: Path, store: Path) -> Corpus | None:
         return None
     try:
         return Corpus(path, store)
-    except IndexFolderError as error:
+    except FolderError as error:
         log.warning("%s; it is made again", error)
         return None
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from plumbing.mounts import SettingValueError, mounted
 from plumbing.storage.files import write_json
-from plumbing.storage.manifest import IndexFolderError
+from plumbing.storage.manifest import FolderError
 from retrieval.corpus.corpus import Corpus
 from retrieval.dense.shard import STORAGES, Rows, find_shards
 from retrieval.encoders.encoder import EncoderMaker
@@ -130,7 +130,7 @@ def encode_corpus(job: EncodingJob, engine: Engine, folder: Path) -> list[str]:
         The names of all shards, in order.
 
     Raises:
-        IndexFolderError: If the folder contains an encoding of another job.
+        FolderError: If the folder contains an encoding of another job.
         ValueError: If there is no passage, or if ``storage`` or ``shard_rows`` is impossible.
     """
     if job.storage not in STORAGES:
@@ -174,13 +174,11 @@ def _begin(folder: Path, plan: dict[str, Any]) -> None:
     try:
         found = dict(json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
-        raise IndexFolderError(
-            f"{path}: damaged ({error}); remove the folder to encode anew"
-        ) from error
+        raise FolderError(f"{path}: damaged ({error}); remove the folder to encode anew") from error
     differing = [name for name in plan if found.get(name) != plan[name]]
     if differing:
         name = differing[0]
-        raise IndexFolderError(
+        raise FolderError(
             f"{folder}: holds an interrupted encoding of other settings: its {name} is "
             f"{found.get(name)!r}, now it is {plan[name]!r}; go on with those settings, or remove "
             "the folder to encode anew"

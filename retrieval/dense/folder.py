@@ -30,13 +30,13 @@ import numpy as np
 from plumbing.mounts import mounted
 from plumbing.storage.files import sha256_of, write_whole
 from plumbing.storage.folders import only_writer
-from plumbing.storage.manifest import MANIFEST, IndexFolderError, read_manifest, write_manifest
+from plumbing.storage.manifest import MANIFEST, FolderError, read_manifest, write_manifest
 from retrieval.dense.embeddings import Embeddings
 from retrieval.dense.encoding import PLAN, EncodingJob, Engine, encode_corpus
 from retrieval.dense.faiss_build import add_rows, check_dimension, check_learnable, new_index
 from retrieval.dense.faiss_settings import HNSW, IVFPQ
 from retrieval.dense.shard import Shard
-from retrieval.index_folder import check_built, open_current
+from retrieval.index_folder import BUILD, check_built, open_current
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def encode_and_index(
         threads: The number of threads of FAISS.
 
     Raises:
-        IndexFolderError: If something else is in the folder, or if another process writes to it.
+        FolderError: If something else is in the folder, or if another process writes to it.
         ValueError: If a setting does not suit the passages.
     """
     with only_writer(folder, WHAT):
@@ -109,6 +109,8 @@ def encode_and_index(
             index = new_index(kind, embeddings, threads)
             add_rows(kind, index, embeddings, threads)
         _publish(part, {**state, "faiss": store_index(part, index)})
+        # `plumbing.storage.folders.new_folder` would remove what a killed build left; here the next
+        # build goes on with it. `only_writer` keeps other processes away meanwhile.
         part.rename(folder)
 
 
@@ -130,7 +132,7 @@ def open_snapshot(folder: Path, wanted: State) -> Snapshot:
     """Open the current state, after verifying its checksums and its settings.
 
     Raises:
-        IndexFolderError: If there is no whole index, or if it was made with other settings or
+        FolderError: If there is no whole index, or if it was made with other settings or
             passages.
     """
     return open_current(folder, WHAT, wanted, lambda state: _snapshot(folder, state))
@@ -159,12 +161,13 @@ def change_shards(
         The new state.
 
     Raises:
-        IndexFolderError: If the index has changed since it was opened, or if another process is
+        FolderError: If the index has changed since it was opened, or if another process is
             writing to it.
     """
     with only_writer(folder, WHAT):
-        if read_manifest(folder, WHAT, verify=False)["settings"] != opened.state:
-            raise IndexFolderError(
+        manifest = read_manifest(folder, WHAT, verify=False, remedy=BUILD)
+        if manifest["settings"] != opened.state:
+            raise FolderError(
                 f"{folder}: another process changed the {WHAT} since it was opened; open it again"
             )
         numbered = {"corpus": corpus, "generation": opened.state["generation"] + 1}

@@ -97,7 +97,7 @@ class DenseSettings:
             ``bytes``, the index's size on disk.
 
         Raises:
-            IndexFolderError: If something else is in the folder, if an interrupted encoding with
+            FolderError: If something else is in the folder, if an interrupted encoding with
                 other settings lies beside it, or if another process is building the index.
             ValueError: If a setting does not suit the corpus or the encoder.
         """
@@ -114,7 +114,7 @@ class DenseSettings:
         """Open the index.
 
         Raises:
-            IndexFolderError: If the index is missing or damaged, or if it was made with other
+            FolderError: If the index is missing or damaged, or if it was made with other
                 passages or settings.
         """
         return Dense(self, corpus)
@@ -164,7 +164,7 @@ class Dense(Editable):
         corpus: The passages that the index contains.
 
     Raises:
-        IndexFolderError: If the index is missing or damaged, or if it was made with other passages
+        FolderError: If the index is missing or damaged, or if it was made with other passages
             or settings.
     """
 
@@ -264,7 +264,7 @@ class Dense(Editable):
         """Erase removed passages for good, which frees the space of their vectors.
 
         Raises:
-            IndexFolderError: If another process has changed the index, or is writing to it.
+            FolderError: If another process has changed the index, or is writing to it.
         """
 
         def edit(folder: Path, opened: Snapshot) -> State:

@@ -62,12 +62,12 @@ def load_cross_encoder(
     Raises:
         RerankerError: If there is no reranker, if it is of an unknown kind, or if its base model
             has changed.
-        IndexFolderError: If a file is damaged or missing.
+        FolderError: If a file is damaged or missing.
     """
     if not (folder / MANIFEST).is_file():
         found = f"no {MANIFEST}" if folder.is_dir() else "no such folder"
         raise RerankerError(f"{folder}: expected a reranker, found {found}; {_MAKE}")
-    manifest = read_manifest(folder, _WHAT)
+    manifest = read_manifest(folder, _WHAT, remedy=_MAKE)
     settings = manifest["settings"]
     load = {"encoder": _load_encoder, "decoder": _load_decoder}.get(settings.get("kind"))
     if load is None:

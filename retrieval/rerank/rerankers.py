@@ -40,7 +40,7 @@ class TrainedReranker:
 
     Raises:
         RerankerError: If the folder contains no reranker.
-        IndexFolderError: If a file is damaged.
+        FolderError: If a file is damaged.
         ValueError: If a setting is mistyped or unknown.
     """
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from plumbing.storage.files import sha256_of
-from plumbing.storage.manifest import MANIFEST, IndexFolderError, read_manifest, write_manifest
+from plumbing.storage.manifest import MANIFEST, FolderError, read_manifest, write_manifest
 from tests.helpers.faults import flipped
 
 SETTINGS = {"b": [1, 2.5, None], "a": {"Zürich": True}}
@@ -52,7 +52,7 @@ def test_a_flipped_bit_is_found(folder: Path) -> None:
         for _ in range(40):
             with (
                 flipped(folder / name, random) as where,
-                pytest.raises(IndexFolderError, match=r"thing is damaged|bytes of the thing|file"),
+                pytest.raises(FolderError, match=r"thing is damaged|bytes of the thing|file"),
             ):
                 pytest.fail(f"{where}: {read_manifest(folder, 'thing')}")
     read_manifest(folder, "thing")
@@ -61,26 +61,38 @@ def test_a_flipped_bit_is_found(folder: Path) -> None:
 def test_sizes_are_checked_in_any_case(folder: Path) -> None:
     (folder / "one.bin").write_bytes(b"CONTENT OF ONE")
     read_manifest(folder, "thing", verify=False)
-    with pytest.raises(IndexFolderError, match=r"one.bin: the thing is damaged \(its checksum"):
+    with pytest.raises(FolderError, match=r"one.bin: the thing is damaged \(its checksum"):
         read_manifest(folder, "thing")
     (folder / "one.bin").write_bytes(b"short")
-    with pytest.raises(IndexFolderError, match=r"one.bin: expected 14 bytes .* got 5 bytes"):
+    with pytest.raises(FolderError, match=r"one.bin: expected 14 bytes .* got 5 bytes"):
         read_manifest(folder, "thing", verify=False)
     (folder / "one.bin").unlink()
-    with pytest.raises(IndexFolderError, match=r"one.bin: expected 14 bytes .* got no such file"):
+    with pytest.raises(FolderError, match=r"one.bin: expected 14 bytes .* got no such file"):
         read_manifest(folder, "thing", verify=False)
 
 
 def test_a_folder_without_a_manifest_was_not_finished(tmp_path: Path) -> None:
-    with pytest.raises(IndexFolderError, match=r"found no manifest.json.*build_index\.py"):
+    with pytest.raises(FolderError, match=r"found no manifest\.json.*end; make it again"):
         read_manifest(tmp_path, "thing")
+
+
+def test_the_caller_says_what_to_do(folder: Path) -> None:
+    (folder / "one.bin").write_bytes(b"CONTENT OF ONE")
+    with pytest.raises(FolderError, match=r"one\.bin: .* differs .*; call somebody$"):
+        read_manifest(folder, "thing", remedy="call somebody")
+    (folder / "one.bin").unlink()
+    with pytest.raises(FolderError, match=r"got no such file; call somebody$"):
+        read_manifest(folder, "thing", remedy="call somebody")
+    (folder / MANIFEST).write_text("{}")
+    with pytest.raises(FolderError, match=r"is damaged .*; call somebody$"):
+        read_manifest(folder, "thing", remedy="call somebody")
 
 
 def test_known_entries_are_not_computed_anew(folder: Path) -> None:
     known = read_manifest(folder, "thing")["files"]
     (folder / "one.bin").write_bytes(b"CONTENT OF ONE")  # damage must not be blessed
     write_manifest(folder, SETTINGS, FILES, known)
-    with pytest.raises(IndexFolderError, match=r"one\.bin: the thing is damaged"):
+    with pytest.raises(FolderError, match=r"one\.bin: the thing is damaged"):
         read_manifest(folder, "thing")
 
 
@@ -98,16 +110,16 @@ def test_an_older_form_is_read(folder: Path) -> None:
     manifest = read_manifest(folder, "thing", older_form=older_form)
     assert manifest["settings"] == {"source": "s"}
     assert {name: entry["sha256"] for name, entry in manifest["files"].items()} == sums
-    with pytest.raises(IndexFolderError, match="manifest of the thing is damaged"):
+    with pytest.raises(FolderError, match="manifest of the thing is damaged"):
         read_manifest(folder, "thing")  # as nobody says that there was another form
     damaged_ones: list[Any] = [{"sums": sums}, {"source": "s"}, [], None, 7]
     for damaged in damaged_ones:
         path.write_text(json.dumps(damaged))
-        with pytest.raises(IndexFolderError, match="manifest of the thing is damaged"):
+        with pytest.raises(FolderError, match="manifest of the thing is damaged"):
             read_manifest(folder, "thing", older_form=older_form)
     path.write_text(json.dumps({"source": "s", "sums": sums | {"three": "0" * 64}}))
-    with pytest.raises(IndexFolderError, match="three: expected a file of the thing, got no such"):
+    with pytest.raises(FolderError, match="three: expected a file of the thing, got no such"):
         read_manifest(folder, "thing", older_form=older_form)
     path.write_text(json.dumps({"source": "s", "sums": sums | {"empty": "0" * 64}}))
-    with pytest.raises(IndexFolderError, match="empty: the thing is damaged"):
+    with pytest.raises(FolderError, match="empty: the thing is damaged"):
         read_manifest(folder, "thing", older_form=older_form)

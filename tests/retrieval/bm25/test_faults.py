@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from plumbing.storage.jsonl import write_jsonl
-from plumbing.storage.manifest import IndexFolderError
+from plumbing.storage.manifest import FolderError
 from retrieval.bm25.index import BM25Settings
 from retrieval.corpus.corpus import Corpus
 from retrieval.passage import Passage
@@ -79,7 +79,7 @@ def test_a_killed_build_is_whole_or_nothing(tmp_path):
         if not folder.exists():
             assert "built" not in said
             nothing += 1
-            with pytest.raises(IndexFolderError, match="nothing was built here"):
+            with pytest.raises(FolderError, match="nothing was built here"):
                 settings.open(corpus)
             settings.build(corpus)
         index = settings.open(corpus)
@@ -107,7 +107,7 @@ def test_a_killed_change_is_whole_or_nothing(tmp_path):
         try:
             index = settings.open(corpus_of(tmp_path, [*passages, before]))
             state = before
-        except IndexFolderError:
+        except FolderError:
             index = settings.open(corpus_of(tmp_path, [*passages, after]))
             state = after
         (hit, *_), *_ = index.search([state.text.rpartition(" ")[2], "lisbon"], 5)
@@ -131,7 +131,7 @@ def test_every_flipped_bit_is_found_before_a_result_is_served(tmp_path):
         with flipped(files[number % len(files)], random) as which:
             try:
                 settings.open(corpus)
-            except IndexFolderError:
+            except FolderError:
                 continue
             pytest.fail(f"not found: {which}")
     assert settings.open(corpus).search(WORDS, 5) == expected
@@ -146,10 +146,10 @@ def test_missing_and_cut_files_are_found(tmp_path):
             continue
         content = path.read_bytes()
         path.write_bytes(content[:-2])
-        with pytest.raises(IndexFolderError, match=r"damaged|expected \d+ bytes"):
+        with pytest.raises(FolderError, match=r"damaged|expected \d+ bytes"):
             settings.open(corpus)
         path.unlink()
-        with pytest.raises(IndexFolderError, match=r"got no such file|found no manifest"):
+        with pytest.raises(FolderError, match=r"got no such file|found no manifest"):
             settings.open(corpus)
         path.write_bytes(content)
     assert len(settings.open(corpus)) == 20
@@ -161,6 +161,6 @@ def test_building_over_a_damaged_index_says_what_to_do(tmp_path):
     settings.build(corpus)
     with (
         flipped(tmp_path / "index" / "manifest.json", Random(0)),
-        pytest.raises(IndexFolderError, match=r"remove the folder, or set another index_dir"),
+        pytest.raises(FolderError, match=r"remove the folder, or set another index_dir"),
     ):
         settings.build(corpus)

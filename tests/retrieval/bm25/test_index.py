@@ -9,7 +9,7 @@ import pytest
 
 from plumbing.storage.folders import only_writer
 from plumbing.storage.jsonl import DataError, write_jsonl
-from plumbing.storage.manifest import IndexFolderError, read_manifest
+from plumbing.storage.manifest import FolderError, read_manifest
 from retrieval import index_folder
 from retrieval.bm25 import lucene
 from retrieval.bm25.index import BM25Settings
@@ -182,7 +182,7 @@ def test_adding_and_removing_take_effect_at_once(tmp_path, corpus, settings, ind
     reopened = settings.open(corpus_of(tmp_path, now[::-1]))
     assert reopened.search(QUERIES, 9) == index.search(QUERIES, 9)
     assert reopened.fingerprint == index.fingerprint != before
-    with pytest.raises(IndexFolderError, match=r"made with corpus \w{12}…, not \w{12}…"):
+    with pytest.raises(FolderError, match=r"made with corpus \w{12}…, not \w{12}…"):
         settings.open(corpus)
 
 
@@ -235,7 +235,7 @@ def test_a_change_that_cannot_be_made_changes_nothing(
 def test_what_another_changed_must_be_opened_again(corpus, settings, index):
     other = settings.open(corpus)
     other.remove(["a"])
-    with pytest.raises(IndexFolderError, match="another process changed the BM25 index since"):
+    with pytest.raises(FolderError, match="another process changed the BM25 index since"):
         index.remove(["z"])
     assert ids(index.search(["twin"], 9)[0]) == ["a", "z", "😀 a/../b"]  # as when it was opened
 
@@ -243,7 +243,7 @@ def test_what_another_changed_must_be_opened_again(corpus, settings, index):
 def test_one_writer_at_a_time(tmp_path, corpus, settings, index):
     with only_writer(tmp_path / "index", "BM25 index"):
         for write in (lambda: index.remove(["a"]), index.compact, lambda: settings.build(corpus)):
-            with pytest.raises(IndexFolderError, match=r"another process \(id \d+\) is writing"):
+            with pytest.raises(FolderError, match=r"another process \(id \d+\) is writing"):
                 write()
 
 
@@ -252,18 +252,18 @@ def test_other_settings_or_passages_are_an_error(tmp_path, corpus, settings):
         (replace(settings, k1=1.2), "made with k1 0.9, not 1.2; set"),
         (replace(settings, b=0.75, k1=1.2), "made with k1 0.9, not 1.2 and b 0.4, not 0.75"),
     ]:
-        with pytest.raises(IndexFolderError, match=message):
+        with pytest.raises(FolderError, match=message):
             other.open(corpus)
-        with pytest.raises(IndexFolderError, match=message):
+        with pytest.raises(FolderError, match=message):
             other.build(corpus)
     fewer = corpus_of(tmp_path, PASSAGES[:-1])
-    with pytest.raises(IndexFolderError, match="made with corpus"):
+    with pytest.raises(FolderError, match="made with corpus"):
         settings.open(fewer)
 
 
 def test_another_release_of_anserini_is_an_error(corpus, settings, monkeypatch):
     monkeypatch.setattr(lucene, "software", lambda: "anserini-9.9")
-    with pytest.raises(IndexFolderError, match=r"software anserini-[\d.]+, not anserini-9\.9"):
+    with pytest.raises(FolderError, match=r"software anserini-[\d.]+, not anserini-9\.9"):
         settings.open(corpus)
 
 
@@ -289,7 +289,7 @@ def test_settings_out_of_range(setting, message):
 
 def test_nothing_is_there_before_and_after_a_build_that_fails(tmp_path, corpus, monkeypatch):
     settings = BM25Settings(tmp_path / "index")
-    with pytest.raises(IndexFolderError, match=r"found no manifest\.json: nothing was built here"):
+    with pytest.raises(FolderError, match=r"found no manifest\.json: nothing was built here"):
         settings.open(corpus)
     with monkeypatch.context() as patch:
         patch.setattr(lucene, "merge", lambda folder: 1 / 0)
@@ -305,14 +305,14 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, corpus):
     BM25Settings(tmp_path / "index").build(corpus)  # an empty folder may be there
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    with pytest.raises(IndexFolderError, match=r"other: expected a whole BM25 index or nothing"):
+    with pytest.raises(FolderError, match=r"other: expected a whole BM25 index or nothing"):
         BM25Settings(tmp_path / "other").build(corpus)
     assert (tmp_path / "other" / "thesis.tex").exists()
 
 
 def test_a_passage_that_lucene_refuses_is_noticed(tmp_path, corpus, monkeypatch):
     monkeypatch.setattr(lucene, "_as_json", lambda passage: '{"id": "x", "contents": " "}')
-    with pytest.raises(IndexFolderError, match="expected Lucene to take 8 passages, it took 0"):
+    with pytest.raises(FolderError, match="expected Lucene to take 8 passages, it took 0"):
         BM25Settings(tmp_path / "index").build(corpus)
 
 

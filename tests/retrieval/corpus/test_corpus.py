@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plumbing.storage.jsonl import DataError, write_jsonl
-from plumbing.storage.manifest import IndexFolderError
+from plumbing.storage.manifest import FolderError
 from retrieval.corpus import build as corpus_build
 from retrieval.corpus import corpus as corpus_module
 from retrieval.corpus import store as corpus_store
@@ -257,7 +257,7 @@ def test_flipped_bits_never_change_what_is_read(tmp_path, caplog):
             for read in (Corpus.passages, Corpus.values):
                 try:
                     assert list(read(corpus)) == passages, which
-                except IndexFolderError:
+                except FolderError:
                     refused += 1
     assert refused  # a damaged record cannot be repaired
 
@@ -267,7 +267,7 @@ def test_a_damaged_record_names_the_folder_to_remove(tmp_path):
     (records,) = (tmp_path / "cache").rglob("records.bin")
     with flipped(records, Random(0)):
         corpus = Corpus.open(tmp_path / "c.jsonl", tmp_path / "cache")
-        with pytest.raises(IndexFolderError, match=r"records\.bin: the side store .* remove the"):
+        with pytest.raises(FolderError, match=r"records\.bin: the side store .* remove the"):
             list(corpus.passages())
 
 

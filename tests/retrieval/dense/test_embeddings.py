@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from plumbing.storage.manifest import IndexFolderError
+from plumbing.storage.manifest import FolderError
 from retrieval.dense.embeddings import Embeddings
 from retrieval.dense.encoding import EncodingJob, default_shard_rows, encode_corpus
 from retrieval.dense.engines import PlainEngine
@@ -176,21 +176,21 @@ def test_an_interrupted_encoding_goes_on_with_what_is_missing(tmp_path, job):
 )
 def test_going_on_with_other_settings_is_an_error(tmp_path, job, change, named):
     encode_corpus(job, PlainEngine(), tmp_path / "part")
-    with pytest.raises(IndexFolderError, match=f"encoding of other settings: .*{named}"):
+    with pytest.raises(FolderError, match=f"encoding of other settings: .*{named}"):
         encode_corpus(replace(job, **change), PlainEngine(), tmp_path / "part")
 
 
 def test_going_on_with_other_passages_is_an_error(tmp_path, job):
     encode_corpus(job, PlainEngine(), tmp_path / "part")
     other = replace(job, corpus=make_corpus(tmp_path, make_passages(50, seed=1), "other"))
-    with pytest.raises(IndexFolderError, match="its corpus is "):
+    with pytest.raises(FolderError, match="its corpus is "):
         encode_corpus(other, PlainEngine(), tmp_path / "part")
 
 
 def test_a_damaged_plan(tmp_path, job):
     encode_corpus(job, PlainEngine(), tmp_path / "part")
     (tmp_path / "part" / "encoding.json").write_text("{")
-    with pytest.raises(IndexFolderError, match=r"encoding\.json: damaged .*; remove the folder to"):
+    with pytest.raises(FolderError, match=r"encoding\.json: damaged .*; remove the folder to"):
         encode_corpus(job, PlainEngine(), tmp_path / "part")
 
 

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from plumbing.storage.manifest import IndexFolderError
+from plumbing.storage.manifest import FolderError
 from retrieval.dense.faiss_settings import HNSW
 from retrieval.dense.index import DenseSettings
 from retrieval.passage import Passage
@@ -88,7 +88,7 @@ def test_killed_builds_are_whole_or_not_there_and_go_on(tmp_path, corpus):
         if "built" in said:
             settings_for(index).open(corpus)
         elif not index.exists():
-            with pytest.raises(IndexFolderError, match="nothing was built here"):
+            with pytest.raises(FolderError, match="nothing was built here"):
                 settings_for(index).open(corpus)
             kept = tmp_path / f".index-{number}.encoding"
             for name in acknowledged:
@@ -126,7 +126,7 @@ def with_moving(folder, text):
 def opens(settings, corpus):
     try:
         return len(settings.open(corpus)) == len(corpus)
-    except IndexFolderError:
+    except FolderError:
         return False
 
 
@@ -156,10 +156,10 @@ def test_files_that_are_cut_off_or_missing_are_detected(tmp_path, corpus, size):
     for path in sorted(Path(settings.index_dir).iterdir()):
         content = path.read_bytes()
         path.write_bytes(content[:size])
-        with pytest.raises(IndexFolderError, match=path.name):
+        with pytest.raises(FolderError, match=path.name):
             settings.open(corpus)
         path.unlink()
-        with pytest.raises(IndexFolderError, match=path.name):
+        with pytest.raises(FolderError, match=path.name):
             settings.open(corpus)
         path.write_bytes(content)
     settings.open(corpus)

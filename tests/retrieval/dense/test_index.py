@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from plumbing.storage.folders import only_writer
 from plumbing.storage.jsonl import DataError
-from plumbing.storage.manifest import IndexFolderError
+from plumbing.storage.manifest import FolderError
 from retrieval.dense import faiss_index as vector_index
 from retrieval.dense import folder as dense_folder
 from retrieval.dense.embeddings import Embeddings
@@ -256,7 +256,7 @@ def test_builds_that_end_after_each_shard_come_to_the_same_index(
     for _ in range(4):
         with pytest.raises(OSError, match="no space left"):
             again.build(corpus)
-        with pytest.raises(IndexFolderError, match="nothing was built here, or its building did"):
+        with pytest.raises(FolderError, match="nothing was built here, or its building did"):
             again.open(corpus)
         stored.clear()
     again.build(corpus)  # the last of five builds
@@ -294,7 +294,7 @@ def test_changes_take_effect_here_and_for_who_opens_it_next(of_each_kind, corpus
     assert found[1][0].passage_id == "new"
     opened = of_each_kind.open(make_corpus(tmp_path, after, "after"))
     assert opened.search(QUERIES, 20) == found
-    with pytest.raises(IndexFolderError, match=r"one made with corpus [0-9a-f]{12}…, not"):
+    with pytest.raises(FolderError, match=r"one made with corpus [0-9a-f]{12}…, not"):
         of_each_kind.open(corpus)
     index.compact()
     assert len(index) == 298
@@ -355,11 +355,11 @@ def test_impossible_changes_change_nothing(index, corpus, settings, add, remove,
 def test_two_writers(index, corpus, settings, tmp_path):
     other = settings.open(corpus)
     other.add(NEW[:1])
-    with pytest.raises(IndexFolderError, match="another process changed the dense index since"):
+    with pytest.raises(FolderError, match="another process changed the dense index since"):
         index.remove(["p3"])
     with (
         only_writer(tmp_path / "index", "dense index"),
-        pytest.raises(IndexFolderError, match=r"another process .* is writing this dense index"),
+        pytest.raises(FolderError, match=r"another process .* is writing this dense index"),
     ):
         other.remove(["p3"])
 
@@ -386,7 +386,7 @@ OTHERS = [
 def test_other_settings_are_refused(settings, corpus, change, message):
     settings.build(corpus)
     for use in (replace(settings, **change).open, replace(settings, **change).build):
-        with pytest.raises(IndexFolderError, match=f"found one made with .*{message}.*; set what"):
+        with pytest.raises(FolderError, match=f"found one made with .*{message}.*; set what"):
             use(corpus)
 
 
@@ -394,7 +394,7 @@ def test_another_corpus_is_refused(settings, corpus, tmp_path):
     settings.build(corpus)
     other = make_corpus(tmp_path, PASSAGES[:-1], "other")
     for use in (settings.open, settings.build):
-        with pytest.raises(IndexFolderError, match=r"one made with corpus [0-9a-f]{12}…, not"):
+        with pytest.raises(FolderError, match=r"one made with corpus [0-9a-f]{12}…, not"):
             use(other)
 
 
@@ -409,7 +409,7 @@ def test_the_order_of_the_corpus_does_not_matter(settings, corpus, tmp_path):
 def test_half_an_index_is_in_the_way(settings, corpus, tmp_path):
     settings.build(corpus)
     (tmp_path / "index" / "manifest.json").unlink()
-    with pytest.raises(IndexFolderError, match="expected a whole dense index or nothing, but"):
+    with pytest.raises(FolderError, match="expected a whole dense index or nothing, but"):
         settings.build(corpus)
 
 
@@ -479,7 +479,7 @@ def test_an_index_needs_a_folder_of_its_own(name):
 def test_a_file_in_place_of_the_folder(settings, corpus, tmp_path):
     (tmp_path / "index").write_text("something")
     for use in (settings.build, settings.open):
-        with pytest.raises(IndexFolderError, match="expected a folder or nothing, got a file"):
+        with pytest.raises(FolderError, match="expected a folder or nothing, got a file"):
             use(corpus)
     with pytest.raises(ValueError, match=r"index_dir must be a folder, got null; set index_dir"):
         replace(settings, index_dir=None).build(corpus)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plumbing.devices import pick_device, pick_dtype
-from plumbing.storage.manifest import MANIFEST, IndexFolderError, write_manifest
+from plumbing.storage.manifest import MANIFEST, FolderError, write_manifest
 from retrieval.passage import Passage, passage_text
 from retrieval.rerank.cross_encoder import TokenizedPair
 from retrieval.rerank.decoder import PROMPT, DecoderCrossEncoder
@@ -277,7 +277,7 @@ def test_every_flipped_byte_is_found(saved: Path, tmp_path: Path) -> None:
             damaged = bytearray(whole)
             damaged[place] ^= 1 << int(random.integers(8))
             (folder / name).write_bytes(damaged)
-            with pytest.raises(IndexFolderError, match=name.replace(".", r"\.")):
+            with pytest.raises(FolderError, match=name.replace(".", r"\.")):
                 load_cross_encoder(folder)
 
 
