@@ -67,10 +67,8 @@ class SplitBackbone:
         self._tap = _Tap()
         self._resume = _Tap()
         skipped = [_Pass() for _ in range(layer - 1)]
-        self._below = _with_layers(backbone.decoder, [*backbone.layers[:layer], self._tap])
-        self._above = _with_layers(
-            backbone.decoder, [*skipped, self._resume, *backbone.layers[layer:]]
-        )
+        self._below = _with_layers(backbone, [*backbone.layers[:layer], self._tap])
+        self._above = _with_layers(backbone, [*skipped, self._resume, *backbone.layers[layer:]])
 
     @torch.no_grad()
     def below(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -91,11 +89,13 @@ class SplitBackbone:
         return out.last_hidden_state
 
 
-def _with_layers(decoder: nn.Module, layers: Sequence[nn.Module]) -> nn.Module:
-    part = copy.copy(decoder)
-    part._modules = dict(decoder._modules)
-    name = next(n for n in ("layers", "h", "blocks") if n in part._modules)
-    part._modules[name] = nn.ModuleList(layers)
+def _with_layers(backbone: Backbone, layers: Sequence[nn.Module]) -> nn.Module:
+    """A shallow copy of the decoder that has these layers instead of its own."""
+    part: nn.Module = copy.copy(backbone.decoder)
+    part._modules = {
+        name: nn.ModuleList(layers) if module is backbone.layers else module
+        for name, module in backbone.decoder._modules.items()
+    }
     return part
 
 
@@ -122,12 +122,9 @@ class Trunk:
             else part
             for name, part in layer._modules.items()
         }
-        self._decoder: Any = copy.copy(backbone.decoder)
-        self._decoder._modules = dict(backbone.decoder._modules)
+        self._decoder: Any = _with_layers(backbone, [*backbone.layers[:-1], layer])
         for name, part in backbone.decoder._modules.items():
-            if part is backbone.layers:
-                self._decoder._modules[name] = nn.ModuleList([*backbone.layers[:-1], layer])
-            elif part is backbone.final_norm:
+            if part is backbone.final_norm:
                 self._decoder._modules[name] = _Skip()
 
     @torch.no_grad()
