@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from dmoe.commands.build_experts import check_dtype
 from dmoe.decoding.active import ActiveExperts
 from dmoe.experts.expert import ExpertSpec, expert_at
 from dmoe.experts.peft import export_adapter
+from plumbing.quiet import without_warning_of_old_name
 from plumbing.stopwatch import Stopwatch
 from qa.tables.tables import markdown_table
 from retrieval.passage import Passage
@@ -52,9 +52,7 @@ class PeftFolders:
 
         self._folders = folders
         first, *_ = folders.values()
-        with warnings.catch_warnings():
-            # PEFT uses a name that transformers is removing; we cannot change that.
-            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        with without_warning_of_old_name():
             self.model = PeftModel.from_pretrained(backbone.model, first, adapter_name=_REST)
         self._loaded: list[str] = []
 

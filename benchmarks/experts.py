@@ -7,7 +7,6 @@ measured, an expert of the grouped trainer must equal the peer's.
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from dmoe.training.groups import Groups
 from dmoe.training.instances import Encoded, encode_all, pad_instances
 from dmoe.training.lessons import Lesson, lessons_from_questions
 from plumbing.devices import peak_rss
+from plumbing.quiet import without_warning_of_old_name
 from plumbing.stopwatch import Stopwatch
 from qa.tables.tables import markdown_table
 
@@ -291,9 +291,7 @@ class PeftLoop:
             lora_dropout=0.0,
             task_type="CAUSAL_LM",
         )
-        with warnings.catch_warnings():
-            # PEFT uses a name that transformers is removing; we cannot change that.
-            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        with without_warning_of_old_name():
             self._model: Any = get_peft_model(backbone.model, config)
         parameters = dict(self._model.named_parameters())
         self._parameters = {

@@ -32,9 +32,10 @@ LINES: Mapping[str, Sequence[str]] = {
 TALKATIVE = ("faiss.loader", "sentence_transformers")
 
 # Libraries that call one another by names that are going; there is nothing for a user to change.
+_OLD_NAME_IN_PEFT = r"`is_gradient_checkpointing` is deprecated"
 FUTURE_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
-    r"`is_gradient_checkpointing` is deprecated",
+    _OLD_NAME_IN_PEFT,
 )
 
 
@@ -67,6 +68,25 @@ def leave_out_chatter() -> None:
             logger.setLevel(logging.WARNING)
     for message in FUTURE_WARNINGS:
         warnings.filterwarnings("ignore", message, FutureWarning)
+
+
+@contextmanager
+def without_warning_of_old_name() -> Iterator[None]:
+    """Let PEFT wrap a model by a name that transformers is removing; we cannot change that."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", _OLD_NAME_IN_PEFT, FutureWarning)
+        yield
+
+
+@contextmanager
+def without_advice_on_workers() -> Iterator[None]:
+    """Let Lightning run without being told to load data in more processes.
+
+    Our data are in memory, or take a hundredth of a step to prepare: workers would only copy them.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers")
+        yield
 
 
 @contextmanager

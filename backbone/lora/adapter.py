@@ -7,7 +7,6 @@ adapter is attached. Otherwise the model has its own modules, as all other metho
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from backbone.lora.settings import (
 )
 from backbone.lora.targets import CHOICES, lora_targets
 from backbone.model import Backbone
+from plumbing.quiet import without_warning_of_old_name
 from plumbing.storage.files import sha256_of
 from plumbing.storage.folders import new_folder
 
@@ -68,9 +68,7 @@ class LoraAdapter:
         model = backbone.model
         self._backbone, self._fingerprint = backbone, backbone.fingerprint
         own = [(m, name, child) for m in model.modules() for name, child in m.named_children()]
-        with warnings.catch_warnings():
-            # PEFT uses a name that transformers is removing; we cannot change that.
-            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        with without_warning_of_old_name():
             self._peft = wrap(model)
         now = [getattr(parent, name) for parent, name, _ in own]
         self._places = [

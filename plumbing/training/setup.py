@@ -7,7 +7,6 @@ trained. `make_trainer` then builds the trainer of the configuration, `fit` runs
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
+from plumbing.quiet import without_advice_on_workers
 from plumbing.storage.files import write_json
 from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError
 
@@ -97,9 +97,7 @@ def fit(
         CheckpointError: If the checkpoint cannot be loaded; see `check_ckpt_path`, too.
     """
     check_ckpt_path(ckpt_path)
-    with warnings.catch_warnings():
-        # Our data are in memory, or take a hundredth of a step to prepare: workers would only copy.
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    with without_advice_on_workers():
         trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     return {**metrics, "steps": trainer.global_step}

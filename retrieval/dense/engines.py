@@ -9,7 +9,6 @@ the same number of threads; otherwise some processors add numbers in another ord
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from plumbing.devices import pick_device
 from plumbing.mounts import SettingValueError
 from plumbing.progress import progress
+from plumbing.quiet import without_advice_on_workers
 from plumbing.ray_cluster import ray_cluster
 from retrieval.dense.encoding import EncodingJob, Engine, ShardEncoder, check_rounding
 from retrieval.dense.shard import store_shard
@@ -110,9 +110,7 @@ class LightningEngine:
             enable_model_summary=False,
             use_distributed_sampler=False,  # the module's loader hands out the shards itself
         )
-        with warnings.catch_warnings():
-            # Reading a shard takes almost no time; workers would only copy it.
-            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        with without_advice_on_workers():
             trainer.predict(EncodingModule(job, numbers, folder), return_predictions=False)
 
 

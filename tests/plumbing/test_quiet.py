@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
@@ -14,8 +15,10 @@ from plumbing.quiet import (
     LINES,
     TALKATIVE,
     leave_out_chatter,
+    without_advice_on_workers,
     without_loading_bar,
     without_report_of_new_head,
+    without_warning_of_old_name,
 )
 
 LIGHTNING = "lightning.pytorch.utilities.rank_zero"
@@ -89,6 +92,27 @@ def test_other_warnings_are_shown(quiet: None) -> None:
         warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated, use", FutureWarning, 2)
         warnings.warn("`something` is deprecated", FutureWarning, 2)
     assert [str(each.message) for each in caught] == ["`something` is deprecated"]
+
+
+@pytest.mark.parametrize(
+    ("quiet_about", "message", "category"),
+    [
+        (without_warning_of_old_name, "`is_gradient_checkpointing` is deprecated", FutureWarning),
+        (without_advice_on_workers, "The 'x' does not have many workers which may", UserWarning),
+    ],
+)
+def test_one_warning_is_left_out_while_a_library_works(
+    quiet_about: Callable[[], AbstractContextManager[None]],
+    message: str,
+    category: type[Warning],
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with quiet_about():
+            warnings.warn(message, category, 2)
+            warnings.warn("another one", category, 2)
+        warnings.warn(message, category, 2)
+    assert [str(each.message) for each in caught] == ["another one", message]
 
 
 def test_loading_shows_no_bar_and_downloads_still_do() -> None:
