@@ -2,7 +2,8 @@
 
 The annotation of a setting says what it may be, and here it is enforced: `check_types` compares the
 fields of a class of settings with their annotations, and `typed` does the same for the arguments of
-a function that a configuration names.
+a function that a configuration names. `read_section` makes settings of a section of a composed
+configuration.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from plumbing.mounts import SettingValueError
+from omegaconf import DictConfig, OmegaConf
+
+from plumbing.mounts import SettingValueError, mounted
 
 MAX_SEED = 2**32 - 1  # NumPy's
 
 F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S")
 
 _NAMES: dict[Any, str] = {
     int: "a whole number",
@@ -59,6 +63,22 @@ def typed(function: F) -> F:
         return function(*args, **kwargs)
 
     return cast(F, checked)
+
+
+def read_section(config: DictConfig, name: str, settings: Callable[..., S]) -> S:
+    """Make typed settings of one section of a composed configuration.
+
+    Args:
+        config: The configuration.
+        name: The section's key, such as ``optim``.
+        settings: The class of the settings, or another function that takes them by their names.
+
+    Raises:
+        SettingValueError: If a value is mistyped or out of range; it names the full key.
+    """
+    values: Any = OmegaConf.to_container(config[name], resolve=True)
+    with mounted(name):
+        return settings(**values)
 
 
 def check_positive(settings: Any, *names: str) -> None:

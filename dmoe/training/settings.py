@@ -10,12 +10,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from dmoe.experts.expert import ExpertSpec
 from dmoe.experts.recipe import Recipe
 from dmoe.training.grouped import Limits
-from plumbing.mounts import mounted
+from plumbing.settings import read_section
 
 
 def typed_settings(config: DictConfig) -> tuple[ExpertSpec, Recipe, Limits]:
@@ -25,16 +25,9 @@ def typed_settings(config: DictConfig) -> tuple[ExpertSpec, Recipe, Limits]:
         ValueError: If a setting is out of range, or if instances may have more tokens
             (``recipe.max_tokens``) than are computed at a time (``limits.trunk_tokens``).
     """
-
-    def values(key: str) -> Any:
-        return OmegaConf.to_container(config[key], resolve=True)
-
-    with mounted("expert"):
-        spec = ExpertSpec(**values("expert"))
-    with mounted("recipe"):
-        recipe = Recipe(**values("recipe"))
-    with mounted("limits"):
-        limits = Limits(**values("limits"))
+    spec = read_section(config, "expert", ExpertSpec)
+    recipe = read_section(config, "recipe", Recipe)
+    limits = read_section(config, "limits", Limits)
     if recipe.max_tokens - 1 > limits.trunk_tokens:  # the last token is only ever predicted
         raise ValueError(
             f"expected limits.trunk_tokens of {recipe.max_tokens - 1} or more, which an instance "

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
-
-from plumbing.mounts import SettingValueError, mounted
+from plumbing.mounts import SettingValueError
 from plumbing.settings import check_types
-
-S = TypeVar("S", "BatchingSettings", "OptimSettings")
 
 
 @dataclass(frozen=True)
@@ -72,14 +67,3 @@ class OptimSettings:
                 "lr", f"need 0 <= lr_min <= lr and lr > 0, got lr_min={self.lr_min}, lr={self.lr}"
             )
         object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
-
-
-def read_section(config: DictConfig, name: str, settings: type[S]) -> S:
-    """The typed settings of one section of a composed configuration.
-
-    Raises:
-        ValueError: If a value is mistyped or out of range; it names the full key.
-    """
-    values: Any = OmegaConf.to_container(config[name], resolve=True)
-    with mounted(name):
-        return settings(**values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from plumbing.cli import check_complete, next_command, say_written
 from plumbing.devices import pick_device, pick_dtype
 from plumbing.mounts import SettingValueError, mounted
-from plumbing.settings import check_limit, check_seed, check_types
+from plumbing.settings import check_limit, check_seed, check_types, read_section
 from plumbing.training.setup import check_ckpt_path, make_trainer, seed
 from qa.data.dataset import QADataset, Question, drop_overlap, load_folder
 from qa.evaluation.evaluate import sample
@@ -96,14 +97,11 @@ def train_reranker_command(config: DictConfig) -> dict[str, float]:
     check_ckpt_path(config.ckpt_path)
     seed(config.seed)
     # All settings are checked before mining, which takes minutes.
-    with mounted("mining"):
-        mining = MiningSettings(**_section(config.mining))
-    with mounted("batching"):
-        batching = BatchingSettings(**_section(config.batching))
+    mining = read_section(config, "mining", MiningSettings)
+    batching = read_section(config, "batching", BatchingSettings)
     index_settings = instantiate(config.retriever)
     cross_encoder = instantiate(config.cross_encoder)
-    with mounted("optim"):
-        module = RerankerModule(cross_encoder, **_section(config.optim))
+    module = read_section(config, "optim", partial(RerankerModule, cross_encoder))
     corpus = instantiate(config.corpus)
     mined = _mine(config, mining, index_settings, corpus)
     train, val = hold_out(mined.lists, mining.val_limit, config.seed)
@@ -190,11 +188,6 @@ def _mine(
         mined.without_negative,
     )
     return mined
-
-
-def _section(config: DictConfig) -> dict[str, Any]:
-    section: Any = OmegaConf.to_container(config, resolve=True)
-    return section
 
 
 def _precision(trainer: DictConfig) -> str:

@@ -11,10 +11,17 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from plumbing.cli import one_line
-from plumbing.settings import MAX_SEED, check_limit, check_seed, check_types, typed
+from plumbing.settings import (
+    MAX_SEED,
+    check_limit,
+    check_seed,
+    check_types,
+    read_section,
+    typed,
+)
 from qa.passages.pipeline import open_pipeline
 from retrieval.commands.build_index import build_index_command
 from retrieval.corpus.corpus import Corpus
@@ -217,3 +224,14 @@ def test_possible_limits() -> None:
 def test_possible_seeds() -> None:
     check_seed(0)
     check_seed(MAX_SEED)
+
+
+def test_a_section_of_a_configuration() -> None:
+    @typed
+    def made(count: int, name: str = "x") -> tuple[int, str]:
+        return count, name
+
+    config = OmegaConf.create({"n": 3, "some": {"count": "${n}"}, "wrong": {"count": "many"}})
+    assert read_section(config, "some", made) == (3, "x")
+    with pytest.raises(ValueError, match=r"count must be a whole number, .*; set wrong\.count$"):
+        read_section(config, "wrong", made)

@@ -10,8 +10,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from genpoe.commands.train_hypernet import train
-from genpoe.training.settings import BatchingSettings, OptimSettings, read_section
+from genpoe.training.settings import BatchingSettings, OptimSettings
 from plumbing.cli import one_line
+from plumbing.settings import read_section
 
 CONF = Path(__file__).parents[3] / "conf"
 
