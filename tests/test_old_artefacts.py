@@ -56,7 +56,7 @@ from retrieval.bm25.index import BM25, BM25Settings
 from retrieval.corpus.corpus import Corpus
 from retrieval.corpus.formats import read_passages
 from retrieval.dense.index import DenseSettings
-from retrieval.encoders.settings import EncoderSettings
+from retrieval.encoders.settings import encoder_settings
 from retrieval.pipeline import Pipeline, PipelineSettings
 from retrieval.rerank.rerankers import TrainedReranker
 from retrieval.rerank.training.lists import mine_cached
@@ -313,7 +313,7 @@ def test_bm25_index(old: Copy) -> None:
 
 
 def test_dense_index(old: Copy) -> None:
-    encoder = EncoderSettings(
+    encoder = encoder_settings(
         passage_model=str(old("encoder")),
         dtype="float32",
         device="cpu",

@@ -5,13 +5,15 @@ from __future__ import annotations
 from retrieval.encoders.dpr import DPRSettings
 from retrieval.encoders.encoder import Encoder, EncoderMaker
 from retrieval.encoders.sentence import SentenceSettings
-from retrieval.encoders.settings import EncoderSettings, encoder_settings
+from retrieval.encoders.settings import (
+    EncoderSettings as EncoderSettings,  # old configurations name it
+)
+from retrieval.encoders.settings import encoder_settings
 
 __all__ = [
     "DPRSettings",
     "Encoder",
     "EncoderMaker",
-    "EncoderSettings",
     "SentenceSettings",
     "encoder_settings",
 ]

@@ -6,8 +6,6 @@ Each kind of encoder has a file of its own, with its settings beside it; see
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import ClassVar
 from plumbing.devices import pick_device, pick_dtype
 from plumbing.mounts import SettingValueError
 from plumbing.settings import check_choice, check_positive, check_types
+from plumbing.storage.hashing import digest
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.model_folder import MINILM, folder_fingerprint, model_folder
 
@@ -84,9 +83,7 @@ class PretrainedSettings(ABC):
 
     def _fingerprint(self, model: str, max_tokens: int) -> str:
         files = folder_fingerprint(model_folder(model, self.revision))
-        return hashlib.sha256(
-            json.dumps([_FORMAT, self.kind, files, max_tokens]).encode()
-        ).hexdigest()
+        return digest([_FORMAT, self.kind, files, max_tokens])
 
 
 class PretrainedEncoder:

@@ -41,7 +41,7 @@ def make_corpus(folder: Path, passages: Sequence[Passage], name: str = "corpus")
 
 @dataclass(frozen=True)
 class WordEncoderSettings:
-    """Settings of a `WordEncoder`, as `EncoderSettings` are those of other encoders."""
+    """Settings of a `WordEncoder`, as those that `encoder_settings` makes are of other encoders."""
 
     dimension: int = 16
     name: str = "words"

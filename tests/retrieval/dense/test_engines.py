@@ -15,7 +15,7 @@ from retrieval.dense import engines
 from retrieval.dense.encoding import EncodingJob, check_rounding, encode_corpus
 from retrieval.dense.engines import LightningEngine, PlainEngine, RayEngine, make_engine
 from retrieval.dense.shard import find_shards
-from retrieval.encoders.settings import EncoderSettings
+from retrieval.encoders.settings import encoder_settings
 from tests.helpers.faults import handlers
 from tests.helpers.tiny_encoders import (
     WordEncoder,
@@ -59,7 +59,7 @@ def corpus(folder):
 @pytest.fixture(scope="module")
 def job(folder, corpus):
     model = str(make_sentence_folder(folder / "sentence"))
-    encoder = EncoderSettings(
+    encoder = encoder_settings(
         passage_model=model, max_passage_tokens=48, max_question_tokens=16, device="cpu"
     )
     return EncodingJob(corpus, encoder, "float32", 16)
@@ -68,7 +68,7 @@ def job(folder, corpus):
 @pytest.fixture(scope="module")
 def dpr_job(folder, corpus):
     models = [make_dpr_folder(folder / kind, kind) for kind in ("question", "context")]
-    encoder = EncoderSettings(
+    encoder = encoder_settings(
         kind="dpr",
         question_model=str(models[0]),
         passage_model=str(models[1]),

@@ -27,7 +27,7 @@ from retrieval.dense.faiss_settings import HNSW, IVFPQ
 from retrieval.dense.index import DenseSettings
 from retrieval.dense.search import VectorSearch
 from retrieval.dense.shard import Rows, repacked, store_shard
-from retrieval.encoders.settings import EncoderSettings
+from retrieval.encoders.settings import encoder_settings
 from retrieval.passage import Passage
 from tests.helpers.tiny_encoders import WordEncoderSettings, make_corpus, make_passages
 
@@ -557,7 +557,7 @@ def test_the_configuration_makes_settings(retriever, tmp_path):
         assert (settings.index_dir, settings.ivfpq) == ("here", IVFPQ(probes=3))
         assert settings.encoder.kind == {"dense": "sentence", "dpr": "dpr"}[retriever]
         if retriever == "dense":  # the YAML has the library's defaults
-            plain = DenseSettings("here", ivfpq=IVFPQ(probes=3), encoder=EncoderSettings())
+            plain = DenseSettings("here", ivfpq=IVFPQ(probes=3), encoder=encoder_settings())
             assert settings == plain
         wanted = [f"retriever={retriever}", "retriever.index_dir=here", "++engine=lightning"]
         assert instantiate(compose("build_index", wanted).retriever).engine == "lightning"

@@ -8,10 +8,11 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 from transformers import AutoModel, AutoTokenizer, DPRContextEncoder, DPRQuestionEncoder
 
 from plumbing.storage.files import write_json
-from retrieval.encoders.settings import EncoderSettings
+from retrieval.encoders.settings import encoder_settings
 from retrieval.passage import Passage
 from tests.helpers.tiny_encoders import WORDS, make_dpr_folder, make_passages, make_sentence_folder
 
@@ -31,7 +32,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sentence(folders):
-    return EncoderSettings(
+    return encoder_settings(
         passage_model=str(folders / "sentence"),
         max_passage_tokens=48,
         max_question_tokens=16,
@@ -45,7 +46,7 @@ def sentence(folders):
 def dpr(folders, sentence):
     models = {"passage_model": folders / "context", "question_model": folders / "question"}
     given = {field.name: getattr(sentence, field.name) for field in fields(sentence)}
-    return EncoderSettings(kind="dpr", **given | {key: str(path) for key, path in models.items()})
+    return encoder_settings(kind="dpr", **given | {key: str(path) for key, path in models.items()})
 
 
 @pytest.fixture(params=["sentence", "dpr"])
@@ -156,7 +157,7 @@ def test_a_fingerprint_is_of_what_decides_vectors_but_for_rounding(folders, tmp_
 
 
 def test_the_embedded_model_finds_what_is_meant():
-    encoder = EncoderSettings(device="cpu").load()
+    encoder = encoder_settings(device="cpu").load()
     passages = [
         Passage("1", "Lisbon", "The capital and largest city of Portugal, on the river Tagus."),
         Passage("2", "Photosynthesis", "Plants turn light, water and carbon dioxide into sugar."),
@@ -186,7 +187,7 @@ def test_the_embedded_model_finds_what_is_meant():
 )
 def test_impossible_settings(change, message):
     with pytest.raises(ValueError, match=message):
-        EncoderSettings(**change)
+        encoder_settings(**change)
 
 
 def test_an_unknown_device(settings):
@@ -221,3 +222,8 @@ def test_a_similarity_that_is_no_inner_product(tmp_path, sentence):
     folder = make_sentence_folder(tmp_path / "model", similarity_fn_name="euclidean")
     with pytest.raises(ValueError, match="a model of cosine or inner products, got one of"):
         replace(sentence, passage_model=str(folder)).load().encode_passages(PASSAGES)
+
+
+def test_configurations_of_version_0_1_name_the_settings_otherwise() -> None:
+    old = {"_target_": "retrieval.encoders.EncoderSettings", "kind": "sentence", "batch_size": 9}
+    assert instantiate(old) == encoder_settings(batch_size=9)
