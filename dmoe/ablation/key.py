@@ -19,7 +19,7 @@ _FILES = (
 )
 
 
-def digest(config: DictConfig, keys: Iterable[str]) -> str:
+def settings_key(config: DictConfig, keys: Iterable[str]) -> str:
     """Hash some settings, and the content of the files that they name.
 
     The settings are hashed as written, without resolving references, so that the run folder and

@@ -1,8 +1,14 @@
-"""The errors that a bank raises."""
+"""The errors that a bank raises, and what may be done about conflicts when banks are merged.
+
+Nothing heavy is imported here, so that the command line knows the choices at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+# What may happen to a passage that has different experts in two banks that are merged.
+CONFLICTS = ("error", "keep", "replace")
 
 
 class BankError(ValueError):

@@ -139,7 +139,7 @@ class Manifest:
         return "".join(["{\n", *lines, f'"shards": [\n{shards}\n],\n']).encode("ascii")
 
 
-def read_manifest(bank: Path) -> tuple[Manifest, list[str]]:
+def read_bank_manifest(bank: Path) -> tuple[Manifest, list[str]]:
     """Read the manifest of a bank, or its copy if the manifest is damaged.
 
     Args:
@@ -172,7 +172,7 @@ def read_manifest(bank: Path) -> tuple[Manifest, list[str]]:
 def check_copy(bank: Path) -> str | None:
     """Say what is wrong with the copy of the manifest, or None if it is intact.
 
-    `read_manifest` does not look at the copy if the manifest itself is intact.
+    `read_bank_manifest` does not look at the copy if the manifest itself is intact.
     """
     return _read(bank / COPY)[1]
 
@@ -198,7 +198,7 @@ def mend(bank: Path) -> None:
     Raises:
         BankError: If both are damaged.
     """
-    manifest = read_manifest(bank)[0]
+    manifest = read_bank_manifest(bank)[0]
     paths = (bank / MANIFEST, bank / COPY)
     if any(not path.exists() or path.read_bytes() != manifest.encoded for path in paths):
         publish(bank, manifest)

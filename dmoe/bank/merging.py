@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dmoe.bank.bank import Bank
-from dmoe.bank.conflicts import CONFLICTS
-from dmoe.bank.errors import BankError, shown
+from dmoe.bank.errors import CONFLICTS, BankError, shown
 from dmoe.bank.places import ABSENT
 from dmoe.bank.publish import copy_rows, publish_shards
 from dmoe.bank.records import keys_of

@@ -12,7 +12,7 @@ from torch import Tensor, uint8
 from dmoe.bank.errors import BankError
 from dmoe.bank.layout import ExpertLayout
 from dmoe.bank.locks import publishing, writing
-from dmoe.bank.manifest import Manifest, publish, read_manifest
+from dmoe.bank.manifest import Manifest, publish, read_bank_manifest
 from dmoe.bank.places import Places
 from dmoe.bank.records import Records
 from dmoe.bank.shard import ShardEntry, write_shard
@@ -131,7 +131,7 @@ def _since(view: View, newest: View, kept: Sequence[ShardEntry] | None) -> Seque
 def _discard(bank: Path, written: Sequence[ShardEntry]) -> None:
     """Delete shards after a failure, except those that a manifest names already."""
     with suppress(BankError, OSError):
-        named = read_manifest(bank)[0].shards
+        named = read_bank_manifest(bank)[0].shards
         for entry in written:
             if entry not in named:
                 entry.delete(bank)

@@ -17,7 +17,7 @@ from dmoe.bank.bank import Bank
 from dmoe.bank.card import write_card
 from dmoe.bank.errors import BankError
 from dmoe.bank.locks import cleaning, publishing, writing
-from dmoe.bank.manifest import check_copy, mend, read_manifest
+from dmoe.bank.manifest import check_copy, mend, read_bank_manifest
 from dmoe.bank.places import Places, split_places
 from dmoe.bank.publish import SHARD_BYTES, copy_rows, publish_shards
 from dmoe.bank.shard import FOLDER, ShardEntry
@@ -103,7 +103,7 @@ def unnamed_files(path: Path) -> Iterator[Path]:
 
     Killed writers have left them, writers are at work on them, or newer ones have replaced them.
     """
-    named = {entry.name for entry in read_manifest(path)[0].shards}
+    named = {entry.name for entry in read_bank_manifest(path)[0].shards}
     yield from (file for file in (path / FOLDER).iterdir() if file.stem not in named)
     yield from path.glob(".*.tmp")
 
@@ -181,7 +181,7 @@ def verify(path: str | Path) -> Report:
         view = open_view(path)
         files = _file_problems(view)
         # A compaction may delete files while we look at them. Then look at their successors.
-        if not files or read_manifest(path)[0] == view.manifest:
+        if not files or read_bank_manifest(path)[0] == view.manifest:
             break
     places = view.table.places
     damaged = {view.id(places[index]): problem for index, problem in view.damaged(places).items()}
@@ -190,7 +190,7 @@ def verify(path: str | Path) -> Report:
 
 
 def _file_problems(view: View) -> list[str]:
-    problems = [*read_manifest(view.path)[1], *filter(None, [check_copy(view.path)])]
+    problems = [*read_bank_manifest(view.path)[1], *filter(None, [check_copy(view.path)])]
     for shard in view.shards:
         problems += [*shard.problems, *filter(None, [shard.check_copy()])]
         if not shard.records.sound():

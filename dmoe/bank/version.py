@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dmoe.bank.errors import BankError, DamagedExpertError, shown
 from dmoe.bank.layout import poisoned
-from dmoe.bank.manifest import BankSpec, Manifest, read_manifest
+from dmoe.bank.manifest import BankSpec, Manifest, read_bank_manifest
 from dmoe.bank.places import ABSENT, Places, PlaceTable, split_place, split_places
 from dmoe.bank.records import SHA_BYTES, keys_of
 from dmoe.bank.shard import Shard
@@ -166,7 +166,7 @@ def open_view(path: Path, before: View | None = None) -> View:
         BankError: If there is no bank, or if it cannot be opened.
     """
     while True:
-        manifest = read_manifest(path)[0]
+        manifest = read_bank_manifest(path)[0]
         if before and before.manifest == manifest:
             return before
         try:
@@ -174,8 +174,8 @@ def open_view(path: Path, before: View | None = None) -> View:
             if not any(shard.problems for shard in view.shards):
                 return view
         except BankError:
-            if read_manifest(path)[0] == manifest:
+            if read_bank_manifest(path)[0] == manifest:
                 raise
             continue
-        if read_manifest(path)[0] == manifest:
+        if read_bank_manifest(path)[0] == manifest:
             return view

@@ -22,7 +22,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from backbone.model import Backbone
-from dmoe.ablation.key import digest
+from dmoe.ablation.key import settings_key
 from dmoe.ablation.report import Row, write_report
 from dmoe.bank import Bank
 from dmoe.commands.augment import AUGMENTATIONS, SURROGATES, augment
@@ -69,7 +69,7 @@ class Cell:
         ignored = {"ablation", "paths", "resume"}
         if OmegaConf.select(self.config, "trigger.active") is False:
             ignored.add("router")
-        return digest(self.config, {str(key) for key in self.config} - ignored)
+        return settings_key(self.config, {str(key) for key in self.config} - ignored)
 
 
 def ablate(config: DictConfig, overrides: Sequence[str]) -> dict[str, float]:
@@ -136,7 +136,7 @@ def read_cells(config: DictConfig, overrides: Sequence[str]) -> Iterator[Cell]:
             typed_settings(composed)
         except (HydraException, ValueError) as error:
             raise ValueError(f"cell {labels}: {one_line(error)}") from error
-        if digest(composed, _SHARED) != digest(config, _SHARED):
+        if settings_key(composed, _SHARED) != settings_key(config, _SHARED):
             raise ValueError(
                 f"cell {labels}: all cells must share {', '.join(_SHARED)}; run one ablation each"
             )
@@ -187,7 +187,7 @@ class Workshop:
             without a bank train while they answer. They have no ``expert_norm``, and their
             ``seconds_per_question`` leaves out that training.
         """
-        built = self._folder / "banks" / digest(cell.config, _BUILT)
+        built = self._folder / "banks" / settings_key(cell.config, _BUILT)
         config = cell.config.copy()
         config.paths.output_dir = str(self._folder / "cells" / cell.key)
         config.instances.augmentation = str(self._folder / config.instances.augmentation)
@@ -215,7 +215,7 @@ class Workshop:
 
     def _index(self, router: DictConfig) -> None:
         """Build the index of a router over the surrogates, unless the settings name an index."""
-        index = self._augmented / "index" / digest(router, router)
+        index = self._augmented / "index" / settings_key(router, router)
         if OmegaConf.is_missing(router.corpus, "path"):
             router.corpus.path = str(self._augmented / SURROGATES)
         if OmegaConf.is_missing(router.retriever, "index_dir"):
@@ -224,7 +224,7 @@ class Workshop:
                 instantiate(router.retriever).build(instantiate(router.corpus))
 
     def _backbone(self, config: DictConfig) -> Backbone:
-        key = digest(config, ["backbone"])
+        key = settings_key(config, ["backbone"])
         if key not in self._backbones:
             self._backbones[key] = instantiate(config.backbone)
         return self._backbones[key]
@@ -258,7 +258,7 @@ def _expert_norm(bank: Bank) -> dict[str, float]:
 
 def _augmentations(config: DictConfig) -> Path:
     """The path of an ablation's augmentations, relative to its run folder."""
-    return Path("augmentations", digest(config, _AUGMENTED), AUGMENTATIONS)
+    return Path("augmentations", settings_key(config, _AUGMENTED), AUGMENTATIONS)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -14,8 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from dmoe.bank.conflicts import CONFLICTS
-from dmoe.bank.errors import BankError, shown
+from dmoe.bank.errors import CONFLICTS, BankError, shown
 from plumbing.cli import say_written, type_script
 from plumbing.storage.files import write_json
 from plumbing.storage.jsonl import read_jsonl, text_field

@@ -7,11 +7,11 @@ import os
 import pytest
 from omegaconf import OmegaConf
 
-from dmoe.ablation.key import digest
+from dmoe.ablation.key import settings_key
 
 
 def key(**settings):
-    return digest(OmegaConf.create(settings), settings)
+    return settings_key(OmegaConf.create(settings), settings)
 
 
 def test_settings_count_as_written():
@@ -19,7 +19,7 @@ def test_settings_count_as_written():
     assert one == key(paths={"cache_dir": "${oc.env:HOME}"}, recipe={"lr": 1e-3})
     assert one != key(recipe={"lr": 1e-4}, paths={"cache_dir": "${oc.env:HOME}"})
     config = OmegaConf.create({"recipe": {"lr": 1}, "k": 3})
-    assert digest(config, ["recipe"]) == key(recipe={"lr": 1})
+    assert settings_key(config, ["recipe"]) == key(recipe={"lr": 1})
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,6 @@ def test_files_are_found_where_settings_refer_to_them(tmp_path):
     file = tmp_path / "file"
     config = OmegaConf.create({"corpus": {"path": "${folder}/file"}, "folder": str(tmp_path)})
     file.write_text("one")
-    before = digest(config, ["corpus"])
+    before = settings_key(config, ["corpus"])
     file.write_text("another")
-    assert digest(config, ["corpus"]) != before
+    assert settings_key(config, ["corpus"]) != before
