@@ -27,6 +27,7 @@ from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError, lo
 from qa.prompts import build_prompt, encode_passage
 from retrieval.passage import Passage
 
+_KEYS = ("state_dict", "hyper_parameters", "backbone")  # of a checkpoint
 _PREFIX = "hypernet."  # begins the names of its weights in a checkpoint's state_dict
 
 
@@ -85,7 +86,7 @@ class GenPoE:
             BackboneMismatchError: If ``backbone`` is not the one of the checkpoint.
             CheckpointError: If the file is missing, is damaged or is no GenPoE checkpoint.
         """
-        checkpoint = load_checkpoint(Path(path))
+        checkpoint = load_checkpoint(Path(path), _KEYS)
         try:
             hyper_parameters = as_nested(checkpoint["hyper_parameters"])
             settings = read_settings(hyper_parameters["hypernet"])
@@ -158,16 +159,15 @@ class GenPoE:
             self.remove()
             return
         experts = self.generate_experts(list(distinct))
-        most = max(map(len, rows))
-        index = torch.zeros(len(rows), most, dtype=torch.long)
-        relevance_BK = torch.zeros(len(rows), most)  # any expert with weight 0 fills a short row
-        for i, (row, weight) in enumerate(zip(rows, weights, strict=True)):
-            index[i, : len(row)] = torch.tensor([distinct[passage] for passage in row])
-            relevance_BK[i, : len(row)] = torch.tensor(weight)
-        device = self.backbone.device
-        index, dtype = index.to(device), self.backbone.dtype
+        device, dtype = self.backbone.device, self.backbone.dtype
+        # Any expert with weight 0 fills a short row.
+        index_BK, mask_BK = pad([[distinct[p] for p in row] for row in rows], 0, device=device)
+        relevance_BK = torch.zeros(index_BK.shape, device=device)
+        relevance_BK[mask_BK.bool()] = torch.tensor(
+            [weight for row in weights for weight in row], dtype=torch.float32, device=device
+        )
         self.expert_layer.inject(
-            experts.map(lambda factor: factor[:, 0].to(dtype)[index]), relevance_BK.to(device)
+            experts.map(lambda factor: factor[:, 0].to(dtype)[index_BK]), relevance_BK
         )
 
     def remove(self) -> None:

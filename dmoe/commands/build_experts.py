@@ -47,6 +47,7 @@ from retrieval.passage import Passage
 log = logging.getLogger(__name__)
 
 ENGINES = ("lightning", "ray")
+_CARRIED = ("data", "backbone")  # what an evaluation of the experts has in common with this run
 Lessons = Callable[[], Iterable[Lesson]]
 
 
@@ -138,13 +139,13 @@ def _following(config: DictConfig) -> list[str | None]:
     settings: dict[str, Any] = {"method": "dmoe", "bank.dir": Path(config.bank.dir)}
     if chosen.augmentation is None:
         settings |= {"router": "oracle", "passages": "gold", "split": chosen.split}
-        return [next_command(config, "evaluate", settings)]
+        return [next_command(config, "evaluate", settings, _CARRIED)]
     surrogates = Path(chosen.augmentation).with_name("surrogates.jsonl")
     if not surrogates.exists():
-        return [next_command(config, "evaluate", settings | {"router": "oracle"})]
+        return [next_command(config, "evaluate", settings | {"router": "oracle"}, _CARRIED)]
     index = surrogates.with_name("index")
     settings |= {"router.corpus.path": surrogates, "router.retriever.index_dir": index}
-    evaluating = next_command(config, "evaluate", settings)
+    evaluating = next_command(config, "evaluate", settings, _CARRIED)
     return [evaluating] if index.exists() else [index_of(config, surrogates, index), evaluating]
 
 

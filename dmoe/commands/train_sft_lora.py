@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from backbone.loading import training_backbone
 from backbone.lora.adapter import LoraAdapter, LoraSettings
@@ -18,6 +17,7 @@ from dmoe.training.instances import encode_all
 from dmoe.training.lessons import check_formats
 from plumbing.cli import check_complete, next_command, say_written
 from plumbing.mounts import mounted
+from plumbing.settings import read_section
 from plumbing.stopwatch import Stopwatch
 from plumbing.training.setup import (
     check_ckpt_path,
@@ -69,21 +69,15 @@ def train_sft_lora(config: DictConfig) -> dict[str, float]:
     using = {"method": "sft_lora", "adapter_dir": folder}
     say_written(
         {folder.parent: [FOLDER, "metrics.json", "checkpoints/last.ckpt"]},
-        [next_command(config, "evaluate", using)],
+        [next_command(config, "evaluate", using, ("data", "backbone"))],
     )
     return metrics
 
 
 def _module(config: DictConfig) -> SFTModule:
     """Make the module that trains, with the adapter and the instances."""
-
-    def values(key: str) -> Any:
-        return OmegaConf.to_container(config[key], resolve=True)
-
-    with mounted("lora"):
-        settings = LoraSettings(**values("lora"))
-    with mounted("recipe"):
-        recipe = Recipe(**values("recipe"))
+    settings = read_section(config, "lora", LoraSettings)
+    recipe = read_section(config, "recipe", Recipe)
     with mounted("instances"):
         check_formats(config.instances.formats)
     formats = list(config.instances.formats)

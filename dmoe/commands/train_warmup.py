@@ -53,9 +53,10 @@ def warmup(config: DictConfig) -> dict[str, float]:
         "expert_norm": trained.norm.item(),
     }
     write_json(folder / "metrics.json", metrics)
+    warm = _warm(config, folder / "adapter")
     say_written(
         {folder: ["adapter", "metrics.json"]},
-        [next_command(config, "build_experts", _warm(config, folder / "adapter"))],
+        [next_command(config, "build_experts", warm, ("data", "backbone"))],
     )
     return metrics
 

@@ -49,7 +49,7 @@ def mean_study(config: DictConfig) -> list[dict[str, Any]]:
     show(markdown_table(cells, columns, labels=1))
     say_written(
         {config.paths.output_dir: ["mean_study.json"]},
-        [next_command(config, "train_hypernet", {})],
+        [next_command(config, "train_hypernet", {}, ("data", "backbone"))],
     )
     return results
 

@@ -15,9 +15,10 @@ from backbone.model import Backbone
 from genpoe.hypernet.hypernet import HypernetSettings
 from genpoe.training.datamodule import QADataModule
 from genpoe.training.module import GenPoEModule
-from genpoe.training.settings import BatchingSettings, OptimSettings, read_section
+from genpoe.training.settings import BatchingSettings, OptimSettings
 from plumbing.cli import next_command, say_written
 from plumbing.mounts import mounted
+from plumbing.settings import read_section
 from plumbing.training.setup import (
     check_ckpt_path,
     fit,
@@ -63,7 +64,9 @@ def evaluation_of(config: DictConfig) -> str | None:
     settings = {"method": "genpoe", "ckpt_path": checkpoint, "passages": "gold"}
     if config.batching.val_split not in (None, "dev"):
         settings["split"] = config.batching.val_split
-    return next_command(config, "evaluate", settings) if checkpoint.exists() else None
+    if not checkpoint.exists():
+        return None
+    return next_command(config, "evaluate", settings, ("data", "backbone"))
 
 
 def train(

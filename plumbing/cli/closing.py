@@ -15,7 +15,6 @@ take its own defaults.
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -29,15 +28,12 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from plumbing.cli.keys import compose_command
+from plumbing.cli.values import CONF, leaves, shown, typed_value
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 SCRIPTS = CONF.parent / "scripts"
 
 # Where a launcher says which process of several this is.
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
-_CARRIED = ("data", "backbone")
-_PLAIN = re.compile(r"[\w./@+-]+", re.ASCII)
-_NO_TEXT = re.compile(r"null|true|false|nan|[+-]?inf|[+-]?[\d_.]+(e[+-]?\d+)?", re.IGNORECASE)
 
 
 def say_written(
@@ -68,12 +64,6 @@ def say_written(
     output.flush()
 
 
-def shown(path: str | Path) -> str:
-    """A path as one would type it: from the current folder if it lies below that."""
-    whole, here = Path(path).absolute(), Path.cwd()
-    return str(whole.relative_to(here)) if whole.is_relative_to(here) else str(path)
-
-
 def type_script(name: str, words: Iterable[str | Path]) -> str:
     """The command line that runs a script of ours with these words.
 
@@ -98,7 +88,7 @@ def _python() -> str:
 
 
 def next_command(
-    config: DictConfig, script: str, settings: Mapping[str, Any], carry: Sequence[str] = _CARRIED
+    config: DictConfig, script: str, settings: Mapping[str, Any], carry: Sequence[str] = ()
 ) -> str | None:
     """The command line of a script that goes on with what this run has made.
 
@@ -158,10 +148,10 @@ def _told(
     ours += [word for word in words if word.startswith("hydra.searchpath=")]
     if "experiment" in hydra.runtime.choices:  # what it sets is no default of the command
         ours.append("~experiment")
-    own_defaults = _leaves(compose_command(CONF, own, ours).config)
-    theirs = _leaves(compose_command(CONF, script, words).config)
+    own_defaults = leaves(compose_command(CONF, own, ours).config)
+    theirs = leaves(compose_command(CONF, script, words).config)
     given = {word.lstrip("+").partition("=")[0] for word in words}
-    for key, raw in _leaves(config).items():
+    for key, raw in leaves(config).items():
         is_carried = key.partition(".")[0] in carry or (key == "paths.cache_dir" and carry)
         if key in given or not is_carried or not _has_section(theirs, key):
             continue
@@ -182,44 +172,8 @@ def _plain(config: DictConfig, key: str) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def _leaves(config: DictConfig) -> dict[str, Any]:
-    """All settings by their dotted keys, with references as they are written."""
-    found: dict[str, Any] = {}
-
-    def collect(node: Any, key: str) -> None:
-        if isinstance(node, dict) and node:
-            for name, part in node.items():
-                collect(part, f"{key}.{name}" if key else str(name))
-        else:
-            found[key] = node
-
-    collect(OmegaConf.to_container(config, resolve=False), "")
-    return found
-
-
 def _override(key: str, value: Any) -> str:
-    return f"{key}={_value(value)}"
-
-
-def _value(value: Any) -> str:
-    """A value as Hydra reads it from a command line."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case Path():
-            return _value(shown(value))
-        case dict():
-            return "{" + ",".join(f"{_value(k)}:{_value(v)}" for k, v in value.items()) + "}"
-        case list() | tuple():
-            return "[" + ",".join(map(_value, value)) + "]"
-        case str() if not _PLAIN.fullmatch(value) or _NO_TEXT.fullmatch(value):
-            escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
-            trailing = len(escaped) - len(escaped.rstrip("\\"))
-            doubled = escaped + "\\" * trailing
-            return f"'{doubled}'"
-    return str(value)
+    return f"{key}={typed_value(value)}"
 
 
 def _listed(names: Sequence[str]) -> str:

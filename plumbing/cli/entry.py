@@ -34,6 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 from plumbing.cli.help import help_page
 from plumbing.cli.keys import CommandLineError, compose_command, find_fault
 from plumbing.cli.renamed import uses_old_key
+from plumbing.cli.values import CONF
 from plumbing.mounts import locate
 from plumbing.quiet import leave_out_chatter
 
@@ -41,7 +42,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 EXIT_CODE = 2
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 _LONGEST_NAME = 120  # characters of a run's folder; longer ones end with a digest
 
@@ -49,7 +49,7 @@ _LONGEST_NAME = 120  # characters of a run's folder; longer ones end with a dige
 _CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
 _MENDABLE = (*_CONFIG_ERRORS, ValueError, OSError, ImportError)
 _FULL_ERROR = "HYDRA_FULL_ERROR"
-_SET_BY_US = "QA_CLI_SET_HYDRA_FULL_ERROR"  # environment, so that DDP's child processes know too
+_SET_BY_US = "GENPOE_SET_HYDRA_FULL_ERROR"  # environment, so that DDP's child processes know too
 
 
 def as_folder(overrides: str) -> str:

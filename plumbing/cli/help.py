@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.default_element import ResultDefault
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
 from plumbing.cli.comments import Comments, read_comments
 from plumbing.cli.keys import Composition
+from plumbing.cli.values import leaves, typed_value
 
 WIDTH = 100  # characters
 _COLUMN = 36  # where the meanings stand, at most
@@ -49,7 +50,7 @@ def help_page(
     if own := sections.pop("", {}):
         lines += ["", "Settings:", *_tables(own)]
     choices = {
-        f"{key}={_shown(choice)}": " | ".join(composed.options[key])
+        f"{key}={_typed(choice)}": " | ".join(composed.options[key])
         for key, choice in composed.choices.items()
         if key not in _HIDDEN and (len(composed.options[key]) > 1 or choice in (None, MISSING))
     }
@@ -86,7 +87,7 @@ def _sections(
                 owner[full] = title
             if key in comments.keys:
                 meaning[full] = comments.keys[key]
-    values = dict(_leaves(OmegaConf.to_container(composed.config, resolve=False)))
+    values = leaves(composed.config)
     sections: dict[str, dict[str, str | None]] = {"": {}}
     for key in dict.fromkeys([*owner, *values]):
         if key not in values or _is_hidden(key, values[key], meaning):
@@ -95,7 +96,7 @@ def _sections(
         title = owner.get(key, groups.get(section, ""))
         if section != key and section in meaning and not title:
             sections[title][f"{section}:"] = meaning[section]
-        sections.setdefault(title, {})[f"{key}={_shown(values[key])}"] = meaning.get(key)
+        sections.setdefault(title, {})[f"{key}={_typed(values[key])}"] = meaning.get(key)
     return sections
 
 
@@ -151,28 +152,8 @@ def _title(one: ResultDefault, choices: Mapping[str, str | None]) -> str:
     return f"{package or group}={option}"
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict) and node:
-        for name, part in node.items():
-            yield from _leaves(part, f"{prefix}{name}.")
-    elif prefix:
-        yield prefix.removesuffix("."), node
-
-
-def _shown(value: Any) -> str:
-    """A value as it is given on a command line."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case float():
-            return re.sub(r"e([+-])0", r"e\1", repr(value))
-        case list():
-            return f"[{','.join(map(_shown, value))}]"
-        case dict():
-            return f"{{{','.join(f'{key}:{_shown(part)}' for key, part in value.items())}}}"
-    return str(value)
+def _typed(value: Any) -> str:
+    return typed_value(value, quoted=False)
 
 
 def _prose(text: str) -> list[str]:

@@ -14,6 +14,7 @@ import pickle
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,7 +28,6 @@ _MARK = b"sha256:"
 _SEAL_SIZE = len(_MARK) + 64
 _END_RECORD = b"PK\x05\x06"  # zip's end of central directory; its last two bytes: comment length
 _END_SIZE = 22
-_REQUIRED = ("state_dict", "hyper_parameters", "backbone")
 _BLOCK = 1 << 20
 
 
@@ -106,24 +106,25 @@ def previous_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
     """Load what was trained beside a frozen backbone; if it is damaged, the version before it.
 
     Args:
         path: A file that training wrote.
+        needs: The keys that a checkpoint of the expected kind has.
 
     Returns:
-        The checkpoint, on the CPU: ``state_dict``, ``hyper_parameters``, ``backbone``, and more.
+        The checkpoint, on the CPU.
 
     Raises:
         CheckpointError: If the checkpoint is missing, is damaged and has no version before it, or
             is of another kind.
     """
     checkpoint = _load(path, "cpu")
-    missing = [key for key in _REQUIRED if key not in checkpoint]
+    missing = [key for key in needs if key not in checkpoint]
     if missing:
         raise CheckpointError(
-            f"{path} is no checkpoint of this project: expected the keys {', '.join(_REQUIRED)}, "
+            f"{path} is no checkpoint of this project: expected the keys {', '.join(needs)}, "
             f"got none named {', '.join(missing)}; give as ckpt_path a file that training wrote"
         )
     return checkpoint

@@ -43,7 +43,7 @@ def following(
     """The words of the next command of ``scripts/train_hypernet.py`` with these overrides."""
     config = composed("train_hypernet", [*overrides, "paths.output_dir=out"], with_hydra=True)
     with as_hydra_runs(config):
-        line = next_command(config, script, settings, **options)
+        line = next_command(config, script, settings, **{"carry": ("data", "backbone")} | options)
     assert line is not None
     name, words = parsed(line)
     assert name == script
@@ -149,7 +149,7 @@ def test_configurations_of_ones_own_are_found_again(monkeypatch: pytest.MonkeyPa
     search = "hydra.searchpath=[file://docs/examples/conf]"
     config = composed("train_hypernet", [search, "data=csv", "data.path=t.csv"], with_hydra=True)
     with as_hydra_runs(config):
-        line = next_command(config, "evaluate", {"method": "base"})
+        line = next_command(config, "evaluate", {"method": "base"}, ["data", "backbone"])
     assert line is not None
     assert line.startswith("PYTHONPATH=docs/examples python scripts/evaluate.py method=base ")
     words = shlex.split(line)[3:]

@@ -19,7 +19,7 @@ from plumbing.storage.jsonl import DataError
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As at the start of a command; whatever `run` sets is gone afterwards."""
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    monkeypatch.delenv("QA_CLI_SET_HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.delenv("GENPOE_SET_HYDRA_FULL_ERROR", raising=False)
     before = dict(os.environ)
     yield
     os.environ.clear()

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from plumbing.cli.comments import read_comments
-from plumbing.cli.entry import CONF
 from plumbing.cli.help import help_page
 from plumbing.cli.keys import compose_command, did_you_mean, find_fault
 from plumbing.cli.renamed import RENAMED, new_settings
+from plumbing.cli.values import CONF
 
 FILES = {
     "cook.yaml": """\

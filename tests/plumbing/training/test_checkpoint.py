@@ -204,9 +204,10 @@ def test_a_folder_is_an_error(tmp_path: Path) -> None:
 def test_a_checkpoint_of_something_else_is_an_error(path: Path) -> None:
     AtomicCheckpointIO().save_checkpoint({"state_dict": {}}, path)
     with pytest.raises(
-        CheckpointError, match=r"no checkpoint of this project.*hyper_parameters, backbone"
+        CheckpointError, match=r"no checkpoint of this project.*named weights, more; give"
     ):
-        load_checkpoint(path)
+        load_checkpoint(path, ["state_dict", "weights", "more"])
+    assert load_checkpoint(path) == {"state_dict": {}}
     AtomicCheckpointIO().save_checkpoint([1], path)  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="expected a dictionary, got list"):
         load_checkpoint(path)
