@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from backbone.edits import WeightEdits
 from backbone.final_ffn import FinalFFN
 from backbone.loading import EMBEDDED, load_backbone
 from backbone.lora.settings import WEIGHTS
@@ -85,14 +86,18 @@ def merge_expert(ffn: FinalFFN, expert: Mapping[str, Tensor], spec: ExpertSpec) 
     It is added to weights that are wider than 16 bits. It is kept beside weights of 16 bits
     (`WarmLinear`), because most of it would be rounded away there.
     """
+    names = {id(weight): name for name, weight in ffn.backbone.model.named_parameters()}
+    weights: dict[str, Tensor] = {}
     for target in spec.targets:
         linear = ffn.projections[target]
         a, b = (expert[f"{target}.lora_{x}"].to(linear.weight.device).float() for x in "AB")
         if linear.weight.itemsize > 2:
-            linear.weight.add_(spec.scaling * (b @ a))
+            weights[names[id(linear.weight)]] = linear.weight + spec.scaling * (b @ a)
         else:
             warm = linear if isinstance(linear, WarmLinear) else _replace(ffn, target)
             warm.add(a, spec.scaling * b)
+    if weights:
+        WeightEdits(ffn.backbone).write(weights)
 
 
 def _replace(ffn: FinalFFN, target: str) -> WarmLinear:
@@ -120,7 +125,8 @@ def warm_backbone(adapter: str | Path, name: str = EMBEDDED, **settings: Any) ->
     ffn = FinalFFN(backbone)
     expert, spec = import_adapter(adapter, ffn)
     # The new fingerprint is made from the one before merging and the adapter's hash. A fingerprint
-    # samples the weights, and might miss such small changes.
+    # samples the weights, and might miss such small changes. It takes the place of the one that
+    # `WeightEdits` gives, because banks were built under it, and because it is the same on any GPU.
     both = f"beside {backbone.fingerprint} {sha256_of(Path(adapter) / WEIGHTS)} {spec.scaling}"
     merge_expert(ffn, expert, spec)
     backbone.fingerprint = hashlib.sha256(both.encode()).hexdigest()
