@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from backbone.model import Backbone
 from backbone.tokens import encode_prompt
 from benchmarks.timing import interleaved, ratio, with_range
+from genpoe.hypernet.hypernet import HypernetSettings
 from genpoe.model import GenPoE
 from qa.data.dataset import QADataset
 from qa.prompts import build_prompt
@@ -25,10 +27,9 @@ def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     Raises:
         ValueError: If the data is too small, or if zero experts change what is decoded.
     """
-    settings = config.hypernet
     backbone = instantiate(config.backbone)
     dataset: QADataset = instantiate(config.data)
-    hypernet = instantiate(settings).build(backbone).eval().requires_grad_(False)
+    hypernet = instantiate(config.hypernet).build(backbone).eval().requires_grad_(False)
     genpoe = GenPoE(backbone, hypernet.to(backbone.device).cast(backbone.dtype))
     questions = dataset.split("dev")[: config.rounds + 1]
     passages = list(dataset.passages.values())
@@ -93,7 +94,7 @@ def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         "decoding_over_plain": ratio(decoding, seconds["plain"]),
     }
     shape = (
-        f"Layer {settings.layer}, rank {settings.rank}, width {settings.hidden_width}; "
+        f"Hypernetwork: {described(hypernet.settings)}; "
         f"{str(backbone.dtype)[6:]}; one question at a time; {config.rounds} interleaved rounds. "
         "Zero experts decode the same tokens."
     )
@@ -109,6 +110,11 @@ def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         *("", shape, ""),
         *table.splitlines(),
     ]
+
+
+def described(settings: HypernetSettings) -> str:
+    """A hypernetwork's own settings, whichever they are, for the head of a table."""
+    return ", ".join(f"{name} {value}" for name, value in asdict(settings).items())
 
 
 def _ids(backbone: Backbone, prompt: str) -> Tensor:

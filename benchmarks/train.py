@@ -16,6 +16,7 @@ from torch.nn import functional
 from backbone.loading import load_backbone
 from backbone.model import Backbone
 from backbone.split import SplitBackbone
+from benchmarks.inject import described
 from benchmarks.timing import interleaved, ratio, with_range
 from genpoe.experts import mix_experts
 from genpoe.hypernet.mean import MeanHypernet, mean_pool
@@ -70,7 +71,6 @@ def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         ValueError: If both do not compute the same, if the data is too small, or if another
             hypernetwork than ``mean`` is chosen.
     """
-    settings = config.hypernet
     backbone = instantiate(config.backbone)
     peer_backbone = load_backbone(config.backbone.name, dtype="float32").to(backbone.device)
     dataset: QADataset = instantiate(config.data)
@@ -120,7 +120,7 @@ def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
             "ours": lambda: step(module(next(ours)).mean()),
             "ours, states cached": lambda: step(cached(next(again)).mean()),
             "obvious": lambda: step(
-                obvious_loss(peer_backbone, hypernet, settings.layer, next(theirs))
+                obvious_loss(peer_backbone, hypernet, hypernet.settings.layer, next(theirs))
             ),
         }
         seconds = interleaved(tasks, config.rounds)
@@ -131,7 +131,7 @@ def train_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     }
     result: dict[str, Any] = {"equality": check, "seconds_per_example": each}
     shape = (
-        f"Layer {settings.layer}, rank {settings.rank}, width {settings.hidden_width}; "
+        f"Hypernetwork: {described(hypernet.settings)}; "
         f"{config.passages_per_batch} passages with up to {config.questions_per_passage} questions "
         f"each; {config.rounds} interleaved rounds; backbone in {str(backbone.dtype)[6:]} (ours), "
         "float32 (obvious)."
