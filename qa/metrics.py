@@ -120,6 +120,10 @@ def paired_difference(
 class QAMetrics(Metric):
     """EM and F1 in percent over all batches so far and, with DDP, over all ranks.
 
+    This is for Lightning loops of your own, which update it in ``validation_step``. Our own
+    evaluation does without, because it keeps the score of every question, for intervals and paired
+    differences.
+
     >>> metrics = QAMetrics()
     >>> metrics.update(["the U.S. Navy"], [["US Navy", "Navy"]])
     >>> {name: value.item() for name, value in metrics.compute().items()}
