@@ -65,7 +65,7 @@ def check_positive(settings: Any, *names: str) -> None:
     """Check that some numbers among the settings of an object are larger than 0.
 
     Raises:
-        SettingValueError: Naming the first that is not.
+        SettingValueError: If a number is not positive; the message names the first such setting.
     """
     for name in names:
         if not (value := getattr(settings, name)) > 0:

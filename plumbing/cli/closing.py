@@ -33,7 +33,7 @@ from plumbing.cli.keys import compose_command
 CONF = Path(__file__).resolve().parents[2] / "conf"
 SCRIPTS = CONF.parent / "scripts"
 
-# Where a launcher says which process of several this is.
+# Environment variables in which launchers give the rank of a process.
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 _CARRIED = ("data", "backbone")
 _PLAIN = re.compile(r"[\w./@+-]+", re.ASCII)
@@ -45,7 +45,9 @@ def say_written(
     following: Iterable[str | None] = (),
     output: TextIO | None = None,
 ) -> None:
-    """Say what a command wrote, where, and what to type next. Of several processes the first does.
+    """Say what a command wrote, where, and what to type next.
+
+    If there are several processes, only the first one says it.
 
     Args:
         written: By folder, the files in it that may have been written, as paths within the folder.
@@ -103,7 +105,7 @@ def next_command(
     """The command line of a script that goes on with what this run has made.
 
     Args:
-        config: Of this run.
+        config: The configuration of this run.
         script: The next script's name; its configuration is ``conf/<script>.yaml``.
         settings: What it is told, by key. A `pathlib.Path` is written from the current folder.
         carry: Sections, such as ``data``, that must be the same in both. A choice is given where it

@@ -127,7 +127,7 @@ def check_positions(limit: int, positions: int | None, name: str) -> None:
 
     Args:
         limit: The most tokens that the model may get.
-        positions: How many positions it has; None: as many as one likes.
+        positions: How many positions it has. None means that there is no limit.
         name: The setting that limits the tokens.
 
     Raises:
