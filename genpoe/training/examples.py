@@ -54,6 +54,7 @@ class Examples(Dataset[dict[str, Any]]):
             chosen passages; some questions about the last passage may be missing.
         seed: The seed of the random choices.
         rag_fraction: The share of the questions that also occur with their passage in the prompt.
+            Deviation: the paper has none of these; the default is 0.
             They are chosen in the same way.
 
     Raises:

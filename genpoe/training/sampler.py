@@ -2,6 +2,8 @@
 
 A batch holds each of its passages once. All random choices depend on the seed and the epoch alone.
 Therefore all ranks, and a run that is resumed, agree on every batch without asking each other.
+
+Deviation: the paper does not say how batches are made.
 """
 
 from __future__ import annotations
