@@ -102,7 +102,7 @@ def _python() -> str:
 def next_command(
     config: DictConfig, script: str, settings: Mapping[str, Any], carry: Sequence[str] = _CARRIED
 ) -> str | None:
-    """The command line of a script that goes on with what this run has made.
+    """The command line of a script that continues with the results of this run.
 
     Args:
         config: The configuration of this run.

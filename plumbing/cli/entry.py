@@ -252,7 +252,7 @@ def check_complete(config: DictConfig) -> None:
     """Check that every setting that has no default has been given.
 
     Raises:
-        ValueError: Naming those that have not.
+        ValueError: If some have none. The message names them.
     """
     missing = sorted(_missing(OmegaConf.to_container(config, resolve=False)))
     if missing:
