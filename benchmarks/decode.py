@@ -27,7 +27,7 @@ from benchmarks.decode_ways import Decoding, FirstToken, check_equal_decoding
 from benchmarks.timing import in_turns, laps, ratio, with_range
 from dmoe.baselines.flare import FLAREMethod
 from dmoe.decoding.router import RetrievalRouter, RoutingRequest
-from dmoe.decoding.routing import Routing, Step
+from dmoe.decoding.steps import Routing, Step
 from dmoe.decoding.trigger import ConstantTrigger, Trigger, UncertaintyTrigger
 from dmoe.experts.expert import ExpertSpec
 from plumbing.progress import progress

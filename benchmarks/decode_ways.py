@@ -14,8 +14,8 @@ from torch import Tensor
 from backbone.decoding import left_padded
 from backbone.final_ffn import FinalFFN
 from dmoe.decoding.router import Router, RoutingRequest
-from dmoe.decoding.routing import Routing, Step
 from dmoe.decoding.session import Session
+from dmoe.decoding.steps import Routing, Step
 from dmoe.decoding.trigger import ConstantTrigger, Trigger
 from qa.data.dataset import Question
 from qa.prompts import build_prompt

@@ -13,7 +13,7 @@ from dmoe.decoding.active import ExpertSource
 from dmoe.decoding.controls import NoiseExperts, SomeExperts
 from dmoe.decoding.decoder import DecoderInput, DMoEDecoder
 from dmoe.decoding.router import Router
-from dmoe.decoding.routing import Routing, Step
+from dmoe.decoding.steps import Routing, Step
 from dmoe.decoding.trigger import Trigger
 from dmoe.metrics import routing_metrics
 from plumbing.mounts import SettingValueError, mounted
@@ -50,7 +50,7 @@ class DMoEMethod(AnsweringMethod):
         router: A function that makes the router, given the experts.
         trigger: Decides at which tokens the router is asked.
         experts: How many experts act at a time.
-        max_query_tokens: A routing query's last so many tokens are kept.
+        max_query_tokens: A routing query keeps at most this many of its last tokens.
         rag: Whether the passages also stand in the prompt.
         max_new_tokens: The most tokens that are decoded.
         bank: The bank that the experts come from. None means that there is no bank; then the

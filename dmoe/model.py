@@ -16,7 +16,7 @@ from backbone.model import Backbone
 from dmoe.bank import Bank
 from dmoe.decoding.decoder import DecoderInput, DMoEDecoder
 from dmoe.decoding.router import retrieval_router
-from dmoe.decoding.routing import Routing, Step
+from dmoe.decoding.steps import Routing, Step
 from dmoe.decoding.trigger import UncertaintyTrigger
 from qa.prompts import build_prompt
 from retrieval.bm25.index import BM25Settings

@@ -83,7 +83,7 @@ def mix_experts(
         if rows % sets:
             raise ValueError(
                 f"{sets} expert sets cannot serve {rows} rows evenly; inject one set a row, or "
-                "say with `rows` which set each row uses"
+                "say with `rows_N` which set each row uses"
             )
         grouped = hidden_NTD.reshape(sets, -1, width)
         return _mix_grouped(grouped, experts, relevance_BK).view(rows, tokens, width)

@@ -71,9 +71,9 @@ def by_length(
 
     Args:
         lengths: The length of each row.
-        max_tokens: A batch has at most so many positions, padding among them. A row that is longer
+        max_tokens: The most positions of a batch, padding among them. A row that is longer
             than this gets a batch of its own.
-        max_rows: A batch has at most so many rows.
+        max_rows: The most rows of a batch.
         longest_first: If True, lengths fall instead of rising. What does not fit into memory then
             fails at once.
 

@@ -32,7 +32,7 @@ class SettingValueError(ValueError):
 
     Args:
         name: The setting, as the class that has it calls it.
-        problem: What was expected, and what came.
+        problem: What was expected, and what was given instead.
         remedy: What to do. The key stands in the place of each ``{}``.
     """
 

@@ -49,7 +49,7 @@ class Bar:
             )
 
     def move(self, done: int, note: str = "") -> None:
-        """Show that so much of the total is done, with a note behind the bar."""
+        """Move the bar to `done` and show a note after it."""
         if self._bar is not None:
             if note:
                 self._bar.set_postfix_str(note, refresh=False)

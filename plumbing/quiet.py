@@ -125,8 +125,8 @@ def without_loading_bar() -> Iterator[None]:
 def without_report_of_new_head() -> Iterator[None]:
     """Let transformers put a new head for classification upon a model without a warning.
 
-    For a model that is to be trained, that is the intention. Where any other weight is missing, or
-    is not used, its report is shown.
+    A new head is expected where a model is about to be trained. If any other weight is missing or
+    is not used, transformers' report is shown.
     """
     logger = logging.getLogger("transformers.modeling_utils")
     new_head = _NewHeadAlone()

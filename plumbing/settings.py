@@ -44,7 +44,8 @@ def check_types(settings: Any, section: str = "") -> None:
             be mounted in several places leaves it out; see `plumbing.mounts`.
 
     Raises:
-        SettingValueError: Naming the setting, what was expected and what came.
+        SettingValueError: If a value has another type. The message names the setting, what was
+            expected and what was given.
     """
     hints = get_type_hints(type(settings))
     for field in fields(settings):
@@ -85,7 +86,7 @@ def check_positive(settings: Any, *names: str) -> None:
     """Check that some numbers among the settings of an object are larger than 0.
 
     Raises:
-        SettingValueError: Naming the first that is not.
+        SettingValueError: If a number is not positive; the message names the first such setting.
     """
     for name in names:
         if not (value := getattr(settings, name)) > 0:
@@ -93,7 +94,7 @@ def check_positive(settings: Any, *names: str) -> None:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Check that a setting is one of the names that there are.
+    """Check that a setting is one of the possible names.
 
     Raises:
         SettingValueError: If it is not.

@@ -57,7 +57,7 @@ class AnsweringMethod:
     Attributes:
         uses_passages: Whether the method is given passages with each question. An evaluation
             selects none for a method that is not.
-        retrieves: Whether the method asks for passages by itself while it answers. An evaluation
+        retrieves: Whether the method itself asks for passages while it answers. An evaluation
             then hands it the source of passages, by `retrieve_from`, before the first question.
 
     Raises:
@@ -100,7 +100,7 @@ class AnsweringMethod:
         """
 
     def retrieve_from(self, source: PassageSource) -> None:
-        """Take the source from which the method retrieves by itself, if it `retrieves`.
+        """Take the source from which the method itself retrieves, if it `retrieves`.
 
         Raises:
             ValueError: If the method cannot use this source. By default it can use none.

@@ -21,7 +21,7 @@ from torchmetrics import Metric
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII only, as SQuAD has it
-_CHUNK = 4_000_000  # At most so many resampled indices are in memory at a time; they take 32 MB.
+_CHUNK = 4_000_000  # The most resampled indices in memory at a time; they take 32 MB.
 
 
 def normalize_answer(text: str) -> str:
@@ -41,8 +41,9 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
 def f1_score(prediction: str, answers: Sequence[str]) -> float:
     """The harmonic mean of the tokens' precision and recall, between 0 and 1.
 
-    Of several answers, the one counts that gives the highest value. If the prediction or the answer
-    is empty after normalisation, the value is 1 if both are empty and else 0, as in SQuAD 2.0.
+    If there are several answers, the one that gives the highest value counts. If the prediction or
+    the answer is empty after normalisation, the value is 1 if both are empty and else 0, as in
+    SQuAD 2.0.
 
     Raises:
         ValueError: If there is no answer.

@@ -4,6 +4,8 @@ It is an instruction, then ``Question: …\nAnswer:``. With RAG, the title and t
 passage stand before it. Without the instruction, small models answer in sentences
 (docs/results/prompts.md). The answer follows after one space and ends with the end-of-sequence
 token.
+
+Deviation: GenPoE's paper gives no instruction, and DMoE's has examples for some data sets.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Commands:
   info         say what the experts are, and how many
   list         write the id and the passage's hash of every expert, as JSON lines
   verify       check the files' checksums; exit code 2 if something is damaged
-  compact      repack small and holey shards, and delete unused files
+  compact      rewrite shards that are small or have gaps, and delete unused files
   merge        copy the experts of other banks into this one
   remove       remove experts; `compact` frees their space
   export       copy the bank, packed and checked, into a new folder

@@ -206,7 +206,7 @@ class ModelAugmenter:
             batch = order[start : start + self._writer.batch_size]
             replies = self._writer.write([wanted[key].request for key in batch])
             entries = dict(zip(batch, replies, strict=True))
-            # The answers that came are stored first, whatever happened to the other requests.
+            # Received answers are stored first, whatever happened to the other requests.
             self._cache.append((key, text) for key, text in entries.items() if type(text) is str)
             for key, reply in entries.items():
                 if isinstance(reply, RefusedError):

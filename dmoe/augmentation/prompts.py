@@ -2,6 +2,9 @@
 
 A prompt is an instruction with examples. Each example is a turn of the user and one of the
 assistant.
+
+Deviation: the paper has one prompt for all models. Small models cannot follow it, so they are asked
+span by span.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class Manifest:
 
     Attributes:
         spec: What all experts of the bank have in common.
-        generation: The number of this version; each version counts one further.
+        generation: The number of this version. It grows by one with each version.
         shards: The shards that count. A later shard overrides the ones before it.
     """
 

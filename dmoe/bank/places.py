@@ -20,7 +20,7 @@ Places: TypeAlias = npt.NDArray[np.int64]
 
 ABSENT = -1  # the place of an id that was never added, or that was removed
 _ROW_BITS = 32
-_FEW = 4096  # at least so many ids are collected before they are sorted into the others
+_FEW = 4096  # ids are sorted into the others when at least this many are collected
 
 
 class PlaceTable:

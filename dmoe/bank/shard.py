@@ -30,7 +30,7 @@ from dmoe.bank.layout import ExpertLayout
 from dmoe.bank.records import KEY_BYTES, SHA_BYTES, Records
 
 FOLDER = "shards"
-_ALIGN = 64  # the rows begin at a multiple of so many bytes
+_ALIGN = 64  # the rows begin at a multiple of this many bytes
 _TAGS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _NAME = re.compile(r"[0-9a-f]{32}")
 

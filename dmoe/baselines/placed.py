@@ -42,10 +42,10 @@ class PlacedMethod(PRAGMethod):
     Args:
         adapters: The passages' adapters, on the layers that have experts.
         router: Selects passages for the question.
-        passages: Of the router's choice, by id.
+        passages: The passages that the router may choose, by id.
         experts: How many experts a question gets.
-        max_query_tokens: A question's last so many tokens are the query.
-        max_new_tokens: At most so many tokens are decoded.
+        max_query_tokens: The query is at most this many of the question's last tokens.
+        max_new_tokens: The most tokens that are decoded.
 
     Raises:
         ValueError: If a number is not positive.

@@ -274,7 +274,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(
         "compact",
         _compact,
-        "repack small and holey shards, and delete unused files",
+        "rewrite shards that are small or have gaps, and delete unused files",
         "verify",
         True,
     )

@@ -130,7 +130,7 @@ def build_command(config: DictConfig) -> dict[str, float]:
 
 
 def _following(config: DictConfig) -> list[str | None]:
-    """The command lines that evaluate with a bank, behind the one that builds its router's index.
+    """The commands to type next: first build the router's index, then evaluate with the bank.
 
     A bank that was built from a data set's own questions has no surrogates to search: its experts
     are chosen by the passages that are known to answer the questions.

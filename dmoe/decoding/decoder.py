@@ -14,8 +14,8 @@ from torch import Tensor
 from backbone.decoding import check_room, first_line, left_padded, pad_token_id
 from backbone.final_ffn import FinalFFN
 from backbone.model import Backbone
-from dmoe.decoding.routing import Routing, Step
 from dmoe.decoding.session import Session
+from dmoe.decoding.steps import Routing, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,8 @@ class DMoEDecoder:
     above the threshold of the trigger (eq. 4), the router selects experts for the task input and
     what has been decoded so far (eq. 5). They take the place of those that acted before, the token
     is decoded again under them (eq. 6), and they stay until the next trigger. Each row of a batch
-    triggers by itself and has its own experts. Nothing is left on the backbone between two steps.
+    triggers independently and has its own experts. Between two steps nothing is left on the
+    backbone.
 
     Args:
         backbone: The frozen model.
@@ -61,7 +62,7 @@ class DMoEDecoder:
 
         Args:
             inputs: B rows, at least one.
-            max_new_tokens: There must be room for so many tokens after the longest prompt.
+            max_new_tokens: There must be room for this many tokens after the longest prompt.
 
         Raises:
             ValueError: If there are no rows, if ``max_new_tokens`` is not positive, or if a prompt
@@ -85,7 +86,7 @@ class DMoEDecoder:
 
         Args:
             inputs: B rows. If there are none, there are no tokens.
-            max_new_tokens: At most so many tokens a row.
+            max_new_tokens: The most tokens of a row.
             stop_ids: Tokens that end a row; None: the end of sequence.
 
         Returns:
@@ -118,7 +119,7 @@ class DMoEDecoder:
         Args:
             input_ids: ``[B, T]``, left-padded.
             attention_mask: ``[B, T]``, 0 at padding; None: no padding.
-            max_new_tokens: At most so many tokens a row.
+            max_new_tokens: The most tokens of a row.
             stop_ids: Tokens that end a row; None: the end of sequence.
 
         Returns:

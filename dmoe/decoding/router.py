@@ -32,7 +32,11 @@ class RoutingRequest:
 
 
 def last_tokens(tokenizer: Any, query: str, limit: int) -> str:
-    """Cut a query to the last ``limit`` tokens (DMoE sec. 4.2); a shorter query stays as it is."""
+    """Cut a query to the last ``limit`` tokens (DMoE sec. 4.2); a shorter query stays as it is.
+
+    Deviation: the paper says that queries are truncated. The last tokens stay here, so that what
+    was generated is always among them.
+    """
     ids = tokenizer(query, add_special_tokens=False)["input_ids"]
     return query if len(ids) <= limit else str(tokenizer.decode(ids[-limit:]))
 

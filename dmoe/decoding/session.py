@@ -20,7 +20,7 @@ from backbone.kv_cache import make_cache
 from backbone.tokens import encode_answer
 from dmoe.decoding.active import ActiveExperts
 from dmoe.decoding.router import RoutingRequest, last_tokens
-from dmoe.decoding.routing import Routing, Step
+from dmoe.decoding.steps import Routing, Step
 from dmoe.decoding.trigger import token_uncertainty
 from plumbing.batches import pad
 from retrieval.retriever import Hit
@@ -82,7 +82,7 @@ class Session:
         """Decode each row greedily until a stop token, which is yielded, or until the last step.
 
         Args:
-            max_new_tokens: At most so many tokens a row.
+            max_new_tokens: The most tokens of a row.
             stop_ids: Tokens that end a row.
 
         Yields:

@@ -81,7 +81,7 @@ class Groups(IterableDataset[Group]):
         self.without: list[str] = []
 
     def share(self, lessons: int) -> int:
-        """How many of so many lessons are this worker's."""
+        """The number of lessons that this worker takes out of `lessons`."""
         return len(range(self._worker, lessons, self._workers))
 
     def __iter__(self) -> Iterator[Group]:

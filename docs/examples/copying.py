@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from backbone.model import Backbone
+from backbone import Backbone
 from qa.method import AnsweringMethod, Prediction, QuestionInput
 from qa.prompts import encode_passage
 
@@ -19,7 +19,7 @@ class CopyingMethod(AnsweringMethod):
     Args:
         backbone: The frozen model.
         rag: Whether the passages also stand in the prompt.
-        max_new_tokens: At most so many tokens are decoded.
+        max_new_tokens: The most tokens that are decoded.
         strength: What is added, in nats.
     """
 

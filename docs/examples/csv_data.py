@@ -6,8 +6,8 @@ import csv
 from pathlib import Path
 
 from plumbing.storage.jsonl import DataError
-from qa.data.dataset import QADataset, Question
-from retrieval.passage import Passage
+from qa.data import QADataset, Question
+from retrieval import Passage
 
 COLUMNS = ("split", "question", "answer", "title", "text")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from backbone.model import Backbone
+from backbone import Backbone
 from genpoe.experts import Experts
 from genpoe.hypernet import Hypernet, HypernetSettings, PassageTokens
 from genpoe.hypernet.mean import mean_pool

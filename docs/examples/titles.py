@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from plumbing.mounts import SettingValueError
 from plumbing.settings import check_types
 from retrieval.answers import answer_tokens
-from retrieval.corpus.corpus import Corpus
+from retrieval.corpus import Corpus
 from retrieval.retriever import Hit
 
 

@@ -269,6 +269,7 @@ class MeanHypernet(Hypernet):
             P sets of K = 1 expert.
         """
         scaled = self.scaler(code)
+        # Deviation: the paper has no noise. Without it the training passages are learnt by heart.
         if noise is not None and self.noise:
             scaled = scaled + self.noise * torch.randn(
                 scaled.shape, generator=noise, device=scaled.device

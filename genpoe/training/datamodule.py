@@ -84,16 +84,16 @@ class QADataModule(LightningDataModule):
     Args:
         dataset: The questions and passages.
         tokenizer: The backbone's tokenizer.
-        passages_per_batch: At most so many passages are in one step on one rank.
-        questions_per_passage: At most so many questions share a passage in one step.
-        max_passage_tokens: Longer passages are cut to so many tokens.
+        passages_per_batch: The largest number of passages in one step on one rank.
+        questions_per_passage: The largest number of questions that share a passage in one step.
+        max_passage_tokens: Longer passages are cut to this many tokens.
         max_prompt_tokens: Questions are left out if prompt and answer together have more tokens.
         rag_fraction: The share of the training questions that are trained on a second time, with
             their passage in the prompt.
         train_split: The split to train on.
         val_split: The split for the validation loss. With None there is no validation.
-        train_limit: Train on a random sample of so many questions. None takes all.
-        val_limit: Validate on a random sample of so many questions. None takes all.
+        train_limit: Train on a random sample of this many questions. None takes all.
+        val_limit: Validate on a random sample of this many questions. None takes all.
         drop_overlap: If True, training questions are left out if their gold passage is one of
             validation. If False, such questions are an error.
         num_workers: The number of processes that make batches. With 0 this process makes them,
@@ -204,7 +204,7 @@ class QADataModule(LightningDataModule):
         """A random sample of the training passages, which is the same on every rank.
 
         Args:
-            n: At most so many passages are in the sample.
+            n: The largest number of passages in the sample.
 
         Yields:
             The token ids and the attention mask of some passages, both ``[P, S]``.

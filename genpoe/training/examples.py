@@ -48,12 +48,13 @@ class Examples(Dataset[dict[str, Any]]):
         dataset: The questions and passages.
         split: The name of the split.
         tokenizer: The backbone's tokenizer.
-        max_passage_tokens: Longer passages are cut to so many tokens.
+        max_passage_tokens: Longer passages are cut to this many tokens.
         max_prompt_tokens: Questions are left out if prompt and answer together have more tokens.
-        limit: At most so many questions are taken. They are all questions of randomly chosen
-            passages; only of the last passage some may be missing.
+        limit: The largest number of questions that are taken. They are all questions of randomly
+            chosen passages; some questions about the last passage may be missing.
         seed: The seed of the random choices.
         rag_fraction: The share of the questions that also occur with their passage in the prompt.
+            Deviation: the paper has none of these; the default is 0.
             They are chosen in the same way.
 
     Raises:
@@ -156,7 +157,7 @@ def sample_by_passage(
 
     Args:
         questions: Questions with gold passages.
-        limit: At most so many questions are taken. None takes all of them.
+        limit: The largest number of questions that are taken. None takes all of them.
         seed: The seed of the choice of passages.
 
     Returns:

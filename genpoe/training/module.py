@@ -124,7 +124,7 @@ class GenPoEModule(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The meta loss (eq. 5) of one batch; every question has the same weight on every rank."""
         # The noise has a generator of its own: it differs between ranks and steps, and it is the
-        # same in a run that goes on.
+        # same in a resumed run.
         place = (self._seed, self.global_step, batch_idx, self.global_rank)
         key = np.random.SeedSequence(place).generate_state(1, np.uint64)[0]
         noise = torch.Generator(self.device).manual_seed(int(key))

@@ -2,6 +2,8 @@
 
 A batch holds each of its passages once. All random choices depend on the seed and the epoch alone.
 Therefore all ranks, and a run that is resumed, agree on every batch without asking each other.
+
+Deviation: the paper does not say how batches are made.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 from torch.utils.data import Sampler
 
-_WINDOW = 50  # batches; chunks are sorted by length among so many, for little padding
+_WINDOW = 50  # batches; chunks are sorted by length within this many, for little padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,8 @@ class GroupedBatchSampler(Sampler[BatchSpec]):
     Args:
         groups: The indices of the questions of each passage. A passage may have none.
         lengths: The length of each question in tokens.
-        passages_per_batch: At most so many passages are in one batch on one rank.
-        questions_per_passage: At most so many questions of one passage are in one batch.
+        passages_per_batch: The largest number of passages in one batch on one rank.
+        questions_per_passage: The largest number of questions of one passage in one batch.
         seed: The seed of the order.
         shuffle: If False, the order is the same in every epoch.
         num_replicas: The number of ranks that share each step.

@@ -32,7 +32,7 @@ from plumbing.cli.values import CONF, leaves, shown, typed_value
 
 SCRIPTS = CONF.parent / "scripts"
 
-# Where a launcher says which process of several this is.
+# Environment variables in which launchers give the rank of a process.
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 
@@ -41,7 +41,9 @@ def say_written(
     following: Iterable[str | None] = (),
     output: TextIO | None = None,
 ) -> None:
-    """Say what a command wrote, where, and what to type next. Of several processes the first does.
+    """Say what a command wrote, where, and what to type next.
+
+    If there are several processes, only the first one says it.
 
     Args:
         written: By folder, the files in it that may have been written, as paths within the folder.
@@ -90,10 +92,10 @@ def _python() -> str:
 def next_command(
     config: DictConfig, script: str, settings: Mapping[str, Any], carry: Sequence[str] = ()
 ) -> str | None:
-    """The command line of a script that goes on with what this run has made.
+    """The command line of a script that continues with the results of this run.
 
     Args:
-        config: Of this run.
+        config: The configuration of this run.
         script: The next script's name; its configuration is ``conf/<script>.yaml``.
         settings: What it is told, by key. A `pathlib.Path` is written from the current folder.
         carry: Sections, such as ``data``, that must be the same in both. A choice is given where it

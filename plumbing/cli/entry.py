@@ -78,8 +78,8 @@ def command(
     returns its metrics, the sweep is told that metric.
 
     Args:
-        name: Of the command: its configuration is ``conf/<name>.yaml``, its script
-            ``scripts/<name>.py``.
+        name: The name of the command's file, without ``.yaml``: the configuration is
+            ``conf/<name>.yaml`` and the script ``scripts/<name>.py``.
         target: The dotted name of the function to call with the configuration. It is imported only
             when the configuration is known to be good.
         about: The script's docstring, for ``--help``.
@@ -252,7 +252,7 @@ def check_complete(config: DictConfig) -> None:
     """Check that every setting that has no default has been given.
 
     Raises:
-        ValueError: Naming those that have not.
+        ValueError: If some have none. The message names them.
     """
     missing = sorted(_missing(OmegaConf.to_container(config, resolve=False)))
     if missing:

@@ -35,7 +35,7 @@ def help_page(
 
     Args:
         conf: The folder of all configurations.
-        name: Of the command's file in it, without ``.yaml``.
+        name: The name of the command's file, without ``.yaml``.
         about: What the command does: the docstring of its script.
         composed: Its configuration with the settings that stand beside ``--help``.
         given: These settings; what they choose comes first.

@@ -45,7 +45,7 @@ class Composition:
         defaults: The files that it consists of, in the order in which they were merged.
         choices: The groups by the keys that select their options; Hydra's own are left out. The
             choice is None where nothing is chosen, and ``???`` where something must be.
-        options: Of each of these groups the options that it has.
+        options: The options of each of these groups.
     """
 
     config: DictConfig
@@ -71,7 +71,7 @@ def compose_command(conf: Path, name: str, overrides: Sequence[str]) -> Composit
 
     Args:
         conf: The folder of all configurations.
-        name: Of the command's file in it, without ``.yaml``.
+        name: The name of the command's file, without ``.yaml``.
         overrides: The settings of the command line; sweeps are left out.
 
     Raises:
@@ -93,7 +93,7 @@ def find_fault(
 
     Args:
         conf: The folder of all configurations.
-        name: Of the command's file in it, without ``.yaml``.
+        name: The name of the command's file, without ``.yaml``.
         overrides: The settings of the command line, sweeps included.
         renamed: Old keys and their new names, in the form of `RENAMED`.
         sweeps: Whether sweeps are run (``-m``).

@@ -1,4 +1,4 @@
-"""Tensors in a safetensors file that says by itself when it is damaged.
+"""Tensors in a safetensors file that holds its own checksum, so that damage is noticed.
 
 Safetensors has no checksum of its own. Of 10,000 copies of an expert's file (rank 4, the final FFN
 of SmolLM2-135M) with one flipped bit each, 9,959 were loaded without an error. So the metadata of
@@ -62,7 +62,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors = load(content)
         expected = _metadata(content).get(_SHA256)
-    # Beside its own error, the library lets those of Python and PyTorch through.
+    # safetensors raises Python's and PyTorch's errors as well as its own.
     except (SafetensorError, LookupError, ValueError, RuntimeError, AssertionError) as error:
         raise DamagedTensorsError(f"{path} is damaged ({error})") from error
     if _digest(tensors) != expected:

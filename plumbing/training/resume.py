@@ -40,7 +40,7 @@ class ResumableCheckpoint(ModelCheckpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save every so many steps and when training stops, but not at the end of an epoch."""
+        """Save at an interval of steps and when training stops, but not at the end of an epoch."""
         if _is_whole_epoch(trainer):
             return
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

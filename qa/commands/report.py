@@ -76,9 +76,10 @@ class ReportSettings:
 
 
 def report_command(config: DictConfig) -> dict[str, float]:
-    """Write ``metrics.json``, ``table.md`` and ``figure.png``; for several runs a page more.
+    """Compare runs in a table and a figure.
 
-    This page is ``differences.md``, and says how each run differs from the baseline.
+    It writes ``metrics.json``, ``table.md``, ``figure.png`` and, if there are several runs,
+    ``differences.md``, which says how each run differs from the baseline.
 
     Args:
         config: A configuration composed from ``conf/report.yaml``.
@@ -133,7 +134,7 @@ def _row(name: str, run: RunFolder) -> Evaluated:
 def _differences(gains: Mapping[str, dict[str, float]], compared: str) -> str:
     """Write a Markdown page with a row for each run that is compared."""
     text = (
-        f"What each run has more than {compared}, question by question, with 95 % bootstrap "
+        f"How much each run differs from {compared}, question by question, with 95 % bootstrap "
         "intervals over the n\nquestions that both have: EM, F1 and Acc in points, nll in nats an "
         "answer token.\n"
     )

@@ -44,7 +44,7 @@ def evaluate(
             at the end and atomically, so a folder that holds ``metrics.json`` holds a whole
             evaluation.
         batch_size: How many questions are answered at once; it changes the speed only.
-        limit: Ask a random sample of so many questions; None: all of them.
+        limit: Ask a random sample of this many questions. None asks all of them.
         seed: The seed of that sample and of the bootstrap.
 
     Returns:
@@ -58,7 +58,7 @@ def evaluate(
           questions of each of these.
         * ``n``, the number of questions.
         * ``seconds_per_question``, the time of answering and scoring. It includes what the method
-          retrieves by itself, but no loading.
+          itself retrieves, but no loading.
         * ``retrieval_seconds_per_question``, the time in which the source chose the passages
           beforehand. What is in its cache takes next to no time, and its first use loads encoders.
         * ``peak_memory`` of this process, in bytes.

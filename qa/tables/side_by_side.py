@@ -14,7 +14,7 @@ TRIGGER_RATE = {"trigger_rate": ("triggered (%)", 1)}
 SECONDS = {"seconds_per_question": ("s/question", 3)}
 
 _PANELS = {name: SCORES[name] for name in ("em", "f1", "nll")} | SECONDS
-_WIDE = 100  # An axis is logarithmic if its largest value is so many times the smallest, or more.
+_WIDE = 100  # An axis is logarithmic from this ratio of its largest value to its smallest one.
 _LONG = 24  # The names below an axis are slanted if together they have more characters than this.
 
 

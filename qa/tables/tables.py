@@ -67,8 +67,8 @@ def markdown_table(
     Args:
         rows: The cells of each row, one for each column.
         columns: The headings.
-        labels: The first so many columns hold words and are aligned to the left, the others hold
-            numbers and are aligned to the right. None: all are aligned to the left.
+        labels: The number of leading columns that hold words, which are aligned to the left. The
+            others hold numbers and are aligned to the right. None: all are aligned to the left.
         compact: If True, the rule under the headings has no spaces.
 
     Returns:

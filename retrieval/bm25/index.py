@@ -131,7 +131,7 @@ class BM25(Editable):
 
     def __init__(self, settings: BM25Settings, corpus: Corpus) -> None:
         self._settings, self._corpus = settings, corpus
-        # What changed since: the digest of each passage that came, None for one that went.
+        # The digest of each passage added since; None for a removed one.
         self._changes: dict[str, bytes | None] = {}
         self._writing = threading.Lock()
         opened = self._open(settings.recorded(corpus))

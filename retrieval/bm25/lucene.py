@@ -120,7 +120,7 @@ def _writer(folder: Path) -> Iterator[Any]:
 
 @cache
 def _writer_class() -> Any:
-    """``IndexWriter`` with the methods that we call; by itself, jnius confuses its overloads."""
+    """``IndexWriter`` with the methods that we call; jnius alone confuses their overloads."""
     start_java()
     from jnius import JavaClass, JavaMethod, MetaJavaClass
 

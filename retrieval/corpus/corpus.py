@@ -89,8 +89,8 @@ class Corpus(Mapping[str, Passage]):
                 `retrieval.corpus.formats.read_corpus_file` describes them.
             cache_dir: The folder of the side stores; by default the cache folder.
             on_error: What to do with a malformed line or a repeated id: ``raise`` an error, or
-                ``skip`` the line, which is then counted and logged. Of the lines with the same id,
-                the first is kept.
+                ``skip`` the line, which is then counted and logged. If lines have the same id, the
+                first one is kept.
 
         Raises:
             DataError: If the file cannot be used; the message names the line.

@@ -15,12 +15,18 @@ class Encoder(Protocol):
 
     @property
     def question_fingerprint(self) -> str:
-        """Hash of all that decides a question's vector but rounding: weights, tokenizer, limits."""
+        """Hash of everything, except rounding, that decides a question's vector.
+
+        This is the weights, the tokenizer and the limits.
+        """
         ...
 
     @property
     def passage_fingerprint(self) -> str:
-        """Hash of all that decides a passage's vector but rounding: weights, tokenizer, limits."""
+        """Hash of everything, except rounding, that decides a passage's vector.
+
+        This is the weights, the tokenizer and the limits.
+        """
         ...
 
     @property

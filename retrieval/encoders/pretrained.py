@@ -72,13 +72,13 @@ class PretrainedSettings(ABC):
         """
 
     def question_fingerprint(self) -> str:
-        """Hash of all that decides a question's vector but rounding; see `Encoder`."""
+        """Hash of everything, except rounding, that decides a question's vector."""
         return self._fingerprint(
             self.question_model or self.passage_model, self.max_question_tokens
         )
 
     def passage_fingerprint(self) -> str:
-        """Hash of all that decides a passage's vector but rounding; see `Encoder`."""
+        """Hash of everything, except rounding, that decides a passage's vector."""
         return self._fingerprint(self.passage_model, self.max_passage_tokens)
 
     def _fingerprint(self, model: str, max_tokens: int) -> str:
@@ -110,12 +110,12 @@ class PretrainedEncoder:
 
     @cached_property
     def question_fingerprint(self) -> str:
-        """Hash of all that decides a question's vector but rounding."""
+        """Hash of everything, except rounding, that decides a question's vector."""
         return self._settings.question_fingerprint()
 
     @cached_property
     def passage_fingerprint(self) -> str:
-        """Hash of all that decides a passage's vector but rounding."""
+        """Hash of everything, except rounding, that decides a passage's vector."""
         return self._settings.passage_fingerprint()
 
 
@@ -124,7 +124,7 @@ def check_positions(limit: int, positions: int | None, name: str) -> None:
 
     Args:
         limit: The most tokens that the model may get.
-        positions: How many positions it has; None: as many as one likes.
+        positions: How many positions it has. None means that there is no limit.
         name: The setting that limits the tokens.
 
     Raises:

@@ -32,6 +32,8 @@ class Reranker(Protocol):
 def relevance(scores: Sequence[float], temperature: float = 1.0) -> tuple[float, ...]:
     """The softmax of the raw scores of the top K passages (GenPoE eq. 9).
 
+    Deviation: the paper has no temperature.
+
     Args:
         scores: K raw scores; K may be 0.
         temperature: The scores are divided by it, because rerankers have different scales.

@@ -15,7 +15,7 @@ from benchmarks.decode import decode_suite
 from benchmarks.decode_ways import AlternatingRouter, Decoding, FirstToken, check_equal_decoding
 from benchmarks.timing import in_turns
 from dmoe.decoding.router import RandomRouter, RoutingRequest
-from dmoe.decoding.routing import Routing
+from dmoe.decoding.steps import Routing
 from dmoe.decoding.trigger import ConstantTrigger
 from qa.data.dataset import QADataset, Question
 from retrieval.passage import Passage

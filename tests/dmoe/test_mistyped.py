@@ -13,7 +13,7 @@ from dmoe.augmentation.writer import BackboneWriter
 from dmoe.baselines.prag.layer_ffns import LayerFFNs
 from dmoe.decoding.controls import SomeExperts
 from dmoe.decoding.router import RandomRouter
-from dmoe.decoding.routing import Routing
+from dmoe.decoding.steps import Routing
 from dmoe.decoding.trigger import ConstantTrigger, RandomTrigger, UncertaintyTrigger
 from dmoe.experts.expert import ExpertSpec
 from dmoe.experts.recipe import Recipe

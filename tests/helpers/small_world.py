@@ -82,7 +82,7 @@ class World:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of such a process."""
+        """The environment of such a process."""
         return os.environ | {"PYTHONPATH": str(ROOT)}
 
     def _filled(self, command: Command) -> list[str]:

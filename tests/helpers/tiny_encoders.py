@@ -111,8 +111,8 @@ def make_sentence_folder(folder: Path, seed: int = 0, **settings: Any) -> Path:
 
     Args:
         folder: Where it is saved.
-        seed: Of its weights.
-        **settings: Of the model, such as ``prompts``.
+        seed: The seed of its weights.
+        **settings: Settings of the model, such as ``prompts``.
     """
     import torch
     from transformers import BertConfig, BertModel
@@ -140,8 +140,8 @@ def make_dpr_folder(folder: Path, kind: str, seed: int = 0, **settings: Any) -> 
     Args:
         folder: Where it is saved.
         kind: "question" or "context".
-        seed: Of its weights.
-        **settings: Of ``DPRConfig``.
+        seed: The seed of its weights.
+        **settings: Settings of ``DPRConfig``.
     """
     import torch
     from transformers import DPRConfig, DPRContextEncoder, DPRQuestionEncoder

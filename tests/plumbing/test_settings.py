@@ -28,7 +28,7 @@ from retrieval.corpus.corpus import Corpus
 
 CONF = Path(__file__).parents[2] / "conf"
 
-# Of build_index: the retriever, what is set, what the message says.
+# Settings of build_index: the retriever, what is set, what the message says.
 WRONG = [
     ("bm25", "k1=abc", "k1 must be a number, got 'abc'; set retriever.k1"),
     ("bm25", "b=[1]", "b must be a number, got [1]; set retriever.b"),
@@ -143,7 +143,7 @@ def test_a_published_reranker_has_a_revision(option: str, monkeypatch: pytest.Mo
 
 @dataclass(frozen=True)
 class Settings:
-    """Of every type that settings have."""
+    """One setting of every type that settings have."""
 
     count: int = 1
     share: float = 0.5

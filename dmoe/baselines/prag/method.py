@@ -7,6 +7,9 @@ of its passages are merged,
 
 and stay for the whole answer. If the passages also stand in the prompt (``rag=true``), the method
 is what its authors call PRAG-Combine. DMoE's paper compares itself with that.
+
+Deviation: every question-answer pair is trained in all formats, where the authors of PRAG train
+some pairs closed-book.
 """
 
 from __future__ import annotations

@@ -186,7 +186,8 @@ def hold_out(
         ValueError: If no list remains for training.
     """
     order = np.random.default_rng(seed).permutation(len(lists))
-    # Whole passages are chosen, in random order: data files have the questions of each in a row.
+    # Whole passages are chosen, in random order, because data files list all questions about a
+    # passage together.
     passages = list(dict.fromkeys(lists[i].positive_ids[0] for i in order))
     counts = Counter(one.positive_ids[0] for one in lists)
     chosen: set[str] = set()

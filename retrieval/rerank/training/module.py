@@ -211,10 +211,11 @@ def train_reranker(
         ValueError: If a setting is at fault.
     """
     watch = Stopwatch()
+    # The learning-rate monitor also logs a value, which is left out.
     metrics = {
         name: value
         for name, value in fit(trainer, module, data, ckpt_path).items()
-        if name.startswith(("train/", "val/", "steps"))  # a monitor adds the learning rate's last
+        if name.startswith(("train/", "val/", "steps"))
     }
     metrics |= {"lists": len(data.train), "val_lists": len(data.val)}
     metrics["seconds"] = watch.seconds

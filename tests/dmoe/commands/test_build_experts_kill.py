@@ -84,7 +84,9 @@ def in_child(
         heard += some
     os.close(read)
     _, status = os.waitpid(child, 0)
-    assert status == 0 or os.WIFSIGNALED(status), "the build failed by itself; see its traceback"
+    assert status == 0 or os.WIFSIGNALED(status), (
+        "the build failed without being killed; see its traceback"
+    )
     return set(heard.decode().split()), status == 0, time.perf_counter() - start
 
 

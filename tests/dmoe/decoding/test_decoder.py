@@ -13,8 +13,8 @@ from backbone.tokens import encode_answer, encode_prompt, stop_token_ids
 from dmoe.decoding.active import ActiveExperts
 from dmoe.decoding.decoder import DecoderInput, DMoEDecoder
 from dmoe.decoding.router import OracleRouter, RandomRouter, RoutingRequest
-from dmoe.decoding.routing import Routing
 from dmoe.decoding.session import Session
+from dmoe.decoding.steps import Routing
 from dmoe.decoding.trigger import (
     ConstantTrigger,
     RandomTrigger,
@@ -66,7 +66,7 @@ def merged(backbone, source, ids):
 
 @torch.inference_mode()
 def obvious(backbone, routing, input, max_new_tokens, answer=None):
-    """Decode one row by itself, and recompute everything at every token.
+    """Decode one row alone, and recompute everything at every token.
 
     Returns:
         ``(id, uncertainty, experts, nll)`` for each token.
@@ -480,7 +480,7 @@ def test_a_set_of_experts_is_the_sum_of_their_outputs(tiny_backbone, targets):
 
 
 def sum_of(source, ids, target, x):
-    """Add up the outputs of the experts, each computed by itself with its own A and B."""
+    """Add up the outputs of the experts, each computed separately with its own A and B."""
     total = torch.zeros(())
     for id in ids:
         expert = source.experts[id]

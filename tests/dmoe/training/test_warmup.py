@@ -12,7 +12,7 @@ from backbone.model import Backbone
 from backbone.tokens import encode_answer, encode_prompt
 from dmoe.decoding.decoder import DecoderInput, DMoEDecoder
 from dmoe.decoding.router import OracleRouter
-from dmoe.decoding.routing import Routing
+from dmoe.decoding.steps import Routing
 from dmoe.decoding.trigger import ConstantTrigger
 from dmoe.experts.expert import ExpertSpec
 from dmoe.experts.recipe import Recipe

@@ -55,7 +55,7 @@ def settings(request):
 
 
 def hidden_states(folder, texts, max_tokens, model=AutoModel):
-    """Of one text, or of a pair, by transformers alone: the last layer's states ``[T, D]``."""
+    """The last layer's states ``[T, D]`` of one text or of a pair, by transformers alone."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     encoded = tokenizer(*texts, return_tensors="pt", truncation=True, max_length=max_tokens)
     with torch.inference_mode():

@@ -20,7 +20,8 @@ class Routing:
         router: Selects some of the experts for a query.
         trigger: Decides at which tokens the router is asked.
         experts: How many experts act at a time (DMoE sec. 4.2: 3).
-        max_query_tokens: So many of the last tokens of a query are kept (DMoE sec. 4.2).
+        max_query_tokens: A routing query keeps at most this many of its last tokens (DMoE
+            sec. 4.2).
 
     Raises:
         SettingValueError: If a number is mistyped or not positive.
