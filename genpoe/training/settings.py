@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from plumbing.mounts import SettingValueError, mounted
-from plumbing.settings import check_types
+from plumbing.settings import check_positive, check_types
 
 S = TypeVar("S", "BatchingSettings", "OptimSettings")
 
@@ -19,7 +19,7 @@ class BatchingSettings:
     """``batching``: the arguments of `genpoe.training.datamodule.QADataModule`.
 
     Raises:
-        ValueError: If a setting has another type.
+        ValueError: If a setting has another type or is out of range.
     """
 
     passages_per_batch: int = 16
@@ -37,6 +37,17 @@ class BatchingSettings:
 
     def __post_init__(self) -> None:
         check_types(self)
+        check_positive(self, "passages_per_batch", "questions_per_passage")
+        check_positive(self, "max_passage_tokens", "max_prompt_tokens")
+        for name in ("train_limit", "val_limit"):
+            if (limit := getattr(self, name)) is not None and limit < 1:
+                raise SettingValueError(
+                    name, f"{name} must be positive, got {limit}", "set {}, or null for all"
+                )
+        if not 0 <= self.rag_fraction <= 1:
+            raise SettingValueError(
+                "rag_fraction", f"rag_fraction must be in 0..1, got {self.rag_fraction}"
+            )
 
 
 @dataclass(frozen=True)

@@ -110,5 +110,5 @@ def test_layer_zero_and_a_full_disk_are_errors(tmp_path, tiny_backbone, monkeypa
         SplitBackbone(tiny_backbone, 0)
     usage = type("usage", (), {"free": 3})
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(FrozenStatesError, match=r"GiB free; set paths.cache_dir"):
+    with pytest.raises(FrozenStatesError, match="GiB free; choose a cache_dir with more"):
         frozen_states(SplitBackbone(tiny_backbone, 1), SEQUENCES, 1, tmp_path)
