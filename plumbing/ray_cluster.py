@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from plumbing.mounts import SettingValueError
 from plumbing.signals import signals_kept
 
 
@@ -26,9 +27,10 @@ def ray_cluster(workers: int, address: str | None, otherwise: str) -> Iterator[A
     try:
         import ray
     except ImportError as error:
-        raise ValueError(
-            "engine=ray needs the package ray; install it with `pip install -e '.[ray]'`, or set "
-            f"engine={otherwise}"
+        raise SettingValueError(
+            "engine",
+            "engine=ray needs the package ray",
+            f"install it with `pip install -e '.[ray]'`, or set {{}}={otherwise}",
         ) from error
     if ray.is_initialized():
         yield ray

@@ -224,3 +224,34 @@ def test_everything_public_says_what_it_is() -> None:
         if not (said := ast.get_docstring(node)) or says_nothing(said)
     ]
     assert undocumented == []
+
+
+# Folders of tests that mirror no folder of a package.
+NO_MIRRORS = {
+    "docs": "what the pages say",
+    "fixtures": "files that tests open",
+    "helpers": "doubles and tiny models",
+    "sockets": "what every implementation of a socket must do",
+}
+
+
+def with_modules(root: Path) -> set[str]:
+    """The folders below a root that hold Python files, by their paths from it."""
+    files = (file for file in root.rglob("*.py") if file.name != "__init__.py")
+    return {file.parent.relative_to(root).as_posix() for file in files}
+
+
+def test_the_tests_mirror_the_packages() -> None:
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    rooms = {
+        f"{package}/{folder}".removesuffix("/.")
+        for package in packages
+        for folder in with_modules(ROOT / package)
+    }
+    mirrored = {
+        folder
+        for folder in with_modules(ROOT / "tests")
+        if folder != "." and folder.partition("/")[0] not in NO_MIRRORS
+    }
+    assert sorted(rooms - mirrored) == []
+    assert sorted(mirrored - rooms) == []

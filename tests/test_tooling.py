@@ -18,7 +18,8 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 REQUIREMENTS = ROOT / "requirements"
 LOCK = (REQUIREMENTS / "lock.txt").read_text(encoding="utf-8")
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT, TOOLS = PYPROJECT["project"], PYPROJECT["tool"]
 
 # Where a module's name is not its distribution's.
 DISTRIBUTIONS = {
@@ -147,7 +148,25 @@ def test_every_import_is_a_declared_dependency() -> None:
 
 
 def test_make_test_runs_the_whole_suite(tmp_path: Path) -> None:
-    assert recipe("test", tmp_path)[-1].split() == [f"{tmp_path}/venv/bin/python", "-m", "pytest"]
+    words = recipe("test", tmp_path)[-1].split()
+    while "=" in words[0]:  # a variable of the environment
+        words.pop(0)
+    assert words[:3] == [f"{tmp_path}/venv/bin/python", "-m", "pytest"]
+    # What is left says how the tests are spread over processes. A path, -m, -k or --deselect would
+    # leave some of them out.
+    spread = {"--numprocesses": r"\d+|auto", "--dist": r"load\w*"}
+    given = dict(zip(words[3::2], words[4::2], strict=True))
+    assert given.keys() <= spread.keys()
+    assert all(re.fullmatch(spread[option], value) for option, value in given.items())
+    pytest_options = TOOLS["pytest"]["ini_options"]
+    assert pytest_options["testpaths"] == ["tests"]
+    by_default = ["-q", "--strict-markers", "--strict-config", "--import-mode=importlib"]
+    assert pytest_options["addopts"] == by_default
+
+
+def test_arguments_of_make_test_are_handed_on(tmp_path: Path) -> None:
+    result = make("--dry-run", f"VENV={tmp_path}/venv", "test", "ARGS=-n 0 tests/qa")
+    assert result.stdout.rstrip().endswith("-n 0 tests/qa")
 
 
 def test_make_train_runs_the_quickstart_with_the_backbone_in_place(tmp_path: Path) -> None:

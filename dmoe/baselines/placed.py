@@ -98,10 +98,10 @@ def load_placed(
     placement: float,
     router: Callable[[Iterable[str]], Router],
     passages: Mapping[str, Passage],
-    augmentation: str | Path,
-    formats: Sequence[str],
-    expert: Mapping[str, Any],
-    recipe: Mapping[str, Any],
+    augmentation: str | Path | None,
+    formats: Sequence[str] | None,
+    expert: Mapping[str, Any] | None,
+    recipe: Mapping[str, Any] | None,
     cache_dir: str | Path,
     rag: bool = False,
     **settings: Any,
@@ -122,13 +122,18 @@ def load_placed(
         **settings: Further arguments of `PlacedMethod`.
 
     Raises:
-        ValueError: If a setting is out of range, or the augmentations are malformed.
+        ValueError: If a setting is out of range or missing, or the augmentations are malformed.
         UnsupportedBackboneError: If a layer's FFN has no linear maps that we know.
     """
     if rag:
         raise ValueError(
             "method=placed has no passages in the prompt, got rag=true; use method=prag for "
             "adapters and passages together"
+        )
+    if augmentation is None or formats is None or expert is None or recipe is None:
+        raise ValueError(
+            "method=placed needs the settings instances, expert and recipe, which this command "
+            "does not have; run python scripts/ablation.py ablation=placement"
         )
     adapters = open_adapters(backbone, augmentation, formats, expert, recipe, cache_dir, placement)
     lessons = lessons_from_augmentation(augmentation, passages)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from dmoe.bank.errors import CONFLICTS, BankError, shown
 from plumbing.cli import say_written, type_script
@@ -246,10 +246,22 @@ def _read_ids(path: str) -> Iterator[str]:
         yield text_field(row, "id", f"{path}:{number}", may_be_blank=True)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line as every other command does: on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(
+            2, f"error: {' '.join(message.split())}; {self._help_command()} shows how to call it\n"
+        )
+
+    def _help_command(self) -> str:
+        # `bank.py merge`, or `bank.py` alone if the command itself is wrong
+        name, *command = self.prog.split()
+        return " ".join(["python", f"scripts/{name}", *command, "--help"])
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bank.py", description="Look after a bank of experts.", epilog=_EPILOG
-    )
+    parser = _Parser(prog="bank.py", description="Look after a bank of experts.", epilog=_EPILOG)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(

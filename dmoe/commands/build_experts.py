@@ -165,7 +165,8 @@ def _check(config: DictConfig) -> None:
         Cluster(**config.ray)
     with mounted("instances"):
         check_formats(config.instances.formats)
-    check_trainer(config.trainer)
+    with mounted("trainer"):
+        check_trainer(config.trainer)
 
 
 def open_lessons(config: DictConfig, passages: Mapping[str, Passage] | None = None) -> Lessons:
@@ -222,7 +223,8 @@ def corpus_passages(data: Mapping[str, Any], corpus: Mapping[str, Any]) -> Mappi
 def _by_lightning(config: DictConfig, job: Job) -> tuple[Tally, bool]:
     """Build with Lightning; returns the tally, and if this process is the one that reports it."""
     module = ExpertModule(**vars(job))
-    strategy = training_strategy(config.trainer.strategy, config.trainer.devices)
+    with mounted("trainer"):
+        strategy = training_strategy(config.trainer.strategy, config.trainer.devices)
     trainer = make_trainer(config, strategy=strategy)
     fit(trainer, module)
     return module.tally, trainer.is_global_zero

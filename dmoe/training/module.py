@@ -24,6 +24,7 @@ from dmoe.training.grouped import GroupedTrainer, Limits
 from dmoe.training.groups import Group, Groups
 from dmoe.training.lessons import Lesson
 from dmoe.training.tally import Tally
+from plumbing.mounts import SettingValueError
 from plumbing.progress import Bar, is_shown
 
 
@@ -197,8 +198,10 @@ def training_strategy(strategy: str, devices: object) -> str | DDPStrategy:
             average.
     """
     if strategy not in ("auto", "ddp"):
-        raise ValueError(
-            f"trainer.strategy must be auto or ddp, got {strategy!r}: each device trains its own "
-            "experts, and no model is shared; set trainer.strategy=auto"
+        raise SettingValueError(
+            "strategy",
+            f"strategy must be auto or ddp, got {strategy!r}: each device trains its own experts, "
+            "and no model is shared",
+            "set {}=auto",
         )
     return "auto" if devices in (1, "1") else IndependentRanks()

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from dmoe.experts.expert import ExpertSpec
 from dmoe.experts.recipe import Recipe
 from dmoe.training.grouped import Limits
+from plumbing.mounts import SettingValueError
 from plumbing.settings import read_section
 
 
@@ -29,10 +30,11 @@ def typed_settings(config: DictConfig) -> tuple[ExpertSpec, Recipe, Limits]:
     recipe = read_section(config, "recipe", Recipe)
     limits = read_section(config, "limits", Limits)
     if recipe.max_tokens - 1 > limits.trunk_tokens:  # the last token is only ever predicted
-        raise ValueError(
-            f"expected limits.trunk_tokens of {recipe.max_tokens - 1} or more, which an instance "
-            f"of recipe.max_tokens={recipe.max_tokens} may need, got {limits.trunk_tokens}; set "
-            "limits.trunk_tokens higher, or recipe.max_tokens lower"
+        raise SettingValueError(
+            "limits.trunk_tokens",
+            f"trunk_tokens must be {recipe.max_tokens - 1} or more, which an instance of the "
+            f"recipe's max_tokens={recipe.max_tokens} may need, got {limits.trunk_tokens}",
+            "set {} higher, or the recipe's max_tokens lower",
         )
     return spec, recipe, limits
 
@@ -67,29 +69,34 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
     """
     precision = trainer.get("precision")
     if precision not in _PRECISIONS:
-        raise ValueError(
-            f"trainer.precision must be 32-true, got {precision!r}: experts are trained in "
-            "float32, on the hidden states of a backbone whose dtype is backbone.dtype; set "
-            "backbone.dtype=bfloat16 for that, and leave trainer.precision out"
+        raise SettingValueError(
+            "precision",
+            f"precision must be 32-true, got {precision!r}: experts are trained in float32, on "
+            "the hidden states of a backbone that may have another dtype",
+            "leave {} out, and give the backbone the dtype bfloat16 instead",
         )
     if trainer.get("max_epochs") != 1:
-        raise ValueError(
-            f"trainer.max_epochs must be 1, got {trainer.get('max_epochs')!r}: the Trainer sees "
-            "each passage once; set recipe.epochs for the epochs of an expert"
+        raise SettingValueError(
+            "max_epochs",
+            f"max_epochs must be 1, got {trainer.get('max_epochs')!r}: the Trainer sees each "
+            "passage once",
+            "set {}=1, and the epochs of an expert in the recipe",
         )
     for key, unset in _UNSET.items():
         value = trainer.get(key)
         if (type(value), value) not in [(type(one), one) for one in unset]:  # 1 is not 1.0 here
-            raise ValueError(
-                f"trainer.{key} must not be set, got {value!r}: experts would be missing, or not "
-                "as their recipe says; leave it out, and set instances.limit for fewer passages, "
-                "recipe.epochs and recipe.batch_size for how each expert is trained"
+            raise SettingValueError(
+                key,
+                f"{key} must not be set, got {value!r}: experts would be missing, or not as their "
+                "recipe says",
+                "leave {} out; the limit of the instances makes them fewer, and the recipe says "
+                "how each expert is trained",
             )
     check_devices(trainer.get("devices"))
 
 
 def check_devices(devices: Any) -> None:
-    """Check ``trainer.devices``, because Lightning's own error does not name the key.
+    """Check the Trainer's devices, because Lightning's own error does not name the setting.
 
     Raises:
         ValueError: If it is not a value that Lightning takes.
@@ -102,7 +109,8 @@ def check_devices(devices: Any) -> None:
         numbers = [] if devices is None or isinstance(devices, float) else list(devices)
         is_valid = bool(numbers) and all(type(n) is int and n >= 0 for n in numbers)
     if not is_valid:
-        raise ValueError(
-            "trainer.devices must be a positive whole number, auto or -1 (all of them), or a list "
-            f"of their indices, got {devices!r}; set trainer.devices"
+        raise SettingValueError(
+            "devices",
+            "devices must be a positive whole number, auto or -1 (all of them), or a list of their "
+            f"indices, got {devices!r}",
         )

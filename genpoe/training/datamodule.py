@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from genpoe.training.examples import Examples
 from genpoe.training.sampler import GroupedBatchSampler
 from plumbing.batches import by_length, pad
+from plumbing.mounts import SettingValueError
 from plumbing.training.checkpoint import CheckpointError
 from plumbing.training.interval import log_every_epoch
 from qa.data.dataset import QADataset, check_disjoint, drop_overlap
@@ -125,7 +126,7 @@ class QADataModule(LightningDataModule):
         limits = {"max_passage_tokens": max_passage_tokens, "max_prompt_tokens": max_prompt_tokens}
         for name, limit in limits.items():
             if limit < 1:
-                raise ValueError(f"{name} must be positive, got {limit}; set batching.{name}")
+                raise SettingValueError(name, f"{name} must be positive, got {limit}")
         self.drop_overlap = drop_overlap
         self.dataset = dataset
         self.tokenizer = tokenizer
@@ -191,7 +192,7 @@ class QADataModule(LightningDataModule):
             ValueError: If there is no split for validation.
         """
         if self.val_split is None:
-            raise ValueError("there is no split to validate on; set batching.val_split")
+            raise SettingValueError("val_split", "there is no split to validate on")
         trainer = self._trainer()
         sampler = self._sampler(self.val_split, False, trainer.world_size, trainer.global_rank)
         return self._loader(self.val_split, sampler, lambda: (0, 0))
@@ -252,7 +253,7 @@ class QADataModule(LightningDataModule):
             raise CheckpointError(
                 f"the checkpoint was written within an epoch (after batch {state_dict['batch']}) "
                 f"whose batches are others now: {'; '.join(changed)}. Go on with the same data "
-                "and the same settings of batching and trainer.devices"
+                "and the same settings of batching, on as many devices"
             )
         rank_zero_warn(
             f"the batches are not those of the run that goes on: {'; '.join(changed)}",

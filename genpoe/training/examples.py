@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from backbone.tokens import encode_answer, encode_prompt
 from genpoe.training.collate import collate
 from genpoe.training.sampler import BatchSpec
+from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import DataError
 from qa.data.dataset import QADataset, Question
 from qa.prompts import build_prompt, encode_passage
@@ -74,8 +75,8 @@ class Examples(Dataset[dict[str, Any]]):
         rag_fraction: float = 0.0,
     ) -> None:
         if not 0 <= rag_fraction <= 1:
-            raise ValueError(
-                f"rag_fraction must be in 0..1, got {rag_fraction}; set batching.rag_fraction"
+            raise SettingValueError(
+                "rag_fraction", f"rag_fraction must be in 0..1, got {rag_fraction}"
             )
         self.split = split
         # The masks say what is padding, so that any token can stand there.
@@ -169,9 +170,8 @@ def sample_by_passage(
     if limit is None:
         return list(questions)
     if limit < 1:
-        raise ValueError(
-            f"a limit of questions must be positive, got {limit}; set batching.train_limit and "
-            "batching.val_limit, null for all"
+        raise SettingValueError(
+            "limit", f"limit must be positive, got {limit}", "set {}, or None for all questions"
         )
     groups: dict[str, list[int]] = {}
     for index, question in enumerate(questions):

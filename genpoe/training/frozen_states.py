@@ -149,5 +149,5 @@ def _check_space(folder: Path, needed: int) -> None:
     if needed > free:
         raise FrozenStatesError(
             f"the frozen states need {needed / 2**30:.1f} GiB, but {folder.parent} has "
-            f"{free / 2**30:.1f} GiB free; set paths.cache_dir, or cache_frozen=false"
+            f"{free / 2**30:.1f} GiB free; choose a cache_dir with more space, or do not cache them"
         )

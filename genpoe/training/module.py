@@ -229,7 +229,7 @@ class GenPoEModule(LightningModule):
         if broken:
             raise CheckpointError(
                 f"training has diverged: {', '.join(broken)} are no longer finite, and nothing is "
-                "saved over the last checkpoint; lower optim.lr"
+                "saved over the last checkpoint; lower the learning rate lr"
             )
         checkpoint["backbone"] = {
             "name": self.backbone.name,

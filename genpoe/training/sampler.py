@@ -15,6 +15,8 @@ from itertools import pairwise
 import numpy as np
 from torch.utils.data import Sampler
 
+from plumbing.mounts import SettingValueError
+
 _WINDOW = 50  # batches; chunks are sorted by length within this many, for little padding
 
 
@@ -95,7 +97,7 @@ class GroupedBatchSampler(Sampler[BatchSpec]):
         }
         for name, size in sizes.items():
             if size < 1:
-                raise ValueError(f"{name} must be positive, got {size}; set batching.{name}")
+                raise SettingValueError(name, f"{name} must be positive, got {size}")
         if not 0 <= rank < num_replicas:
             raise ValueError(f"rank must be in 0..{num_replicas - 1}, got {rank}")
         self._groups = [np.asarray(group, dtype=np.int64) for group in groups]
@@ -186,7 +188,7 @@ def _plan(counts: np.ndarray, batch_size: int, num_replicas: int) -> tuple[int, 
             return cap, min(total, batches * batch_size), batches
     raise ValueError(
         f"every rank needs a passage of its own in each step, got {np.count_nonzero(counts)} "
-        f"passages with questions for {num_replicas} ranks; use more data or fewer trainer.devices"
+        f"passages with questions for {num_replicas} ranks; use more data or fewer devices"
     )
 
 

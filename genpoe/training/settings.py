@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plumbing.mounts import SettingValueError
-from plumbing.settings import check_types
+from plumbing.settings import check_positive, check_types
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class BatchingSettings:
     """``batching``: the arguments of `genpoe.training.datamodule.QADataModule`.
 
     Raises:
-        ValueError: If a setting has another type.
+        ValueError: If a setting has another type or is out of range.
     """
 
     passages_per_batch: int = 16
@@ -32,6 +32,17 @@ class BatchingSettings:
 
     def __post_init__(self) -> None:
         check_types(self)
+        check_positive(self, "passages_per_batch", "questions_per_passage")
+        check_positive(self, "max_passage_tokens", "max_prompt_tokens")
+        for name in ("train_limit", "val_limit"):
+            if (limit := getattr(self, name)) is not None and limit < 1:
+                raise SettingValueError(
+                    name, f"{name} must be positive, got {limit}", "set {}, or null for all"
+                )
+        if not 0 <= self.rag_fraction <= 1:
+            raise SettingValueError(
+                "rag_fraction", f"rag_fraction must be in 0..1, got {self.rag_fraction}"
+            )
 
 
 @dataclass(frozen=True)

@@ -268,7 +268,7 @@ def _unknown_passage(id: str, where: str, count: int, source: str | Path | None)
     if source is None:
         return DataError(
             f"{where}: 'passage_ids' names {id!r}, but the folder has no passages.jsonl[.gz]; add "
-            f"it, or give data.passages_path"
+            "it, or give another file as passages_path"
         )
     return DataError(
         f"{where}: 'passage_ids' names {id!r}, which is not among the {count} passages of "

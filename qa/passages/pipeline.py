@@ -5,7 +5,7 @@ from __future__ import annotations
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from plumbing.mounts import mounted
+from plumbing.mounts import SettingValueError, mounted
 from retrieval.pipeline import Pipeline
 
 
@@ -26,7 +26,9 @@ def open_pipeline(config: DictConfig) -> Pipeline | None:
     if config.get("retriever") is None:
         return None
     if config.corpus.path is None:
-        raise ValueError("a retriever needs the passages of its index; give corpus.path=FILE")
+        raise SettingValueError(
+            "corpus.path", "a retriever needs the passages of its index", "give {}=FILE"
+        )
     settings = instantiate(config.pipeline)
     index_settings = instantiate(config.retriever)
     reranker = instantiate(config.reranker) if config.get("reranker") is not None else None

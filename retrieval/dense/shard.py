@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from plumbing.mounts import SettingValueError
 from plumbing.storage.files import sha256_of, write_whole
 from retrieval.corpus.store import id_hash
 from retrieval.passage import Passage, passage_digest
@@ -76,9 +77,10 @@ class Rows:
             stored_ND = np.ascontiguousarray(vectors_ND, dtype=STORAGES[storage])
         wrong = np.flatnonzero(~np.isfinite(stored_ND).all(axis=1))
         if wrong.size:
-            raise ValueError(
-                f"the vector of passage {passages[wrong[0]].id!r} is not finite in {storage}; set "
-                "encoder.dtype and storage to float32"
+            raise SettingValueError(
+                "storage",
+                f"the vector of passage {passages[wrong[0]].id!r} is not finite in {storage}",
+                "set {} and the dtype of the encoder to float32",
             )
         digests = np.frombuffer(b"".join(map(passage_digest, passages)), np.uint8)
         hashes = np.array([id_hash(passage.id) for passage in passages], np.uint64)

@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from genpoe.hypernet import PassageTokens
 from plumbing.storage.jsonl import DataError
 from qa.data.dataset import Question
-from qa.method import QuestionInput
+from qa.method import Prediction, QuestionInput
 from qa.passages.source import Selection
 from qa.tables.tables import SCORES, results_table
 from retrieval.passage import Passage
@@ -59,7 +59,8 @@ def test_a_method_uses_its_passage_and_leaves_the_model_as_it_was(tiny_backbone:
     assert torch.equal(tiny_backbone.model(ids).logits, before)
     own, other = method.answer([asked(BLICK), asked(MARSK)])
     assert own.nll < other.nll
-    assert method.measure([own, other])["answer_words"] >= 0
+    words = [Prediction(text, 1.0) for text in ("the city of Lisbon", "Lisbon", "")]
+    assert method.measure(words) == {"answer_words": pytest.approx(5 / 3)}
 
 
 def test_a_row_of_a_batch_has_its_own_passage(tiny_backbone: Any) -> None:

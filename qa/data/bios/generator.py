@@ -124,9 +124,11 @@ def _check(seed: int, train_entities: int, dev_entities: int, distractor_entitie
             "lower {}",
         )
     if distractor_entities > MAX_DISTRACTORS * dev_entities:
-        raise ValueError(
+        raise SettingValueError(
+            "distractor_entities",
             f"distractor_entities must be at most {MAX_DISTRACTORS} for each of the {dev_entities} "
-            f"dev entities, got {distractor_entities}; lower data.distractor_entities"
+            f"dev entities, got {distractor_entities}",
+            "lower {}",
         )
 
 

@@ -209,6 +209,9 @@ def test_the_backbone_stays_as_it_is(make, tiny_backbone):
 
 
 def test_settings_are_checked(make):
+    for lacking in ("augmentation", "formats", "expert", "recipe"):
+        with pytest.raises(ValueError, match=r"placed needs .*ablation\.py ablation=placement$"):
+            make(**{lacking: None})
     with pytest.raises(ValueError, match="method=placed has no passages in the prompt, got rag"):
         make(rag=True)
     with pytest.raises(ValueError, match="experts must be positive, got 0; set experts"):

@@ -165,20 +165,29 @@ def test_faults_are_found_before_the_model_is_loaded(build, tmp_path, monkeypatc
         (["instances.formats=[[qa]]"], "formats must be some of"),
         (["bank.dir=null"], "dir must be the path of a folder, got None; set bank.dir"),
         (["bank.dir=''"], "dir must be the path of a folder, got ''; set bank.dir"),
-        *((["trainer.devices=" + n], "trainer.devices must be") for n in ("0", "none", "-2", "[]")),
-        *((["trainer.devices=" + n], "trainer.devices must be") for n in ("null", "1.5", "true")),
-        (["trainer.precision=bf16-true"], "must be 32-true, got 'bf16-true'.*backbone.dtype"),
-        (["trainer.max_epochs=2"], "trainer.max_epochs must be 1, got 2: .* set recipe.epochs"),
-        (["trainer.max_epochs=0"], "trainer.max_epochs must be 1, got 0"),
-        (["+trainer.max_steps=1"], "trainer.max_steps must not be set, got 1: .*instances.limit"),
-        (["+trainer.limit_train_batches=0.5"], "trainer.limit_train_batches must not be set"),
-        (["+trainer.limit_train_batches=1"], "trainer.limit_train_batches must not be set, got 1:"),
-        (["+trainer.fast_dev_run=true"], "trainer.fast_dev_run must not be set, got True"),
-        (["trainer.gradient_clip_val=1.0"], "trainer.gradient_clip_val must not be set"),
+        *(
+            (["trainer.devices=" + n], "devices must be .*; set trainer.devices")
+            for n in ("0", "none", "-2", "[]")
+        ),
+        *(
+            (["trainer.devices=" + n], "devices must be .*; set trainer.devices")
+            for n in ("null", "1.5", "true")
+        ),
+        (
+            ["trainer.precision=bf16-true"],
+            "must be 32-true, got 'bf16-true'.*leave trainer.precision",
+        ),
+        (["trainer.max_epochs=2"], "max_epochs must be 1, got 2: .*; set trainer.max_epochs=1"),
+        (["trainer.max_epochs=0"], "max_epochs must be 1, got 0"),
+        (["+trainer.max_steps=1"], "max_steps must not be set, got 1: .*; leave trainer.max_steps"),
+        (["+trainer.limit_train_batches=0.5"], "limit_train_batches must not be set"),
+        (["+trainer.limit_train_batches=1"], "limit_train_batches must not be set, got 1:"),
+        (["+trainer.fast_dev_run=true"], "fast_dev_run must not be set, got True"),
+        (["trainer.gradient_clip_val=1.0"], "gradient_clip_val must not be set"),
         (["instances.part=half"], "part must be one of"),
         (["recipe.epochs=0"], "epochs must be positive"),
         (["expert.rank=0"], "rank must be positive"),
-        (["trainer.strategy=fsdp"], "trainer.strategy must be auto or ddp, got 'fsdp'"),
+        (["trainer.strategy=fsdp"], "must be auto or ddp, got 'fsdp'.*; set trainer.strategy"),
         (["bank.dir=???"], "expected a value for bank.dir"),
     ],
 )

@@ -150,5 +150,7 @@ def test_a_longest_instance_must_fit_before_anything_is_built():
         return OmegaConf.create({"expert": {}, **settings})
 
     typed_settings(config(101))
-    with pytest.raises(ValueError, match=r"limits\.trunk_tokens of 101 or more.*, got 100; set"):
+    with pytest.raises(
+        ValueError, match=r"must be 101 or more.*, got 100; set limits\.trunk_tokens"
+    ):
         typed_settings(config(102))

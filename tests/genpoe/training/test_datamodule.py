@@ -227,7 +227,7 @@ def test_a_run_that_stops_within_an_epoch_goes_on_there(
 
 def test_token_limits_must_be_positive(tiny_tokenizer: Any) -> None:
     for name in ("max_passage_tokens", "max_prompt_tokens"):
-        with pytest.raises(ValueError, match=rf"{name} must be positive, got 0; set batching\."):
+        with pytest.raises(ValueError, match=rf"{name} must be positive, got 0; set {name}$"):
             make_datamodule(tiny_tokenizer, **{name: 0})
 
 
@@ -340,7 +340,7 @@ def test_limits_take_whole_passages_but_for_the_last(tiny_tokenizer: Any) -> Non
     again = attach(make_datamodule(tiny_tokenizer, dataset=dataset, train_limit=30))
     other = attach(make_datamodule(tiny_tokenizer, dataset=dataset, train_limit=30, seed=1))
     assert again._examples["train"].digest == train.digest != other._examples["train"].digest
-    with pytest.raises(ValueError, match=r"must be positive, got 0; set batching\.train_limit"):
+    with pytest.raises(ValueError, match=r"limit must be positive, got 0; set limit, or None"):
         attach(make_datamodule(tiny_tokenizer, train_limit=0))
 
 
@@ -365,7 +365,7 @@ def test_some_questions_come_again_with_their_passage_in_the_prompt(
     longest = int(train.lengths[:50].max())
     tight = attach(make_datamodule(tiny_tokenizer, **{**settings, "max_prompt_tokens": longest}))
     assert 50 <= len(tight._examples["train"]) < 75  # those that are too long stay as they are
-    with pytest.raises(ValueError, match=r"must be in 0\.\.1, got 2; set batching\.rag_fraction"):
+    with pytest.raises(ValueError, match=r"must be in 0\.\.1, got 2; set rag_fraction$"):
         attach(make_datamodule(tiny_tokenizer, rag_fraction=2))
 
 

@@ -44,6 +44,12 @@ def test_the_shipped_experiments_are_well_typed(experiment):
             "batching.train_limit=some",
             "train_limit must be a whole number or null, got 'some'; set batching",
         ),
+        ("batching.val_limit=0", "val_limit must be positive, got 0; set batching.val_limit"),
+        ("batching.rag_fraction=2", "must be in 0..1, got 2; set batching.rag_fraction"),
+        (
+            "batching.max_passage_tokens=0",
+            "max_passage_tokens must be positive, got 0; set batching.max_passage_tokens",
+        ),
     ],
 )
 def test_a_mistyped_value_is_named_before_anything_is_loaded(override, message):

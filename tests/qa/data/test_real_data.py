@@ -40,5 +40,5 @@ def test_questions_whose_passages_stand_in_the_corpus_load_with_it(name: str):
     golden = [question for question in dataset.split("dev") if question.passage_ids]
     assert 0 < len(golden) < len(dataset.split("dev"))
     assert all(dataset.gold(question) for question in golden)
-    with pytest.raises(DataError, match=r"but the folder has no passages.*data\.passages_path"):
+    with pytest.raises(DataError, match=r"but the folder has no passages.*passages_path"):
         load_named(name, dir=DATA / name)

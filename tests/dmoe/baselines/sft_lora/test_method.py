@@ -12,11 +12,8 @@ from hydra import compose, initialize_config_dir
 from lightning import Trainer
 from safetensors.torch import load_file
 
-from backbone.final_ffn import FinalFFN
-from backbone.lora.adapter import RECORD, LoraAdapter, LoraSettings
-from backbone.lora.settings import CONFIG, WEIGHTS, AdapterError
-from backbone.lora.targets import lora_targets
-from backbone.model import Backbone, UnsupportedBackboneError
+from backbone.lora.adapter import LoraAdapter, LoraSettings
+from backbone.lora.settings import WEIGHTS, AdapterError
 from dmoe.baselines.sft_lora.method import SFTLoRAMethod
 from dmoe.baselines.sft_lora.module import MixedBatches, SFTModule
 from dmoe.commands.train_sft_lora import train_sft_lora
@@ -26,9 +23,10 @@ from plumbing.training.checkpoint import CheckpointError
 from qa.commands.evaluate import evaluate_command
 from qa.data.dataset import Question
 from qa.method import BaseMethod, QuestionInput
+from tests.helpers.adapters import randomize, state
 from tests.helpers.tiny import make_backbone
 
-CONF = str(Path(__file__).parents[3] / "conf")
+CONF = str(Path(__file__).parents[4] / "conf")
 IDS = torch.tensor([[5, 6, 7, 8, 9], [9, 8, 7, 6, 5]])
 QUESTIONS = [
     Question("q0", "Where was Tova Blick born?", ("Lisbon",)),
@@ -49,142 +47,6 @@ def backbone(request, tiny_tokenizer):
 
 
 @pytest.fixture
-def olmoe(tiny_tokenizer):
-    return make_backbone("olmoe", tokenizer=tiny_tokenizer, **MOE)
-
-
-def randomize(adapter):
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in adapter.parameters.values():
-            parameter.normal_(std=0.2)
-    return adapter
-
-
-def state(model):
-    """Describe a model by its modules, its parameters in their order, and its attributes."""
-    return (
-        [(name, type(module)) for name, module in model.named_modules()],
-        [(name, p.data_ptr(), p.requires_grad) for name, p in model.named_parameters()],
-        set(vars(model)),
-    )
-
-
-def test_what_is_removed_leaves_nothing(backbone):
-    before, logits = state(backbone.model), backbone.model(IDS).logits
-    weights = copy.deepcopy(backbone.model.state_dict())
-    adapter = randomize(LoraAdapter.new(backbone, LoraSettings()))
-    assert state(backbone.model) == before
-    with adapter.attached():
-        changed = backbone.model(IDS).logits
-        changed.sum().backward()
-    assert not torch.allclose(changed, logits, atol=0.1)
-    assert all(parameter.grad is not None for parameter in adapter.parameters.values())
-    assert state(backbone.model) == before
-    assert torch.equal(backbone.model(IDS).logits, logits)
-    after = backbone.model.state_dict()
-    assert all(torch.equal(after[name], tensor) for name, tensor in weights.items())
-    again = LoraAdapter.new(backbone, LoraSettings())  # the first one has left nothing behind
-    with again.attached():
-        assert torch.equal(backbone.model(IDS).logits, logits)  # an untrained adapter adds zero
-
-
-def test_an_error_inside_removes_it_too(tiny_backbone):
-    before = state(tiny_backbone.model)
-    with pytest.raises(KeyError), LoraAdapter.new(tiny_backbone, LoraSettings()).attached():
-        raise KeyError
-    assert state(tiny_backbone.model) == before
-
-
-def test_peft_reads_what_is_saved_and_so_do_we(backbone, tmp_path):
-    from peft import PeftModel
-
-    adapter = randomize(LoraAdapter.new(backbone, LoraSettings(2, 3.0)))
-    with adapter.attached():
-        expected = backbone.model(IDS).logits
-    adapter.save(tmp_path / "adapter")
-    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
-    theirs = PeftModel.from_pretrained(copy.deepcopy(backbone.model), str(tmp_path / "adapter"))
-    torch.testing.assert_close(theirs(IDS).logits, expected)
-    loaded = LoraAdapter.load(tmp_path / "adapter", backbone)
-    with loaded.attached():
-        assert torch.equal(backbone.model(IDS).logits, expected)
-    assert not any(parameter.requires_grad for parameter in loaded.parameters.values())
-    with pytest.raises(AdapterError, match="exists; remove it, or choose another folder"):
-        adapter.save(tmp_path / "adapter")
-
-
-def test_a_bfloat16_backbone_has_a_float32_adapter(backbone):
-    half = Backbone(copy.deepcopy(backbone.model).to(torch.bfloat16), backbone.tokenizer, "half")
-    adapter = randomize(LoraAdapter.new(half, LoraSettings()))
-    assert {parameter.dtype for parameter in adapter.parameters.values()} == {torch.float32}
-    with adapter.attached():
-        logits = half.model(IDS).logits
-        logits.float().sum().backward()
-    assert logits.dtype == torch.bfloat16
-    assert all(bool(p.grad.isfinite().all()) for p in adapter.parameters.values())
-
-
-def test_a_dense_ffn_has_its_projections_and_a_mixture_its_experts(tiny_backbone, olmoe):
-    dense = lora_targets(tiny_backbone, ["gate", "down"])
-    assert dense.parameters == []
-    assert dense.modules == [
-        f"model.layers.{layer}.mlp.{name}_proj" for layer in (0, 1) for name in ("gate", "down")
-    ]
-    mixture = lora_targets(olmoe, ["gate", "up", "down"])
-    assert mixture.modules == []
-    assert mixture.parameters == [
-        f"model.layers.{layer}.mlp.experts.{name}"
-        for layer in (0, 1)
-        for name in ("gate_up_proj", "down_proj")
-    ]
-    attention = lora_targets(olmoe, ["down", "attention"])
-    assert len(attention.modules) == 8
-    assert all(".self_attn." in name for name in attention.modules)
-
-
-def test_experts_that_are_modules_are_found_too(tiny_backbone, tiny_tokenizer):
-    model = copy.deepcopy(tiny_backbone.model)
-    for layer in model.model.layers:
-        layer.mlp = torch.nn.ModuleDict(
-            {"experts": torch.nn.ModuleList([layer.mlp, copy.deepcopy(layer.mlp)])}
-        )
-    found = lora_targets(Backbone(model, tiny_tokenizer, "old"), ["up"]).modules
-    assert found == [
-        f"model.layers.{layer}.mlp.experts.{expert}.up_proj"
-        for layer in (0, 1)
-        for expert in (0, 1)
-    ]
-
-
-def test_what_fits_nothing_is_named(olmoe, tiny_tokenizer):
-    with pytest.raises(
-        UnsupportedBackboneError, match=r"gate and up as one parameter.*among the targets"
-    ):
-        lora_targets(olmoe, ["gate"])
-    plain = make_backbone("gpt_neox", tokenizer=tiny_tokenizer)
-    with pytest.raises(UnsupportedBackboneError, match="nothing in layer 0 for the target 'gate'"):
-        lora_targets(plain, ["gate", "up"])
-    assert len(lora_targets(plain, ["up", "down", "attention"]).modules) == 8
-    with pytest.raises(UnsupportedBackboneError, match="experts cannot be placed in it"):
-        FinalFFN(olmoe)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"rank": 0}, r"rank must be positive, got 0; set rank"),
-        ({"alpha": 0.0}, r"alpha must be positive, got 0.0; set alpha"),
-        ({"targets": ["router"]}, r"targets must be some of gate, up, down, attention"),
-        ({"targets": []}, r"got \[\]; set targets"),
-    ],
-)
-def test_settings_are_checked(settings, message):
-    with pytest.raises(AdapterError, match=message):
-        LoraSettings(**settings)
-
-
-@pytest.fixture
 def adapter_dir(tiny_backbone, tmp_path):
     randomize(LoraAdapter.new(tiny_backbone, LoraSettings())).save(tmp_path / "adapter")
     return tmp_path / "adapter"
@@ -202,31 +64,6 @@ def test_the_method_answers_and_leaves_the_backbone_alone(tiny_backbone, adapter
     assert all(m.nll != pytest.approx(b.nll) for m, b in zip(together, base, strict=True))
     assert state(tiny_backbone.model) == before
     assert torch.equal(tiny_backbone.model(IDS).logits, logits)
-
-
-def test_another_backbone_is_an_error(adapter_dir, tiny_tokenizer):
-    other = make_backbone(seed=1, tokenizer=tiny_tokenizer)
-    with pytest.raises(AdapterError, match=r"of tiny-llama-1 .* got one of tiny-llama-0"):
-        LoraAdapter.load(adapter_dir, other)
-
-
-@pytest.mark.parametrize("name", [CONFIG, WEIGHTS, RECORD])
-def test_a_missing_file_is_named(name, adapter_dir, tiny_backbone):
-    (adapter_dir / name).unlink()
-    with pytest.raises(AdapterError, match=rf"found no {name}; give its run folder's adapter"):
-        LoraAdapter.load(adapter_dir, tiny_backbone)
-
-
-def test_damage_is_an_error(adapter_dir, tiny_backbone):
-    weights = bytearray((adapter_dir / WEIGHTS).read_bytes())
-    weights[-5] ^= 1
-    (adapter_dir / WEIGHTS).write_bytes(weights)
-    with pytest.raises(AdapterError, match="is not what was written; train the adapter again"):
-        LoraAdapter.load(adapter_dir, tiny_backbone)
-    for text in ("{", "[]", "{}"):
-        (adapter_dir / RECORD).write_text(text)
-        with pytest.raises(AdapterError, match=f"{RECORD} is damaged"):
-            LoraAdapter.load(adapter_dir, tiny_backbone)
 
 
 INSTANCES = [Encoded((5, 6, 7, *range(20 + i, 22 + i + i % 4)), 3) for i in range(11)]

@@ -33,7 +33,7 @@ from retrieval.passage import Passage
 from tests.helpers.fakes import WordRetriever
 from tests.helpers.tiny import make_backbone
 
-CONF = str(Path(__file__).parents[3] / "conf")
+CONF = str(Path(__file__).parents[4] / "conf")
 PASSAGES = [
     Passage("p0", "Tova Blick", "Tova Blick was born in Lisbon."),
     Passage("../../p1", "Fox", "The quick brown fox plays violins."),

@@ -1,0 +1,27 @@
+"""The backbone cut below a layer: the two parts are the whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from backbone.split import SplitBackbone
+from tests.helpers.tiny import make_backbone
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"])
+@pytest.mark.parametrize("layer", [1, 2])
+def test_the_two_parts_make_the_whole(family, layer, tiny_tokenizer):
+    backbone = make_backbone(family, tokenizer=tiny_tokenizer, num_hidden_layers=3)
+    split = SplitBackbone(backbone, layer)
+    ids = torch.randint(3, 300, (4, 9))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    whole = backbone.hidden_states(ids, mask)
+    assert torch.equal(split.above(split.below(ids, mask), mask), whole)
+
+
+@pytest.mark.parametrize("layer", [0, -1])
+def test_something_must_lie_below_the_cut(layer, tiny_backbone):
+    with pytest.raises(ValueError, match=rf"nothing lies below layer 0, got layer={layer}; set"):
+        SplitBackbone(tiny_backbone, layer)
