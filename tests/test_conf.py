@@ -85,23 +85,23 @@ def test_roots_compose(root):
     assert composed(root, *ROOTS[root]).task_name == root
 
 
-@pytest.mark.parametrize(
-    ("root", "group"),
-    [
-        *(("evaluate", group) for group in ("method", "retriever", "reranker", "data", "backbone")),
-        *(("evaluate", group) for group in ("corpus", "pipeline")),
-        *(("evaluate_retrieval", group) for group in ("retriever", "reranker")),
-        *(("evaluate_retrieval", group) for group in ("corpus", "pipeline")),
-        *(("build_index", group) for group in ("retriever", "corpus")),
-        ("train_reranker", "cross_encoder"),
-        *((root, "recipe") for root in ("build_experts", "train_sft_lora")),
-        *(("build_experts", group) for group in ("expert", "limits", "corpus", "experiment")),
-        *(("ablation", group) for group in ("router", "trigger", "experiment")),
-        ("train_sft_lora", "experiment"),
-        ("augment", "augmenter"),
-        ("ablation", "ablation"),
-    ],
-)
+GROUPS = [
+    *(("evaluate", group) for group in ("method", "retriever", "reranker", "data", "backbone")),
+    *(("evaluate", group) for group in ("corpus", "pipeline")),
+    *(("evaluate_retrieval", group) for group in ("retriever", "reranker")),
+    *(("evaluate_retrieval", group) for group in ("corpus", "pipeline")),
+    *(("build_index", group) for group in ("retriever", "corpus")),
+    ("train_reranker", "cross_encoder"),
+    *((root, "recipe") for root in ("build_experts", "train_sft_lora")),
+    *(("build_experts", group) for group in ("expert", "limits", "corpus", "experiment")),
+    *(("ablation", group) for group in ("router", "trigger", "experiment")),
+    ("train_sft_lora", "experiment"),
+    ("augment", "augmenter"),
+    ("ablation", "ablation"),
+]
+
+
+@pytest.mark.parametrize(("root", "group"), GROUPS)
 def test_every_option_of_a_group_composes(root, group):
     for option in options(group):
         if option.startswith("genpoe/"):  # an experiment of train_hypernet
@@ -109,6 +109,11 @@ def test_every_option_of_a_group_composes(root, group):
         config = composed(root, *ROOTS[root], f"{group}={option}")
         for target in targets(config):
             assert callable(get_object(target))
+
+
+def test_no_group_is_left_out():
+    composed_groups = {group for group, _ in CASES} | {group for _, group in GROUPS}
+    assert {path.name for path in CONF.iterdir() if path.is_dir()} == composed_groups
 
 
 @pytest.mark.parametrize("root", ["build_experts", "train_sft_lora", "ablation"])
