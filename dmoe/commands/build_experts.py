@@ -212,12 +212,17 @@ def corpus_passages(data: Mapping[str, Any], corpus: Mapping[str, Any]) -> Mappi
         InstantiationException: If the files are at fault; it has the error as its cause.
     """
     if corpus["path"] is None:
-        with mounted("data"):
+        with mounted(_place(data, "data")):
             found: Mapping[str, Passage] = instantiate(data).passages
             return found
-    with mounted("corpus"):
+    with mounted(_place(corpus, "corpus")):
         found = instantiate(corpus)
         return found
+
+
+def _place(settings: Any, section: str) -> str:
+    """The section to add to the key of a wrong setting: none where Hydra adds it by itself."""
+    return "" if OmegaConf.is_config(settings) else section
 
 
 def _by_lightning(config: DictConfig, job: Job) -> tuple[Tally, bool]:
@@ -246,10 +251,12 @@ def _by_ray(config: DictConfig, job: Job) -> tuple[Tally, bool]:
         groups, make, job.backbone.fingerprint, job.spec, job.recipe, limits, Cluster(**config.ray)
     )
     bar = LessonsBar(groups, tally, job.lessons)
-    for group, trained in done:
-        tally.store(job.bank, group, trained)
-        bar.update()
-    bar.close()
+    try:
+        for group, trained in done:
+            tally.store(job.bank, group, trained)
+            bar.update()
+    finally:
+        bar.close()
     tally.skipped, tally.without = groups.skipped, groups.without
     return tally, True
 
@@ -332,7 +339,9 @@ def _bank_spec(
     config: DictConfig, backbone: Backbone, spec: ExpertSpec, recipe: Recipe
 ) -> BankSpec:
     chosen = config.instances
-    layout = ExpertLayout(spec.shapes(FinalFFN(backbone).sizes), config.bank.dtype)
+    with mounted("expert"):
+        shapes = spec.shapes(FinalFFN(backbone).sizes)
+    layout = ExpertLayout(shapes, config.bank.dtype)
     made_by = {
         **recipe.as_dict(),
         "backbone_dtype": str(backbone.dtype).removeprefix("torch."),

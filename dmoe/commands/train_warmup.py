@@ -12,7 +12,7 @@ from backbone.final_ffn import FinalFFN
 from backbone.loading import EMBEDDED
 from dmoe.experts.expert import expert_at
 from dmoe.experts.peft import export_adapter
-from dmoe.training.lessons import lessons_from_questions
+from dmoe.training.lessons import check_formats, lessons_from_questions
 from dmoe.training.settings import typed_settings
 from dmoe.training.warmup import train_warmup
 from plumbing.cli import check_complete, next_command, say_written
@@ -44,7 +44,10 @@ def warmup(config: DictConfig) -> dict[str, float]:
     lessons = lessons_from_questions(dataset, chosen.split)
     ffn = FinalFFN(instantiate(config.backbone))
     with mounted("instances"):
-        trained = train_warmup(ffn, lessons, chosen.formats, spec, recipe, limits, chosen.limit)
+        check_formats(chosen.formats)
+    with mounted("expert"):
+        spec.shapes(ffn.sizes)
+    trained = train_warmup(ffn, lessons, chosen.formats, spec, recipe, limits, chosen.limit)
     folder = Path(config.paths.output_dir)
     export_adapter(folder / "adapter", expert_at(trained.experts, 0), spec, ffn)
     metrics = {

@@ -108,7 +108,7 @@ def command(
 
     def compose_and_call() -> None:
         _check_options(name, others)
-        own = options.config_path is None and options.config_name is None
+        own = not _searches_elsewhere(options, settings)
         if (
             own
             and uses_old_key(settings)
@@ -173,6 +173,16 @@ def _function(target: str) -> Callable[..., Any]:
     module, _, name = target.rpartition(".")
     found: Callable[..., Any] = getattr(import_module(module), name)
     return found
+
+
+def _searches_elsewhere(options: Any, settings: Sequence[str]) -> bool:
+    """True if configurations also come from other folders: then Hydra's message is the better one.
+
+    What is wrong with a setting is looked for in our own folder alone.
+    """
+    folders = (options.config_path, options.config_name, options.config_dir)
+    added = (one.lstrip("+").startswith("hydra.searchpath") for one in settings)
+    return any(folder is not None for folder in folders) or any(added)
 
 
 def _help(name: str, about: str, settings: Sequence[str]) -> None:

@@ -155,7 +155,7 @@ def _config_loader(conf: Path) -> Iterator[ConfigLoader]:
         with initialize_config_dir(str(conf), job_name="app", version_base="1.3"):
             yield hydra.config_loader()
     finally:
-        hydra.hydra = running
+        GlobalHydra.instance().hydra = running  # the one above is a copy's original by now
 
 
 def _compose(loader: ConfigLoader, name: str, overrides: Sequence[str]) -> Composition:

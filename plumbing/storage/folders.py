@@ -119,7 +119,7 @@ def new_folder(
         temporary = folder.with_name(f".{folder.name}.building")
         shutil.rmtree(temporary, ignore_errors=True)
     else:
-        prefix = f".{folder.name}.{socket.gethostname()}."
+        prefix = f".{folder.name}.{socket.gethostname()}-{_process_space()}."
         _remove_abandoned(folder.parent, prefix)
         temporary = folder.with_name(f"{prefix}{os.getpid()}.{uuid.uuid4().hex[:8]}")
     temporary.mkdir(parents=True)
@@ -133,6 +133,14 @@ def new_folder(
             _publish_unless_made(temporary, folder, replace)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _process_space() -> str:
+    """Which processes can be seen from here; containers with one host name may differ in it."""
+    try:
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:
+        return "0"
 
 
 def _remove_abandoned(parent: Path, prefix: str) -> None:

@@ -15,4 +15,5 @@ def log_every_epoch(trainer: Trainer, batches: int) -> None:
         batches: The batches of an epoch in this process.
     """
     interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    trainer.log_every_n_steps = max(1, min(interval, batches))  # type: ignore[attr-defined]
+    if interval:  # 0: nothing is logged at all
+        trainer.log_every_n_steps = max(1, min(interval, batches))  # type: ignore[attr-defined]

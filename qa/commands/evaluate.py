@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from backbone.model import Backbone
 from plumbing.cli import check_complete, next_command, say_written
+from plumbing.mounts import mounted
 from plumbing.settings import check_limit, check_types
 from qa.data.dataset import QADataset
 from qa.evaluation.evaluate import evaluate
@@ -93,7 +94,8 @@ def evaluate_run(
     backbone = backbone or instantiate(config.backbone)
     method = instantiate(config.method, backbone=backbone)
     gold = dict.fromkeys(id for question in questions for id in question.passage_ids)
-    method.check_passages(dataset.passages[id] for id in gold if id in dataset.passages)
+    with mounted("method"):
+        method.check_passages(dataset.passages[id] for id in gold if id in dataset.passages)
     if not (method.uses_passages or method.retrieves or settings.passages == "gold"):
         log.warning(
             "passages=%s changes nothing: this method, as it is set, is given no passages",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import subprocess
@@ -19,6 +20,7 @@ from dmoe.commands.build_experts import build_command, build_experts
 from dmoe.commands.train_warmup import warmup
 from dmoe.training.module import IndependentRanks, training_strategy
 from dmoe.training.settings import check_trainer
+from plumbing.cli import run as run_command
 from plumbing.storage.jsonl import read_jsonl, write_jsonl
 
 ROOT = Path(__file__).parents[3]
@@ -326,3 +328,20 @@ def test_rays_settings_are_checked(build):
         build("engine=ray", "ray.workers=two")
     with pytest.raises(ValueError, match=r"workers must be positive, got 0; set ray\.workers"):
         build("engine=ray", "ray.workers=0")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["corpus.path=/nowhere.jsonl"], "set corpus.path"),
+        (["data.train_questions=0"], "set data.train_questions"),
+    ],
+)
+def test_a_wrong_source_of_passages_is_named_by_its_key_once(
+    build, tmp_path, overrides, key, capsys
+):
+    write_jsonl(tmp_path / "a.jsonl", [])
+    augmented = f"instances.augmentation={tmp_path / 'a.jsonl'}"
+    with pytest.raises(SystemExit):
+        build(augmented, *overrides, command=functools.partial(run_command, build_experts))
+    assert f"; {key}" in capsys.readouterr().err

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from plumbing.cli.comments import read_comments
 from plumbing.cli.help import help_page
@@ -245,3 +247,29 @@ def test_a_command_runs_sweeps_and_names_its_job(conf: Path, tmp_path: Path) -> 
     assert lines == ["job 1 ['/home/me/b'] x", "job 2 ['/home/me/b'] x"]
     assert (tmp_path / "runs" / "1" / "cook.log").is_file()
     assert "name: cook" in (tmp_path / "runs" / "1" / ".hydra" / "hydra.yaml").read_text("utf-8")
+
+
+def test_a_command_that_composes_stays_initialized(conf: Path) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        compose_command(conf, "cook", [])
+        assert find_fault(conf, "cook", ["slat=1"])
+        assert GlobalHydra.instance().is_initialized()
+        compose("evaluate")
+
+
+def test_a_fault_beside_groups_from_elsewhere_is_told_by_hydra(conf: Path, tmp_path: Path) -> None:
+    write(tmp_path / "more", {"dish/soup.yaml": "warm: true"})
+    start = "from pathlib import Path; import plumbing.cli.entry as cli; "
+    start += f"cli.CONF = Path({str(conf)!r}); "
+    given = [f"hydra.searchpath=[file://{tmp_path / 'more'}]", "dish=soup", "salt=1", "slat=1"]
+    done = subprocess.run(
+        [sys.executable, "-c", start + "cli.command('cook', 'job.main', None)", *given],
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{Path.cwd()}:{tmp_path}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "slat" in done.stderr
+    assert "no choice" not in done.stderr

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from plumbing.storage import folders as building
-from plumbing.storage.folders import new_folder, publish_folder
+from plumbing.storage.folders import _process_space, new_folder, publish_folder
 from tests.helpers.faults import killed
 
 ROOT = Path(__file__).parents[3]
@@ -194,8 +194,10 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path, alone: str) -> No
 
 
 def test_what_others_are_at_work_on_stays(tmp_path: Path) -> None:
-    here, ended = socket.gethostname(), ended_process()
+    space, ended = _process_space(), ended_process()
+    here = f"{socket.gethostname()}-{space}"
     stay = [
+        f".final.{socket.gethostname()}-{space}0.{ended}.01234567",  # of another container
         f".final.{here}.{os.getppid()}.01234567",  # alive
         f".final.{here}.1.01234567",  # alive, and perhaps another user's
         f".final.another-machine.{ended}.01234567",
@@ -203,7 +205,7 @@ def test_what_others_are_at_work_on_stays(tmp_path: Path) -> None:
         f".final.{here}.no-process",
         ".final.building",
     ]
-    go = [f".final.{here}.{ended}.01234567", f".final.{here}.{ended}"]  # the latter: of before
+    go = [f".final.{here}.{ended}.01234567"]
     for name in stay + go:
         make(tmp_path / name, "half")
     build(tmp_path / "final", "whole")
