@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
 
 from tests.house import (
     MOST_MODULES,
+    Module,
     circles,
     crowded_folders,
     import_circles,
@@ -24,6 +26,13 @@ from tests.house import (
 )
 
 ROOT = Path(__file__).parents[1]
+
+
+@functools.cache
+def this_house() -> list[Module]:
+    """The modules of this checkout, read once."""
+    return list(read_house(ROOT))
+
 
 FILES = {
     "plumbing/__init__.py": "",
@@ -201,25 +210,25 @@ def test_a_folder_without_packages_is_an_error(tmp_path: Path) -> None:
 
 
 def test_no_folder_of_a_package_is_crowded() -> None:
-    assert crowded_folders(read_house(ROOT)) == {}
+    assert crowded_folders(this_house()) == {}
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    assert import_circles(read_house(ROOT)) == []
+    assert import_circles(this_house()) == []
 
 
 def test_no_two_public_names_of_a_package_are_the_same() -> None:
-    assert repeated_names(read_house(ROOT)) == {}
+    assert repeated_names(this_house()) == {}
 
 
 def test_no_function_is_a_copy_of_another_one() -> None:
-    assert repeated_bodies(read_house(ROOT)) == []
+    assert repeated_bodies(this_house()) == []
 
 
 def test_everything_public_says_what_it_is() -> None:
     undocumented = [
         name
-        for module in read_house(ROOT)
+        for module in this_house()
         for _, name, node in public_definitions(module)
         if not (said := ast.get_docstring(node)) or says_nothing(said)
     ]

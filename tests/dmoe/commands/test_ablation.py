@@ -280,6 +280,7 @@ def test_what_never_triggers_is_evaluated_once(run):
     assert len((run.folder / "table.md").read_text().splitlines()) == 6
 
 
+@pytest.mark.slow
 def test_experts_in_more_layers(run):
     last = ["method=placed", "method.placement=0"]
     axes = {"placement": {0: last, 100: [*last, "method.placement=1"]}}
@@ -294,6 +295,7 @@ def test_experts_in_more_layers(run):
     assert header.endswith("s/question |")
 
 
+@pytest.mark.slow
 def test_an_edited_file_makes_another_bank(run, tmp_path):
     """The file keeps its name, and is edited after the ablation has ended."""
     first = run(axes=ONE)
@@ -327,6 +329,7 @@ def test_the_controls(run):
     assert metrics["random/nll"] == metrics["routed/nll"]
 
 
+@pytest.mark.slow
 def test_a_part_of_the_bank(run):
     metrics = run("router=oracle", name="bank_fraction", axes=None)
     assert counts(run) == [1, 1, 5]

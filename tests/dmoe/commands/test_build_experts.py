@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import subprocess
@@ -343,5 +342,5 @@ def test_a_wrong_source_of_passages_is_named_by_its_key_once(
     write_jsonl(tmp_path / "a.jsonl", [])
     augmented = f"instances.augmentation={tmp_path / 'a.jsonl'}"
     with pytest.raises(SystemExit):
-        build(augmented, *overrides, command=functools.partial(run_command, build_experts))
+        build(augmented, *overrides, command=lambda config: run_command(build_experts, config))
     assert f"; {key}" in capsys.readouterr().err

@@ -111,7 +111,10 @@ def train_and_die(config, step, monkeypatch):
             train(config, make_backbone())
 
 
-@pytest.mark.parametrize("step", [3, 5, 6, 9])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("step", [3, pytest.param(5, marks=SLOW), 6, pytest.param(9, marks=SLOW)])
 @pytest.mark.parametrize("cached", [False, True])
 def test_killed_and_resumed_is_bit_for_bit_never_stopped(
     whole, tmp_path, monkeypatch, step, cached

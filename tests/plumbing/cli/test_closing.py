@@ -180,7 +180,7 @@ def hydra() -> Iterator[None]:
 
 
 @given(values)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_hydra_reads_what_was_written(hydra: None, value: Any) -> None:
     [word] = shlex.split(shlex.quote(_override("labels", value)))
     assert compose("report", [word]).labels == value
