@@ -39,6 +39,7 @@ def config(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_it_runs(config):
     result, lines = experts_suite(config)
     assert max(result["differences"].values()) < 1e-3

@@ -167,6 +167,7 @@ def test_two_by_two(run):
     assert all(len(bank) == 3 for bank in banks)
 
 
+@pytest.mark.slow
 def test_an_interrupted_one_goes_on(run, monkeypatch):
     def fail_at_the_third(*args):
         if run.made.count("evaluate_run") == 2:
@@ -244,6 +245,7 @@ def test_an_index_of_the_surrogates_is_built_once(run, monkeypatch):
     assert metrics["2/routed_gold"] > 0
 
 
+@pytest.mark.slow
 def test_random_triggers_fire_at_the_rate_of_uncertainty(run, monkeypatch):
     axes = {
         "trigger": {
@@ -267,6 +269,7 @@ def test_random_triggers_fire_at_the_rate_of_uncertainty(run, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_what_never_triggers_is_evaluated_once(run):
     metrics = run(
         axes={
@@ -320,6 +323,7 @@ def test_a_rate_that_is_given_stays():
     assert cell.config.trigger.rate == 0.5
 
 
+@pytest.mark.slow
 def test_the_controls(run):
     metrics = run(axes=None)
     assert counts(run) == [1, 1, 3]  # two cells are equal, because all routers are random

@@ -113,5 +113,6 @@ def check_kills(build: Callable[[Path], Any], folder: Path, count: int) -> None:
         banks += 1
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on(build, tmp_path):
     check_kills(build, tmp_path, int(os.environ.get("FAULT_ROUNDS", "3")))

@@ -86,7 +86,14 @@ def whole(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("how", ["default", "fdr", "overfit", "profiler"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "default",
+        "fdr",
+        *(pytest.param(how, marks=pytest.mark.slow) for how in ("overfit", "profiler")),
+    ],
+)
 def test_the_debug_presets_run(tmp_path, how):
     config = config_for(tmp_path, f"debug={how}", "logger=none")
     assert not config.cache_frozen
@@ -115,7 +122,7 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("step", [3, pytest.param(5, marks=SLOW), 6, pytest.param(9, marks=SLOW)])
-@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("cached", [False, pytest.param(True, marks=SLOW)])
 def test_killed_and_resumed_is_bit_for_bit_never_stopped(
     whole, tmp_path, monkeypatch, step, cached
 ):
