@@ -50,12 +50,14 @@ def test_there_are_commands() -> None:
     assert len(RUN) > 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", HYDRA, ids=str)
 def test_commands_compose(command: Command) -> None:
     config = composed(command.script, [*command.overrides, "paths.output_dir=out"])
     assert config.task_name == command.script
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", commands(RESULTS), ids=str)
 def test_commands_of_results_compose(command: Command) -> None:
     if "…" in str(command) or "NAME" in str(command) or not command.script:
