@@ -112,6 +112,7 @@ PAPERS: dict[
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_cell_of_every_ablation_composes(name):
     given = [f"ablation={name}", "augmenter=questions", "paths.output_dir=out"]
@@ -139,6 +140,7 @@ def test_the_warm_up_keeps_the_model(model):
         assert compose("ablation", named).backbone == warm
 
 
+@pytest.mark.slow
 def test_two_by_two(run):
     metrics = run()
     assert counts(run) == [1, 2, 4]
@@ -208,6 +210,7 @@ def test_a_bank_and_an_index_that_are_named_are_used(run, tmp_path, monkeypatch)
         run(f"bank.dir={bank}", axes={"lr": {1: ["recipe.lr=1"]}})
 
 
+@pytest.mark.slow
 def test_a_bank_of_questions_is_used_where_it_has_every_expert(run, model, tmp_path):
     bank = tmp_path / "bank"
     small = ["data.train_entities=1", "data.dev_entities=3", "data.distractor_entities=0"]
@@ -228,6 +231,7 @@ def test_a_bank_of_questions_is_used_where_it_has_every_expert(run, model, tmp_p
         run(f"bank.dir={bank}", axes={"lr": {1: ["recipe.lr=1"]}})
 
 
+@pytest.mark.slow
 def test_an_index_of_the_surrogates_is_built_once(run, monkeypatch):
     built = []
 

@@ -79,6 +79,7 @@ def test_what_is_there_is_not_built_again(build, tmp_path):
     assert (metrics["experts"], metrics["skipped"]) == (0, 7)
 
 
+@pytest.mark.slow
 def test_a_bar_counts_the_lessons(build, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
@@ -227,6 +228,7 @@ def test_another_recipe_needs_another_bank(build, other):
         build("instances.limit=1", other)
 
 
+@pytest.mark.slow
 def test_a_warm_backbone_is_another_backbone(build, arguments, tmp_path):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose(
@@ -306,6 +308,7 @@ def test_ray_builds_the_same_experts(build, tmp_path):
     same_experts(tmp_path / "bank", tmp_path / "ray")
 
 
+@pytest.mark.slow
 def test_many_shards_are_packed_at_the_end(build, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("dmoe.commands.build_experts._MANY", 3)
     build("limits.group_size=1", "instances.limit=3")
