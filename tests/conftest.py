@@ -11,7 +11,7 @@ import pytest
 from backbone.model import Backbone
 from qa.data.dataset import QADataset, Question
 from retrieval.passage import Passage
-from tests.helpers.tiny import make_backbone, make_tokenizer
+from tests.helpers.tiny import make_backbone, make_tokenizer, save_backbone
 
 # The same examples every time: a run passes or fails by what was changed. Others:
 # make test ARGS=--hypothesis-profile=default
@@ -57,8 +57,5 @@ def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny backbone, for commands that load one."""
-    folder = tmp_path_factory.mktemp("model")
     backbone = make_backbone(max_position_embeddings=2048)
-    backbone.model.save_pretrained(folder)
-    backbone.tokenizer.save_pretrained(folder)
-    return folder
+    return save_backbone(backbone, tmp_path_factory.mktemp("model"))

@@ -16,7 +16,7 @@ from dmoe.commands.bank import bank_command
 from plumbing.cli import check_complete, type_script
 from tests.helpers.documented import DOCS, ROOT, Command
 from tests.helpers.small_world import World, composed
-from tests.helpers.tiny import make_backbone
+from tests.helpers.tiny import make_backbone, save_backbone
 
 pytestmark = pytest.mark.slow
 
@@ -82,10 +82,7 @@ def at_root(monkeypatch: pytest.MonkeyPatch) -> None:
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     root = tmp_path_factory.mktemp("world")
     backbone = make_backbone(max_position_embeddings=4096)
-    folder = root / "backbone"
-    backbone.model.save_pretrained(folder)
-    backbone.tokenizer.save_pretrained(folder)
-    return World(root, folder)
+    return World(root, save_backbone(backbone, root / "backbone"))
 
 
 def closing(text: str) -> list[str]:

@@ -23,7 +23,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         config: What ``mkdocs.yml`` says.
 
     Returns:
-        The same, with the entry "API reference" at the end of the navigation.
+        The configuration, with the entry "API reference" at the end of its navigation.
     """
     found = (_ROOT / name for name in PACKAGES)
     entries = [_entry(folder) for folder in found if folder.is_dir()]

@@ -19,7 +19,7 @@ from tests.helpers.documented import (
     not_run,
 )
 from tests.helpers.small_world import World, composed
-from tests.helpers.tiny import make_backbone
+from tests.helpers.tiny import make_backbone, save_backbone
 
 COMMANDS = commands(PAGES)
 LISTED = not_run()
@@ -39,10 +39,7 @@ def at_root(monkeypatch: pytest.MonkeyPatch) -> None:
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     root = tmp_path_factory.mktemp("world")
     backbone = make_backbone(max_position_embeddings=4096)
-    folder = root / "backbone"
-    backbone.model.save_pretrained(folder)
-    backbone.tokenizer.save_pretrained(folder)
-    return World(root, folder)
+    return World(root, save_backbone(backbone, root / "backbone"))
 
 
 def test_there_are_commands() -> None:

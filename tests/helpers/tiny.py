@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,10 @@ CORPUS = (
     "later worked as a surgeon in the old town by the sea. The quick brown fox jumps over the lazy "
     "dog while 0 1 2 3 4 5 6 7 8 9 violins play."
 )
+
+
+# What makes a tiny "olmoe" a mixture of experts.
+MOE = {"num_experts": 4, "num_experts_per_tok": 2}
 
 
 def make_tokenizer() -> Any:
@@ -68,3 +73,10 @@ def make_backbone(
                 if "norm" not in name:
                     parameter.mul_(8)
     return Backbone(model, tokenizer, f"tiny-{family}-{seed}")
+
+
+def save_backbone(backbone: Backbone, folder: Path) -> Path:
+    """Write a model and its tokenizer as the folder that ``backbone.name`` takes; returns it."""
+    backbone.model.save_pretrained(folder)
+    backbone.tokenizer.save_pretrained(folder)
+    return folder

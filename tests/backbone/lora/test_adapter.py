@@ -11,10 +11,9 @@ from backbone.lora.adapter import RECORD, LoraAdapter, LoraSettings
 from backbone.lora.settings import CONFIG, WEIGHTS, AdapterError
 from backbone.model import Backbone
 from tests.helpers.adapters import randomize, state
-from tests.helpers.tiny import make_backbone
+from tests.helpers.tiny import MOE, make_backbone
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [9, 8, 7, 6, 5]])
-MOE = {"num_experts": 4, "num_experts_per_tok": 2}
 
 
 @pytest.fixture(params=["llama", "gemma2", "olmoe"])

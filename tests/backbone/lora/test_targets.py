@@ -10,9 +10,7 @@ import torch
 from backbone.final_ffn import FinalFFN
 from backbone.lora.targets import lora_targets
 from backbone.model import Backbone, UnsupportedBackboneError
-from tests.helpers.tiny import make_backbone
-
-MOE = {"num_experts": 4, "num_experts_per_tok": 2}
+from tests.helpers.tiny import MOE, make_backbone
 
 
 @pytest.fixture

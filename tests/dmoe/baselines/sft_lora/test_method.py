@@ -24,7 +24,7 @@ from qa.commands.evaluate import evaluate_command
 from qa.data.dataset import Question
 from qa.method import BaseMethod, QuestionInput
 from tests.helpers.adapters import randomize, state
-from tests.helpers.tiny import make_backbone
+from tests.helpers.tiny import MOE, make_backbone
 
 CONF = str(Path(__file__).parents[4] / "conf")
 IDS = torch.tensor([[5, 6, 7, 8, 9], [9, 8, 7, 6, 5]])
@@ -33,7 +33,6 @@ QUESTIONS = [
     Question("q1", "Who plays violins?", ("the quick brown fox",)),
 ]
 INPUTS = [QuestionInput(question) for question in QUESTIONS]
-MOE = {"num_experts": 4, "num_experts_per_tok": 2}
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated:FutureWarning",
