@@ -7,23 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from backbone.model import Backbone
-from genpoe.experts import Experts, mix_experts
-
-
-@dataclass(frozen=True)
-class Injected:
-    """What stands beside the FFN: B sets of K experts, their weights, and each row's set."""
-
-    experts: Experts
-    relevance_BK: Tensor
-    rows_N: Tensor | None = None
+from genpoe.experts import Around, GeneratedExperts, Looked, Site
+from genpoe.watch import Watch
 
 
 class ExpertLayer:
@@ -37,21 +28,33 @@ class ExpertLayer:
         backbone: The frozen model.
         layer: Index of the decoder layer, from 0.
 
+    Attributes:
+        looked: Where the experts looked in the last forward pass, if they have units of their own.
+
     Raises:
         ValueError: If ``layer`` is out of range.
     """
 
     def __init__(self, backbone: Backbone, layer: int) -> None:
+        self.backbone = backbone
         self.ffn: nn.Module = backbone.ffn(layer)
         self._handle: RemovableHandle | None = None
+        self._watch: Watch | None = None
         self.layer = layer
+        self.looked: Looked | None = None
 
     @property
     def active(self) -> bool:
         """True while experts are injected."""
         return self._handle is not None
 
-    def inject(self, experts: Experts, relevance_BK: Tensor, rows_N: Tensor | None = None) -> None:
+    def inject(
+        self,
+        experts: GeneratedExperts,
+        relevance_BK: Tensor,
+        rows_N: Tensor | None = None,
+        around: Around | None = None,
+    ) -> None:
         """Add experts to the layer until `remove`; they replace those injected before.
 
         Args:
@@ -60,18 +63,24 @@ class ExpertLayer:
             rows_N: The index of the set that each row of a batch uses. None: each set serves the
                 same number of consecutive rows; ``generate()`` repeats rows that way for several
                 beams or returned sequences.
+            around: What the experts see besides the FFN, if the caller knows it. None: what they
+                look at is noted while the backbone reads.
         """
         self.remove()
-        injected = Injected(experts, relevance_BK, rows_N)
+        watch = Watch(self.backbone, experts.looks, around) if experts.looks else None
 
         def add_experts(
             _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
         ) -> Tensor:
             hidden = args[0] if args else kwargs["hidden_states"]
-            return output + mix_experts(
-                hidden, injected.experts, injected.relevance_BK, injected.rows_N
-            )
+            site = Site(hidden, output)
+            if watch is not None:
+                site = Site(hidden, output, watch.stream(), watch.around())
+            mixed = experts.mix(site, relevance_BK, rows_N)
+            self.looked = mixed.looked
+            return output + mixed.added_NTD
 
+        self._watch = watch
         self._handle = self.ffn.register_forward_hook(add_experts, with_kwargs=True)
 
     def remove(self) -> None:
@@ -79,13 +88,21 @@ class ExpertLayer:
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
+        if self._watch is not None:
+            self._watch.end()
+            self._watch = None
+        self.looked = None
 
     @contextmanager
     def injected(
-        self, experts: Experts, relevance_BK: Tensor, rows_N: Tensor | None = None
+        self,
+        experts: GeneratedExperts,
+        relevance_BK: Tensor,
+        rows_N: Tensor | None = None,
+        around: Around | None = None,
     ) -> Iterator[None]:
         """`inject` for the duration of a ``with`` block, also if an error ends it."""
-        self.inject(experts, relevance_BK, rows_N)
+        self.inject(experts, relevance_BK, rows_N, around)
         try:
             yield
         finally:

@@ -18,7 +18,7 @@ import torch
 from backbone.decoding import greedy_decode
 from backbone.loading import load_backbone
 from backbone.model import Backbone
-from genpoe.experts import Experts
+from genpoe.experts import GeneratedExperts
 from genpoe.hypernet.hypernet import Hypernet, PassageTokens
 from genpoe.hypernet.saved import as_nested, read_settings
 from genpoe.injection import ExpertLayer
@@ -131,7 +131,7 @@ class GenPoE:
         )
 
     @torch.inference_mode()
-    def generate_experts(self, passages: Sequence[Passage]) -> Experts:
+    def generate_experts(self, passages: Sequence[Passage]) -> GeneratedExperts:
         """Generate one expert for each passage (eq. 4): P sets of K = 1."""
         return self.hypernet(self.tokens(passages))
 
@@ -166,9 +166,7 @@ class GenPoE:
         relevance_BK[mask_BK.bool()] = torch.tensor(
             [weight for row in weights for weight in row], dtype=torch.float32, device=device
         )
-        self.expert_layer.inject(
-            experts.map(lambda factor: factor[:, 0].to(dtype)[index_BK]), relevance_BK
-        )
+        self.expert_layer.inject(experts.cast(dtype).arranged(index_BK), relevance_BK)
 
     def remove(self) -> None:
         """Take the passages out again. The backbone is then bit-identical to before."""

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from backbone.loading import training_backbone
 from backbone.model import Backbone
-from genpoe.hypernet.hypernet import HypernetSettings
+from genpoe.hypernet.hypernet import Hypernet, HypernetSettings
 from genpoe.training.datamodule import QADataModule
 from genpoe.training.module import GenPoEModule
 from genpoe.training.settings import BatchingSettings, OptimSettings
@@ -36,14 +36,33 @@ def build_module(config: DictConfig, backbone: Backbone) -> GenPoEModule:
     optim = read_section(config, "optim", OptimSettings)
     settings: HypernetSettings = instantiate(config.hypernet)
     with mounted("hypernet"):
+        hypernet = settings.build(backbone)
+        _check_cache(config.cache_frozen, hypernet)
         return GenPoEModule(
             backbone,
-            settings.build(backbone),
+            hypernet,
             optim,
             max_passage_tokens=config.batching.max_passage_tokens,
             cache_dir=str(cache_dir) if config.cache_frozen else None,
+            answers_only=config.cache_frozen == "answers",
             seed=config.seed,
         )
+
+
+def _check_cache(cache_frozen: Any, hypernet: Hypernet) -> None:
+    last = hypernet.backbone.num_layers - 1
+    if cache_frozen not in (True, False, "answers"):
+        problem = f"cache_frozen must be true, false or answers, got {cache_frozen!r}"
+    elif cache_frozen == "answers" and hypernet.settings.layer != last:
+        problem = (
+            f"cache_frozen=answers is for experts beside the last FFN, layer {last}, got layer "
+            f"{hypernet.settings.layer}"
+        )
+    elif cache_frozen is True and hypernet.looks is not None:
+        problem = "this hypernetwork also looks at earlier states, which cache_frozen=true lacks"
+    else:
+        return
+    raise ValueError(f"{problem}; set cache_frozen")
 
 
 def train_command(config: DictConfig) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from genpoe.hypernet.hypernet import Hypernet, HypernetSettings, PassageTokens, StartSample
 from genpoe.hypernet.mean import MeanHypernet, MeanSettings
+from genpoe.hypernet.reader import ReaderHypernet, ReaderSettings
 
 __all__ = [
     "Hypernet",
@@ -11,5 +12,7 @@ __all__ = [
     "MeanHypernet",
     "MeanSettings",
     "PassageTokens",
+    "ReaderHypernet",
+    "ReaderSettings",
     "StartSample",
 ]

@@ -4,7 +4,7 @@ A hypernetwork is two classes in one file: its settings and the network itself. 
 settings from ``conf/hypernet/NAME.yaml``, and a checkpoint keeps them. Training, checkpoints,
 injection and evaluation know nothing else about it.
 
-Shapes: P passages, S passage tokens, M positions, D d_model.
+Shapes: P passages, S passage tokens, N questions, T tokens, M positions, D d_model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from backbone.model import Backbone
-from genpoe.experts import Experts
+from genpoe.experts import GeneratedExperts, Looked, Looks
 from plumbing.settings import check_types
 
 
@@ -29,10 +29,12 @@ class PassageTokens:
     Attributes:
         input_ids_PS: Token ids; those at padding have no meaning.
         attention_mask_PS: 1 at tokens, 0 at padding.
+        states_PSD: The frozen states that `Hypernet.reads_layer` names, where they are known.
     """
 
     input_ids_PS: Tensor
     attention_mask_PS: Tensor
+    states_PSD: Tensor | None = None
 
 
 class StartSample(Protocol):
@@ -47,6 +49,10 @@ class StartSample(Protocol):
 
     def ffn(self) -> tuple[Tensor, Tensor]:
         """Inputs and outputs ``[M, D]`` of the expert layer's FFN where answers are predicted."""
+        ...
+
+    def seen(self, looks: Looks) -> list[Tensor]:
+        """What experts would see there, each ``[M, D]``: the FFN's input, and the earlier states."""
         ...
 
 
@@ -91,6 +97,11 @@ class Hypernet(nn.Module, ABC):
 
     started: Tensor
 
+    # The layer whose frozen input states `encode` reads; a training computes them only once.
+    reads_layer: int | None = None
+    # What the experts look at besides the FFN's input.
+    looks: Looks | None = None
+
     def __init__(self, backbone: Backbone, settings: HypernetSettings) -> None:
         super().__init__()
         self.backbone = backbone
@@ -102,7 +113,7 @@ class Hypernet(nn.Module, ABC):
         """Encode P passages into what `experts` needs to know of them; no gradients flow here."""
 
     @abstractmethod
-    def experts(self, code: Any, noise: torch.Generator | None = None) -> Experts:
+    def experts(self, code: Any, noise: torch.Generator | None = None) -> GeneratedExperts:
         """Generate one expert for each passage.
 
         Args:
@@ -128,6 +139,33 @@ class Hypernet(nn.Module, ABC):
         """
         return []
 
+    def fast_parameters(self) -> list[tuple[list[nn.Parameter], float]]:
+        """Other parameters that need larger steps, and the factor on their learning rate.
+
+        They have no weight decay. By default there are none.
+        """
+        return []
+
+    def extra_loss(
+        self,
+        experts: GeneratedExperts,
+        looked: Looked | None,
+        rows_N: Tensor | None,
+        targets_NT: Tensor,
+    ) -> Tensor | None:
+        """What is added in training to the answer nll of each question; by default nothing.
+
+        Args:
+            experts: The experts that were injected.
+            looked: Where they looked.
+            rows_N: The index of each question's set; None: each has its own.
+            targets_NT: The token that each position predicts, -100 where none is scored.
+
+        Returns:
+            ``[N]``, or None.
+        """
+        return None
+
     def cast(self, dtype: torch.dtype) -> Hypernet:
         """For inference, compute in another dtype as far as possible; returns itself.
 
@@ -135,7 +173,7 @@ class Hypernet(nn.Module, ABC):
         """
         return self.to(dtype)
 
-    def forward(self, passages: PassageTokens, noise: torch.Generator | None = None) -> Experts:
+    def forward(self, passages: PassageTokens, noise: torch.Generator | None = None) -> GeneratedExperts:
         """One expert for each passage: `encode`, then `experts`."""
         with torch.no_grad():
             code = self.encode(passages)

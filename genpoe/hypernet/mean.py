@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from backbone.model import Backbone
 from genpoe.experts import Experts
+from genpoe.hypernet.common import principal_readout
 from genpoe.hypernet.hypernet import Hypernet, HypernetSettings, PassageTokens, StartSample
 from plumbing.mounts import SettingValueError
 from plumbing.settings import check_choice, check_positive
@@ -246,16 +247,9 @@ class MeanHypernet(Hypernet):
         """
         if self.initialization != "copy":
             return
-        inputs_MD = inputs_MD.double()
-        mean = inputs_MD.mean(0)
-        centred = inputs_MD - mean
-        direction = mean / mean.norm()
-        centred = centred - (centred @ direction)[:, None] * direction
-        variances, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
-        variances = variances.clamp(min=variances[-1] * 1e-6)
-        count = min(self.rank, self.d_model - 1)  # the mean's own direction is left out
+        readout = principal_readout(inputs_MD, self.rank)
         up1 = self._factors()[1][0].view(self.d_model, self.rank)
-        up1[:, :count] = (vectors * variances.rsqrt())[:, -count:].to(up1.dtype)
+        up1[:, : readout.shape[1]] = readout.to(up1.dtype)
         self.output_scale.copy_(outputs_MD.float().pow(2).mean().sqrt())
 
     def experts(self, code: Tensor, noise: torch.Generator | None = None) -> Experts:

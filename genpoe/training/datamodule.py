@@ -201,6 +201,22 @@ class QADataModule(LightningDataModule):
         """The tokens that the backbone reads in each split; ``examples`` of a batch are indices."""
         return {split: examples.sequences() for split, examples in self._examples.items()}
 
+    def tokens(self) -> dict[str, tuple[list[tuple[list[int], list[int]]], list[list[int]]]]:
+        """Each split's questions, as prompt and answer, and the passages.
+
+        ``examples`` and ``passages`` of a batch are the indices of both.
+        """
+        return {
+            split: (
+                [
+                    (prompt.tolist(), answer.tolist())
+                    for prompt, answer in zip(examples.prompts, examples.answers, strict=True)
+                ],
+                [passage.tolist() for passage in examples.passages],
+            )
+            for split, examples in self._examples.items()
+        }
+
     def passage_batches(self, n: int) -> Iterator[tuple[Tensor, Tensor]]:
         """A random sample of the training passages, which is the same on every rank.
 

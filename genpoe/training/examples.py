@@ -43,7 +43,8 @@ class Examples(Dataset[dict[str, Any]]):
     The answer is the first alias. The questions of some passages occur a second time, with the
     passage in the prompt; these form a group of their own. The examples are indexed by a
     `BatchSpec`, which gives the batch that `collate` makes of it, together with ``examples``
-    (``[N]``, the indices of its questions) and ``split``.
+    (``[N]``, the indices of its questions), ``passages`` (``[P]``, those of its passages) and
+    ``split``.
 
     Args:
         dataset: The questions and passages.
@@ -148,7 +149,10 @@ class Examples(Dataset[dict[str, Any]]):
             spec.loss_weight,
             self.pad_token_id,
         )
-        return {**batch, "examples": batch["rows"].new_tensor(indices), "split": self.split}
+        passages = [chunk.passage for chunk in spec.chunks]
+        places = {"examples": indices, "passages": passages}
+        places = {name: batch["rows"].new_tensor(each) for name, each in places.items()}
+        return {**batch, **places, "split": self.split}
 
 
 def sample_by_passage(

@@ -55,12 +55,14 @@ class FrozenStates:
         flat = torch.from_file(str(path), shared=True, size=total * width, dtype=dtype)
         self.flat_TD = flat.view(total, width)
 
-    def rows(self, indices_N: Tensor) -> Tensor:
-        """The states ``[N, T, D]`` of some sequences, padded with zeros on the right."""
+    def rows(self, indices_N: Tensor, left: bool = False) -> Tensor:
+        """The states ``[N, T, D]`` of some sequences, padded with zeros on the right or left."""
         indices_N = indices_N.cpu()
         lengths, starts = self._lengths[indices_N], self._starts[indices_N]
-        offsets = torch.arange(int(lengths.max()))
-        inside = offsets < lengths[:, None]
+        offsets = torch.arange(int(lengths.max())).expand(len(lengths), -1)
+        if left:
+            offsets = offsets - (offsets.shape[1] - lengths[:, None])
+        inside = (offsets >= 0) & (offsets < lengths[:, None])
         states = self.flat_TD[(starts[:, None] + offsets).where(inside, starts[:, None])]
         return states * inside[..., None]
 
@@ -94,14 +96,39 @@ def frozen_states(
         FrozenStatesError: If the disk is too full, or if the cache is damaged.
     """
     backbone = split.backbone
-    home = folder / _key(backbone, sequences, layer)
-    lengths = [len(sequence) for sequence in sequences]
-    shape: tuple[list[int], int, torch.dtype] = (lengths, backbone.d_model, backbone.dtype)
+    return cached_states(
+        folder / _key(backbone, sequences, layer),
+        [len(sequence) for sequence in sequences],
+        backbone.d_model,
+        backbone.dtype,
+        lambda states: _compute(split, sequences, states, progress),
+    )
+
+
+def cached_states(
+    home: Path,
+    lengths: Sequence[int],
+    width: int,
+    dtype: torch.dtype,
+    compute: Callable[[FrozenStates], None],
+) -> FrozenStates:
+    """Open cached states; compute them first if they are not there.
+
+    Args:
+        home: The folder of these states, with a name made of all that they depend on.
+        lengths: The number of states of each sequence.
+        width: The width of a state.
+        dtype: The dtype of the states.
+        compute: Writes all of them.
+
+    Raises:
+        FrozenStatesError: If the disk is too full, or if the cache is damaged.
+    """
+    shape = (lengths, width, dtype)
     if _unfinished(home):
         with new_folder(home, replace=_unfinished) as part:
-            _check_space(part, sum(lengths) * backbone.d_model * backbone.dtype.itemsize)
-            states = FrozenStates(part / _STATES, *shape)
-            _compute(split, sequences, states, progress)
+            _check_space(part, sum(lengths) * width * dtype.itemsize)
+            compute(FrozenStates(part / _STATES, *shape))
             write_manifest(part, {}, [_STATES])
     try:
         read_manifest(home, _WHAT, older_form=_older_form)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,18 @@ from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
+from torch.nn import functional
 
+from backbone.final_ffn import FinalFFN
 from backbone.likelihood import IGNORE, answer_nll
 from backbone.model import Backbone
 from backbone.split import SplitBackbone
-from genpoe.experts import Experts
+from genpoe.experts import GeneratedExperts, Looks, Mixed, Site
 from genpoe.hypernet.hypernet import Hypernet, PassageTokens
 from genpoe.hypernet.saved import as_nested
 from genpoe.injection import ExpertLayer
 from genpoe.model import check_backbone
+from genpoe.training.answer_states import AnswerStates, AtAnswers
 from genpoe.training.frozen_states import FrozenStates, frozen_states
 from genpoe.training.settings import OptimSettings
 from plumbing.progress import progress
@@ -53,9 +56,12 @@ class GenPoEModule(LightningModule):
         max_passage_tokens: Longer passages are cut.
         cache_dir: The folder for the states below the expert layer, which are then computed once
             for all epochs and later runs; None: every step computes them anew.
+        answers_only: Whether only the positions that predict answers are computed and kept there.
+            The experts must stand beside the last FFN.
         seed: Seed of the noise.
 
     Raises:
+        UnsupportedBackboneError: With ``answers_only``, if the last layer has an unknown form.
         ValueError: If the expert layer is out of range.
     """
 
@@ -66,6 +72,7 @@ class GenPoEModule(LightningModule):
         optim: OptimSettings,
         max_passage_tokens: int = 512,
         cache_dir: str | None = None,
+        answers_only: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -81,31 +88,45 @@ class GenPoEModule(LightningModule):
         self._optim = optim
         self.backbone = backbone
         self._cache_dir = cache_dir
-        self._split = SplitBackbone(backbone, layer) if cache_dir else None
+        self._split = SplitBackbone(backbone, layer) if cache_dir and not answers_only else None
+        self._final = FinalFFN(backbone) if cache_dir and answers_only else None
         self._frozen: dict[str, FrozenStates] = {}
+        self._answers: dict[str, AnswerStates] = {}
+        self._read: dict[str, FrozenStates] = {}  # the states of passages
         self.expert_layer = ExpertLayer(backbone, layer)
         self.hypernet = hypernet
 
-    def generate_experts(
-        self,
-        passage_input_ids: Tensor,
-        passage_attention_mask: Tensor,
-        noise: torch.Generator | None = None,
-    ) -> Experts:
-        """Generate experts from token ids ``[P, S]`` (eq. 4): P sets of K = 1 expert."""
-        return self.hypernet(PassageTokens(passage_input_ids, passage_attention_mask), noise)
-
     def forward(self, batch: dict[str, Any], noise: torch.Generator | None = None) -> Tensor:
         """The answer nll ``[N]`` of each question with its passage's expert, nats per token."""
-        experts = self.generate_experts(
-            batch["passage_input_ids"], batch["passage_attention_mask"], noise
-        )
-        weight = torch.ones(experts.num_sets, 1, device=self.device)
-        with self.expert_layer.injected(experts, weight, batch["rows"]):
-            return self.answer_nll(batch)
+        return self._losses(batch, noise)[0]
 
-    def answer_nll(self, batch: dict[str, Any]) -> Tensor:
-        """The answer nll ``[N]`` of each question with what is injected now, nats per token."""
+    def _losses(
+        self, batch: dict[str, Any], noise: torch.Generator | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The answer nll of each question, and what the hypernetwork adds to it in training."""
+        experts = self.hypernet(self._passages(batch), noise)
+        weight = torch.ones(experts.num_sets, 1, device=self.device)
+        known = self.at_answers(batch)
+        around = None if known is None else known.around
+        with self.expert_layer.injected(experts, weight, batch["rows"], around):
+            nll = self.answer_nll(batch, known)
+            looked = self.expert_layer.looked
+        targets = self.targets(batch, known)
+        return nll, self.hypernet.extra_loss(experts, looked, batch["rows"], targets)
+
+    def answer_nll(self, batch: dict[str, Any], known: AtAnswers | None = None) -> Tensor:
+        """The answer nll ``[N]`` of each question with what is injected now, nats per token.
+
+        Args:
+            batch: The questions.
+            known: What `at_answers` returned, so that nothing below the last FFN is computed.
+        """
+        if known is not None:
+            final: Any = self._final
+            labels = functional.pad(known.targets_NA, (1, 0), value=IGNORE)
+            return answer_nll(
+                self.backbone, labels, labels, labels, lambda *_: final.hidden(known.stream_NAD)
+            )
         return answer_nll(
             self.backbone,
             batch["input_ids"],
@@ -113,6 +134,21 @@ class GenPoEModule(LightningModule):
             batch["labels"],
             self._from_cache(batch),
         )
+
+    def at_answers(self, batch: dict[str, Any]) -> AtAnswers | None:
+        """What is kept of the batch's answers; None if every position is computed."""
+        return self._answers[batch["split"]].of(batch) if self._final is not None else None
+
+    def targets(self, batch: dict[str, Any], known: AtAnswers | None) -> Tensor:
+        """The token that each position of the expert layer predicts, -100 where none is scored."""
+        targets: Tensor = batch["labels"][:, 1:] if known is None else known.targets_NA
+        return targets
+
+    def _passages(self, batch: dict[str, Any]) -> PassageTokens:
+        ids, mask = batch["passage_input_ids"], batch["passage_attention_mask"]
+        read = self._read.get(batch["split"]) if self._read else None
+        states = None if read is None else read.rows(batch["passages"]).to(self.device)
+        return PassageTokens(ids, mask, states)
 
     def _from_cache(self, batch: dict[str, Any]) -> Callable[[Tensor, Tensor], Tensor] | None:
         if self._split is None:
@@ -128,9 +164,10 @@ class GenPoEModule(LightningModule):
         place = (self._seed, self.global_step, batch_idx, self.global_rank)
         key = np.random.SeedSequence(place).generate_state(1, np.uint64)[0]
         noise = torch.Generator(self.device).manual_seed(int(key))
-        loss = (self(batch, noise) * batch["loss_weight"]).sum()
+        nll, extra = self._losses(batch, noise)
+        loss = (nll * batch["loss_weight"]).sum()
         self.log("train/loss", loss, on_step=True, prog_bar=True, sync_dist=True)
-        return loss
+        return loss if extra is None else loss + (extra * batch["loss_weight"]).sum()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Log the answer nll with the question's own passage, and with another question's."""
@@ -159,13 +196,14 @@ class GenPoEModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with a cosine from ``lr`` to ``lr_min`` over the whole training (sec. 4.1)."""
         optim = self._optim
-        common = self.hypernet.common_parameters()
-        apart = {id(parameter) for parameter in common}
+        common, fast = self.hypernet.common_parameters(), self.hypernet.fast_parameters()
+        apart = {id(p) for p in [*common, *(p for group, _ in fast for p in group)]}
         groups: list[dict[str, Any]] = [
             {"params": [p for p in self.hypernet.parameters() if id(p) not in apart]}
         ]
         if common:
             groups.append({"params": common, "lr": optim.lr * optim.common_lr_scale})
+        groups += [{"params": g, "lr": optim.lr * scale, "weight_decay": 0.0} for g, scale in fast]
         optimizer = torch.optim.AdamW(
             groups,
             lr=optim.lr,
@@ -192,9 +230,8 @@ class GenPoEModule(LightningModule):
         """Move the backbone to the device, compute frozen states, and set values from data."""
         self.backbone.to(self.device)
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self._split is not None:
-            for name, sequences in datamodule.sequences().items():
-                self._frozen[name] = self._frozen_states(name, sequences)
+        if self._cache_dir is not None:
+            self._compute_frozen(datamodule, Path(self._cache_dir))
         if self.hypernet.started:
             return
         self.hypernet.start(_Sample(self, datamodule))
@@ -202,16 +239,30 @@ class GenPoEModule(LightningModule):
             for tensor in self.hypernet.state_dict().values():
                 torch.distributed.broadcast(tensor, 0)
 
-    def _frozen_states(self, name: str, sequences: list[list[int]]) -> FrozenStates:
-        def compute() -> FrozenStates:
-            return frozen_states(
-                self._split,  # type: ignore[arg-type]
-                sequences,
-                self.expert_layer.layer,
-                Path(str(self._cache_dir)),
-                _progress(name),
-            )
+    def _compute_frozen(self, datamodule: Any, folder: Path) -> None:
+        """Compute what is frozen, or open what an earlier run has computed."""
+        layer, split, final = self.expert_layer.layer, self._split, self._final
+        looks, reads = self.hypernet.looks, self.hypernet.reads_layer
+        for name, (questions, passages) in datamodule.tokens().items():
+            if split is not None:
+                sequences = [[*prompt, *answer[:-1]] for prompt, answer in questions]
+                bar = _progress(f"States below the expert layer ({name})")
+                self._frozen[name] = self._once(
+                    lambda s=sequences, bar=bar: frozen_states(split, s, layer, folder, bar)
+                )
+            if final is not None:
+                layers, bar = looks.layers if looks else (), _progress(f"States at answers ({name})")
+                self._answers[name] = self._once(
+                    lambda q=questions, ls=layers, bar=bar: AnswerStates(final, ls, q, folder, bar)
+                )
+            if reads is not None:
+                below, bar = SplitBackbone(self.backbone, reads), _progress(f"Passages ({name})")
+                self._read[name] = self._once(
+                    lambda p=passages, b=below, bar=bar: frozen_states(b, p, reads, folder, bar)
+                )
 
+    def _once(self, compute: Callable[[], Any]) -> Any:
+        """Compute something that is kept on the disk: once on each machine."""
         if self.trainer.world_size == 1:
             return compute()
         if self.trainer.local_rank == 0:  # the other ranks of this machine find it on the disk
@@ -290,26 +341,50 @@ class _Sample:
         for ids, mask in self._datamodule.passage_batches(_PASSAGES_TO_START):
             yield PassageTokens(ids.to(device), mask.to(device))
 
-    @torch.no_grad()
     def ffn(self) -> tuple[Tensor, Tensor]:
         """Inputs and outputs of the layer's FFN where answers are predicted, of a sample."""
+        inputs, outputs = zip(
+            *((site.hidden_NTD[at], site.output_NTD[at]) for site, at in self._sites(None)),
+            strict=True,
+        )
+        return torch.cat(inputs), torch.cat(outputs)
+
+    def seen(self, looks: Looks) -> list[Tensor]:
+        """What experts would see there: the FFN's input, and the earlier states."""
+        seen = [
+            [states[at] for states in (site.hidden_NTD, *site.around.earlier)]  # type: ignore[union-attr]
+            for site, at in self._sites(looks)
+        ]
+        return [torch.cat(parts) for parts in zip(*seen, strict=True)]
+
+    @torch.no_grad()
+    def _sites(self, looks: Looks | None) -> Iterator[tuple[Site, Tensor]]:
+        """What is known at the FFN for some questions, and where their answers are predicted."""
         module = self._module
-        seen: list[tuple[Tensor, Tensor]] = []
         for batch in self._datamodule.question_batches(_QUESTIONS_TO_START):
             batch = module.transfer_batch_to_device(batch, module.device, 0)
-            predicts = batch["labels"][:, 1:] != IGNORE
+            spy, known = _Spy(looks), module.at_answers(batch)
+            around = known.around if known is not None and looks is not None else None
+            with module.expert_layer.injected(spy, torch.empty(0), around=around):
+                module.answer_nll(batch, known)
+            yield spy.sites[-1], module.targets(batch, known) != IGNORE
 
-            def keep(_: Any, args: tuple[Any, ...], output: Tensor, at: Tensor = predicts) -> None:
-                seen.append((args[0][at], output[at]))  # FFNs get their input by position
 
-            handle = module.expert_layer.ffn.register_forward_hook(keep)
-            try:
-                module.answer_nll(batch)
-            finally:
-                handle.remove()
-        inputs, outputs = zip(*seen, strict=True)
-        return torch.cat(inputs), torch.cat(outputs)
+@dataclass(frozen=True)
+class _Spy(GeneratedExperts):
+    """Experts that add nothing, and keep what they see."""
+
+    wanted: Looks | None
+    sites: list[Site] = field(default_factory=list)
+
+    @property
+    def looks(self) -> Looks | None:
+        return self.wanted
+
+    def mix(self, site: Site, relevance_BK: Tensor, rows_N: Tensor | None = None) -> Mixed:
+        self.sites.append(site)
+        return Mixed(torch.zeros_like(site.output_NTD))
 
 
 def _progress(name: str) -> Callable[[Sequence[Any]], Any]:
-    return lambda batches: progress(batches, f"States below the expert layer ({name})")
+    return lambda batches: progress(batches, name)

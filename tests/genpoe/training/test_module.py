@@ -12,6 +12,7 @@ from lightning import Trainer, seed_everything
 
 from backbone.likelihood import answer_nll
 from genpoe.experts import Experts
+from genpoe.hypernet.hypernet import PassageTokens
 from genpoe.hypernet.mean import MeanSettings
 from genpoe.injection import ExpertLayer
 from genpoe.model import BackboneMismatchError
@@ -77,7 +78,8 @@ def test_the_loss_is_that_of_each_question_alone_under_its_passages_expert(datas
     torch.nn.init.normal_(module.hypernet.linear2.weight, std=0.3)
     batch = one_batch(module, dataset)
     nll_N = module(batch)
-    experts = module.generate_experts(batch["passage_input_ids"], batch["passage_attention_mask"])
+    passages = PassageTokens(batch["passage_input_ids"], batch["passage_attention_mask"])
+    experts = module.hypernet(passages)
     layer = ExpertLayer(backbone, 1)
     for i, row in enumerate(batch["rows"]):
         length = int(batch["attention_mask"][i].sum())

@@ -1,0 +1,412 @@
+"""A hypernetwork that reads: an expert finds places in its passage and writes the words there.
+
+Beside the last FFN stands an FFN of one unit for each passage token, with a softmax for the ReLU.
+A unit's key is made of a lower layer's states at the token, and of the words around it. Its value
+is the direction that writes the word. The query is made of states that decoding has anyway, and of
+the question's words. One more unit, the null unit, writes nothing.
+
+Deviation: the paper's hypernetwork (GenPoE eq. 4) sees a passage as the mean of its word
+embeddings. This one is ours; the paper's is `genpoe.hypernet.mean.MeanHypernet`.
+
+Shapes: P passages, S passage tokens, N questions, B expert sets, K experts a set, T tokens, L
+tokens so far, M = slots · T, D d_model, H hidden width, U key width, Q = 3 U at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from backbone.final_ffn import FinalFFN
+from backbone.likelihood import IGNORE
+from backbone.model import Backbone
+from backbone.split import SplitBackbone
+from genpoe.experts import (
+    GeneratedExperts,
+    Looked,
+    Looks,
+    Mixed,
+    Rows,
+    Site,
+    check_relevance,
+)
+from genpoe.hypernet.common import CommonExpert
+from genpoe.hypernet.hypernet import Hypernet, HypernetSettings, PassageTokens, StartSample
+from genpoe.hypernet.lexical import WordMatch
+from genpoe.hypernet.question import QuestionWords
+from genpoe.hypernet.words import WordWriter, root_mean_square
+from plumbing.mounts import SettingValueError
+from plumbing.settings import check_choice, check_positive
+
+MIXINGS = ("softmax", "experts")
+_GATE = 8.0  # logits that a word gains at first if all attention is on it
+_BATCHES_TO_START = 8  # batches of passages whose states are measured before a training
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderSettings(HypernetSettings):
+    """Settings of the hypernetwork that reads.
+
+    Attributes:
+        read_layer: A passage is read as the states that enter this layer, counted from 0. They are
+            the output of as many layers.
+        query_layers: The query is made of the FFN's input and of the states that enter these
+            layers.
+        hidden_width: H, the width between the two linear layers of keys and of queries.
+        key_width: U, the width of a key.
+        lexical: Whether keys and queries also have the words around a place, and those of the
+            question.
+        follow: Whether keys and queries also have the word before a place, and the current word.
+        common_rank: The rank of the expert that is common to all passages.
+        mixing: How K passages are mixed. "softmax": one softmax over the units of all K, with the
+            logarithm of the relevance (GenPoE eq. 9) added to a passage's units. "experts": one
+            softmax for each passage, weighted by its relevance (eq. 6).
+        copy_loss: The weight in training of the attention's own loss, which asks it to look at the
+            word that is to be written, or at the null unit if no passage has it.
+        dropout: The share of the inputs of keys and queries that is set to 0 in training.
+        scalar_lr_scale: Factor on the learning rate of the few scalars of lexical keys.
+
+    Raises:
+        ValueError: If a size is not positive, if a share is not between 0 and 1, or if a name is
+            unknown.
+    """
+
+    read_layer: int
+    query_layers: Sequence[int] = ()
+    hidden_width: int = 256
+    key_width: int = 64
+    lexical: bool = True
+    follow: bool = True
+    common_rank: int = 16
+    mixing: str = "softmax"
+    copy_loss: float = 0.5
+    dropout: float = 0.1
+    scalar_lr_scale: float = 30.0
+
+    TRAINING_ONLY: ClassVar[frozenset[str]] = frozenset(
+        {"mixing", "copy_loss", "dropout", "scalar_lr_scale"}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "query_layers", tuple(self.query_layers))
+        check_positive(self, "hidden_width", "key_width", "common_rank", "scalar_lr_scale")
+        check_choice("mixing", self.mixing, MIXINGS)
+        if self.copy_loss < 0:
+            raise SettingValueError(
+                "copy_loss", f"copy_loss must not be negative, got {self.copy_loss}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise SettingValueError(
+                "dropout", f"dropout must be at least 0 and less than 1, got {self.dropout}"
+            )
+
+    def build(self, backbone: Backbone) -> ReaderHypernet:
+        """Make an untrained hypernetwork with these settings, for one backbone."""
+        return ReaderHypernet(backbone, self)
+
+
+@dataclass(frozen=True)
+class ReaderCode:
+    """What must be kept of passages in order to make their experts again: P codes.
+
+    Attributes:
+        keys_PSU: The keys of their tokens.
+        ids_PS: The token ids, from which all else is made.
+        mask_PS: 1 at tokens, 0 at padding.
+    """
+
+    keys_PSU: Tensor
+    ids_PS: Tensor
+    mask_PS: Tensor
+
+
+@dataclass(frozen=True)
+class ReaderExperts(GeneratedExperts):
+    """B sets of K experts that write the words of their passages.
+
+    Attributes:
+        keys: ``[B, K, S, Q]``: the keys of an expert's units, one for each token.
+        values: ``[B, K, S, D]``: what `WordWriter` needs to write the units' words.
+        ids: ``[B, K, S]``: the words.
+        mask: ``[B, K, S]``: 1 at tokens, 0 at padding.
+        reader: The hypernetwork, for all that is common to the passages.
+        noise: Draws the dropout of training; None outside training.
+    """
+
+    keys: Tensor
+    values: Tensor
+    ids: Tensor
+    mask: Tensor
+    reader: ReaderHypernet
+    noise: torch.Generator | None = None
+
+    @property
+    def looks(self) -> Looks:
+        """The states that the query is made of, and the residual stream."""
+        return self.reader.looks
+
+    def cast(self, dtype: torch.dtype) -> ReaderExperts:
+        """The same experts: they stay in their own dtype, because their work is small."""
+        return self
+
+    def mix(self, site: Site, relevance_BK: Tensor, rows_N: Tensor | None = None) -> Mixed:
+        """The words that the experts write at each position, and the common expert's output."""
+        check_relevance(self, relevance_BK)
+        hidden = site.hidden_NTD
+        rows = Rows(len(hidden), self.num_sets, rows_N)
+        query_NTQ, null_NT, states_NTD = self.reader.query(site, self.noise)
+        scores_BMKS = torch.einsum("bmq,bksq->bmks", rows.group(query_NTQ), self.keys)
+        scores_BMKS = scores_BMKS.masked_fill(~self.mask.bool()[:, None], float("-inf"))
+        weights = relevance_BK.to(scores_BMKS.dtype)
+        units_BMKS = self._weigh(scores_BMKS, rows.group(null_NT), weights)
+        read_NTD = rows.ungroup(torch.einsum("bmks,bksd->bmd", units_BMKS, self.values))
+        total_NT = rows.ungroup(weights.sum(1)[:, None].expand(-1, units_BMKS.shape[1]))
+        added = self.reader.write(site, states_NTD, read_NTD, total_NT)
+        units_NTKS = rows.ungroup(units_BMKS)
+        looked = Looked(units_NTKS, 1 - units_NTKS.sum((-2, -1)))
+        return Mixed(added.to(hidden.dtype), looked)
+
+    def _weigh(self, scores_BMKS: Tensor, null_BM: Tensor, relevance_BK: Tensor) -> Tensor:
+        """The weights of the units, with the passages' relevance among them."""
+        relevance = relevance_BK[:, None, :, None]
+        if self.reader.settings.mixing == "experts":
+            null = null_BM[..., None, None].expand(*scores_BMKS.shape[:3], 1)
+            return torch.cat([null, scores_BMKS], -1).softmax(-1)[..., 1:] * relevance
+        flat = torch.cat([null_BM[..., None], (scores_BMKS + relevance.log()).flatten(2)], -1)
+        return flat.softmax(-1)[..., 1:].view(scores_BMKS.shape)
+
+
+class ReaderHypernet(Hypernet):
+    """Makes an expert of keys and words from each passage.
+
+    * A **key** is ``Linear(LN(Linear([x_j; x_j−1])))`` of the passage's states x at a token and at
+      the one before, beside what `WordMatch` adds.
+    * The **query** is ``Linear(GELU(Linear([u; h…])))`` of the FFN's input u and of earlier states
+      h at the same position.
+    * All states are divided by their root mean square, then centred and scaled by statistics of the
+      training data.
+    * The expert's output is ``g(u) · Σ_j a_j V_j + common(u)``: the attention a, the words' writing
+      directions V (`WordWriter`), a gate g in logits, and an expert that is common to all passages.
+
+    All of it stands beside the last FFN, which nothing but the final norm and the head follows.
+
+    Args:
+        backbone: The frozen model for which the experts are made.
+        settings: The hypernetwork's settings.
+
+    Raises:
+        UnsupportedBackboneError: If words cannot be written through the backbone's last layer.
+        ValueError: If a layer is out of range.
+    """
+
+    settings: ReaderSettings
+    looks: Looks
+    state_mean: Tensor
+    state_scale: Tensor
+    query_mean: Tensor
+    query_scale: Tensor
+
+    def __init__(self, backbone: Backbone, settings: ReaderSettings) -> None:
+        super().__init__(backbone, settings)
+        _check_layers(backbone, settings)
+        self.reads_layer = settings.read_layer
+        self._below = SplitBackbone(backbone, settings.read_layer)
+        final = FinalFFN(backbone)
+        self.looks = Looks(tuple(settings.query_layers), final.pre or final.ffn)
+        D, H, U = backbone.d_model, settings.hidden_width, settings.key_width
+        sources = 1 + len(settings.query_layers)
+        for name, size in (("state", D), ("query", sources * D)):
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_scale", torch.ones(size))
+        self.key1, self.key_norm, self.key2 = nn.Linear(2 * D, H), nn.LayerNorm(H), nn.Linear(H, U)
+        self.query1, self.query2 = nn.Linear(sources * D, H), nn.Linear(H, U)
+        self.null, self.gate = nn.Linear(H, 1), nn.Linear(D, 1)
+        for linear, bias in ((self.null, 0.0), (self.gate, _GATE)):
+            nn.init.zeros_(linear.weight)
+            nn.init.constant_(linear.bias, bias)
+        matches = settings.lexical or settings.follow
+        self.match = WordMatch(backbone, U) if matches else None
+        self.writer = WordWriter(final)
+        self.common = CommonExpert(D, settings.common_rank)
+        self._question = QuestionWords(backbone.tokenizer)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype in which everything is computed."""
+        return self.gate.weight.dtype
+
+    def common_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the expert that is common to all passages."""
+        return list(self.common.parameters())
+
+    def fast_parameters(self) -> list[tuple[list[nn.Parameter], float]]:
+        """The scalars of the lexical keys."""
+        scalars = self.match.scalars() if self.match is not None else []
+        return [(scalars, self.settings.scalar_lr_scale)] if scalars else []
+
+    def cast(self, dtype: torch.dtype) -> ReaderHypernet:
+        """Stay in float32: there are few parameters, and a softmax needs the precision."""
+        return self
+
+    def encode(self, passages: PassageTokens) -> PassageTokens:
+        """The passages with their states ``[P, S, D]`` from the lower layers of the backbone."""
+        ids, mask = passages.input_ids_PS, passages.attention_mask_PS
+        states = passages.states_PSD
+        return PassageTokens(ids, mask, self._below.below(ids, mask) if states is None else states)
+
+    def code(self, encoded: PassageTokens, noise: torch.Generator | None = None) -> ReaderCode:
+        """The keys of passages, which are kept with their token ids.
+
+        Args:
+            encoded: What `encode` returned.
+            noise: Draws the dropout of training; None: no dropout.
+        """
+        assert encoded.states_PSD is not None
+        x = encoded.states_PSD.to(self.dtype)
+        x = (x / root_mean_square(x) - self.state_mean) * self.state_scale
+        x = self._dropped(x, noise)
+        both = torch.cat([x, functional.pad(x[:, :-1], (0, 0, 1, 0))], -1)
+        keys_PSU = self.key2(self.key_norm(self.key1(both)))
+        return ReaderCode(keys_PSU, encoded.input_ids_PS, encoded.attention_mask_PS)
+
+    def experts(
+        self, code: PassageTokens | ReaderCode, noise: torch.Generator | None = None
+    ) -> ReaderExperts:
+        """Make an expert for each passage.
+
+        Args:
+            code: What `encode` returned, or codes that were kept.
+            noise: Draws the dropout of training; None outside training.
+
+        Returns:
+            P sets of K = 1 expert.
+        """
+        kept = code if isinstance(code, ReaderCode) else self.code(code, noise)
+        ids_PS, mask_PS = kept.ids_PS, kept.mask_PS
+        keys = [kept.keys_PSU]
+        if self.match is not None:
+            lexical, before = self.match.keys(ids_PS, mask_PS)
+            keys += [lexical] * self.settings.lexical + [before] * self.settings.follow
+        keys_PSQ, values_PSD = torch.cat(keys, -1), self.writer.values(ids_PS)
+        each = (tensor[:, None] for tensor in (keys_PSQ, values_PSD, ids_PS, mask_PS))
+        return ReaderExperts(*each, reader=self, noise=noise)
+
+    def query(
+        self, site: Site, noise: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the experts look for at each position.
+
+        Args:
+            site: What is known there.
+            noise: Draws the dropout of training; None: no dropout.
+
+        Returns:
+            Queries ``[N, T, Q]``, the null unit's scores ``[N, T]``, and the FFN's input scaled as
+            the gate reads it ``[N, T, D]``.
+        """
+        if site.around is None:
+            raise ValueError("the reader's experts must be told what they look at (Site.around)")
+        around = site.around
+        states = [state.to(self.dtype) for state in (site.hidden_NTD, *around.earlier)]
+        z = torch.cat([state / root_mean_square(state) for state in states], -1)
+        z = (z - self.query_mean) * self.query_scale
+        inner = functional.gelu(self.query1(self._dropped(z, noise)))
+        queries = [self.query2(inner) * self.settings.key_width**-0.5]
+        if self.match is not None:
+            question = self._question.mask(around.ids_NL, around.mask_NL, z.shape[1])
+            about, current = self.match.queries(around.ids_NL, question)
+            queries += [about] * self.settings.lexical + [current] * self.settings.follow
+        scaled_hidden = z[..., : site.hidden_NTD.shape[-1]]
+        return torch.cat(queries, -1), self.null(inner)[..., 0], scaled_hidden
+
+    def write(self, site: Site, states_NTD: Tensor, read_NTD: Tensor, total_NT: Tensor) -> Tensor:
+        """What is added to the FFN's output.
+
+        Args:
+            site: What is known at the FFN.
+            states_NTD: The scaled FFN input that `query` returned.
+            read_NTD: The sum of the units' values by their weights.
+            total_NT: The sum of the relevance of a row's passages: 1, or 0 if it has none.
+        """
+        assert site.stream_NTD is not None
+        stream, output = (state.to(self.dtype) for state in (site.stream_NTD, site.output_NTD))
+        written = self.writer(read_NTD, stream, output)
+        common = self.common(site.hidden_NTD.to(self.dtype))
+        gate = functional.relu(self.gate(states_NTD))
+        return gate * written + total_NT[..., None] * common
+
+    def extra_loss(
+        self,
+        experts: GeneratedExperts,
+        looked: Looked | None,
+        rows_N: Tensor | None,
+        targets_NT: Tensor,
+    ) -> Tensor | None:
+        """The copy loss ``[N]``: how little the attention is on the word that is to be written."""
+        if not self.settings.copy_loss or looked is None or not isinstance(experts, ReaderExperts):
+            return None
+        ids_NKS, mask_NKS = experts.ids, experts.mask
+        if rows_N is not None:
+            ids_NKS, mask_NKS = ids_NKS[rows_N], mask_NKS[rows_N]
+        right = (ids_NKS[:, None] == targets_NT[..., None, None]) & mask_NKS.bool()[:, None]
+        found_NT = (looked.units_NTKS * right).sum((-2, -1))
+        wanted_NT = torch.where(right.any(-1).any(-1), found_NT, looked.null_NT)
+        scored_NT = targets_NT != IGNORE
+        loss_NT = -wanted_NT.clamp(min=1e-6).log() * scored_NT
+        return self.settings.copy_loss * loss_NT.sum(1) / scored_NT.sum(1)
+
+    @torch.no_grad()
+    def start(self, sample: StartSample) -> None:
+        """Measure the states, the words and the FFN on a sample of the training data."""
+        batches = list(sample.passages())
+        some = batches[:: -(-len(batches) // _BATCHES_TO_START)]
+        states = [self.encode(b) for b in some]
+        x_MD = torch.cat([e.states_PSD[e.attention_mask_PS.bool()].float() for e in states])  # type: ignore[index]
+        _fit(self.state_mean, self.state_scale, x_MD / root_mean_square(x_MD))
+        seen = [state.float() for state in sample.seen(self.looks)]
+        z_MD = torch.cat([state / root_mean_square(state) for state in seen], -1)
+        _fit(self.query_mean, self.query_scale, z_MD)
+        self.common.fit(*sample.ffn())
+        self.writer.fit()
+        if self.match is not None:
+            frequency_V = torch.zeros_like(self.match.idf)
+            for batch in batches:
+                for ids, mask in zip(batch.input_ids_PS, batch.attention_mask_PS, strict=True):
+                    frequency_V[ids[mask.bool()].unique()] += 1
+            self.match.fit(frequency_V, sum(len(batch.input_ids_PS) for batch in batches))
+        self.started.fill_(True)
+
+    def _dropped(self, states: Tensor, noise: torch.Generator | None) -> Tensor:
+        share = self.settings.dropout
+        if noise is None or not share:
+            return states
+        kept = torch.rand(states.shape, generator=noise, device=states.device) >= share
+        return states * kept / (1 - share)
+
+
+def _fit(mean: Tensor, scale: Tensor, values_MD: Tensor) -> None:
+    mean.copy_(values_MD.mean(0))
+    deviation = values_MD.std(0)
+    scale.copy_(1 / deviation.clamp(min=1e-3 * deviation.mean()))
+
+
+def _check_layers(backbone: Backbone, settings: ReaderSettings) -> None:
+    last = backbone.num_layers - 1
+    if settings.layer != last:
+        raise SettingValueError(
+            "layer",
+            f"the reader writes through the final norm and the head, so layer must be the last one "
+            f"of {backbone.name}, {last}, got {settings.layer}",
+        )
+    for name, layers in (("read_layer", [settings.read_layer]), ("query_layers", settings.query_layers)):
+        wrong = [layer for layer in layers if not 1 <= layer <= last]
+        if wrong:
+            raise SettingValueError(
+                name, f"{name} must be in 1..{last} for {backbone.name}, got {wrong[0]}"
+            )

@@ -1,0 +1,159 @@
+"""What a training needs of the questions if the experts stand beside the last FFN.
+
+Nothing behind the last attention mixes positions, and nothing below the last FFN depends on an
+expert. So the residual streams at the positions that predict an answer are all that the model has
+to compute, once for all epochs; with them are kept the earlier states that the experts look at.
+`genpoe.training.frozen_states` keeps every position instead, for experts in any layer.
+
+Shapes: N questions, T tokens, L tokens without the last one, A answer positions, D d_model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backbone.final_ffn import FinalFFN
+from backbone.likelihood import IGNORE
+from backbone.split import Trunk
+from backbone.token_tree import TokenTree
+from genpoe.experts import Around
+from genpoe.training.frozen_states import FrozenStates, cached_states
+from plumbing.storage.hashing import digest
+
+_TREE_TOKENS = 384  # nodes of one tree, in which questions share their beginnings
+_TREES = 4  # trees in one forward pass
+
+
+@dataclass(frozen=True)
+class AtAnswers:
+    """What is known of a batch's questions where their answers are predicted.
+
+    The A positions are the last ones of each row; rows with shorter answers have zeros before.
+
+    Attributes:
+        stream_NAD: The residual stream before the last FFN.
+        around: What the experts see.
+        targets_NA: The token that each position predicts, -100 where none is scored.
+    """
+
+    stream_NAD: Tensor
+    around: Around
+    targets_NA: Tensor
+
+
+class AnswerStates:
+    """The residual streams and the earlier states at the answers of one split's questions.
+
+    Args:
+        final: The last FFN with its norms.
+        layers: The layers whose input states are kept as well.
+        questions: The token ids of each question's prompt, and of its answer.
+        folder: The folder of all caches.
+        progress: Wraps the list of batches, for a progress bar.
+
+    Raises:
+        FrozenStatesError: If the disk is too full, or if the cache is damaged.
+    """
+
+    def __init__(
+        self,
+        final: FinalFFN,
+        layers: Sequence[int],
+        questions: Sequence[tuple[Sequence[int], Sequence[int]]],
+        folder: Path,
+        progress: Callable[[Sequence[Any]], Any] = iter,
+    ) -> None:
+        backbone = final.backbone
+        self._width = backbone.d_model
+        decisive = [backbone.fingerprint, str(backbone.dtype), "answers", list(layers)]
+        ids = [[[*map(int, part)] for part in question] for question in questions]
+        self._states = cached_states(
+            folder / digest([*decisive, ids])[:32],
+            [len(answer) for _, answer in ids],
+            (1 + len(layers)) * backbone.d_model,
+            backbone.dtype,
+            lambda states: _compute(final, layers, ids, states, progress),
+        )
+
+    def of(self, batch: dict[str, Any]) -> AtAnswers:
+        """The states of a batch's questions, on the device of the batch."""
+        ids_NL, mask_NL, targets_NA = answers_of(batch)
+        states = self._states.rows(batch["examples"], left=True).to(ids_NL.device)
+        stream, *earlier = states.split(self._width, dim=-1)
+        return AtAnswers(stream, Around(ids_NL, mask_NL, tuple(earlier)), targets_NA)
+
+
+def answers_of(batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Align the questions of a batch at their ends, where the answers are.
+
+    Args:
+        batch: What `genpoe.training.collate.collate` makes.
+
+    Returns:
+        The token ids without the last one and their mask, both ``[N, L]`` and padded on the left,
+        and the targets ``[N, A]`` of the last A positions, -100 where none is scored.
+    """
+    ids_NT, labels_NT = batch["input_ids"], batch["labels"]
+    lengths_N1 = batch["attention_mask"].sum(1, keepdim=True)
+    L = ids_NT.shape[1] - 1
+    place_NL = torch.arange(L, device=ids_NT.device) - (L - (lengths_N1 - 1))
+    mask_NL = place_NL >= 0
+    place_NL = place_NL.clamp(min=0)
+    targets_NL = labels_NT.gather(1, place_NL + 1).masked_fill(~mask_NL, IGNORE)
+    A = int((targets_NL != IGNORE).sum(1).max())
+    return ids_NT.gather(1, place_NL), mask_NL.long(), targets_NL[:, L - A :]
+
+
+@torch.no_grad()
+def _compute(
+    final: FinalFFN,
+    layers: Sequence[int],
+    questions: Sequence[tuple[list[int], list[int]]],
+    states: FrozenStates,
+    progress: Callable[[Sequence[Any]], Any],
+) -> None:
+    trunk, backbone = Trunk(final), final.backbone
+    forest = _plant(questions)
+    earlier: dict[int, Tensor] = {}
+
+    def note(layer: int) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            earlier[layer] = args[0] if args else kwargs["hidden_states"]
+
+        return hook
+
+    handles = [
+        backbone.layers[layer].register_forward_pre_hook(note(layer), with_kwargs=True)
+        for layer in layers
+    ]
+    try:
+        for first in progress(range(0, len(forest), _TREES)):
+            trees = forest[first : first + _TREES]
+            stream = trunk.residual([tree for tree, _ in trees])
+            both = torch.cat([stream, *(earlier[layer] for layer in layers)], -1)
+            for row, (_, places) in enumerate(trees):
+                for index, nodes in places:
+                    states.write(index, both[row, nodes])
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _plant(
+    questions: Sequence[tuple[list[int], list[int]]],
+) -> list[tuple[TokenTree, list[tuple[int, list[int]]]]]:
+    """Trees of questions that share their beginnings, and the nodes that predict each answer."""
+    forest: list[tuple[TokenTree, list[tuple[int, list[int]]]]] = []
+    for index, (prompt, answer) in enumerate(questions):
+        if not forest or len(forest[-1][0]) + len(prompt) + len(answer) > _TREE_TOKENS:
+            forest.append((TokenTree(), []))
+        tree, places = forest[-1]
+        nodes = tree.add([*prompt, *answer[:-1]])
+        places.append((index, nodes[len(prompt) - 1 :]))
+    return forest
