@@ -52,7 +52,7 @@ class StartSample(Protocol):
         ...
 
     def seen(self, looks: Looks) -> list[Tensor]:
-        """What experts would see there, each ``[M, D]``: the FFN's input, and the earlier states."""
+        """What experts would see there, each ``[M, D]``: the FFN's input and the earlier states."""
         ...
 
 
@@ -173,7 +173,9 @@ class Hypernet(nn.Module, ABC):
         """
         return self.to(dtype)
 
-    def forward(self, passages: PassageTokens, noise: torch.Generator | None = None) -> GeneratedExperts:
+    def forward(
+        self, passages: PassageTokens, noise: torch.Generator | None = None
+    ) -> GeneratedExperts:
         """One expert for each passage: `encode`, then `experts`."""
         with torch.no_grad():
             code = self.encode(passages)

@@ -77,7 +77,7 @@ class WordMatch(nn.Module):
         return plain * weight[..., None], plain
 
     def keys(self, ids_PS: Tensor, mask_PS: Tensor) -> tuple[Tensor, Tensor]:
-        """The lexical keys of places in passages, and those of what follows a word: ``[P, S, U]``."""
+        """The lexical keys of passages' places, and those of what follows a word: ``[P, S, U]``."""
         weighted_PSU, plain_PSU = self.words(ids_PS)
         inside = mask_PS.to(weighted_PSU.dtype)[..., None]
         place = torch.arange(ids_PS.shape[1], device=ids_PS.device)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from backbone.likelihood import IGNORE
 from backbone.model import Backbone
 from backbone.split import SplitBackbone
 from genpoe.experts import (
+    Around,
     GeneratedExperts,
     Looked,
     Looks,
@@ -257,8 +258,13 @@ class ReaderHypernet(Hypernet):
     def encode(self, passages: PassageTokens) -> PassageTokens:
         """The passages with their states ``[P, S, D]`` from the lower layers of the backbone."""
         ids, mask = passages.input_ids_PS, passages.attention_mask_PS
-        states = passages.states_PSD
-        return PassageTokens(ids, mask, self._below.below(ids, mask) if states is None else states)
+        if passages.states_PSD is not None:
+            return passages
+        return PassageTokens(ids, mask, self._below.below(ids, mask))
+
+    def _states(self, encoded: PassageTokens) -> Tensor:
+        states: Any = self.encode(encoded).states_PSD
+        return states.to(self.dtype)
 
     def code(self, encoded: PassageTokens, noise: torch.Generator | None = None) -> ReaderCode:
         """The keys of passages, which are kept with their token ids.
@@ -267,8 +273,7 @@ class ReaderHypernet(Hypernet):
             encoded: What `encode` returned.
             noise: Draws the dropout of training; None: no dropout.
         """
-        assert encoded.states_PSD is not None
-        x = encoded.states_PSD.to(self.dtype)
+        x = self._states(encoded)
         x = (x / root_mean_square(x) - self.state_mean) * self.state_scale
         x = self._dropped(x, noise)
         both = torch.cat([x, functional.pad(x[:, :-1], (0, 0, 1, 0))], -1)
@@ -310,9 +315,7 @@ class ReaderHypernet(Hypernet):
             Queries ``[N, T, Q]``, the null unit's scores ``[N, T]``, and the FFN's input scaled as
             the gate reads it ``[N, T, D]``.
         """
-        if site.around is None:
-            raise ValueError("the reader's experts must be told what they look at (Site.around)")
-        around = site.around
+        around, _ = _seen(site)
         states = [state.to(self.dtype) for state in (site.hidden_NTD, *around.earlier)]
         z = torch.cat([state / root_mean_square(state) for state in states], -1)
         z = (z - self.query_mean) * self.query_scale
@@ -334,8 +337,8 @@ class ReaderHypernet(Hypernet):
             read_NTD: The sum of the units' values by their weights.
             total_NT: The sum of the relevance of a row's passages: 1, or 0 if it has none.
         """
-        assert site.stream_NTD is not None
-        stream, output = (state.to(self.dtype) for state in (site.stream_NTD, site.output_NTD))
+        _, stream = _seen(site)
+        stream, output = stream.to(self.dtype), site.output_NTD.to(self.dtype)
         written = self.writer(read_NTD, stream, output)
         common = self.common(site.hidden_NTD.to(self.dtype))
         gate = functional.relu(self.gate(states_NTD))
@@ -366,8 +369,7 @@ class ReaderHypernet(Hypernet):
         """Measure the states, the words and the FFN on a sample of the training data."""
         batches = list(sample.passages())
         some = batches[:: -(-len(batches) // _BATCHES_TO_START)]
-        states = [self.encode(b) for b in some]
-        x_MD = torch.cat([e.states_PSD[e.attention_mask_PS.bool()].float() for e in states])  # type: ignore[index]
+        x_MD = torch.cat([self._states(b)[b.attention_mask_PS.bool()] for b in some])
         _fit(self.state_mean, self.state_scale, x_MD / root_mean_square(x_MD))
         seen = [state.float() for state in sample.seen(self.looks)]
         z_MD = torch.cat([state / root_mean_square(state) for state in seen], -1)
@@ -390,6 +392,15 @@ class ReaderHypernet(Hypernet):
         return states * kept / (1 - share)
 
 
+def _seen(site: Site) -> tuple[Around, Tensor]:
+    if site.around is None or site.stream_NTD is None:
+        raise ValueError(
+            "the reader's experts look at more than the FFN's input: give around and stream_NTD of "
+            "the Site, or inject them by an ExpertLayer"
+        )
+    return site.around, site.stream_NTD
+
+
 def _fit(mean: Tensor, scale: Tensor, values_MD: Tensor) -> None:
     mean.copy_(values_MD.mean(0))
     deviation = values_MD.std(0)
@@ -404,7 +415,10 @@ def _check_layers(backbone: Backbone, settings: ReaderSettings) -> None:
             f"the reader writes through the final norm and the head, so layer must be the last one "
             f"of {backbone.name}, {last}, got {settings.layer}",
         )
-    for name, layers in (("read_layer", [settings.read_layer]), ("query_layers", settings.query_layers)):
+    for name, layers in (
+        ("read_layer", [settings.read_layer]),
+        ("query_layers", settings.query_layers),
+    ):
         wrong = [layer for layer in layers if not 1 <= layer <= last]
         if wrong:
             raise SettingValueError(

@@ -23,7 +23,7 @@ def root_mean_square(states: Tensor) -> Tensor:
 
 
 class WordWriter(nn.Module):
-    """The direction in the final FFN's output that raises one word and, as far as possible, no other.
+    """The directions in the final FFN's output that each raise one word and hardly any other.
 
     The direction of word t is ``C⁻¹(E_t − μ)``, divided by the final norm's weights. E are the
     head's rows, and μ and C their mean and covariance. It is scaled so that, multiplied by the root
@@ -78,9 +78,12 @@ class WordWriter(nn.Module):
         norm = _norm_weight(backbone.final_norm, E.shape[1], backbone.device)
         self.inverse.copy_(matched * _reciprocal(norm))
         filtered = (matched * _reciprocal(norm) * norm).float()
-        own = torch.cat([(part @ filtered * e).sum(1) for part, e in zip(
-            centred.split(_AT_ONCE), E.split(_AT_ONCE), strict=True
-        )])
+        own = torch.cat(
+            [
+                (part @ filtered * e).sum(1)
+                for part, e in zip(centred.split(_AT_ONCE), E.split(_AT_ONCE), strict=True)
+            ]
+        )
         # Words that are nearly the mean (never trained) would get enormous directions.
         self.scale.copy_(1 / own.clamp(min=0.1 * own.median()))
         if final.post is not None:
@@ -88,7 +91,7 @@ class WordWriter(nn.Module):
             self.inverse.mul_(_reciprocal(post).to(self.inverse.dtype))
 
     def values(self, ids: Tensor) -> Tensor:
-        """What is summed up for words ``[...]`` before `forward`: ``[..., D]``, without gradients."""
+        """What is summed up for words ``[...]`` before `forward`: ``[..., D]``, no gradients."""
         rows = self._final.backbone.head.weight[ids].to(self.mean.dtype)
         return (rows - self.mean) * self.scale[ids][..., None]
 

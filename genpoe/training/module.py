@@ -251,7 +251,10 @@ class GenPoEModule(LightningModule):
                     lambda s=sequences, bar=bar: frozen_states(split, s, layer, folder, bar)
                 )
             if final is not None:
-                layers, bar = looks.layers if looks else (), _progress(f"States at answers ({name})")
+                layers, bar = (
+                    looks.layers if looks else (),
+                    _progress(f"States at answers ({name})"),
+                )
                 self._answers[name] = self._once(
                     lambda q=questions, ls=layers, bar=bar: AnswerStates(final, ls, q, folder, bar)
                 )
