@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from lightning import Callback
 
 from genpoe.commands.train_hypernet import train
 from genpoe.model import GenPoE
 from genpoe.training.curves import read_curves
-from plumbing.training import setup
 from plumbing.training.checkpoint import CheckpointError, previous_path
+from tests.helpers.killed import die_at
 from tests.helpers.tiny import make_backbone
 
 ROOT = Path(__file__).parents[3]
@@ -39,21 +38,6 @@ SMALL = [
     "callbacks.checkpoint.every_n_train_steps=2",
 ]
 STEPS = 12
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nobody catches it."""
-
-
-class KillAt(Callback):
-    """Dies after a step, as a process does: nothing is saved on the way out."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.step:
-            raise Killed
 
 
 def config_for(folder, *overrides):
@@ -111,11 +95,7 @@ def test_an_empty_ckpt_path_is_an_error(tmp_path):
 
 
 def train_and_die(config, step, monkeypatch):
-    make = setup.training_callbacks
-    with monkeypatch.context() as patch:
-        patch.setattr(setup, "training_callbacks", lambda c: [*make(c), KillAt(step)])
-        with pytest.raises(Killed):
-            train(config, make_backbone())
+    die_at(step, lambda: train(config, make_backbone()), monkeypatch)
 
 
 SLOW = pytest.mark.slow
