@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -177,7 +178,7 @@ def test_the_papers_experiments_have_the_papers_shapes(data, model, vocabulary):
     backbone = meta_backbone(shape, config.backbone.name)
     with torch.device("meta"):
         module = build_module(config, backbone)
-        experts = module.hypernet.experts(torch.empty(3, backbone.d_model))
+        experts: Any = module.hypernet.experts(torch.empty(3, backbone.d_model))
         hidden = torch.empty(3, 7, backbone.d_model, dtype=backbone.dtype)
         with module.expert_layer.injected(experts, torch.empty(3, 1)):
             assert backbone.ffn(11)(hidden).shape == hidden.shape

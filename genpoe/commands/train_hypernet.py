@@ -38,6 +38,11 @@ def build_module(config: DictConfig, backbone: Backbone) -> GenPoEModule:
     with mounted("hypernet"):
         hypernet = settings.build(backbone)
         _check_cache(config.cache_frozen, hypernet)
+        if not isinstance(config.other_passages, int) or config.other_passages < 0:
+            raise ValueError(
+                "other_passages must be a whole number of at least 0, got "
+                f"{config.other_passages!r}; set other_passages"
+            )
         return GenPoEModule(
             backbone,
             hypernet,
@@ -45,6 +50,7 @@ def build_module(config: DictConfig, backbone: Backbone) -> GenPoEModule:
             max_passage_tokens=config.batching.max_passage_tokens,
             cache_dir=str(cache_dir) if config.cache_frozen else None,
             answers_only=config.cache_frozen == "answers",
+            other_passages=config.other_passages,
             seed=config.seed,
         )
 

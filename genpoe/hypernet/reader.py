@@ -26,25 +26,16 @@ from backbone.final_ffn import FinalFFN
 from backbone.likelihood import IGNORE
 from backbone.model import Backbone
 from backbone.split import SplitBackbone
-from genpoe.experts import (
-    Around,
-    GeneratedExperts,
-    Looked,
-    Looks,
-    Mixed,
-    Rows,
-    Site,
-    check_relevance,
-)
+from genpoe.experts import Around, GeneratedExperts, Looked, Looks, Site
 from genpoe.hypernet.common import CommonExpert
 from genpoe.hypernet.hypernet import Hypernet, HypernetSettings, PassageTokens, StartSample
 from genpoe.hypernet.lexical import WordMatch
 from genpoe.hypernet.question import QuestionWords
+from genpoe.hypernet.reader_experts import MIXINGS, ReaderCode, ReaderExperts
 from genpoe.hypernet.words import WordWriter, root_mean_square
 from plumbing.mounts import SettingValueError
 from plumbing.settings import check_choice, check_positive
 
-MIXINGS = ("softmax", "experts")
 _GATE = 8.0  # logits that a word gains at first if all attention is on it
 _BATCHES_TO_START = 8  # batches of passages whose states are measured before a training
 
@@ -112,77 +103,6 @@ class ReaderSettings(HypernetSettings):
         return ReaderHypernet(backbone, self)
 
 
-@dataclass(frozen=True)
-class ReaderCode:
-    """What must be kept of passages in order to make their experts again: P codes.
-
-    Attributes:
-        keys_PSU: The keys of their tokens.
-        ids_PS: The token ids, from which all else is made.
-        mask_PS: 1 at tokens, 0 at padding.
-    """
-
-    keys_PSU: Tensor
-    ids_PS: Tensor
-    mask_PS: Tensor
-
-
-@dataclass(frozen=True)
-class ReaderExperts(GeneratedExperts):
-    """B sets of K experts that write the words of their passages.
-
-    Attributes:
-        keys: ``[B, K, S, Q]``: the keys of an expert's units, one for each token.
-        values: ``[B, K, S, D]``: what `WordWriter` needs to write the units' words.
-        ids: ``[B, K, S]``: the words.
-        mask: ``[B, K, S]``: 1 at tokens, 0 at padding.
-        reader: The hypernetwork, for all that is common to the passages.
-        noise: Draws the dropout of training; None outside training.
-    """
-
-    keys: Tensor
-    values: Tensor
-    ids: Tensor
-    mask: Tensor
-    reader: ReaderHypernet
-    noise: torch.Generator | None = None
-
-    @property
-    def looks(self) -> Looks:
-        """The states that the query is made of, and the residual stream."""
-        return self.reader.looks
-
-    def cast(self, dtype: torch.dtype) -> ReaderExperts:
-        """The same experts: they stay in their own dtype, because their work is small."""
-        return self
-
-    def mix(self, site: Site, relevance_BK: Tensor, rows_N: Tensor | None = None) -> Mixed:
-        """The words that the experts write at each position, and the common expert's output."""
-        check_relevance(self, relevance_BK)
-        hidden = site.hidden_NTD
-        rows = Rows(len(hidden), self.num_sets, rows_N)
-        query_NTQ, null_NT, states_NTD = self.reader.query(site, self.noise)
-        scores_BMKS = torch.einsum("bmq,bksq->bmks", rows.group(query_NTQ), self.keys)
-        scores_BMKS = scores_BMKS.masked_fill(~self.mask.bool()[:, None], float("-inf"))
-        weights = relevance_BK.to(scores_BMKS.dtype)
-        units_BMKS = self._weigh(scores_BMKS, rows.group(null_NT), weights)
-        read_NTD = rows.ungroup(torch.einsum("bmks,bksd->bmd", units_BMKS, self.values))
-        total_NT = rows.ungroup(weights.sum(1)[:, None].expand(-1, units_BMKS.shape[1]))
-        added = self.reader.write(site, states_NTD, read_NTD, total_NT)
-        units_NTKS = rows.ungroup(units_BMKS)
-        looked = Looked(units_NTKS, 1 - units_NTKS.sum((-2, -1)))
-        return Mixed(added.to(hidden.dtype), looked)
-
-    def _weigh(self, scores_BMKS: Tensor, null_BM: Tensor, relevance_BK: Tensor) -> Tensor:
-        """The weights of the units, with the passages' relevance among them."""
-        relevance = relevance_BK[:, None, :, None]
-        if self.reader.settings.mixing == "experts":
-            null = null_BM[..., None, None].expand(*scores_BMKS.shape[:3], 1)
-            return torch.cat([null, scores_BMKS], -1).softmax(-1)[..., 1:] * relevance
-        flat = torch.cat([null_BM[..., None], (scores_BMKS + relevance.log()).flatten(2)], -1)
-        return flat.softmax(-1)[..., 1:].view(scores_BMKS.shape)
-
-
 class ReaderHypernet(Hypernet):
     """Makes an expert of keys and words from each passage.
 
@@ -236,6 +156,11 @@ class ReaderHypernet(Hypernet):
         self.writer = WordWriter(final)
         self.common = CommonExpert(D, settings.common_rank)
         self._question = QuestionWords(backbone.tokenizer)
+
+    @property
+    def mixing(self) -> str:
+        """How K passages are mixed; see `ReaderSettings`."""
+        return self.settings.mixing
 
     @property
     def dtype(self) -> torch.dtype:
@@ -299,8 +224,9 @@ class ReaderHypernet(Hypernet):
             lexical, before = self.match.keys(ids_PS, mask_PS)
             keys += [lexical] * self.settings.lexical + [before] * self.settings.follow
         keys_PSQ, values_PSD = torch.cat(keys, -1), self.writer.values(ids_PS)
-        each = (tensor[:, None] for tensor in (keys_PSQ, values_PSD, ids_PS, mask_PS))
-        return ReaderExperts(*each, reader=self, noise=noise)
+        each = (keys_PSQ, values_PSD, ids_PS, mask_PS)
+        keys_P1SQ, values_P1SD, ids_P1S, mask_P1S = (tensor[:, None] for tensor in each)
+        return ReaderExperts(keys_P1SQ, values_P1SD, ids_P1S, mask_P1S, self, noise)
 
     def query(
         self, site: Site, noise: torch.Generator | None = None

@@ -72,7 +72,7 @@ class AnswerStates:
         backbone = final.backbone
         self._width = backbone.d_model
         decisive = [backbone.fingerprint, str(backbone.dtype), "answers", list(layers)]
-        ids = [[[*map(int, part)] for part in question] for question in questions]
+        ids = [([*map(int, prompt)], [*map(int, answer)]) for prompt, answer in questions]
         self._states = cached_states(
             folder / digest([*decisive, ids])[:32],
             [len(answer) for _, answer in ids],

@@ -6,8 +6,9 @@ Shapes: N questions, P passages, S passage tokens, T tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,17 @@ from backbone.final_ffn import FinalFFN
 from backbone.likelihood import IGNORE, answer_nll
 from backbone.model import Backbone
 from backbone.split import SplitBackbone
-from genpoe.experts import GeneratedExperts, Looks, Mixed, Site
 from genpoe.hypernet.hypernet import Hypernet, PassageTokens
 from genpoe.hypernet.saved import as_nested
 from genpoe.injection import ExpertLayer
 from genpoe.model import check_backbone
 from genpoe.training.answer_states import AnswerStates, AtAnswers
 from genpoe.training.frozen_states import FrozenStates, frozen_states
+from genpoe.training.others import with_others
 from genpoe.training.settings import OptimSettings
+from genpoe.training.start_sample import TrainingSample
 from plumbing.progress import progress
 from plumbing.training.checkpoint import CheckpointError
-
-_PASSAGES_TO_START = 16384  # passages that a hypernetwork may look at before its training
-_QUESTIONS_TO_START = 512  # questions at whose answers it may look at the FFN
 
 
 class GenPoEModule(LightningModule):
@@ -58,6 +57,8 @@ class GenPoEModule(LightningModule):
             for all epochs and later runs; None: every step computes them anew.
         answers_only: Whether only the positions that predict answers are computed and kept there.
             The experts must stand beside the last FFN.
+        other_passages: The most passages of other questions that are injected in training along
+            with a question's own, with random relevance.
         seed: Seed of the noise.
 
     Raises:
@@ -73,6 +74,7 @@ class GenPoEModule(LightningModule):
         max_passage_tokens: int = 512,
         cache_dir: str | None = None,
         answers_only: bool = False,
+        other_passages: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -85,6 +87,7 @@ class GenPoEModule(LightningModule):
         )
         layer = hypernet.settings.layer
         self._seed = seed
+        self._other_passages = other_passages
         self._optim = optim
         self.backbone = backbone
         self._cache_dir = cache_dir
@@ -106,13 +109,17 @@ class GenPoEModule(LightningModule):
         """The answer nll of each question, and what the hypernetwork adds to it in training."""
         experts = self.hypernet(self._passages(batch), noise)
         weight = torch.ones(experts.num_sets, 1, device=self.device)
+        rows: Any = batch["rows"]
+        if noise is not None and self._other_passages:
+            index, weight = with_others(rows, experts.num_sets, self._other_passages, noise)
+            experts, rows = experts.arranged(index), None
         known = self.at_answers(batch)
         around = None if known is None else known.around
-        with self.expert_layer.injected(experts, weight, batch["rows"], around):
+        with self.expert_layer.injected(experts, weight, rows, around):
             nll = self.answer_nll(batch, known)
             looked = self.expert_layer.looked
         targets = self.targets(batch, known)
-        return nll, self.hypernet.extra_loss(experts, looked, batch["rows"], targets)
+        return nll, self.hypernet.extra_loss(experts, looked, rows, targets)
 
     def answer_nll(self, batch: dict[str, Any], known: AtAnswers | None = None) -> Tensor:
         """The answer nll ``[N]`` of each question with what is injected now, nats per token.
@@ -234,7 +241,7 @@ class GenPoEModule(LightningModule):
             self._compute_frozen(datamodule, Path(self._cache_dir))
         if self.hypernet.started:
             return
-        self.hypernet.start(_Sample(self, datamodule))
+        self.hypernet.start(TrainingSample(self, datamodule))
         if self.trainer.world_size > 1:  # the signs of eigenvectors may differ between machines
             for tensor in self.hypernet.state_dict().values():
                 torch.distributed.broadcast(tensor, 0)
@@ -247,22 +254,19 @@ class GenPoEModule(LightningModule):
             if split is not None:
                 sequences = [[*prompt, *answer[:-1]] for prompt, answer in questions]
                 bar = _progress(f"States below the expert layer ({name})")
-                self._frozen[name] = self._once(
-                    lambda s=sequences, bar=bar: frozen_states(split, s, layer, folder, bar)
-                )
+                compute = partial(frozen_states, split, sequences, layer, folder, bar)
+                self._frozen[name] = self._once(compute)
             if final is not None:
                 layers, bar = (
                     looks.layers if looks else (),
                     _progress(f"States at answers ({name})"),
                 )
-                self._answers[name] = self._once(
-                    lambda q=questions, ls=layers, bar=bar: AnswerStates(final, ls, q, folder, bar)
-                )
+                at_answers = partial(AnswerStates, final, layers, questions, folder, bar)
+                self._answers[name] = self._once(at_answers)
             if reads is not None:
                 below, bar = SplitBackbone(self.backbone, reads), _progress(f"Passages ({name})")
-                self._read[name] = self._once(
-                    lambda p=passages, b=below, bar=bar: frozen_states(b, p, reads, folder, bar)
-                )
+                read = partial(frozen_states, below, passages, reads, folder, bar)
+                self._read[name] = self._once(read)
 
     def _once(self, compute: Callable[[], Any]) -> Any:
         """Compute something that is kept on the disk: once on each machine."""
@@ -329,64 +333,6 @@ def _plain(value: Any) -> Any:
 
 def _said(changes: Mapping[str, tuple[Any, Any]]) -> str:
     return ", ".join(f"{name} was {a}, is {b}" for name, (a, b) in sorted(changes.items()))
-
-
-class _Sample:
-    """The `StartSample` of a training: what a hypernetwork may look at before it."""
-
-    def __init__(self, module: GenPoEModule, datamodule: Any) -> None:
-        self._module = module
-        self._datamodule = datamodule
-
-    def passages(self) -> Iterator[PassageTokens]:
-        """Batches of a sample of the training passages."""
-        device = self._module.device
-        for ids, mask in self._datamodule.passage_batches(_PASSAGES_TO_START):
-            yield PassageTokens(ids.to(device), mask.to(device))
-
-    def ffn(self) -> tuple[Tensor, Tensor]:
-        """Inputs and outputs of the layer's FFN where answers are predicted, of a sample."""
-        inputs, outputs = zip(
-            *((site.hidden_NTD[at], site.output_NTD[at]) for site, at in self._sites(None)),
-            strict=True,
-        )
-        return torch.cat(inputs), torch.cat(outputs)
-
-    def seen(self, looks: Looks) -> list[Tensor]:
-        """What experts would see there: the FFN's input, and the earlier states."""
-        seen = [
-            [states[at] for states in (site.hidden_NTD, *site.around.earlier)]  # type: ignore[union-attr]
-            for site, at in self._sites(looks)
-        ]
-        return [torch.cat(parts) for parts in zip(*seen, strict=True)]
-
-    @torch.no_grad()
-    def _sites(self, looks: Looks | None) -> Iterator[tuple[Site, Tensor]]:
-        """What is known at the FFN for some questions, and where their answers are predicted."""
-        module = self._module
-        for batch in self._datamodule.question_batches(_QUESTIONS_TO_START):
-            batch = module.transfer_batch_to_device(batch, module.device, 0)
-            spy, known = _Spy(looks), module.at_answers(batch)
-            around = known.around if known is not None and looks is not None else None
-            with module.expert_layer.injected(spy, torch.empty(0), around=around):
-                module.answer_nll(batch, known)
-            yield spy.sites[-1], module.targets(batch, known) != IGNORE
-
-
-@dataclass(frozen=True)
-class _Spy(GeneratedExperts):
-    """Experts that add nothing, and keep what they see."""
-
-    wanted: Looks | None
-    sites: list[Site] = field(default_factory=list)
-
-    @property
-    def looks(self) -> Looks | None:
-        return self.wanted
-
-    def mix(self, site: Site, relevance_BK: Tensor, rows_N: Tensor | None = None) -> Mixed:
-        self.sites.append(site)
-        return Mixed(torch.zeros_like(site.output_NTD))
 
 
 def _progress(name: str) -> Callable[[Sequence[Any]], Any]:

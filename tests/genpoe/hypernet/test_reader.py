@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch.nn import functional
 from backbone.decoding import greedy_decode, score_answers
 from backbone.model import UnsupportedBackboneError
 from genpoe.experts import Around, Looked, Site
-from genpoe.hypernet.reader import ReaderCode, ReaderSettings
+from genpoe.hypernet.reader import ReaderSettings
+from genpoe.hypernet.reader_experts import ReaderCode
 from genpoe.model import GenPoE
 from plumbing.mounts import SettingValueError
 from plumbing.storage.tensors import read_tensors, write_tensors
@@ -132,7 +134,7 @@ def test_equals_the_formula(tiny_tokenizer, tied):
     ids = ids_of(backbone, PROMPTS[0])
     question = ids_of(backbone, " Where was Tova Blick born?")[0].tolist()
     # the newline before "Answer:" has no weight, because it is no word
-    seen = {}
+    seen: dict[str, torch.Tensor] = {}
     layer = backbone.layers[1]
     layer.post_attention_layernorm.register_forward_pre_hook(lambda m, a: seen.update(r=a[0][0]))
     backbone.ffn(1).register_forward_hook(lambda m, a, o: seen.update(u=a[0][0], f=o[0]))
@@ -160,9 +162,10 @@ def test_removal_leaves_the_backbone_bit_identical(backbone):
 def test_a_gate_of_zero_is_the_backbone_bit_by_bit(backbone):
     genpoe = make_reader(backbone)
     with torch.no_grad():
-        genpoe.hypernet.gate.weight.zero_()
-        genpoe.hypernet.gate.bias.zero_()
-        genpoe.hypernet.common.down1.zero_()
+        reader: Any = genpoe.hypernet
+        reader.gate.weight.zero_()
+        reader.gate.bias.zero_()
+        reader.common.down1.zero_()
     ids = ids_of(backbone, PROMPTS[0])
     before = logits(backbone, ids)
     with genpoe.injected([ONE, TWO]):
@@ -247,7 +250,7 @@ def test_a_passage_without_relevance_changes_nothing(tiny_backbone, mixing):
 def test_the_gradient_is_that_of_finite_differences(tiny_tokenizer, mixing):
     backbone = make_backbone(tokenizer=tiny_tokenizer)
     genpoe = make_reader(backbone, mixing=mixing)
-    reader = genpoe.hypernet.double()  # the backbone's own norms compute in float32
+    reader: Any = genpoe.hypernet.double()  # the backbone's own norms compute in float32
     ids, tokens = ids_of(backbone, PROMPTS[0]), genpoe.tokens([ONE, THREE])
     targets = torch.full_like(ids, -100)
     targets[0, -2:] = torch.tensor([int(tokens.input_ids_PS[0, 2]), 7])
@@ -272,9 +275,7 @@ def test_the_gradient_is_that_of_finite_differences(tiny_tokenizer, mixing):
                 parameter -= step * way
         measured = (values[0] - values[1]) / 2e-6
         expected = (parameter.grad * way).sum()
-        torch.testing.assert_close(
-            measured, expected, rtol=1e-4, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        assert measured.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-7), name
 
 
 def test_saving_and_loading_gives_the_same_logits(genpoe, tmp_path):
@@ -303,7 +304,8 @@ def test_a_code_that_was_stored_gives_the_same_experts(genpoe, tmp_path):
 
 def test_a_word_gains_what_the_gate_says(backbone):
     """A weight of 1 on a word adds one gate's worth to its logit, and less to any other."""
-    writer = make_reader(backbone).hypernet.writer
+    reader: Any = make_reader(backbone).hypernet
+    writer = reader.writer
     with torch.no_grad():
         writer.turn.zero_()
     D = backbone.d_model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,8 +21,9 @@ QUESTIONS = [([5, 6, 7, 8], [9, 3, 2]), ([5, 6, 7, 20, 21], [2]), ([5, 9], [4, 4
 
 
 def batch_of(chosen, rows=None):
-    passages = [[30, 31, 32, 9], [40, 41]]
-    batch = collate([QUESTIONS[i] for i in chosen], passages, rows or [0] * len(chosen), 1.0, 0)
+    passages: Any = [[30, 31, 32, 9], [40, 41]]
+    questions: Any = [QUESTIONS[i] for i in chosen]
+    batch = collate(questions, passages, rows or [0] * len(chosen), 1.0, 0)
     return {**batch, "examples": torch.tensor(chosen), "split": "train"}
 
 
@@ -60,7 +62,8 @@ def test_the_loss_is_that_of_the_whole_model(tmp_path, tiny_tokenizer):
     kept = GenPoEModule(
         backbone, hypernet, OptimSettings(), cache_dir=str(tmp_path), answers_only=True
     )
-    kept._trainer = SimpleNamespace(world_size=1)
+    trainer: Any = SimpleNamespace(world_size=1)
+    kept._trainer = trainer
     passages = [[30, 31, 32, 9], [40, 41]]
     data = SimpleNamespace(tokens=lambda: {"train": (QUESTIONS, passages)})
     kept._compute_frozen(data, tmp_path)

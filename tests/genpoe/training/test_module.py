@@ -18,6 +18,7 @@ from genpoe.injection import ExpertLayer
 from genpoe.model import BackboneMismatchError
 from genpoe.training.datamodule import QADataModule
 from genpoe.training.module import GenPoEModule
+from genpoe.training.others import with_others
 from genpoe.training.settings import OptimSettings
 from plumbing.training.checkpoint import CheckpointError
 from qa.data.bios import generate
@@ -187,3 +188,35 @@ def test_another_hypernetwork_is_refused_and_another_rate_is_said(tiny_backbone)
 def test_learning_rates_out_of_order_are_an_error(tiny_backbone):
     with pytest.raises(ValueError, match=r"lr > 0, got lr_min=1\.0, lr=0\.1"):
         make_module(tiny_backbone, lr=0.1, lr_min=1.0)
+
+
+def test_other_passages_stand_beside_a_questions_own():
+    rows = torch.tensor([0, 3, 3, 1])
+    index, weight = with_others(rows, 4, 2, torch.Generator().manual_seed(0))
+    assert index.shape == weight.shape == (4, 3)
+    assert torch.equal(index[:, 0], rows)
+    for row in index.tolist():
+        assert len(set(row)) == 3
+        assert set(row) <= {0, 1, 2, 3}
+    torch.testing.assert_close(weight.sum(1), torch.ones(4))
+    assert weight[:, 0].min() > 0
+    assert (weight == 0).any()
+    assert (weight[:, 1:] > 0).any()
+    index, weight = with_others(torch.tensor([0, 0]), 1, 2, torch.Generator())
+    assert index.tolist() == [[0], [0]]  # nobody else is there
+    assert weight.tolist() == [[1], [1]]
+
+
+def test_other_passages_are_trained_with_and_not_validated_with(dataset, tiny_tokenizer):
+    backbone = make_backbone(tokenizer=tiny_tokenizer)
+    one, several = make_module(backbone), make_module(backbone, other_passages=2)
+    for module in (one, several):
+        torch.nn.init.normal_(module.hypernet.linear2.weight, std=0.3)
+    several.hypernet.load_state_dict(one.hypernet.state_dict())
+    batch = one_batch(one, dataset)
+
+    def noise():
+        return torch.Generator().manual_seed(0)
+
+    assert torch.equal(one(batch), several(batch))
+    assert not torch.allclose(one(batch, noise()), several(batch, noise()))
