@@ -125,6 +125,9 @@ class World:
             small.append("pipeline.n=4")
         width = () if "hypernet=shared" in given else ("hypernet.hidden_width=8",)
         hypernet = ("hypernet.rank=2", "hypernet.layer=1", *width)
+        if "reader" in " ".join(given):
+            layers = ("hypernet.layer=1", "hypernet.read_layer=1", "hypernet.query_layers=[1]")
+            hypernet = (*layers, "hypernet.common_rank=2", *width)
         trainer = ("trainer.devices=1", "trainer.accelerator=cpu")
         batching = ("batching.train_limit=12", "batching.val_limit=4", "logger=csv")
         answering = ("limit=2", "max_new_tokens=2")
