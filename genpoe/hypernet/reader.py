@@ -153,6 +153,9 @@ class ReaderHypernet(Hypernet):
             nn.init.constant_(linear.bias, bias)
         matches = settings.lexical or settings.follow
         self.match = WordMatch(backbone, U) if matches else None
+        if self.match is not None and not settings.lexical:  # DDP wants no unused parameters
+            for parameter in (self.match.importance, self.match.near, self.match.log_reach):
+                parameter.requires_grad_(False)
         self.writer = WordWriter(final)
         self.common = CommonExpert(D, settings.common_rank)
         self._question = QuestionWords(backbone.tokenizer)

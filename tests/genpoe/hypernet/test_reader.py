@@ -403,3 +403,15 @@ def test_around_may_be_given(genpoe):
     around = Around(ids, torch.ones_like(ids), (earlier,))
     with genpoe.expert_layer.injected(experts, torch.ones(1, 1), around=around):
         torch.testing.assert_close(logits(genpoe.backbone, ids), noted)
+
+
+@pytest.mark.parametrize("lexical", [True, False])
+@pytest.mark.parametrize("follow", [True, False])
+def test_every_parameter_that_learns_has_a_gradient(tiny_backbone, lexical, follow):
+    """With parts left out, too: data-parallel training refuses parameters without one."""
+    genpoe = make_reader(tiny_backbone, lexical=lexical, follow=follow)
+    experts = genpoe.hypernet(genpoe.tokens([ONE]))
+    with genpoe.expert_layer.injected(experts, torch.ones(1, 1)):
+        genpoe.backbone.model(ids_of(tiny_backbone, PROMPTS[0])).logits.var().backward()
+    for name, parameter in genpoe.hypernet.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
