@@ -21,7 +21,7 @@ from backbone.tokens import encode_answer
 from dmoe.decoding.active import ActiveExperts
 from dmoe.decoding.router import RoutingRequest, last_tokens
 from dmoe.decoding.steps import Routing, Step
-from dmoe.decoding.trigger import token_uncertainty
+from dmoe.decoding.trigger import NewToken, token_uncertainty
 from plumbing.batches import pad
 from retrieval.retriever import Hit
 
@@ -142,8 +142,8 @@ class Session:
     def _settle(self, logits_BV: Tensor, running: list[int], position: int) -> _Settled:
         """Trigger, route, and decode those rows again whose experts changed (eq. 4-6)."""
         uncertainty = token_uncertainty(logits_BV).tolist()
-        names = [f"{len(self._new[row])} {self._task_inputs[row]}" for row in running]
-        fires = self._routing.trigger.fires([uncertainty[row] for row in running], names)
+        tokens = [NewToken(len(self._new[row]), self._task_inputs[row]) for row in running]
+        fires = self._routing.trigger.fires([uncertainty[row] for row in running], tokens)
         fired = [row for row, fire in zip(running, fires, strict=True) if fire]
         if not fired:
             return _Settled(logits_BV, uncertainty, {})

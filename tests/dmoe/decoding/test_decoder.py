@@ -17,6 +17,7 @@ from dmoe.decoding.session import Session
 from dmoe.decoding.steps import Routing
 from dmoe.decoding.trigger import (
     ConstantTrigger,
+    NewToken,
     RandomTrigger,
     UncertaintyTrigger,
     token_uncertainty,
@@ -80,7 +81,7 @@ def obvious(backbone, routing, input, max_new_tokens, answer=None):
         ids = torch.tensor([prompt + new])
         logits = merged(backbone, routing.source, active)(ids, use_cache=False).logits[:, -1]
         uncertainty = float(torch.distributions.Categorical(logits=logits.double()).entropy())
-        if routing.trigger.fires([uncertainty], [f"{position} {task}"])[0]:
+        if routing.trigger.fires([uncertainty], [NewToken(position, task)])[0]:
             query = task + tokenizer.decode(new, skip_special_tokens=True)
             hits = routing.router.route([RoutingRequest(query, input.given)], routing.experts)[0]
             active = tuple(hit.passage_id for hit in hits)

@@ -13,7 +13,13 @@ from dmoe.decoding.router import (
     RoutingRequest,
     retrieval_router,
 )
-from dmoe.decoding.trigger import ConstantTrigger, RandomTrigger, UncertaintyTrigger
+from dmoe.decoding.trigger import (
+    ConstantTrigger,
+    FirstTrigger,
+    NewToken,
+    RandomTrigger,
+    UncertaintyTrigger,
+)
 from retrieval.passage import Passage
 from tests.helpers.fakes import WordRetriever
 
@@ -22,6 +28,7 @@ def corpus(texts):
     return {id: Passage(id, "", text) for id, text in texts.items()}
 
 
+TOKENS = [NewToken(0, "where?")]
 TOWNS = corpus({f"p{i}": "town by the sea" + " in lisbon" * (i % 3) for i in range(40)})
 
 
@@ -123,12 +130,12 @@ def test_only_the_oracle_needs_passages():
 
 
 def test_the_threshold_itself_does_not_trigger():
-    assert UncertaintyTrigger(2.0).fires([1.9, 2.0, 2.1], ["", "", ""]) == [False, False, True]
+    assert UncertaintyTrigger(2.0).fires([1.9, 2.0, 2.1], TOKENS * 3) == [False, False, True]
 
 
 def test_random_triggers_at_its_rate_whatever_the_batch():
     trigger = RandomTrigger(0.3)
-    names = [f"{i} q" for i in range(4000)]
+    names = [NewToken(i, "q") for i in range(4000)]
     fired = trigger.fires([9.0] * len(names), names)
     assert 0.27 < sum(fired) / len(fired) < 0.33
     assert trigger.fires([0.0] * 10, names[5:15]) == fired[5:15]
@@ -138,8 +145,13 @@ def test_random_triggers_at_its_rate_whatever_the_batch():
 
 
 def test_constant_triggers():
-    assert ConstantTrigger(True).fires([0.0, 9.0], ["", ""]) == [True, True]
-    assert ConstantTrigger(False).fires([0.0, 9.0], ["", ""]) == [False, False]
+    assert ConstantTrigger(True).fires([0.0, 9.0], TOKENS * 2) == [True, True]
+    assert ConstantTrigger(False).fires([0.0, 9.0], TOKENS * 2) == [False, False]
+
+
+def test_the_first_trigger_fires_before_anything_was_decoded():
+    tokens = [NewToken(0, "a"), NewToken(1, "a"), NewToken(0, "b"), NewToken(7, "b")]
+    assert FirstTrigger().fires([0.0, 9.0, 9.0, 9.0], tokens) == [True, False, True, False]
 
 
 @pytest.mark.parametrize("threshold", [-1.0, float("nan")])

@@ -73,7 +73,7 @@ def test_copy_starts_with_the_matched_filter_of_the_passage():
         torch.testing.assert_close(row, expected, rtol=2e-2, atol=2e-2)
 
 
-def test_llama2_7b_has_the_papers_number_of_parameters():
+def test_the_width_for_llama2_7b_makes_1_08_billion_parameters():
     with torch.device("meta"):
         hypernet = make(4096, rank=512, hidden_width=128)
     assert sum(p.numel() for p in hypernet.parameters()) == pytest.approx(1.08e9, rel=0.01)
