@@ -6,7 +6,7 @@ Shapes: B rows, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -39,15 +39,6 @@ class RecomputingSession(Session):
             mask = torch.cat([prompt_mask, torch.ones_like(new)], 1)
             self.cache = None
             logits_BV[:] = self._logits(self._read(torch.cat([prompt_ids, new], 1), mask)[:, 0])
-
-
-@dataclass(frozen=True)
-class FirstToken:
-    """Triggers at a row's first token only, so that its experts stay for the whole answer."""
-
-    def fires(self, uncertainty: Sequence[float], tokens: Sequence[str]) -> list[bool]:
-        """True for tokens at position 0, with which a token's name begins."""
-        return [token.startswith("0 ") for token in tokens]
 
 
 class AlternatingRouter:
