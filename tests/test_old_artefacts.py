@@ -123,7 +123,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Copy:
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    return load_backbone(str(OLD / "backbone"), dtype="float32")
+    return load_backbone(str(OLD / "backbone"), dtype="float32")  # too small for a record of it
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,8 @@ def test_artefacts_are_as_they_were_made() -> None:
 def test_backbone(old: Copy, people: QADataset) -> None:
     old("backbone")
     backbone = load_backbone("backbone", dtype="float32")
-    assert backbone.fingerprint == EXPECTED["backbone"]
+    assert backbone.weights.legacy == EXPECTED["backbone"]
+    assert backbone.identity.difference(EXPECTED["backbone"]) == ""
     check_answers(BaseMethod(backbone, max_new_tokens=6), "base", people)
 
 
@@ -421,7 +422,7 @@ def test_prag_adapters(old: Copy, backbone: Backbone, people: QADataset) -> None
 def test_warm_up(old: Copy, people: QADataset) -> None:
     old("backbone", "warmup")
     warm = warm_backbone("warmup/adapter", "backbone", dtype="float32")
-    assert warm.fingerprint == EXPECTED["warm_up"]["fingerprint"]
+    assert warm.weights.legacy == EXPECTED["warm_up"]["fingerprint"]
     answers = BaseMethod(warm, max_new_tokens=6).answer(
         [QuestionInput(question) for question in people.split("dev")]
     )
