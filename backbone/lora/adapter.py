@@ -120,6 +120,11 @@ class LoraAdapter:
 
         return cls(backbone, lambda model: PeftModel.from_pretrained(model, str(folder)), record)
 
+    @property
+    def alpha(self) -> float:
+        """The numerator of LoRA's scale."""
+        return float(self._peft.peft_config["default"].lora_alpha)
+
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Let the adapter act inside the block."""

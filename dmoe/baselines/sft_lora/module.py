@@ -122,6 +122,7 @@ class SFTModule(LightningModule):
                 "recipe": recipe.as_dict() | {"epochs": None},
                 "instances": hashlib.sha256(repr(list(instances)).encode()).hexdigest(),
                 "parameters": sorted(adapter.parameters),
+                "alpha": adapter.alpha,
             }
         )
 
