@@ -159,6 +159,7 @@ class Backbone:
 
     @weights.setter
     def weights(self, weights: WeightsIdentity) -> None:
+        """Say what the weights are, after a change that has an identity of its own."""
         self._weights, self._watch = weights, WeightsWatch(self.model)
 
     @property

@@ -25,7 +25,7 @@ from backbone.loading import load_backbone
 from backbone.model import Backbone
 from backbone.split import SplitBackbone
 from dmoe.augmentation.sources import surrogates
-from dmoe.bank import Bank
+from dmoe.bank import Bank, BankError
 from dmoe.bank.upkeep import verify
 from dmoe.baselines.prag.method import load_prag
 from dmoe.baselines.sft_lora.method import SFTLoRAMethod
@@ -284,7 +284,9 @@ def test_bank_answers(old: Copy, backbone: Backbone, people: QADataset) -> None:
     check_answers(method, "dmoe", people, "train")
 
 
-def test_bank_is_not_built_again(old: Copy, people: QADataset) -> None:
+def test_bank_is_not_built_again(
+    old: Copy, people: QADataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old("backbone", "people", "bank")
     before = Bank.open("bank").fingerprint
     config = composed(
@@ -296,6 +298,9 @@ def test_bank_is_not_built_again(old: Copy, people: QADataset) -> None:
     metrics = build_experts(config)
     assert (metrics["experts"], metrics["skipped"]) == (0, 8)
     assert Bank.open("bank").fingerprint == before
+    monkeypatch.setattr("qa.prompts.INSTRUCTION", "Answer in Latin.")
+    with pytest.raises(BankError, match=r"recipe\.prompt: .*Latin.* here, .*short phrase"):
+        build_experts(config)
 
 
 def check_hits(found: Sequence[Sequence[Any]], wanted: Sequence[Sequence[Any]]) -> None:

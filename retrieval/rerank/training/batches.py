@@ -234,7 +234,7 @@ class RerankerDataModule(LightningDataModule):
             "seed": self.seed,
             "processes": self._trainer().world_size,
             "lists": digest(self.train)[:12],
-            "inputs": self._inputs,
+            "tokens of the first lists": self._inputs,
         }
 
     @cached_property
@@ -259,7 +259,7 @@ class RerankerDataModule(LightningDataModule):
         if changed:
             raise DataError(
                 f"the checkpoint's run had other batches: {'; '.join(changed)}; go on with the "
-                "same data, retriever, mining, batching and trainer.devices"
+                "same data, retriever, mining, cross_encoder, batching and trainer.devices"
             )
 
     def _trainer(self) -> Trainer:
