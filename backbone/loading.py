@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,7 +63,18 @@ def load_backbone(
             f"cannot load the backbone {name!r}: {first_line} Expected {EMBEDDED!r}, a hub id that "
             "this machine can reach, or a folder with config.json",
         ) from error
-    return Backbone(model, tokenizer, name).to(place)
+    return Backbone(model, tokenizer, name, _loaded_from(path, model, revision)).to(place)
+
+
+def _loaded_from(path: str, model: Any, revision: str | None) -> Path | None:
+    """The folder of the files that a model was loaded from, or None if it cannot be told."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(path).is_dir():
+        return Path(path)
+    commit = getattr(model.config, "_commit_hash", None) or revision
+    config = try_to_load_from_cache(path, "config.json", revision=commit)
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def meta_backbone(config: Any, name: str = "meta") -> Backbone:

@@ -24,7 +24,13 @@ from genpoe.hypernet.saved import as_nested, read_settings
 from genpoe.injection import ExpertLayer
 from plumbing.batches import pad
 from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError, load_checkpoint
-from qa.prompts import build_prompt, encode_passage
+from qa.prompts import (
+    PROMPT_OF_0_1,
+    build_prompt,
+    encode_passage,
+    prompt_template,
+    warn_of_another_prompt,
+)
 from retrieval.passage import Passage
 
 _KEYS = ("state_dict", "hyper_parameters", "backbone")  # of a checkpoint
@@ -46,11 +52,12 @@ def check_backbone(backbone: Backbone, name: str, fingerprint: str) -> None:
     Raises:
         BackboneMismatchError: If the fingerprints differ; the message names both models.
     """
-    if backbone.fingerprint != fingerprint:
+    identity = backbone.identity
+    if differing := identity.difference(fingerprint):
         raise BackboneMismatchError(
             f"the checkpoint was trained with the backbone {name} ({fingerprint[:12]}), but "
-            f"{backbone.name} ({backbone.fingerprint[:12]}) is loaded; choose that model "
-            "(backbone=…) or another ckpt_path"
+            f"{backbone.name} ({identity.fingerprint[:12]}) is loaded; what differs: {differing}; "
+            "choose that model (backbone=…) or another ckpt_path"
         )
 
 
@@ -61,21 +68,30 @@ class GenPoE:
         backbone: The frozen model.
         hypernet: The hypernetwork, on the backbone's device; its settings name the layer.
         max_passage_tokens: Longer passages are cut.
+        prompt: The `qa.prompts.prompt_template` under which the hypernetwork was trained. None
+            takes the present one.
     """
 
     def __init__(
-        self, backbone: Backbone, hypernet: Hypernet, max_passage_tokens: int = 512
+        self,
+        backbone: Backbone,
+        hypernet: Hypernet,
+        max_passage_tokens: int = 512,
+        prompt: str | None = None,
     ) -> None:
         self.backbone = backbone
         self.hypernet = hypernet
         self.expert_layer = ExpertLayer(backbone, hypernet.settings.layer)
         self.max_passage_tokens = max_passage_tokens
+        self.prompt = prompt_template() if prompt is None else prompt
 
     @classmethod
     def from_checkpoint(
         cls, path: str | Path, backbone: Backbone | None = None, device: str = "cpu"
     ) -> GenPoE:
         """Load a trained hypernetwork and, unless it is given, the backbone that it names.
+
+        If it was trained under another prompt than the present one, a warning says so.
 
         Args:
             path: A checkpoint of ``scripts/train_hypernet.py``, or a file that `save` wrote.
@@ -110,7 +126,9 @@ class GenPoE:
         except RuntimeError as error:
             raise _not_genpoe(path, " ".join(str(error).split())) from error
         hypernet.to(backbone.device).eval().requires_grad_(False).cast(backbone.dtype)
-        return cls(backbone, hypernet, max_passage_tokens)
+        prompt = str(checkpoint.get("prompt", PROMPT_OF_0_1))
+        warn_of_another_prompt(f"the hypernetwork of {path}", prompt)
+        return cls(backbone, hypernet, max_passage_tokens, prompt)
 
     def save(self, path: str | Path) -> None:
         """Write a file that `from_checkpoint` reads: the hypernetwork and the backbone's name."""
@@ -126,6 +144,7 @@ class GenPoE:
                     "max_passage_tokens": self.max_passage_tokens,
                 },
                 "backbone": {"name": self.backbone.name, "fingerprint": self.backbone.fingerprint},
+                "prompt": self.prompt,
             },
             Path(path),
         )

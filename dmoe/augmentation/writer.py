@@ -19,7 +19,7 @@ from backbone.model import Backbone
 from plumbing.batches import pad
 from plumbing.mounts import SettingValueError
 from plumbing.settings import typed
-from plumbing.storage.hashing import short_hash
+from plumbing.storage.hashing import digest, short_hash
 
 # Rows that have ended are dropped from a batch once at most this share of its rows still goes on.
 _CROWDED = 0.875
@@ -106,12 +106,25 @@ class BackboneWriter:
         self._backbone = backbone
         self._temperature = temperature
         self._seed = seed
+        self._identity = backbone.identity
         self._prefix: tuple[list[int], Any] = ([], None)
 
     @property
     def fingerprint(self) -> str:
-        """The backbone's fingerprint, and the settings of the sampling."""
-        return f"{self._backbone.fingerprint} {self._temperature} {self._seed}"
+        """The backbone's fingerprint, and everything else that decides its answers.
+
+        These are the chat template, the tokens that end an answer, the dtype, and the settings of
+        the sampling.
+        """
+        template = getattr(self._backbone.tokenizer, "chat_template", None)
+        ends = self._backbone.stop_token_ids
+        own = digest([template, ends, str(self._backbone.dtype)])[:16]
+        return f"{self._identity.fingerprint} {own} {self._temperature} {self._seed}"
+
+    @property
+    def older_fingerprint(self) -> str:
+        """The fingerprint of version 0.1; what that version cached is still read."""
+        return f"{self._identity.weights.legacy} {self._temperature} {self._seed}"
 
     def write(self, requests: Sequence[WritingRequest]) -> list[str | WriterError]:
         """Answer requests, as `Writer.write` describes.

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from backbone.model import Backbone
 from dmoe.ablation.key import settings_key
 from dmoe.ablation.report import Row, write_report
+from dmoe.augmentation.prompts import templates_hash
 from dmoe.bank import Bank
 from dmoe.commands.augment import AUGMENTATIONS, SURROGATES, augment
 from dmoe.commands.build_experts import build_experts, is_built, open_lessons
@@ -34,6 +35,7 @@ from plumbing.cli import check_complete, one_line, say_written, type_shell
 from plumbing.storage.jsonl import read_jsonl, write_jsonl
 from qa.commands.evaluate import evaluate_run
 from qa.data.dataset import QADataset
+from qa.prompts import prompt_template
 from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
@@ -69,7 +71,8 @@ class Cell:
         ignored = {"ablation", "paths", "resume"}
         if OmegaConf.select(self.config, "trigger.active") is False:
             ignored.add("router")
-        return settings_key(self.config, {str(key) for key in self.config} - ignored)
+        chosen = {str(key) for key in self.config} - ignored
+        return settings_key(self.config, chosen, prompt_template())
 
 
 def ablate(config: DictConfig, overrides: Sequence[str]) -> dict[str, float]:
@@ -187,7 +190,8 @@ class Workshop:
             without a bank train while they answer. They have no ``expert_norm``, and their
             ``seconds_per_question`` leaves out that training.
         """
-        built = self._folder / "banks" / settings_key(cell.config, _BUILT)
+        key = settings_key(cell.config, _BUILT, prompt_template())
+        built = self._folder / "banks" / key
         config = cell.config.copy()
         config.paths.output_dir = str(self._folder / "cells" / cell.key)
         config.instances.augmentation = str(self._folder / config.instances.augmentation)
@@ -258,7 +262,8 @@ def _expert_norm(bank: Bank) -> dict[str, float]:
 
 def _augmentations(config: DictConfig) -> Path:
     """The path of an ablation's augmentations, relative to its run folder."""
-    return Path("augmentations", settings_key(config, _AUGMENTED), AUGMENTATIONS)
+    key = settings_key(config, _AUGMENTED, templates_hash())
+    return Path("augmentations", key, AUGMENTATIONS)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -188,12 +188,16 @@ def _push(settings: argparse.Namespace) -> _Results:
 
 
 def _export_peft(settings: argparse.Namespace) -> _Results:
+    from backbone.lora.record import AdapterRecord
     from dmoe.bank.bank import Bank
     from dmoe.experts.peft import export_adapter
 
     bank = Bank.open(settings.dir)
     expert = {name: tensors[0] for name, tensors in bank.get([settings.id]).items()}
-    export_adapter(settings.target, expert, _expert_spec(bank), _final_ffn(bank, settings))
+    ffn = _final_ffn(bank, settings)
+    prompt = bank.spec.recipe.get("prompt")
+    record = AdapterRecord(ffn.backbone.name, ffn.backbone.fingerprint, prompt)
+    export_adapter(settings.target, expert, _expert_spec(bank), ffn, record)
     yield {"exported": 1}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from dmoe.training.lessons import (
     check_formats,
     lessons_from_augmentation,
     lessons_from_questions,
+    prompt_of,
 )
 from dmoe.training.module import ExpertModule, LessonsBar, training_strategy
 from dmoe.training.settings import check_trainer, typed_settings
@@ -301,7 +302,8 @@ def open_bank(config: DictConfig, backbone: Backbone, spec: ExpertSpec, recipe: 
     Raises:
         BankError: If there is a bank with another backbone, other settings or another recipe.
     """
-    return Bank.create(config.bank.dir, _bank_spec(config, backbone, spec, recipe), exist_ok=True)
+    wanted = _bank_spec(config, backbone, spec, recipe)
+    return Bank.create(config.bank.dir, wanted, exist_ok=True, backbone=backbone)
 
 
 def is_built(
@@ -329,9 +331,8 @@ def is_built(
     if next(bank.missing(wanted), None) is not None:
         return False
     spec, recipe, _ = typed_settings(config)
-    _any_source(bank.spec).check_same(
-        _any_source(_bank_spec(config, backbone, spec, recipe)), bank.path
-    )
+    checked = ("backbone_sha256", "recipe.source")  # the backbone when the bank was opened
+    bank.spec.check_same(_bank_spec(config, backbone, spec, recipe), bank.path, checked)
     return True
 
 
@@ -346,13 +347,10 @@ def _bank_spec(
         **recipe.as_dict(),
         "backbone_dtype": str(backbone.dtype).removeprefix("torch."),
         "formats": list(chosen.formats),
+        **({} if (prompt := prompt_of(chosen.formats)) is None else {"prompt": prompt}),
         "source": "augmentation" if chosen.augmentation else f"questions ({chosen.part})",
     }
     return BankSpec(backbone.name, backbone.fingerprint, layout, spec.alpha, made_by)
-
-
-def _any_source(spec: BankSpec) -> BankSpec:
-    return replace(spec, recipe={k: v for k, v in spec.recipe.items() if k != "source"})
 
 
 def pack(bank: Bank) -> None:

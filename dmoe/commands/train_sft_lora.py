@@ -14,7 +14,7 @@ from dmoe.baselines.sft_lora.module import SFTModule
 from dmoe.commands.build_experts import open_lessons
 from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import encode_all
-from dmoe.training.lessons import check_formats
+from dmoe.training.lessons import check_formats, prompt_of
 from plumbing.cli import check_complete, next_command, say_written
 from plumbing.mounts import mounted
 from plumbing.settings import read_section
@@ -64,7 +64,7 @@ def train_sft_lora(config: DictConfig) -> dict[str, float]:
         "seconds": watch.seconds,
     }
     if trainer.is_global_zero:
-        module.adapter.save(folder)
+        module.adapter.save(folder, prompt_of(config.instances.formats))
     write_metrics(trainer, config.paths.output_dir, metrics)
     using = {"method": "sft_lora", "adapter_dir": folder}
     say_written(

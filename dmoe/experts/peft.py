@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from backbone.final_ffn import FinalFFN
+from backbone.lora.record import RECORD, AdapterRecord, check_record
 from backbone.lora.settings import CONFIG, WEIGHTS, AdapterError, check_absent
 from backbone.projections import TARGETS
 from dmoe.experts.expert import Expert, ExpertError, ExpertSpec, check_expert
@@ -39,7 +40,11 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 
 
 def export_adapter(
-    folder: str | Path, expert: Mapping[str, Tensor], spec: ExpertSpec, ffn: FinalFFN
+    folder: str | Path,
+    expert: Mapping[str, Tensor],
+    spec: ExpertSpec,
+    ffn: FinalFFN,
+    record: AdapterRecord | None = None,
 ) -> None:
     """Write an expert as a PEFT adapter.
 
@@ -50,6 +55,7 @@ def export_adapter(
         expert: One expert.
         spec: The expert's settings.
         ffn: The final FFN that the expert belongs to.
+        record: What the expert was trained with. It is written into the folder, unless it is None.
 
     Raises:
         AdapterError: If the folder exists.
@@ -65,6 +71,8 @@ def export_adapter(
         save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
         config = json.dumps(_config(spec, ffn, names), indent=2, sort_keys=True)
         (part / CONFIG).write_text(config + "\n", encoding="utf-8")
+        if record is not None:
+            record.write(part)
 
 
 def import_adapter(folder: str | Path, ffn: FinalFFN) -> tuple[Expert, ExpertSpec]:
@@ -79,11 +87,13 @@ def import_adapter(folder: str | Path, ffn: FinalFFN) -> tuple[Expert, ExpertSpe
 
     Raises:
         AdapterError: If the adapter is missing or damaged, does more than plain LoRA, or changes
-            other parts of the model than the final FFN.
+            other parts of the model than the final FFN; or if its record names another backbone.
         ExpertError: If the adapter's tensors do not fit the backbone.
     """
     folder = Path(folder)
     config, tensors = _read(folder)
+    if (folder / RECORD).is_file():  # PEFT itself writes none
+        check_record(folder, ffn.backbone)
     for key, plain in _PLAIN.items():
         if config.get(key, plain[0]) not in plain:
             raise AdapterError(

@@ -18,7 +18,6 @@ Shapes: R rank, I inputs, O outputs.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 from backbone.edits import WeightEdits
 from backbone.final_ffn import FinalFFN
 from backbone.loading import EMBEDDED, load_backbone
+from backbone.lora.record import RECORD, check_record
 from backbone.lora.settings import WEIGHTS
 from backbone.model import Backbone
 from dmoe.experts.expert import ExpertSpec
@@ -41,6 +41,7 @@ from dmoe.training.instances import encode_all
 from dmoe.training.lessons import Lesson
 from plumbing.settings import check_limit
 from plumbing.storage.files import sha256_of
+from qa.prompts import warn_of_another_prompt
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +113,8 @@ def _replace(ffn: FinalFFN, target: str) -> WarmLinear:
 def warm_backbone(adapter: str | Path, name: str = EMBEDDED, **settings: Any) -> Backbone:
     """Load a backbone with a warm-up's adapter merged into it, under a new fingerprint.
 
+    If the warm-up was trained under another prompt than the present one, a warning says so.
+
     Args:
         adapter: The folder that ``scripts/train_warmup.py`` wrote, or any PEFT adapter of the final
             FFN.
@@ -119,24 +122,29 @@ def warm_backbone(adapter: str | Path, name: str = EMBEDDED, **settings: Any) ->
         **settings: Further settings, as in `backbone.loading.load_backbone`.
 
     Raises:
-        AdapterError: If the adapter cannot be used.
+        AdapterError: If the adapter cannot be used, or was trained for another backbone.
     """
     backbone = load_backbone(name, **settings)
     ffn = FinalFFN(backbone)
     expert, spec = import_adapter(adapter, ffn)
-    # The new fingerprint is made from the one before merging and the adapter's hash. A fingerprint
-    # samples the weights, and might miss such small changes. It takes the place of the one that
-    # `WeightEdits` gives, because banks were built under it, and because it is the same on any GPU.
-    both = f"beside {backbone.fingerprint} {sha256_of(Path(adapter) / WEIGHTS)} {spec.scaling}"
+    if (Path(adapter) / RECORD).is_file():  # version 0.1 wrote none, and neither does PEFT
+        prompt = check_record(Path(adapter), backbone).get("prompt")
+        warn_of_another_prompt(f"the warm-up {adapter}", prompt)
+    # The new identity is made of the one before merging and of the adapter's hash. It takes the
+    # place of the one that `WeightEdits` gives, because banks were built under it, and because it
+    # is the same on any GPU.
+    weights = backbone.weights.changed(
+        "beside", f"{sha256_of(Path(adapter) / WEIGHTS)} {spec.scaling}"
+    )
     merge_expert(ffn, expert, spec)
-    backbone.fingerprint = hashlib.sha256(both.encode()).hexdigest()
+    backbone.weights = weights
     return backbone
 
 
 class WarmLinear(nn.Linear):
     """A linear map that computes ``W x + B A x`` and rounds only the sum.
 
-    It keeps the weights of the map that it replaces, so that a fingerprint still finds them. The
+    It keeps the weights of the map that it replaces, so that they are found under their names. The
     factors are float32 buffers, so they are copied and moved together with the module.
 
     Args:

@@ -30,6 +30,7 @@ from genpoe.training.frozen_states import FrozenStates, frozen_states
 from genpoe.training.settings import OptimSettings
 from plumbing.progress import progress
 from plumbing.training.checkpoint import CheckpointError
+from qa.prompts import PROMPT_OF_0_1, prompt_template
 
 _PASSAGES_TO_START = 16384  # passages that a hypernetwork may look at before its training
 _QUESTIONS_TO_START = 512  # questions at whose answers it may look at the FFN
@@ -220,7 +221,7 @@ class GenPoEModule(LightningModule):
         return compute()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the backbone's name and fingerprint to the checkpoint.
+        """Add the backbone's name and fingerprint and the prompt to the checkpoint.
 
         Raises:
             CheckpointError: If a weight is not finite; the checkpoint before it is then kept.
@@ -235,6 +236,7 @@ class GenPoEModule(LightningModule):
             "name": self.backbone.name,
             "fingerprint": self.backbone.fingerprint,
         }
+        checkpoint["prompt"] = prompt_template()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the training goes on with the same backbone and the same hypernetwork.
@@ -255,7 +257,9 @@ class GenPoEModule(LightningModule):
                 f"the checkpoint is of another hypernetwork: {_said(changed)}; go on with the same "
                 "experiment and the same settings of hypernet"
             )
-        if others := others | _changes(before["optim"], now["optim"]):
+        others |= _changes(before["optim"], now["optim"])
+        prompt = checkpoint.get("prompt", PROMPT_OF_0_1)
+        if others := others | _changes({"prompt": prompt}, {"prompt": prompt_template()}):
             said = _said(others)
             rank_zero_warn(f"the run goes on with other settings: {said}", category=UserWarning)
 

@@ -20,6 +20,9 @@ from qa.method import AnsweringMethod, Prediction, QuestionInput
 from qa.metrics import bootstrap_interval, exact_match, f1_score, yes_no_accuracy
 from qa.passages.containment import is_yes_no
 from qa.passages.source import NoPassages, PassageSource
+from qa.prompts import prompt_template
+
+MADE_WITH = "made_with.json"  # in a run folder
 
 # The scores of a question, and what one unit of each is worth in metrics.json.
 SCALE = {"em": 100.0, "f1": 100.0, "acc": 100.0, "nll": 1.0}
@@ -34,13 +37,15 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Evaluate a method and write ``metrics.json`` and ``predictions.jsonl``.
+    """Evaluate a method and write ``metrics.json``, ``predictions.jsonl`` and ``made_with.json``.
+
+    The last one holds the prompt, and the name and the fingerprint of the backbone.
 
     Args:
         method: The method that answers.
         questions: The questions.
         source: Chooses the passages of each question. A method that uses no passages is given none.
-        run_dir: The folder of the two files, which is made if it does not exist. Both are written
+        run_dir: The folder of the files, which is made if it does not exist. They are written
             at the end and atomically, so a folder that holds ``metrics.json`` holds a whole
             evaluation.
         batch_size: How many questions are answered at once; it changes the speed only.
@@ -95,8 +100,18 @@ def evaluate(
         **method.measure(predictions),
     }
     write_jsonl(Path(run_dir) / "predictions.jsonl", rows)
+    write_json(Path(run_dir) / MADE_WITH, _made_with(method))
     write_json(Path(run_dir) / "metrics.json", metrics)
     return metrics
+
+
+def _made_with(method: AnsweringMethod) -> dict[str, str]:
+    backbone = method.backbone
+    return {
+        "prompt": prompt_template(),
+        "backbone": backbone.name,
+        "fingerprint": backbone.fingerprint,
+    }
 
 
 def sample(questions: Sequence[Question], limit: int | None, seed: int = 0) -> list[Question]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,11 @@ from plumbing.storage.jsonl import (
     require_key,
     text_field,
 )
-from qa.evaluation.evaluate import SCALE
+from qa.evaluation.evaluate import MADE_WITH, SCALE
 from qa.metrics import paired_difference
+from qa.prompts import PROMPT_OF_0_1
+
+log = logging.getLogger(__name__)
 
 _NEEDED = ("em", "nll", "n")
 _ENDS = ("", "_low", "_high")
@@ -46,11 +50,13 @@ class RunFolder:
         folder: The run folder.
         metrics: The content of ``metrics.json``.
         questions: The lines of ``predictions.jsonl``, by the id of the question.
+        prompt: The `qa.prompts.prompt_template` of the run.
     """
 
     folder: Path
     metrics: dict[str, float]
     questions: dict[str, Answered]
+    prompt: str = PROMPT_OF_0_1
 
     @property
     def predictions(self) -> Path:
@@ -72,7 +78,7 @@ def read_run(folder: str | Path) -> RunFolder:
             f"{'a file' if folder.exists() else 'nothing'}; check runs=[…]"
         )
     metrics = _read_metrics(folder / "metrics.json")
-    run = RunFolder(folder, metrics, {})
+    run = RunFolder(folder, metrics, {}, _read_prompt(folder / MADE_WITH))
     lines: dict[str, int] = {}
     for number, row in read_jsonl(run.predictions):
         where = f"{run.predictions}:{number}"
@@ -89,6 +95,9 @@ def read_run(folder: str | Path) -> RunFolder:
 
 def differences(run: RunFolder, baseline: RunFolder, seed: int = 0) -> dict[str, float]:
     """Subtract the scores of a baseline from those of a run, question by question.
+
+    If the runs asked under other prompts, a warning says so, because the difference may be that of
+    the prompts.
 
     Args:
         run: The run that is compared.
@@ -111,6 +120,11 @@ def differences(run: RunFolder, baseline: RunFolder, seed: int = 0) -> dict[str,
             f"{run.predictions} and {baseline.predictions} have no question in common; compare "
             "evaluations of the same data and split"
         )
+    if run.prompt != baseline.prompt:
+        log.warning(
+            "%s and %s asked under other prompts, %r and %r; evaluate one of them again",
+            *(run.folder, baseline.folder, run.prompt, baseline.prompt),
+        )
     pairs = [(run.questions[id], baseline.questions[id]) for id in both]
     for one, other in pairs:
         if one.answers != other.answers:
@@ -126,6 +140,18 @@ def differences(run: RunFolder, baseline: RunFolder, seed: int = 0) -> dict[str,
             values = paired_difference(a, b, seed)
             found |= {f"{name}{end}": value for end, value in zip(_ENDS, values, strict=True)}
     return found
+
+
+def _read_prompt(path: Path) -> str:
+    """The prompt of a run; version 0.1 did not write it."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["prompt"])
+    except FileNotFoundError:
+        return PROMPT_OF_0_1
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{path}: expected an object with the prompt of an evaluation; evaluate again"
+        ) from error
 
 
 def _read_metrics(path: Path) -> dict[str, float]:

@@ -79,6 +79,14 @@ def test_what_is_there_is_not_built_again(build, tmp_path):
     assert (metrics["experts"], metrics["skipped"]) == (0, 7)
 
 
+def test_another_instruction_needs_another_bank(build, tmp_path, monkeypatch):
+    assert build("instances.limit=1")["experts"] == 1
+    monkeypatch.setattr("qa.prompts.INSTRUCTION", "Answer in Latin.")
+    with pytest.raises(BankError, match=r"recipe\.prompt: .*Latin.* here, .* in the bank; use an"):
+        build("instances.limit=1")
+    assert build("instances.limit=1", f"bank.dir={tmp_path / 'other'}")["experts"] == 1
+
+
 @pytest.mark.slow
 def test_a_bar_counts_the_lessons(build, monkeypatch):
     class Terminal(io.StringIO):

@@ -182,6 +182,19 @@ def test_another_hypernetwork_is_refused_and_another_rate_is_said(tiny_backbone)
         make_module(tiny_backbone, lr=2e-2).on_load_checkpoint(checkpoint)
 
 
+def test_another_prompt_is_said_when_resuming(tiny_backbone, monkeypatch):
+    module = make_module(tiny_backbone)
+    checkpoint: dict[str, Any] = {"hyper_parameters": dict(module.hparams)}
+    module.on_save_checkpoint(checkpoint)
+    old = {key: value for key, value in checkpoint.items() if key != "prompt"}
+    for each in (checkpoint, old):  # version 0.1 did not save the prompt
+        module.on_load_checkpoint(each)
+    monkeypatch.setattr("qa.prompts.INSTRUCTION", "Answer in Latin.")
+    for each in (checkpoint, old):
+        with pytest.warns(UserWarning, match=r"other settings: prompt was .*, is .*Latin"):
+            module.on_load_checkpoint(each)
+
+
 def test_learning_rates_out_of_order_are_an_error(tiny_backbone):
     with pytest.raises(ValueError, match=r"lr > 0, got lr_min=1\.0, lr=0\.1"):
         make_module(tiny_backbone, lr=0.1, lr_min=1.0)

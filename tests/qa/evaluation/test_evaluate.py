@@ -95,9 +95,15 @@ def test_metrics_and_predictions_are_written(
         *(f"{name}{end}" for name in ("em", "f1", "nll") for end in ("", "_low", "_high")),
     }
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        "made_with.json",
         "metrics.json",
         "predictions.jsonl",
     ]
+    assert json.loads((tmp_path / "new" / "made_with.json").read_text()) == {
+        "prompt": prompt_template(),
+        "backbone": scripted.backbone.name,
+        "fingerprint": scripted.backbone.fingerprint,
+    }
 
 
 class SlowlyFound(GoldPassages):
