@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import DataError
 from qa.data.dataset import Question
-from qa.metrics import normalize_answer
+from qa.metrics import answer_words
 from qa.passages.containment import answers_question, can_be_judged, is_yes_no
 from qa.passages.gold_ids import gold_ids, warn_of_missing_gold
 from qa.passages.source import PassageSource, Selection, check_k
@@ -146,7 +146,7 @@ def _answer_in(text: str, answers: Sequence[str]) -> str | None:
 
     The tokens are those of top-K accuracy, and after that those of exact match.
     """
-    for split in (answer_tokens, lambda part: normalize_answer(part).split()):
+    for split in (answer_tokens, answer_words):
         tokens = split(text)
         for answer in answers:
             wanted = split(answer)
