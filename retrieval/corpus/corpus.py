@@ -93,8 +93,7 @@ class Corpus(Mapping[str, Passage]):
                 first one is kept.
 
         Raises:
-            DataError: If the file cannot be used, and then the message names the line; or if it
-                holds no passage, because nothing can be made of an empty corpus.
+            DataError: If the file cannot be used; the message names the line.
         """
         if on_error not in _CHOICES:
             raise CorpusSettingError(
@@ -112,9 +111,6 @@ class Corpus(Mapping[str, Passage]):
             log.warning(
                 "%s: %d lines were skipped; %s lists them", path, corpus.skipped, store / SKIPPED
             )
-        if not len(corpus):
-            left = f"none but {corpus.skipped} malformed lines" if corpus.skipped else "none"
-            raise CorpusSettingError("path", f"{path}: expected at least one passage, got {left}")
         return corpus
 
     def __len__(self) -> int:
