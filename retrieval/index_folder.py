@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from plumbing.mounts import SettingValueError
+from plumbing.storage.jsonl import DataError
 from plumbing.storage.manifest import MANIFEST, FolderError, read_manifest
+from retrieval.corpus.corpus import Corpus
 
 T = TypeVar("T")
 
@@ -49,6 +51,19 @@ def index_path(index_dir: str | Path | None) -> Path:
             "index_dir", f"{folder}: expected a folder or nothing, got a file", "set another {}"
         )
     return folder
+
+
+def check_corpus(corpus: Corpus) -> None:
+    """Check that there is something to build an index of, of whichever kind.
+
+    Raises:
+        DataError: If the corpus has no passage.
+    """
+    if not len(corpus):
+        came = f"none but {corpus.skipped} malformed lines" if corpus.skipped else "none"
+        raise DataError(
+            f"{corpus.path}: expected a corpus with passages, got {came}; name another corpus"
+        )
 
 
 def check_built(folder: Path, what: str, wanted: dict[str, Any]) -> None:

@@ -136,16 +136,6 @@ def test_queries_are_cut_to_so_many_words(corpus, settings, index):
     assert short.fingerprint != index.fingerprint
 
 
-def test_an_empty_corpus(tmp_path):
-    corpus = corpus_of(tmp_path, [])
-    settings = BM25Settings(tmp_path / "index")
-    settings.build(corpus)
-    index = settings.open(corpus)
-    assert index.search(["lisbon"], 3) == [[]]
-    index.add(PASSAGES)
-    assert ids(index.search(["lisbon"], 3)[0]) == ["lisbon"]
-
-
 def test_python_threads_share_it_while_it_changes(index):
     expected = index.search(QUERIES[:4], 9)
     found: list[list[list[Hit]]] = []
