@@ -25,7 +25,10 @@ from omegaconf import OmegaConf, open_dict
 from tests.helpers.documented import ROOT, Command
 
 CONF = ROOT / "conf"
-BIOS = ("data.train_entities=8", "data.dev_entities=4", "data.distractor_entities=2")
+BIOS = (
+    *("data.train_entities=8", "data.dev_entities=4", "data.distractor_entities=2"),
+    *("data.test_entities=2", "data.unseen_entities=2"),
+)
 
 
 def composed(script: str, overrides: Sequence[str], with_hydra: bool = False) -> Any:
