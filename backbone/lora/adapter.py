@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import nn
 
+from backbone.lora.folder import check_files, read_config
 from backbone.lora.settings import (
-    CONFIG,
     WEIGHTS,
     AdapterError,
     AdapterSettingError,
@@ -130,6 +130,7 @@ class LoraAdapter:
                 f"{folder / WEIGHTS} is not what was written; train the adapter again "
                 "(scripts/train_sft_lora.py)"
             )
+        read_config(folder, also=["target_parameters"])  # the experts of a mixture
         from peft import PeftModel
 
         return cls(backbone, lambda model: PeftModel.from_pretrained(model, str(folder)))
@@ -175,12 +176,12 @@ def _read_record(folder: Path) -> dict[str, str]:
     Raises:
         AdapterError: If a file is missing, or if the record is damaged.
     """
-    missing = [name for name in (CONFIG, WEIGHTS, RECORD) if not (folder / name).is_file()]
-    if missing:
-        raise AdapterError(
-            f"{folder}: expected an adapter of scripts/train_sft_lora.py, found no {missing[0]}; "
-            "give its run folder's adapter as adapter_dir"
-        )
+    check_files(
+        folder,
+        "an adapter of scripts/train_sft_lora.py",
+        "give its run folder's adapter as adapter_dir",
+        [RECORD],
+    )
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return {key: str(record[key]) for key in ("name", "fingerprint", "weights")}
