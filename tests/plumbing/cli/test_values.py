@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 
 from plumbing.cli.values import CONF, leaves, typed_value, typed_word, with_quotes
 
-
 PATHS = [
     "a b/c",
     "sweeps/a=4,b=2/checkpoints/last.ckpt",
