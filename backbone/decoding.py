@@ -226,13 +226,21 @@ def _left_padded_rows(backbone: Backbone, rows: Sequence[Sequence[int]]) -> tupl
     return pad(rows, value, left=True, device=backbone.device)
 
 
+def positions(backbone: Backbone) -> int | None:
+    """How many tokens a model can read and write in one text; None if there is no limit."""
+    limit: int | None = getattr(
+        backbone.model.config.get_text_config(), "max_position_embeddings", None
+    )
+    return limit
+
+
 def check_room(backbone: Backbone, prompt_tokens: int, max_new_tokens: int) -> None:
     """Check that a prompt and its new tokens fit into the model's positions.
 
     Raises:
         ValueError: If they do not fit.
     """
-    limit = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)
+    limit = positions(backbone)
     if limit and prompt_tokens + max_new_tokens > limit:
         raise ValueError(
             f"a prompt of {prompt_tokens} tokens and {max_new_tokens} new ones exceed the "

@@ -19,6 +19,7 @@ from dmoe.metrics import routing_metrics
 from plumbing.mounts import SettingValueError, mounted
 from plumbing.settings import typed
 from qa.method import AnsweringMethod, Prediction, QuestionInput
+from qa.passages.gold_ids import warn_of_missing_gold
 from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
@@ -99,11 +100,22 @@ class DMoEMethod(AnsweringMethod):
     def check_passages(self, passages: Iterable[Passage]) -> None:
         """Check that the experts were made of the texts that these passages have.
 
+        A warning says if few of the passages have an expert.
+
         Raises:
             BankError: If an expert was made of another text.
         """
-        if self._bank is not None:
-            self._bank.check_passages(passages)
+        if self._bank is None:
+            return
+        passages = list(passages)
+        self._bank.check_passages(passages)
+        warn_of_missing_gold(
+            (passage.id for passage in passages),
+            self._bank,
+            f"the bank {self._bank.path}",
+            "routing can hardly find a right expert; build the experts of these passages "
+            "(scripts/build_experts.py), or give the bank that was built from these data",
+        )
 
     def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
         """Measure how often routing took place, and what it found; see `routing_metrics`."""

@@ -9,6 +9,7 @@ Shapes: P passages, S passage tokens, B questions, K experts a question, D d_mod
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ from plumbing.batches import pad
 from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError, load_checkpoint
 from qa.prompts import build_prompt, encode_passage
 from retrieval.passage import Passage
+
+log = logging.getLogger(__name__)
 
 _KEYS = ("state_dict", "hyper_parameters", "backbone")  # of a checkpoint
 _PREFIX = "hypernet."  # begins the names of its weights in a checkpoint's state_dict
@@ -70,6 +73,7 @@ class GenPoE:
         self.hypernet = hypernet
         self.expert_layer = ExpertLayer(backbone, hypernet.settings.layer)
         self.max_passage_tokens = max_passage_tokens
+        self._said_cut = False
 
     @classmethod
     def from_checkpoint(
@@ -204,12 +208,23 @@ class GenPoE:
         return greedy_decode(self.backbone, [prompt], max_new_tokens).texts[0]
 
     def tokens(self, passages: Sequence[Passage]) -> PassageTokens:
-        """The token ids of passages as the hypernetwork reads them, on the backbone's device."""
-        ids = [
-            encode_passage(self.backbone.tokenizer, passage, self.max_passage_tokens)
-            for passage in passages
-        ]
-        ids_PS, mask_PS = pad(ids, 0)  # any token can be padding, because the mask marks it
+        """The token ids of passages as the hypernetwork reads them, on the backbone's device.
+
+        Passages of more than `max_passage_tokens` are cut, and the first time a warning says so.
+        """
+        limit = self.max_passage_tokens
+        ids = [encode_passage(self.backbone.tokenizer, passage, limit + 1) for passage in passages]
+        cut = [p.id for p, row in zip(passages, ids, strict=True) if len(row) > limit]
+        if cut and not self._said_cut:
+            self._said_cut = True
+            log.warning(
+                "passage %r has more than %d tokens (max_passage_tokens of the training), and the "
+                "hypernetwork reads only these; further passages are cut without a word",
+                *(cut[0], limit),
+            )
+        ids_PS, mask_PS = pad(
+            [row[:limit] for row in ids], 0
+        )  # any token can be padding, because the mask marks it
         device = self.backbone.device
         return PassageTokens(ids_PS.to(device), mask_PS.to(device))
 

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 
 import torch
 
-from backbone.decoding import greedy_decode, score_answers
+from backbone.decoding import greedy_decode, positions, score_answers
 from backbone.model import Backbone
+from backbone.tokens import encode_prompt
 from plumbing.mounts import SettingValueError
 from qa.data.dataset import Question
 from qa.passages.source import PassageSource, Selection
 from qa.prompts import build_prompt
-from retrieval.passage import Passage
+from retrieval.passage import Passage, passage_text
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,40 @@ class AnsweringMethod:
         """Write what the model reads: the question, after its passages if there is RAG."""
         passages = input.selection.passages if self.rag else ()
         return build_prompt(input.question.question, passages)
+
+    def check_prompts(self, inputs: Sequence[QuestionInput]) -> None:
+        """Check that each prompt leaves room for ``max_new_tokens`` in the backbone's positions.
+
+        Raises:
+            ValueError: If one does not; the message names the question and its longest passage.
+        """
+        limit = positions(self.backbone)
+        if limit is None:
+            return
+        sizes = [self._tokens(self.prompt(input)) for input in inputs]
+        too_long = [i for i, size in enumerate(sizes) if size + self.max_new_tokens > limit]
+        if too_long:
+            worst = max(too_long, key=sizes.__getitem__)
+            others = f" (and so are {len(too_long) - 1} others)" if len(too_long) > 1 else ""
+            raise ValueError(
+                f"the prompt of question {inputs[worst].question.id!r} is too long{others}: "
+                f"{sizes[worst]} tokens and {self.max_new_tokens} new ones exceed the {limit} "
+                f"positions of {self.backbone.name}; {self._shorten(inputs[worst])}, or choose a "
+                "backbone that reads more"
+            )
+
+    def _shorten(self, input: QuestionInput) -> str:
+        """Say what to do about a prompt that is too long."""
+        passages = input.selection.passages if self.rag else ()
+        sizes = {passage.id: self._tokens(passage_text(passage)) for passage in passages}
+        longest = max(sizes, key=sizes.__getitem__, default="")
+        if not sizes or self._tokens(input.question.question) > sizes[longest]:
+            return "shorten the question or leave it out"
+        fewer = f"use fewer passages (k={len(sizes) - 1} or less), or " if len(sizes) > 1 else ""
+        return f"{fewer}split the passage {longest!r}, which has {sizes[longest]} tokens"
+
+    def _tokens(self, text: str) -> int:
+        return len(encode_prompt(self.backbone.tokenizer, text))
 
     @torch.inference_mode()
     def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:

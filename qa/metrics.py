@@ -1,7 +1,11 @@
 """Exact match and F1 as SQuAD defines them, and confidence intervals of their means.
 
-Answers are compared after SQuAD's normalisation, and no other: they are put into lower case,
-punctuation and articles are removed, and runs of white space become one space.
+Answers are compared after SQuAD's normalisation: they are put into lower case, punctuation and
+articles are removed, and runs of white space become one space.
+
+Deviation: in scripts without spaces, such as Chinese, Japanese and Thai, each character is a token,
+the punctuation of these scripts is removed, and full-width forms become the usual ones
+(`retrieval.unspaced`). All other texts have SQuAD's values exactly.
 
 Shapes: Q questions, R resamples.
 """
@@ -19,6 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
+from retrieval.unspaced import fold_width, spaced, without_punctuation
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII only, as SQuAD has it
 _CHUNK = 4_000_000  # The most resampled indices in memory at a time; they take 32 MB.
@@ -26,11 +32,21 @@ _CHUNK = 4_000_000  # The most resampled indices in memory at a time; they take 
 
 def normalize_answer(text: str) -> str:
     """SQuAD's normalisation: ``"The U.S. Navy"`` becomes ``"us navy"``."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+    plain = without_punctuation(fold_width(text).lower().translate(_NO_PUNCTUATION))
+    return " ".join(_ARTICLES.sub(" ", plain).split())
+
+
+def answer_words(text: str) -> list[str]:
+    """The words of an answer after normalisation, and the characters of scripts without spaces.
+
+    >>> answer_words("The U.S. Navy"), answer_words("北京。")
+    (['us', 'navy'], ['北', '京'])
+    """
+    return spaced(normalize_answer(text)).split()
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1.0 if the prediction is one of the answers after normalisation, else 0.0.
+    """1.0 if the prediction is one of the answers, word by word after normalisation, else 0.0.
 
     Raises:
         ValueError: If there is no answer.
@@ -162,19 +178,20 @@ class QAMetrics(Metric):
         return {"em": 100 * self.em_sum / self.count, "f1": 100 * self.f1_sum / self.count}
 
 
-def _best(score: Callable[[str, str], float], prediction: str, answers: Sequence[str]) -> float:
+def _best(
+    score: Callable[[list[str], list[str]], float], prediction: str, answers: Sequence[str]
+) -> float:
     if isinstance(answers, str) or not answers:
         raise ValueError(f"expected a list of at least one answer, got {answers!r}")
-    normalized = normalize_answer(prediction)
-    return max(score(normalized, normalize_answer(answer)) for answer in answers)
+    predicted = answer_words(prediction)
+    return max(score(predicted, answer_words(answer)) for answer in answers)
 
 
-def _exact(prediction: str, answer: str) -> float:
-    return float(prediction == answer)
+def _exact(predicted: list[str], expected: list[str]) -> float:
+    return float(predicted == expected)
 
 
-def _f1(prediction: str, answer: str) -> float:
-    predicted, expected = prediction.split(), answer.split()
+def _f1(predicted: list[str], expected: list[str]) -> float:
     if not predicted or not expected:
         return float(predicted == expected)
     common = sum((Counter(predicted) & Counter(expected)).values())

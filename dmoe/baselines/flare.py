@@ -23,7 +23,6 @@ import torch
 from backbone.decoding import (
     Continuation,
     Decoded,
-    check_room,
     first_line,
     greedy_continue,
     left_padded,
@@ -176,8 +175,8 @@ class FLAREMethod(AnsweringMethod):
 
     def _drafts(self, rows: Sequence[FLARERow]) -> list[Continuation]:
         """Continue each answer to its end under its present prompt."""
+        self.check_prompts([row.input for row in rows])
         prompts = [encode_prompt(self.backbone.tokenizer, self.prompt(row.input)) for row in rows]
-        check_room(self.backbone, max(map(len, prompts)), self.max_new_tokens)
         room = [self.max_new_tokens - len(row.ids) for row in rows]
         ids = [prompt + row.ids for prompt, row in zip(prompts, rows, strict=True)]
         drafts = greedy_continue(self.backbone, ids, max(room))

@@ -28,6 +28,7 @@ from dmoe.metrics import gold_metrics
 from dmoe.training.lessons import lessons_from_augmentation
 from plumbing.mounts import SettingValueError, mounted
 from qa.method import Prediction, QuestionInput
+from qa.passages.gold_ids import warn_of_missing_gold
 from qa.passages.source import Selection
 from retrieval.passage import Passage
 
@@ -81,6 +82,16 @@ class PlacedMethod(PRAGMethod):
             replace(prediction, details=_details(each, input))
             for prediction, each, input in zip(super().answer(routed), ids, inputs, strict=True)
         ]
+
+    def check_passages(self, passages: Iterable[Passage]) -> None:
+        """Warn if few of the gold passages are among those that the router may choose."""
+        warn_of_missing_gold(
+            (passage.id for passage in passages),
+            self._passages,
+            "the corpus",
+            "routing can hardly find a right passage; give the corpus whose ids the data set's "
+            "passage_ids name",
+        )
 
     def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
         """Add ``routed_gold``, in percent as for DMoE, to the metrics of `PRAGMethod.measure`."""

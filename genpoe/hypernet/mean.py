@@ -16,6 +16,7 @@ from genpoe.experts import Experts
 from genpoe.hypernet.hypernet import Hypernet, HypernetSettings, PassageTokens, StartSample
 from plumbing.mounts import SettingValueError
 from plumbing.settings import check_choice, check_positive
+from plumbing.storage.jsonl import DataError
 
 SCALINGS = ("none", "standardize", "whiten")
 INITIALIZATIONS = ("copy", "random")
@@ -23,6 +24,9 @@ INITIALIZATIONS = ("copy", "random")
 _VARIATION = 0.1
 # This share of the mean eigenvalue is added to each one, so that whitening amplifies no noise.
 _SHRINKAGE = 0.01
+# Passages whose embeddings differ by no more than this share of their size count as alike. The same
+# words in another order differ by 5e-8, which is rounding; one word in 500 makes 2e-3.
+_ALIKE = 1e-6
 
 
 def mean_pool(embedded_PSD: Tensor, attention_mask_PS: Tensor) -> Tensor:
@@ -66,14 +70,17 @@ class PassageScaler(nn.Module):
         """Take the statistics from pooled embeddings ``[P, D]`` of training passages.
 
         Raises:
-            ValueError: If there are fewer than two passages.
+            DataError: If there are fewer than two passages, or if they do not differ.
         """
         if self.mode == "none":
             return
-        if len(pooled_PD) < 2:
-            raise ValueError(f"scaling needs at least 2 training passages, got {len(pooled_PD)}")
         mean = pooled_PD.double().mean(0)
         centred = pooled_PD.double() - mean
+        if centred.norm() <= _ALIKE * pooled_PD.double().norm():
+            raise DataError(
+                f"scaling needs training passages that differ in their words, got "
+                f"{len(pooled_PD)} that do not; train on passages about different things"
+            )
         if self.mode == "standardize":
             transform = torch.eye(len(mean), dtype=torch.double, device=mean.device)
             transform /= centred.pow(2).mean().sqrt()
@@ -226,7 +233,7 @@ class MeanHypernet(Hypernet):
             pooled_PD: Pooled embeddings of a sample of the training passages.
 
         Raises:
-            ValueError: If there are fewer than two passages.
+            DataError: If there are fewer than two passages, or if they do not differ.
         """
         self.scaler.fit(pooled_PD)
         if self.initialization == "copy":

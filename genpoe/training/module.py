@@ -29,6 +29,7 @@ from genpoe.model import check_backbone
 from genpoe.training.frozen_states import FrozenStates, frozen_states
 from genpoe.training.settings import OptimSettings
 from plumbing.progress import progress
+from plumbing.storage.jsonl import DataError
 from plumbing.training.checkpoint import CheckpointError
 
 _PASSAGES_TO_START = 16384  # passages that a hypernetwork may look at before its training
@@ -189,7 +190,11 @@ class GenPoEModule(LightningModule):
         }
 
     def on_fit_start(self) -> None:
-        """Move the backbone to the device, compute frozen states, and set values from data."""
+        """Move the backbone to the device, compute frozen states, and set values from data.
+
+        Raises:
+            DataError: If the values from data are not finite.
+        """
         self.backbone.to(self.device)
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         if self._split is not None:
@@ -198,6 +203,12 @@ class GenPoEModule(LightningModule):
         if self.hypernet.started:
             return
         self.hypernet.start(_Sample(self, datamodule))
+        if broken := self._not_finite():
+            raise DataError(
+                f"{', '.join(broken)} of the hypernetwork are not finite before the first step: "
+                "the training passages or questions hardly differ, or the backbone's states are "
+                "not finite; look at the data and at the backbone, not at the learning rate"
+            )
         if self.trainer.world_size > 1:  # the signs of eigenvectors may differ between machines
             for tensor in self.hypernet.state_dict().values():
                 torch.distributed.broadcast(tensor, 0)
@@ -225,8 +236,7 @@ class GenPoEModule(LightningModule):
         Raises:
             CheckpointError: If a weight is not finite; the checkpoint before it is then kept.
         """
-        broken = [n for n, p in self.hypernet.named_parameters() if not p.isfinite().all()]
-        if broken:
+        if broken := self._not_finite():
             raise CheckpointError(
                 f"training has diverged: {', '.join(broken)} are no longer finite, and nothing is "
                 "saved over the last checkpoint; lower the learning rate lr"
@@ -235,6 +245,10 @@ class GenPoEModule(LightningModule):
             "name": self.backbone.name,
             "fingerprint": self.backbone.fingerprint,
         }
+
+    def _not_finite(self) -> list[str]:
+        """The names of the hypernetwork's weights that are not finite."""
+        return [n for n, p in self.hypernet.named_parameters() if not p.isfinite().all()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the training goes on with the same backbone and the same hypernetwork.

@@ -14,8 +14,9 @@ from plumbing.cli import check_complete, next_command, say_written
 from plumbing.mounts import mounted
 from plumbing.settings import check_limit, check_types
 from qa.data.dataset import QADataset
-from qa.evaluation.evaluate import evaluate
+from qa.evaluation.evaluate import evaluate, sample
 from qa.passages.choose import RETRIEVED_KINDS, check_passages, make_passage_source
+from qa.passages.gold_ids import gold_ids
 from qa.passages.pipeline import open_pipeline
 from qa.passages.source import check_k
 from qa.tables.tables import summary
@@ -88,14 +89,14 @@ def evaluate_run(
     )
     # The data come first, so that what is wrong with them shows before a large model is loaded.
     dataset = dataset or instantiate(config.data)
-    questions = dataset.split(settings.split)
+    questions = sample(dataset.split(settings.split), settings.limit, settings.seed)
     pipeline = open_pipeline(config) if settings.passages in RETRIEVED_KINDS else None
     source = make_passage_source(settings.passages, dataset, settings.seed, pipeline, settings.k)
     backbone = backbone or instantiate(config.backbone)
     method = instantiate(config.method, backbone=backbone)
-    gold = dict.fromkeys(id for question in questions for id in question.passage_ids)
+    known = (id for id in gold_ids(questions) if id in dataset.passages)
     with mounted("method"):
-        method.check_passages(dataset.passages[id] for id in gold if id in dataset.passages)
+        method.check_passages(dataset.passages[id] for id in known)
     if not (method.uses_passages or method.retrieves or settings.passages == "gold"):
         log.warning(
             "passages=%s changes nothing: this method, as it is set, is given no passages",
@@ -107,7 +108,6 @@ def evaluate_run(
         source,
         run_dir=config.paths.output_dir,
         batch_size=settings.batch_size,
-        limit=settings.limit,
         seed=settings.seed,
     )
     log.info("%s", summary(metrics))

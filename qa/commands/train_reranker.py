@@ -21,6 +21,7 @@ from plumbing.training.setup import check_ckpt_path, make_trainer, seed
 from qa.data.dataset import QADataset, Question, drop_overlap, load_folder
 from qa.evaluation.evaluate import sample
 from qa.passages.containment import answers_question
+from qa.passages.gold_ids import gold_ids, warn_of_missing_gold
 from retrieval.corpus.corpus import Corpus
 from retrieval.passage import Passage
 from retrieval.rerank.training.batches import RerankerDataModule
@@ -172,6 +173,20 @@ def _mine(
     questions = sample(dataset.split(settings.split), settings.limit, config.seed)
     with mounted("retriever"):
         retriever = index_settings.open(corpus)
+    warn_of_missing_gold(
+        gold_ids(questions),
+        corpus,
+        "the corpus",
+        "questions without a gold passage there are left out; give the corpus whose ids the data "
+        "set's passage_ids name",
+    )
+    warn_of_missing_gold(
+        sorted(held_out),
+        corpus,
+        "the corpus, of those that are held out",
+        "what is evaluated is not held out if it stands in the corpus under another id; give data "
+        "and a corpus with the same ids",
+    )
     mined = mine_cached(
         labelled_queries(questions),
         retriever,

@@ -66,8 +66,8 @@ def evaluate(
           predictions (`AnsweringMethod.measure`).
 
     Raises:
-        ValueError: If there is no question, a setting is out of range, or the source selected
-            passages that it must not.
+        ValueError: If there is no question, a setting is out of range, a prompt is too long, or
+            the source selected passages that it must not.
     """
     if batch_size < 1:
         raise SettingValueError("batch_size", f"batch_size must be positive, got {batch_size}")
@@ -81,6 +81,7 @@ def evaluate(
     retrieval = watch.seconds
     audit = source.audit(questions, selections)
     inputs = [QuestionInput(*pair) for pair in zip(questions, selections, strict=True)]
+    method.check_prompts(inputs)
     watch = Stopwatch()
     predictions = answer_all(method, inputs, batch_size)
     seconds = watch.seconds

@@ -15,6 +15,7 @@ from plumbing.storage.jsonl import write_jsonl
 from qa.data.dataset import Question
 from qa.metrics import bootstrap_interval, paired_difference
 from qa.passages.containment import is_yes_no
+from qa.passages.gold_ids import gold_ids, warn_of_missing_gold
 from qa.tables.retrieval import plot_accuracy, retrieval_table
 from retrieval.answers import holds_answer
 from retrieval.metrics import Judged, score_rankings
@@ -68,6 +69,13 @@ def evaluate_retrieval(
             "set {}=[1,5] or pipeline.n",
         )
     ks = sorted(set(ks))
+    warn_of_missing_gold(
+        gold_ids(questions),
+        pipeline.corpus,
+        "the corpus",
+        "recall and mrr say little or nothing, while accuracy looks at the texts; give the corpus "
+        "whose ids the data set's passage_ids name",
+    )
     queries = [question.question for question in questions]
     watch = Stopwatch()
     retrieved = pipeline.retrieve(queries)

@@ -41,7 +41,7 @@ from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1  # version of the side store
+_FORMAT = 2  # version of the side store, and of the way that a corpus file is read
 _CHOICES = ("raise", "skip")
 _WHAT = "side store of a corpus"
 
@@ -93,7 +93,8 @@ class Corpus(Mapping[str, Passage]):
                 first one is kept.
 
         Raises:
-            DataError: If the file cannot be used; the message names the line.
+            DataError: If the file cannot be used, and then the message names the line; or if it
+                holds no passage, because nothing can be made of an empty corpus.
         """
         if on_error not in _CHOICES:
             raise CorpusSettingError(
@@ -111,6 +112,9 @@ class Corpus(Mapping[str, Passage]):
             log.warning(
                 "%s: %d lines were skipped; %s lists them", path, corpus.skipped, store / SKIPPED
             )
+        if not len(corpus):
+            left = f"none but {corpus.skipped} malformed lines" if corpus.skipped else "none"
+            raise CorpusSettingError("path", f"{path}: expected at least one passage, got {left}")
         return corpus
 
     def __len__(self) -> int:

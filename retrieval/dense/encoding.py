@@ -131,7 +131,7 @@ def encode_corpus(job: EncodingJob, engine: Engine, folder: Path) -> list[str]:
 
     Raises:
         FolderError: If the folder contains an encoding of another job.
-        ValueError: If there is no passage, or if ``storage`` or ``shard_rows`` is impossible.
+        ValueError: If ``storage`` or ``shard_rows`` is impossible.
     """
     if job.storage not in STORAGES:
         raise SettingValueError(
@@ -139,8 +139,6 @@ def encode_corpus(job: EncodingJob, engine: Engine, folder: Path) -> list[str]:
         )
     if job.shard_rows < 1:
         raise SettingValueError("shard_rows", f"shard_rows must be positive, got {job.shard_rows}")
-    if not len(job.corpus):
-        raise ValueError("expected a corpus with passages, got none; name another corpus")
     _begin(folder, _plan(job))
     found = find_shards(folder)
     missing = [number for number in range(job.shards) if number not in found]

@@ -199,6 +199,14 @@ def test_routing_that_finds_no_expert_at_all_is_said(compose_small, bank_dir, ca
     assert "no expert was ever routed" in caplog.text
 
 
+def test_a_bank_of_other_passages_than_the_gold_ones_is_said(compose_small, bank_dir, caplog):
+    evaluate_command(compose_small("router=random", "limit=1"))
+    assert "gold passages" not in caplog.text
+    Bank.open(bank_dir).remove(["p0", "p1", "p3"])
+    evaluate_command(compose_small("router=random"))
+    assert f"none of 3 gold passages (0 %) have their id in the bank {bank_dir}" in caplog.text
+
+
 def test_an_empty_bank_is_an_error(tiny_backbone, bank_dir):
     Bank.open(bank_dir).remove(list(PASSAGES))
     with pytest.raises(BankError, match="expected experts, got an empty bank; build it"):

@@ -73,9 +73,25 @@ def test_access_by_id_and_by_row(tmp_path):
             corpus.row(row)
 
 
-def test_an_empty_corpus(tmp_path):
-    corpus = opened(tmp_path, passages=[])
-    assert (len(corpus), list(corpus), "a" in corpus) == (0, [], False)
+@pytest.mark.parametrize(
+    ("name", "content", "came"),
+    [
+        ("c.jsonl", b"", "none"),
+        ("c.jsonl", b"\n", "none"),
+        ("c.jsonl", b"\xef\xbb\xbf\n \r\n", "none"),
+        ("c.jsonl.gz", gzip.compress(b"\n"), "none"),
+        ("c.tsv", b"id\ttext\ttitle", "none"),
+        ("c.tsv", b"id\ttext\ttitle\r\n\r\n", "none"),
+        ("c.tsv", b"id\ttext\ttitle\n1\t\tT\n", "none but 1 malformed lines"),
+    ],
+)
+def test_an_empty_corpus_is_refused(tmp_path, name, content, came):
+    (tmp_path / name).write_bytes(content)
+    for _ in range(2):  # the side store is there the second time
+        with pytest.raises(
+            DataError, match=rf"{name}: expected at least one passage, got {came}; set path"
+        ):
+            Corpus.open(tmp_path / name, tmp_path / "cache", on_error="skip")
 
 
 def test_it_can_be_sent_to_another_process(tmp_path):
@@ -148,10 +164,12 @@ def test_malformed_rows_are_fatal_or_skipped(tmp_path, row, message):
 
 def test_a_quote_that_is_never_closed(tmp_path):
     path = tmp_path / "c.tsv"
-    path.write_text('id\ttext\ttitle\n1\tone\t\n2\t"two\t\n' + "filler\n" * 30_000 + "3\tthree\t\n")
-    with pytest.raises(DataError, match=r"c\.tsv:3: not a row of a table \(field larger"):
+    path.write_text('id\ttext\ttitle\n1\tone\t\n2\t"two\t\n' + "filler\n" * 3_000 + "3\tthree\t\n")
+    with pytest.raises(DataError, match=r"c\.tsv:4: expected 3 columns .* got 1"):
         Corpus.open(path, tmp_path / "cache")
-    assert list(Corpus.open(path, tmp_path / "cache", on_error="skip")) == ["1", "3"]
+    corpus = Corpus.open(path, tmp_path / "cache", on_error="skip")
+    assert [corpus[id].text for id in corpus] == ["one", '"two', "three"]
+    assert corpus.skipped == 3_000
 
 
 def test_the_line_of_a_row_that_follows_a_longer_one(tmp_path):
@@ -296,7 +314,11 @@ SOLID = TEXT.filter(lambda text: text.strip() and text.strip(CONTROL))
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.builds(Passage, SOLID, TEXT, SOLID), unique_by=lambda p: p.id, max_size=8))
+@given(
+    st.lists(
+        st.builds(Passage, SOLID, TEXT, SOLID), unique_by=lambda p: p.id, min_size=1, max_size=8
+    )
+)
 def test_write_then_read_is_identity(tmp_path_factory, passages):
     corpus = opened(tmp_path_factory.mktemp("corpus"), passages=passages)
     assert list(corpus.passages()) == passages
