@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from backbone.lora.folder import read_config
 from backbone.lora.record import AdapterRecord, check_record
 from backbone.lora.settings import AdapterSettingError, check_absent, check_lora
 from backbone.lora.targets import CHOICES, lora_targets
@@ -115,7 +116,9 @@ class LoraAdapter:
         Raises:
             AdapterError: If it is missing or damaged, or if it was trained for another backbone.
         """
-        record = check_record(Path(folder), backbone)
+        folder = Path(folder)
+        record = check_record(folder, backbone)
+        read_config(folder, also=["target_parameters"])  # the experts of a mixture
         from peft import PeftModel
 
         return cls(backbone, lambda model: PeftModel.from_pretrained(model, str(folder)), record)

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from backbone.lora.settings import CONFIG, WEIGHTS, AdapterError
+from backbone.lora.folder import check_files
+from backbone.lora.settings import WEIGHTS, AdapterError
 from backbone.model import Backbone
 from plumbing.storage.files import sha256_of
 
@@ -60,12 +61,12 @@ def check_record(folder: Path, backbone: Backbone) -> dict[str, Any]:
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
-    missing = [name for name in (CONFIG, WEIGHTS, RECORD) if not (folder / name).is_file()]
-    if missing:
-        raise AdapterError(
-            f"{folder}: expected an adapter of scripts/train_sft_lora.py, found no {missing[0]}; "
-            "give its run folder's adapter as adapter_dir"
-        )
+    check_files(
+        folder,
+        "an adapter of scripts/train_sft_lora.py",
+        "give its run folder's adapter as adapter_dir",
+        [RECORD],
+    )
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return {**record, **{key: str(record[key]) for key in _TEXTS}}

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from dmoe.augmentation.chatter import without_thinking
 from dmoe.augmentation.parse import MalformedAnswerError
 from dmoe.augmentation.sources import Augmented, missing
 from dmoe.augmentation.tasks import PAIRS, task_set
@@ -58,6 +59,9 @@ class _Draft:
             self.refusal = refusals[0]
             return texts, refusals[0]
         is_silent = bool(texts) and not any(text.strip() for text in texts)
+        thinks = texts and not any(without_thinking(text, self.passage.text) for text in texts)
+        if thinks and not is_silent:
+            return texts, "the answer is thinking alone, which is cut off"
         return texts, "the answer is empty" if is_silent else ""
 
     def done(self) -> Augmented:

@@ -96,7 +96,7 @@ class EndpointWriter:
 
         Endpoints cannot be made to begin an answer with a request's ``opening``, so it is ignored.
         If the model says nothing (because it declines, or used up its tokens for thinking), the
-        answer is "". If the endpoint cannot be reached, denies access or answers something else
+        answer is "". Thinking in a field of its own, such as ``reasoning_content``, is not read. If the endpoint cannot be reached, denies access or answers something else
         than a completion, an `EndpointError` stands in the answer's place.
         """
         with ThreadPoolExecutor(max(1, len(requests))) as pool:
@@ -167,6 +167,9 @@ def _content(answer: Any) -> str | None:
     except (KeyError, IndexError, TypeError, ValueError):
         return None
     text = message.get("content")
+    if isinstance(text, list):  # parts, of which some may be thinking
+        parts = [part for part in text if isinstance(part, Mapping) and part.get("type") == "text"]
+        return "".join(str(part.get("text") or "") for part in parts)
     # Some endpoints leave the content out instead of sending null.
     if text is None and {"content", "role"} & message.keys():
         return ""

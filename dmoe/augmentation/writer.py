@@ -16,6 +16,7 @@ from torch import Tensor
 from backbone.decoding import pad_token_id
 from backbone.kv_cache import make_cache
 from backbone.model import Backbone
+from dmoe.augmentation.chatter import marks_thinking, opened_thinking
 from plumbing.batches import pad
 from plumbing.mounts import SettingValueError
 from plumbing.settings import typed
@@ -153,7 +154,7 @@ class BackboneWriter:
         mask = torch.cat([rest.new_ones(len(rows), len(shared)), rest], 1)
         new = self._continue(ids, mask, cache, requests)
         return [
-            request.opening + tokenizer.decode(row, skip_special_tokens=True)
+            opened_thinking(self._prompt(request)) + request.opening + decode(tokenizer, row)
             for request, row in zip(requests, new, strict=True)
         ]
 
@@ -201,12 +202,20 @@ class BackboneWriter:
 
     def _encode(self, request: WritingRequest) -> list[int]:
         tokenizer = self._backbone.tokenizer
+        text = self._prompt(request) + request.opening
+        is_plain = not tokenizer.chat_template  # a template writes the special tokens itself
+        return list(tokenizer(text, add_special_tokens=is_plain)["input_ids"])
+
+    def _prompt(self, request: WritingRequest) -> str:
+        tokenizer = self._backbone.tokenizer
         if not tokenizer.chat_template:
-            text = "\n\n".join(content for _, content in request.messages) + "\n\n"
-            return list(tokenizer(text + request.opening)["input_ids"])
+            return "\n\n".join(content for _, content in request.messages) + "\n\n"
         turns = [{"role": role, "content": content} for role, content in request.messages]
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer(text + request.opening, add_special_tokens=False)["input_ids"])
+        # Templates that know the switch keep the model from thinking; others do not read it.
+        text: str = tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        return text
 
     def _refusal(self, row: Sequence[int], request: WritingRequest) -> RefusedError | None:
         """Refuse a request that with its answer is longer than the backbone can read, else None."""
@@ -246,6 +255,23 @@ class BackboneWriter:
         key = repr((self._seed, request.messages, request.opening, request.attempt))
         generator = torch.Generator()
         return generator.manual_seed(int.from_bytes(short_hash(key), "big", signed=True))
+
+
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of some tokens without special ones, but with the tags of thinking.
+
+    Without its tags thinking could not be told from the answer.
+    """
+    special = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
+    tags = {id: token for token, id in special if marks_thinking(token)}
+    text, part = "", []
+    for id in ids:
+        if id in tags:
+            text += tokenizer.decode(part, skip_special_tokens=True) + tags[id]
+            part = []
+        else:
+            part.append(id)
+    return text + tokenizer.decode(part, skip_special_tokens=True)
 
 
 def _ended(new: Sequence[int], request: WritingRequest, stop_ids: Sequence[int]) -> bool:

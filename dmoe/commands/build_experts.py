@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
+from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from backbone.final_ffn import FinalFFN
@@ -87,6 +88,7 @@ def build_experts(
         ValueError: If a setting, the data or the bank is at fault.
     """
     _check(config)
+    trainer = None if config.engine == "ray" else _trainer(config)
     watch = Stopwatch()
     spec, recipe, limits = typed_settings(config)
     # The data is opened before the model, so that errors in it show at once.
@@ -95,7 +97,7 @@ def build_experts(
     bank = open_bank(config, backbone, spec, recipe)
     formats = list(config.instances.formats)
     job = Job(backbone, bank, lessons, formats, spec, recipe, limits)
-    tally, is_first = (_by_ray if config.engine == "ray" else _by_lightning)(config, job)
+    tally, is_first = _by_ray(config, job) if trainer is None else _by_lightning(trainer, job)
     metrics = tally.metrics(watch.seconds)
     if is_first:
         folder = Path(config.paths.output_dir)
@@ -226,12 +228,15 @@ def _place(settings: Any, section: str) -> str:
     return "" if OmegaConf.is_config(settings) else section
 
 
-def _by_lightning(config: DictConfig, job: Job) -> tuple[Tally, bool]:
-    """Build with Lightning; returns the tally, and if this process is the one that reports it."""
-    module = ExpertModule(**vars(job))
+def _trainer(config: DictConfig) -> Trainer:
     with mounted("trainer"):
         strategy = training_strategy(config.trainer.strategy, config.trainer.devices)
-    trainer = make_trainer(config, strategy=strategy)
+    return make_trainer(config, strategy=strategy)
+
+
+def _by_lightning(trainer: Trainer, job: Job) -> tuple[Tally, bool]:
+    """Build with Lightning; returns the tally, and if this process is the one that reports it."""
+    module = ExpertModule(**vars(job))
     fit(trainer, module)
     return module.tally, trainer.is_global_zero
 

@@ -52,8 +52,8 @@ def train_sft_lora(config: DictConfig) -> dict[str, float]:
     if (folder := Path(config.paths.output_dir, FOLDER)).exists():
         raise AdapterError(f"{folder} exists; choose another hydra.run.dir")
     watch = Stopwatch()
-    module = _module(config)
     trainer = make_trainer(config)
+    module = _module(config)
     measured = fit(trainer, module, ckpt_path=config.ckpt_path)
     means = ((name, value) for name, value in measured.items() if name.endswith("_epoch"))
     metrics = {

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from backbone.final_ffn import FinalFFN
+from backbone.lora.folder import check_files, check_places, read_config, read_factors
 from backbone.lora.record import RECORD, AdapterRecord, check_record
 from backbone.lora.settings import CONFIG, WEIGHTS, AdapterError, check_absent
 from backbone.projections import TARGETS
@@ -24,19 +24,6 @@ from dmoe.experts.expert import Expert, ExpertError, ExpertSpec, check_expert
 from plumbing.storage.folders import new_folder
 
 _PREFIX = "base_model.model."
-# The settings of a LoraConfig that can make an adapter compute something other than B A x, each
-# with the values that leave it plain.
-_PLAIN: dict[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",),
-    "bias": ("none",),
-    "use_dora": (False, None),
-    "fan_in_fan_out": (False, None),
-    "modules_to_save": (None, []),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
-    "lora_bias": (False, None),
-    "alora_invocation_tokens": (None,),
-}
 
 
 def export_adapter(
@@ -91,16 +78,12 @@ def import_adapter(folder: str | Path, ffn: FinalFFN) -> tuple[Expert, ExpertSpe
         ExpertError: If the adapter's tensors do not fit the backbone.
     """
     folder = Path(folder)
-    config, tensors = _read(folder)
+    check_files(folder, "a PEFT adapter", "give a folder that PEFT's save_pretrained wrote")
+    config, tensors = read_config(folder), read_factors(folder)
     if (folder / RECORD).is_file():  # PEFT itself writes none
         check_record(folder, ffn.backbone)
-    for key, plain in _PLAIN.items():
-        if config.get(key, plain[0]) not in plain:
-            raise AdapterError(
-                f"{folder / CONFIG}: expected plain LoRA, got {key}={config[key]!r}; train the "
-                "adapter without it"
-            )
-    places = {_key(_module_names(ffn), f"{t}.{m}"): f"{t}.{m}" for t in TARGETS
+    names = _module_names(ffn)
+    places = {_key(names, f"{t}.{m}"): f"{t}.{m}" for t in TARGETS
               if t in ffn.projections for m in ("lora_A", "lora_B")}  # fmt: skip
     elsewhere = [key for key in tensors if key not in places]
     if elsewhere or not tensors:
@@ -111,38 +94,24 @@ def import_adapter(folder: str | Path, ffn: FinalFFN) -> tuple[Expert, ExpertSpe
         )
     expert = {places[key]: tensor.float() for key, tensor in tensors.items()}
     spec = _spec(folder, config, expert)
+    check_places(
+        folder / CONFIG, config, ffn.backbone.model, [names[target] for target in spec.targets]
+    )
     check_expert(expert, spec, ffn.sizes)
     return expert, spec
 
 
 def _spec(folder: Path, config: Mapping[str, Any], expert: Expert) -> ExpertSpec:
     try:
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+        rank, alpha = config["r"], float(config["lora_alpha"])
         if config.get("use_rslora"):  # rank-stabilized LoRA divides alpha by sqrt(rank) instead
-            alpha *= math.sqrt(rank)
+            alpha *= math.sqrt(max(rank, 0))
         return ExpertSpec(rank, alpha, [t for t in TARGETS if f"{t}.lora_A" in expert])
-    except (KeyError, TypeError, ExpertError) as error:
+    except ExpertError as error:
         raise AdapterError(
             f"{folder / CONFIG}: expected a positive r and lora_alpha, got {config.get('r')!r} and "
             f"{config.get('lora_alpha')!r}; export the adapter again"
         ) from error
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
-    if missing:
-        raise AdapterError(
-            f"{folder}: expected a PEFT adapter, found no {missing[0]}; give a folder that PEFT's "
-            "save_pretrained wrote"
-        )
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS)
-    except (ValueError, SafetensorError) as error:
-        raise AdapterError(f"{folder} is damaged ({error}); export the adapter again") from error
-    if not isinstance(config, dict):
-        raise AdapterError(f"{folder / CONFIG}: expected an object; export the adapter again")
-    return config, tensors
 
 
 def _module_names(ffn: FinalFFN) -> dict[str, str]:

@@ -101,6 +101,7 @@ def train_reranker_command(config: DictConfig) -> dict[str, float]:
     mining = read_section(config, "mining", MiningSettings)
     batching = read_section(config, "batching", BatchingSettings)
     index_settings = instantiate(config.retriever)
+    trainer = make_trainer(config, precision=_precision(config.trainer))
     cross_encoder = instantiate(config.cross_encoder)
     module = read_section(config, "optim", partial(RerankerModule, cross_encoder))
     corpus = instantiate(config.corpus)
@@ -115,7 +116,6 @@ def train_reranker_command(config: DictConfig) -> dict[str, float]:
         batching.negatives,
         batching.seed,
     )
-    trainer = make_trainer(config, precision=_precision(config.trainer))
     metrics = train_reranker(
         module, data, trainer, config.paths.output_dir, config.ckpt_path, _origin(config)
     )
