@@ -37,6 +37,14 @@ def test_nothing_right_is_no_interval_without_a_width() -> None:
     assert difference([1] * 40, [0] * 40, largest=1) == pytest.approx((1, 0.86, 1), abs=0.01)
 
 
+def test_an_interval_of_a_difference_is_that_of_bonett_and_price() -> None:
+    a, b = [1] * 26 + [0] * 4 + [1] * 18, [0] * 26 + [1] * 4 + [1] * 18
+    n, alone, other = 48 + 2, (26 + 1) / (48 + 2), (4 + 1) / (48 + 2)
+    half = 1.959964 * np.sqrt((alone + other - (alone - other) ** 2) / n)
+    middle = alone - other
+    assert difference(a, b, largest=1) == pytest.approx((22 / 48, middle - half, middle + half))
+
+
 @pytest.mark.parametrize("size", [40, 300])
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.5])
 def test_intervals_of_rates_hold_the_truth(size: int, rate: float) -> None:
@@ -137,7 +145,7 @@ def test_intervals_hold_the_mean_and_stay_in_bounds(rows: list[tuple[float, floa
 
 def test_shares_between_0_and_1_are_sharper_than_rates() -> None:
     f1, em = [0.4, 0.6] * 50, [0, 1] * 50
-    (_, low, high), (_, lower, higher) = (estimate(values, largest=1) for values in (f1, em))
+    (_, low, high), (_, lower, _) = (estimate(values, largest=1) for values in (f1, em))
     assert lower is not None
     assert low is not None
     assert high is not None

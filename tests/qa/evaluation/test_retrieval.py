@@ -20,8 +20,8 @@ from plumbing.storage.jsonl import read_jsonl, write_jsonl
 from qa.commands.evaluate_retrieval import evaluate_retrieval_command
 from qa.data.dataset import Question
 from qa.evaluation.retrieval import evaluate_retrieval
-from qa.statistics import difference, estimate
 from qa.passages.pipeline import open_pipeline
+from qa.statistics import difference, estimate
 from qa.tables.retrieval import plot_accuracy, retrieval_table
 from retrieval.fusion import Fusion
 from retrieval.passage import Passage
