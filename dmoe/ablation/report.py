@@ -76,7 +76,8 @@ def differences(row: Row, first: Row) -> dict[str, float]:
     """
     if row is first:
         return {}
-    found = pairing.differences(*(read_predictions(each.predictions) for each in (row, first)))
+    ours, theirs = (read_predictions(each.predictions) for each in (row, first))
+    found = pairing.differences(ours, theirs)
     return {
         f"{name}_difference{end}": found[f"{name}{end}"]
         for name in _COMPARED

@@ -150,9 +150,10 @@ def paired(run_dir: Path) -> list[dict[str, Any]]:
     """
     gains = []
     for left, right, score, label in _PAIRS:
-        found = differences(
-            *(read_predictions(run_dir / key / "predictions.jsonl") for key in (left, right))
+        ours, theirs = (
+            read_predictions(run_dir / key / "predictions.jsonl") for key in (left, right)
         )
+        found = differences(ours, theirs)
         ends = {end: found.get(f"{score}_{end}") for end in ("low", "high")}
         gains.append({"what": label, "mean": found[score], **ends, "n": found["n"]})
     return gains

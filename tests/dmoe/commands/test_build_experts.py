@@ -247,14 +247,14 @@ def test_another_seed_trains_other_experts(build, tmp_path):
 
 
 def test_another_seed_trains_another_warm_up(arguments, tmp_path):
-    norms = []
+    losses: list[float] = []
     for seed in (0, 0, 1):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             given = [*[a for a in arguments if not a.startswith("bank")], "instances.limit=3"]
-            output = tmp_path / f"run{len(norms)}"
+            output = tmp_path / f"run{len(losses)}"
             config = compose("train_warmup", [*given, f"paths.output_dir={output}", f"seed={seed}"])
-        norms.append(warmup(config)["train/first_loss"])
-    assert norms[0] == norms[1] != norms[2]
+        losses.append(warmup(config)["train/first_loss"])
+    assert losses[0] == losses[1] != losses[2]
 
 
 @pytest.mark.slow

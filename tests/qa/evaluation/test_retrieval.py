@@ -150,6 +150,19 @@ def test_table_and_plot_without_a_reranker(plain: dict[str, float], tmp_path: Pa
     assert (tmp_path / "other.png").is_file()
 
 
+def test_questions_about_one_passage_are_one_cluster(tmp_path: Path) -> None:
+    asked = [
+        Question(f"q{i}", "zebra", ("stripes",), (gold,) if gold else ())
+        for i, gold in enumerate(["a", "a", "b", "b", "", ""])
+    ]
+    metrics = evaluate_retrieval(make(FakeReranker(rule)), asked, [1], tmp_path)
+    two, four = (estimate([0] * 4, clusters, 100) for clusters in ([0, 0, 1, 1], [0, 1, 2, 3]))
+    assert metrics["recall@1_high"] == metrics["reranked/recall@1_high"] == two.high != four.high
+    assert metrics["accuracy@1_high"] == estimate([0] * 6, [0, 0, 1, 1, 2, 3], 100).high
+    gain = difference([0] * 4, [0] * 4, [0, 0, 1, 1], 1)
+    assert metrics["reranked/mrr_gain_high"] == gain.high
+
+
 def test_where_accuracy_cannot_be_judged_it_is_left_out(tmp_path: Path) -> None:
     metrics = evaluate_retrieval(make(), QUESTIONS[4:], [1], tmp_path)
     assert set(metrics) == {"n", "n_judged", "n_gold", "seconds"}
