@@ -24,6 +24,7 @@ from plumbing.settings import typed
 _AGAIN = {408, 409, 429, 500, 502, 503, 504}
 # HTTP codes of a single bad request, which is too long or has content that the endpoint rejects.
 _REFUSED = {400, 413, 422}
+_ATTEMPTS = 1000  # Attempts at a prompt, which have seeds of their own, are fewer than this.
 
 
 class EndpointError(WriterError):
@@ -44,6 +45,7 @@ class EndpointWriter:
         pause: How many seconds to wait before the second try. Each further wait is twice as long.
         body: Keys to add to the JSON of each request, or to replace there. The value null leaves a
             key out, which helps if an endpoint refuses every request because of that key.
+        seed: The seed of the sampling, as far as the endpoint heeds it.
 
     Raises:
         ValueError: If a number is out of range, or the URL does not begin with http:// or https://.
@@ -61,6 +63,7 @@ class EndpointWriter:
         tries: int = 4,
         pause: float = 1.0,
         body: Mapping[str, Any] | None = None,
+        seed: int = 0,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise SettingValueError("url", f"expected an http(s) URL, got {url!r}")
@@ -80,6 +83,7 @@ class EndpointWriter:
         self._model = model
         self._key_env = api_key_env
         self._temperature = temperature
+        self._seed = seed
         self._timeout = timeout
         self._tries = tries
         self._pause = pause
@@ -87,9 +91,10 @@ class EndpointWriter:
 
     @property
     def fingerprint(self) -> str:
-        """The URL, model, temperature and further keys of the requests, without the API key."""
+        """The URL, model, temperature, seed and further keys of the requests, without the key."""
         body = f" {json.dumps(self._body, sort_keys=True)}" if self._body else ""
-        return f"{self._url} {self._model} {self._temperature}{body}"
+        seed = f" seed {self._seed}" if self._seed else ""  # answers of before the setting stay
+        return f"{self._url} {self._model} {self._temperature}{seed}{body}"
 
     def write(self, requests: Sequence[WritingRequest]) -> list[str | WriterError]:
         """Answer all requests at the same time, as `Writer.write` describes.
@@ -114,7 +119,7 @@ class EndpointWriter:
             "messages": [{"role": role, "content": text} for role, text in request.messages],
             "temperature": self._temperature if request.attempt else 0.0,
             "max_tokens": request.max_new_tokens,
-            "seed": request.attempt,
+            "seed": _ATTEMPTS * self._seed + request.attempt,
             **self._body,
         }
         kept = {key: value for key, value in body.items() if value is not None}

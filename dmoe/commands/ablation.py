@@ -46,7 +46,7 @@ METRICS = "metrics.json"  # this file is written last, so a folder that has it i
 # The settings that all cells share, and those that decide an augmentation and a bank.
 _SHARED = ("data", "corpus", "augmenter")
 _AUGMENTED = (*_SHARED, "backbone", "seed")
-_BUILT = ("backbone", "expert", "recipe", "instances", "bank")
+_BUILT = ("backbone", "expert", "recipe", "instances", "bank", "seed")
 _BATCH = 256  # the most experts in memory at a time
 
 
@@ -127,8 +127,8 @@ def read_cells(config: DictConfig, overrides: Sequence[str]) -> Iterator[Cell]:
     """Compose all cells, in the order of the axes; the last axis varies fastest.
 
     Raises:
-        ValueError: If a cell has an unknown key, a value out of range, or other data than the rest;
-            the message names the cell.
+        ValueError: If a cell has an unknown key, a value out of range, or other data or questions
+            than the rest; the message names the cell.
     """
     axes: Any = OmegaConf.to_container(config.ablation.axes, resolve=True)
     for chosen in product(*(axis.items() for axis in axes.values())):
@@ -142,6 +142,11 @@ def read_cells(config: DictConfig, overrides: Sequence[str]) -> Iterator[Cell]:
         if settings_key(composed, _SHARED) != settings_key(config, _SHARED):
             raise ValueError(
                 f"cell {labels}: all cells must share {', '.join(_SHARED)}; run one ablation each"
+            )
+        if _asked(composed) != _asked(config):
+            raise ValueError(
+                f"cell {labels}: all cells must be asked the same questions, {_asked(config)}, got "
+                f"{_asked(composed)}; run one ablation each, or set them for all cells"
             )
         composed.instances.augmentation = str(_augmentations(config))  # below the run folder
         yield Cell(labels, composed)
@@ -264,6 +269,12 @@ def _augmentations(config: DictConfig) -> Path:
     """The path of an ablation's augmentations, relative to its run folder."""
     key = settings_key(config, _AUGMENTED, templates_hash())
     return Path("augmentations", key, AUGMENTATIONS)
+
+
+def _asked(config: DictConfig) -> str:
+    """The settings that choose the questions; the seed is none of them if all are asked."""
+    names = ["split", "limit", *(["sample_seed"] if config.limit is not None else [])]
+    return ", ".join(f"{name}={config[name]}" for name in names)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from backbone.model import Backbone
 from plumbing.cli import check_complete, next_command, say_written
 from plumbing.mounts import mounted
-from plumbing.settings import check_limit, check_types
+from plumbing.settings import check_limit, check_seed, check_types
 from qa.data.dataset import QADataset
 from qa.evaluation.evaluate import evaluate, sample
 from qa.passages.choose import RETRIEVED_KINDS, check_passages, make_passage_source
@@ -41,10 +41,13 @@ class EvaluationSettings:
     batch_size: int
     max_new_tokens: int
     seed: int
+    sample_seed: int
 
     def __post_init__(self) -> None:
         check_limit(self.limit)
         check_types(self)
+        check_seed(self.seed)
+        check_seed(self.sample_seed, "sample_seed")
         check_passages(self.passages)
         check_k(self.k)
 
@@ -89,7 +92,7 @@ def evaluate_run(
     )
     # The data come first, so that what is wrong with them shows before a large model is loaded.
     dataset = dataset or instantiate(config.data)
-    questions = sample(dataset.split(settings.split), settings.limit, settings.seed)
+    questions = sample(dataset.split(settings.split), settings.limit, settings.sample_seed)
     pipeline = open_pipeline(config) if settings.passages in RETRIEVED_KINDS else None
     source = make_passage_source(settings.passages, dataset, settings.seed, pipeline, settings.k)
     backbone = backbone or instantiate(config.backbone)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,15 +18,18 @@ from plumbing.storage.files import write_json
 from plumbing.storage.jsonl import write_jsonl
 from qa.data.dataset import Question
 from qa.method import AnsweringMethod, Prediction, QuestionInput
-from qa.metrics import bootstrap_interval, exact_match, f1_score, yes_no_accuracy
+from qa.metrics import exact_match, f1_score, yes_no_accuracy
 from qa.passages.containment import is_yes_no
 from qa.passages.source import NoPassages, PassageSource
 from qa.prompts import prompt_template
+from qa.statistics import clusters_of, estimate
 
 MADE_WITH = "made_with.json"  # in a run folder
 
 # The scores of a question, and what one unit of each is worth in metrics.json.
 SCALE = {"em": 100.0, "f1": 100.0, "acc": 100.0, "nll": 1.0}
+# The largest value of each in metrics.json, where the smallest is 0; the nll has none.
+LARGEST = {name: scale if name != "nll" else None for name, scale in SCALE.items()}
 
 
 def evaluate(
@@ -59,19 +63,22 @@ def evaluate(
         * ``nll`` in nats for each answer token. It is the mean over questions of the mean over the
           tokens of the first answer, so that long answers weigh no more than short ones.
         * ``acc`` in percent, if all questions want yes or no (`qa.metrics.yes_no_accuracy`).
-        * ``<name>_low`` and ``<name>_high``, the ends of the 95 % bootstrap interval over
-          questions of each of these.
-        * ``n``, the number of questions.
+        * ``<name>_low`` and ``<name>_high``, the ends of the 95 % interval of each of these
+          (`qa.statistics`). Questions that share a gold passage count as one cluster. The nll has
+          no interval if all questions do.
+        * ``n``, the number of questions, and ``clusters``, the number of their clusters.
         * ``seconds_per_question``, the time of answering and scoring. It includes what the method
           itself retrieves, but no loading.
         * ``retrieval_seconds_per_question``, the time in which the source chose the passages
           beforehand. What is in its cache takes next to no time, and its first use loads encoders.
         * ``peak_memory`` of this process, in bytes.
         * what the source says about its passages (`PassageSource.audit`), and the method about its
-          predictions (`AnsweringMethod.measure`).
+          predictions (`AnsweringMethod.measure`). A metric of the method has an interval as well if
+          it is the share of the questions for which the detail of the same name is true.
 
     Raises:
-        ValueError: If there is no question, a setting is out of range, a prompt is too long, or
+        ValueError: If there is no question, a setting is out of range, a prompt is too long, a
+            score is not finite, or
             the source selected passages that it must not.
     """
     if batch_size < 1:
@@ -91,6 +98,10 @@ def evaluate(
     predictions = answer_all(method, inputs, batch_size)
     seconds = watch.seconds
     rows = [_row(*pair) for pair in zip(inputs, predictions, strict=True)]
+    measured = method.measure(predictions)
+    folder = Path(run_dir)
+    (folder / "metrics.json").unlink(missing_ok=True)
+    write_jsonl(folder / "predictions.jsonl", rows)
     metrics = {
         **summarize(rows, seed),
         "n": len(rows),
@@ -98,11 +109,11 @@ def evaluate(
         "retrieval_seconds_per_question": retrieval / len(inputs),
         "peak_memory": float(peak_memory()),
         **audit,
-        **method.measure(predictions),
+        **_intervals(rows, measured),
+        **measured,
     }
-    write_jsonl(Path(run_dir) / "predictions.jsonl", rows)
-    write_json(Path(run_dir) / MADE_WITH, _made_with(method))
-    write_json(Path(run_dir) / "metrics.json", metrics)
+    write_json(folder / MADE_WITH, _made_with(method))
+    write_json(folder / "metrics.json", metrics)
     return metrics
 
 
@@ -150,16 +161,45 @@ def answer_all(
     return [predictions[i] for i in range(len(inputs))]
 
 
-def summarize(rows: Sequence[dict[str, object]], seed: int = 0) -> dict[str, float]:
-    """Average the scores of ``predictions.jsonl``, with 95 % bootstrap intervals."""
+def summarize(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, float]:
+    """Average the scores of ``predictions.jsonl``, with 95 % intervals over clusters.
+
+    Args:
+        rows: The lines of the file. A line without ``gold_ids`` is a cluster of its own.
+        seed: The seed of the bootstrap.
+
+    Returns:
+        ``em``, ``f1``, ``nll`` and, if every line has it, ``acc``, each with ``_low`` and
+        ``_high``; and ``clusters``, their number.
+
+    Raises:
+        ValueError: If there is no line, or a score is not finite.
+    """
+    clusters = clusters_of([row.get("gold_ids") for row in rows])
     metrics: dict[str, float] = {}
     for name, scale in SCALE.items():
-        if not all(name in row for row in rows):
-            continue  # not all questions want yes or no, so there is no accuracy
-        values = scale * np.array([row[name] for row in rows], dtype=np.float64)
-        low, high = bootstrap_interval(values, seed)
-        metrics |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
-    return metrics
+        if all(name in row for row in rows):  # else not all questions want yes or no
+            values = scale * np.array([row[name] for row in rows], dtype=np.float64)
+            metrics |= estimate(values, clusters, LARGEST[name], seed).metrics(name)
+    return metrics | {"clusters": len(set(clusters))}
+
+
+def _intervals(
+    rows: Sequence[Mapping[str, Any]], measured: Mapping[str, float]
+) -> dict[str, float]:
+    """The intervals of those metrics of a method that are shares of its questions, in percent.
+
+    Such a metric is the share of the lines whose value of this name is True, among those where it
+    is True or False.
+    """
+    found: dict[str, float] = {}
+    for name in measured:
+        judged = [row for row in rows if row.get(name) is not None]
+        if judged and all(isinstance(row[name], bool) for row in judged):
+            clusters = clusters_of([row["gold_ids"] for row in judged])
+            share = estimate([100.0 * row[name] for row in judged], clusters, 100.0)
+            found |= share.metrics(name)
+    return found
 
 
 def _row(input: QuestionInput, prediction: Prediction) -> dict[str, object]:
@@ -169,6 +209,7 @@ def _row(input: QuestionInput, prediction: Prediction) -> dict[str, object]:
         "id": question.id,
         "question": question.question,
         "answers": answers,
+        "gold_ids": list(question.passage_ids),
         "prediction": prediction.text,
         "passage_ids": [passage.id for passage in selection.passages],
         "weights": list(selection.weights),

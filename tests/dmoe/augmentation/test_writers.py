@@ -225,6 +225,15 @@ def test_further_attempts_are_drawn(server):
     assert (body["temperature"], body["seed"]) == (0.9, 2)
 
 
+def test_another_seed_asks_an_endpoint_for_other_samples(server):
+    for seed, attempt in ((0, 1), (1, 0), (1, 1), (2, 1)):
+        endpoint(server, seed=seed).write([request("x", attempt=attempt)])
+    assert len({body["seed"] for _, _, body in server.seen}) == 4
+    plain = EndpointWriter(server.url, "big").fingerprint
+    assert endpoint(server, seed=0).fingerprint == plain  # what is in the cache stays
+    assert endpoint(server, seed=1).fingerprint != plain
+
+
 def test_further_keys_are_sent_and_null_leaves_one_out(server):
     body = {"max_tokens": None, "max_completion_tokens": 90, "seed": 5}
     writer = endpoint(server, body=body)
