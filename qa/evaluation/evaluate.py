@@ -19,7 +19,7 @@ from qa.data.dataset import Question
 from qa.method import AnsweringMethod, Prediction, QuestionInput
 from qa.metrics import bootstrap_interval, exact_match, f1_score, yes_no_accuracy
 from qa.passages.containment import is_yes_no
-from qa.passages.source import NoPassages, PassageSource
+from qa.passages.source import NoPassages, PassageSource, Selection
 
 # The scores of a question, and what one unit of each is worth in metrics.json.
 SCALE = {"em": 100.0, "f1": 100.0, "acc": 100.0, "nll": 1.0}
@@ -33,6 +33,7 @@ def evaluate(
     batch_size: int = 16,
     limit: int | None = None,
     seed: int = 0,
+    prompt_source: PassageSource | None = None,
 ) -> dict[str, float]:
     """Evaluate a method and write ``metrics.json`` and ``predictions.jsonl``.
 
@@ -46,6 +47,8 @@ def evaluate(
         batch_size: How many questions are answered at once; it changes the speed only.
         limit: Ask a random sample of this many questions. None asks all of them.
         seed: The seed of that sample and of the bootstrap.
+        prompt_source: Chooses the passages that stand in the prompt with RAG, if they are others,
+            as a control. None: those of ``source``.
 
     Returns:
         The metrics as they were written:
@@ -66,11 +69,19 @@ def evaluate(
           predictions (`AnsweringMethod.measure`).
 
     Raises:
-        ValueError: If there is no question, a setting is out of range, or the source selected
-            passages that it must not.
+        ValueError: If there is no question, a setting is out of range, or a source selected
+            passages that it must not. Also if the method retrieves what stands in its prompt, and
+            ``prompt_source`` is given.
     """
     if batch_size < 1:
         raise SettingValueError("batch_size", f"batch_size must be positive, got {batch_size}")
+    if method.retrieves and prompt_source is not None:
+        raise SettingValueError(
+            "prompt_passages",
+            f"{type(method).__name__} itself retrieves the passages in its prompt, so "
+            "prompt_passages has no effect",
+            "leave {} out",
+        )
     questions = sample(questions, limit, seed)
     if method.retrieves:
         method.retrieve_from(source)
@@ -78,9 +89,14 @@ def evaluate(
         source = NoPassages()
     watch = Stopwatch()
     selections = source.select(questions)
+    shown: Sequence[Selection | None] = [None] * len(questions)
+    if prompt_source is not None:
+        shown = prompt_source.select(questions)
     retrieval = watch.seconds
     audit = source.audit(questions, selections)
-    inputs = [QuestionInput(*pair) for pair in zip(questions, selections, strict=True)]
+    if prompt_source is not None:
+        prompt_source.audit(questions, shown)
+    inputs = [QuestionInput(*each) for each in zip(questions, selections, shown, strict=True)]
     watch = Stopwatch()
     predictions = answer_all(method, inputs, batch_size)
     seconds = watch.seconds
@@ -149,6 +165,7 @@ def summarize(rows: Sequence[dict[str, object]], seed: int = 0) -> dict[str, flo
 def _row(input: QuestionInput, prediction: Prediction) -> dict[str, object]:
     question, selection = input.question, input.selection
     answers = list(question.answers)
+    shown = [passage.id for passage in input.prompt_passages]
     return {
         "id": question.id,
         "question": question.question,
@@ -156,6 +173,7 @@ def _row(input: QuestionInput, prediction: Prediction) -> dict[str, object]:
         "prediction": prediction.text,
         "passage_ids": [passage.id for passage in selection.passages],
         "weights": list(selection.weights),
+        **({"prompt_passage_ids": shown} if input.prompt_selection else {}),
         "em": exact_match(prediction.text, answers),
         "f1": f1_score(prediction.text, answers),
         **({"acc": yes_no_accuracy(prediction.text, answers)} if is_yes_no(question) else {}),

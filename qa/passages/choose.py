@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plumbing.mounts import SettingValueError
+from plumbing.settings import check_choice
 from qa.data.dataset import QADataset
 from qa.passages.gold import GoldPassages, ShuffledPassages
 from qa.passages.retrieved import OracleNegatives, RetrievedPassages
@@ -13,16 +13,17 @@ RETRIEVED_KINDS = ("retrieved", "oracle_negative")
 KINDS = ("gold", "shuffled", *RETRIEVED_KINDS)
 
 
-def check_passages(kind: str) -> None:
+def check_passages(kind: str, setting: str = "passages") -> None:
     """Check that there is a source of passages of this name.
+
+    Args:
+        kind: The name.
+        setting: The setting that has it.
 
     Raises:
         SettingValueError: If there is none.
     """
-    if kind not in KINDS:
-        raise SettingValueError(
-            "passages", f"passages must be one of {', '.join(KINDS)}, got {kind!r}"
-        )
+    check_choice(setting, kind, KINDS)
 
 
 def make_passage_source(
