@@ -73,9 +73,8 @@ def _check(config: DictConfig) -> None:
     for name, wanted in (("rag", True), ("prompt_passages", None), ("method.experts", "own")):
         if (value := OmegaConf.select(config, name)) != wanted:
             raise SettingValueError(
-                name, f"the cells differ in the passages and the experts, got {name}={value}",
-                "leave {} out",
-            )  # fmt: skip
+                name, f"each cell sets its passages and experts, got {name}={value}", "leave {} out"
+            )
     if config.passages == "shuffled":
         raise SettingValueError(
             "passages",

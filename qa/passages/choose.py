@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plumbing.settings import check_choice
+from plumbing.mounts import SettingValueError
 from qa.data.dataset import QADataset
 from qa.passages.gold import GoldPassages, ShuffledPassages
 from qa.passages.retrieved import OracleNegatives, RetrievedPassages
@@ -23,7 +23,10 @@ def check_passages(kind: str, setting: str = "passages") -> None:
     Raises:
         SettingValueError: If there is none.
     """
-    check_choice(setting, kind, KINDS)
+    if kind not in KINDS:
+        raise SettingValueError(
+            setting, f"passages must be one of {', '.join(KINDS)}, got {kind!r}"
+        )
 
 
 def make_passage_source(
