@@ -52,6 +52,7 @@ class AlternatingRouter:
 
     def __init__(self, router: Router) -> None:
         self._router = router
+        self.temperature = router.temperature
         self._best = False
 
     def route(self, requests: Sequence[RoutingRequest], k: int) -> list[list[Hit]]:
@@ -108,8 +109,8 @@ class Decoding:
         self, question: Question, routing: Routing, stop_ids: Collection[int], recompute: bool
     ) -> Iterator[Step]:
         kind = RecomputingSession if recompute else Session
-        queries, given = [question.question], [()]
-        session = kind(self._final, routing, *self._prompt(question), queries, given)
+        requests = [RoutingRequest(question.question)]
+        session = kind(self._final, routing, *self._prompt(question), requests)
         return session.stream(self._tokens, stop_ids)
 
     def _prompt(self, question: Question) -> tuple[Tensor, Tensor]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 from backbone.decoding import greedy_decode, positions, score_answers
+from backbone.lora.adapter import LoraAdapter
 from backbone.model import Backbone
 from backbone.tokens import encode_prompt
 from plumbing.mounts import SettingValueError
@@ -21,10 +23,23 @@ from retrieval.passage import Passage, passage_text
 
 @dataclass(frozen=True)
 class QuestionInput:
-    """A question, and the passages that a method may use to answer it."""
+    """A question, and the passages that a method may use to answer it.
+
+    Attributes:
+        question: The question.
+        selection: The passages of the method.
+        prompt_selection: The passages that stand in the prompt with RAG, if they are others, as a
+            control.
+    """
 
     question: Question
     selection: Selection = field(default_factory=Selection)
+    prompt_selection: Selection | None = None
+
+    @property
+    def prompt_passages(self) -> tuple[Passage, ...]:
+        """The passages that stand in the prompt with RAG."""
+        return (self.prompt_selection or self.selection).passages
 
 
 @dataclass(frozen=True)
@@ -113,7 +128,7 @@ class AnsweringMethod:
 
     def prompt(self, input: QuestionInput) -> str:
         """Write what the model reads: the question, after its passages if there is RAG."""
-        passages = input.selection.passages if self.rag else ()
+        passages = input.prompt_passages if self.rag else ()
         return build_prompt(input.question.question, passages)
 
     def check_prompts(self, inputs: Sequence[QuestionInput]) -> None:
@@ -139,7 +154,7 @@ class AnsweringMethod:
 
     def _shorten(self, input: QuestionInput) -> str:
         """Say what to do about a prompt that is too long."""
-        passages = input.selection.passages if self.rag else ()
+        passages = input.prompt_passages if self.rag else ()
         sizes = {passage.id: self._tokens(passage_text(passage)) for passage in passages}
         longest = max(sizes, key=sizes.__getitem__, default="")
         if not sizes or self._tokens(input.question.question) > sizes[longest]:
@@ -191,16 +206,39 @@ class BaseMethod(AnsweringMethod):
 
 
 class RAGMethod(AnsweringMethod):
-    """The backbone with the passages in its prompt.
+    """The backbone with the passages in its prompt, and with an adapter if one is named.
+
+    An adapter that has learnt to answer behind passages of the training split knows the form of an
+    answer and nothing of the passages of the evaluation. With it, RAG is the baseline of methods
+    that were trained on answers.
+
+    Args:
+        backbone: The frozen model.
+        rag: Always true.
+        max_new_tokens: The most tokens that are decoded.
+        adapter_dir: The folder of an adapter, as ``scripts/train_sft_lora.py`` writes it; None: the
+            backbone alone.
 
     Raises:
         ValueError: If ``rag`` is false.
+        AdapterError: If the adapter is missing or damaged, or belongs to another backbone.
     """
 
-    def __init__(self, backbone: Backbone, rag: bool = True, max_new_tokens: int = 32) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        rag: bool = True,
+        max_new_tokens: int = 32,
+        adapter_dir: str | Path | None = None,
+    ) -> None:
         if not rag:
             raise ValueError(
                 "method=rag puts passages into the prompt, got rag=false; use method=base "
                 "to answer without them"
             )
         super().__init__(backbone, rag, max_new_tokens)
+        self._adapter = LoraAdapter.load(adapter_dir, backbone) if adapter_dir else None
+
+    def injected(self, inputs: Sequence[QuestionInput]) -> AbstractContextManager[Any]:
+        """Attach the adapter, which is the same for every row of a batch."""
+        return self._adapter.attached() if self._adapter else nullcontext()

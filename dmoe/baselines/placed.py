@@ -101,7 +101,8 @@ class PlacedMethod(PRAGMethod):
     def _request(self, input: QuestionInput) -> RoutingRequest:
         question, tokenizer = input.question.question, self.backbone.tokenizer
         query = last_tokens(tokenizer, question, self._max_query_tokens)
-        return RoutingRequest(query, tuple(passage.id for passage in input.selection.passages))
+        given = tuple(passage.id for passage in input.selection.passages)
+        return RoutingRequest(query, given, tuple(input.question.passage_ids))
 
 
 def load_placed(

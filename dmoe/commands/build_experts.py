@@ -44,6 +44,7 @@ from plumbing.settings import check_choice, check_limit
 from plumbing.stopwatch import Stopwatch
 from plumbing.storage.files import write_json
 from plumbing.training.setup import fit, make_trainer
+from qa.data.dataset import drop_overlap
 from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
@@ -189,8 +190,19 @@ def open_lessons(config: DictConfig, passages: Mapping[str, Passage] | None = No
     chosen = config.instances
     limit = chosen.limit
     check_limit(limit, "instances.limit")
+    held_out = chosen.get("held_out_split")
+    if held_out is not None and chosen.augmentation is not None:
+        raise SettingValueError(
+            "instances.held_out_split",
+            f"held_out_split={held_out} leaves out questions of the data set, but the instances "
+            "come from an augmentation",
+            "leave {} out, and the passages out of the augmentation",
+        )
     if chosen.augmentation is None:
         dataset = instantiate(config.data)
+        if held_out is not None:
+            dataset, dropped = drop_overlap(dataset, chosen.split, held_out)
+            log.info("%d questions about passages of %s are left out", dropped, held_out)
         with mounted("instances"):
             found = lessons_from_questions(dataset, chosen.split, chosen.part)
         return lambda: islice(found, limit)

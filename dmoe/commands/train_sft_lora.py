@@ -66,7 +66,8 @@ def train_sft_lora(config: DictConfig) -> dict[str, float]:
     if trainer.is_global_zero:
         module.adapter.save(folder, prompt_of(config.instances.formats))
     write_metrics(trainer, config.paths.output_dir, metrics)
-    using = {"method": "sft_lora", "adapter_dir": folder}
+    behind_passages = list(config.instances.formats) == ["qa_with_passage"]
+    using = {"method": "rag" if behind_passages else "sft_lora", "adapter_dir": folder}
     say_written(
         {folder.parent: [FOLDER, "metrics.json", "checkpoints/last.ckpt"]},
         [next_command(config, "evaluate", using, ("data", "backbone"))],

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from backbone.model import Backbone
 from genpoe.experts import Experts
+from plumbing.mounts import SettingValueError
 from plumbing.settings import check_types
 
 
@@ -127,6 +128,21 @@ class Hypernet(nn.Module, ABC):
         Their learning rate is multiplied by ``optim.common_lr_scale``.
         """
         return []
+
+    def common_expert(self) -> Experts:
+        """The expert that is common to all passages, as one set of K = 1: a control.
+
+        It knows what all answers have in common, such as their form, and nothing of a passage.
+
+        Raises:
+            ValueError: If this hypernetwork has no such expert, as by default.
+        """
+        raise SettingValueError(
+            "experts",
+            f"{type(self).__name__} has no expert that is common to all passages, got "
+            "experts=common",
+            "set {} to another control",
+        )
 
     def cast(self, dtype: torch.dtype) -> Hypernet:
         """For inference, compute in another dtype as far as possible; returns itself.

@@ -282,7 +282,14 @@ class MeanHypernet(Hypernet):
                 scaled.shape, generator=noise, device=scaled.device
             )
         scaled = scaled.to(self.linear1.weight.dtype)
-        flat = self.linear2(torch.relu(self.linear1(scaled)))
+        return self._reshaped(self.linear2(torch.relu(self.linear1(scaled))))
+
+    def common_expert(self) -> Experts:
+        """The bias of the second layer, without the part that depends on the passage."""
+        return self._reshaped(self.linear2.bias[None])
+
+    def _reshaped(self, flat: Tensor) -> Experts:
+        """Make the four factors of eq. 2 from the outputs of the second layer, one row each."""
         up1, up2, down1, down2 = flat.chunk(4, dim=-1)
         tall, wide = (-1, 1, self.d_model, self.rank), (-1, 1, self.rank, self.d_model)
         down2 = down2.view(wide) * self.output_scale.to(down2.dtype)

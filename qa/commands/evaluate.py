@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from backbone.model import Backbone
 from plumbing.cli import check_complete, next_command, say_written
-from plumbing.mounts import mounted
+from plumbing.mounts import SettingValueError, mounted
 from plumbing.settings import check_limit, check_seed, check_types
 from qa.data.dataset import QADataset
 from qa.evaluation.evaluate import evaluate, sample
@@ -36,6 +36,7 @@ class EvaluationSettings:
     split: str
     rag: bool
     passages: str
+    prompt_passages: str | None
     k: int
     limit: int | None
     batch_size: int
@@ -49,7 +50,16 @@ class EvaluationSettings:
         check_seed(self.seed)
         check_seed(self.sample_seed, "sample_seed")
         check_passages(self.passages)
+        if self.prompt_passages is not None:
+            check_passages(self.prompt_passages, "prompt_passages")
         check_k(self.k)
+        if self.prompt_passages is not None and not self.rag:
+            raise SettingValueError(
+                "prompt_passages",
+                f"prompt_passages={self.prompt_passages} puts passages into the prompt, got "
+                "rag=false",
+                "set rag=true, or leave {} out",
+            )
 
 
 def evaluate_command(config: DictConfig) -> dict[str, float]:
@@ -93,8 +103,12 @@ def evaluate_run(
     # The data come first, so that what is wrong with them shows before a large model is loaded.
     dataset = dataset or instantiate(config.data)
     questions = sample(dataset.split(settings.split), settings.limit, settings.sample_seed)
-    pipeline = open_pipeline(config) if settings.passages in RETRIEVED_KINDS else None
-    source = make_passage_source(settings.passages, dataset, settings.seed, pipeline, settings.k)
+    kinds = (settings.passages, settings.prompt_passages)
+    pipeline = open_pipeline(config) if not {*kinds}.isdisjoint(RETRIEVED_KINDS) else None
+    source, prompt_source = (
+        kind and make_passage_source(kind, dataset, settings.seed, pipeline, settings.k)
+        for kind in kinds
+    )
     backbone = backbone or instantiate(config.backbone)
     method = instantiate(config.method, backbone=backbone)
     known = (id for id in gold_ids(questions) if id in dataset.passages)
@@ -112,6 +126,7 @@ def evaluate_run(
         run_dir=config.paths.output_dir,
         batch_size=settings.batch_size,
         seed=settings.seed,
+        prompt_source=prompt_source,
     )
     log.info("%s", summary(metrics))
     return metrics

@@ -20,7 +20,7 @@ from qa.data.dataset import Question
 from qa.method import AnsweringMethod, Prediction, QuestionInput
 from qa.metrics import exact_match, f1_score, yes_no_accuracy
 from qa.passages.containment import is_yes_no
-from qa.passages.source import NoPassages, PassageSource
+from qa.passages.source import NoPassages, PassageSource, Selection
 from qa.prompts import prompt_template
 from qa.statistics import clusters_of, estimate
 
@@ -40,6 +40,7 @@ def evaluate(
     batch_size: int = 16,
     limit: int | None = None,
     seed: int = 0,
+    prompt_source: PassageSource | None = None,
 ) -> dict[str, float]:
     """Evaluate a method and write ``metrics.json``, ``predictions.jsonl`` and ``made_with.json``.
 
@@ -55,6 +56,8 @@ def evaluate(
         batch_size: How many questions are answered at once; it changes the speed only.
         limit: Ask a random sample of this many questions. None asks all of them.
         seed: The seed of that sample and of the bootstrap.
+        prompt_source: Chooses the passages that stand in the prompt with RAG, if they are others,
+            as a control. None: those of ``source``.
 
     Returns:
         The metrics as they were written:
@@ -78,11 +81,18 @@ def evaluate(
 
     Raises:
         ValueError: If there is no question, a setting is out of range, a prompt is too long, a
-            score is not finite, or
-            the source selected passages that it must not.
+            score is not finite, or a source selected passages that it must not. Also if the method
+            retrieves what stands in its prompt, and ``prompt_source`` is given.
     """
     if batch_size < 1:
         raise SettingValueError("batch_size", f"batch_size must be positive, got {batch_size}")
+    if method.retrieves and prompt_source is not None:
+        raise SettingValueError(
+            "prompt_passages",
+            f"{type(method).__name__} itself retrieves the passages in its prompt, so "
+            "prompt_passages has no effect",
+            "leave {} out",
+        )
     questions = sample(questions, limit, seed)
     if method.retrieves:
         method.retrieve_from(source)
@@ -90,9 +100,14 @@ def evaluate(
         source = NoPassages()
     watch = Stopwatch()
     selections = source.select(questions)
+    shown: Sequence[Selection | None] = [None] * len(questions)
+    if prompt_source is not None:
+        shown = prompt_source.select(questions)
     retrieval = watch.seconds
     audit = source.audit(questions, selections)
-    inputs = [QuestionInput(*pair) for pair in zip(questions, selections, strict=True)]
+    if prompt_source is not None:
+        prompt_source.audit(questions, shown)
+    inputs = [QuestionInput(*each) for each in zip(questions, selections, shown, strict=True)]
     method.check_prompts(inputs)
     watch = Stopwatch()
     predictions = answer_all(method, inputs, batch_size)
@@ -205,6 +220,7 @@ def _intervals(
 def _row(input: QuestionInput, prediction: Prediction) -> dict[str, object]:
     question, selection = input.question, input.selection
     answers = list(question.answers)
+    shown = [passage.id for passage in input.prompt_passages]
     return {
         "id": question.id,
         "question": question.question,
@@ -213,6 +229,7 @@ def _row(input: QuestionInput, prediction: Prediction) -> dict[str, object]:
         "prediction": prediction.text,
         "passage_ids": [passage.id for passage in selection.passages],
         "weights": list(selection.weights),
+        **({"prompt_passage_ids": shown} if input.prompt_selection else {}),
         "em": exact_match(prediction.text, answers),
         "f1": f1_score(prediction.text, answers),
         **({"acc": yes_no_accuracy(prediction.text, answers)} if is_yes_no(question) else {}),

@@ -134,6 +134,7 @@ class World:
         return small + {
             "ablation": [*answering, *trainer],
             "build_experts": [*trainer],
+            "crossed": [*answering, "batch_size=2"],
             "evaluate": [*answering, "batch_size=2"],
             "evaluate_retrieval": ["limit=2", "ks=[1,2]"],
             "mean_study": [],

@@ -127,6 +127,13 @@ def test_every_cell_of_every_ablation_composes(name):
         assert {key: OmegaConf.select(config, key) for key in settings} == settings
 
 
+@pytest.mark.slow
+def test_the_crossed_cells_have_different_passages_in_prompt_and_bank(run):
+    metrics = run("rag=true", "router=oracle", axes=None, name="crossed")
+    assert len({value for key, value in metrics.items() if key.endswith("/nll")}) == 8
+    assert counts(run) == [1, 1, 8]
+
+
 @pytest.mark.parametrize("model", ["smollm2_135m", "qwen2_5_1_5b"])
 def test_the_warm_up_keeps_the_model(model):
     given = [f"backbone={model}", "ablation=warmup", "ablation.adapter=x", "augmenter=file"]

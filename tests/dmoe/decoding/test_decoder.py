@@ -274,7 +274,8 @@ def test_the_query_keeps_the_task_and_the_first_decoded_word_apart(kind, tiny_to
     for task in ["Where was Tova Blick", "Where was Tova Blick "]:
         queries.clear()
         ids = torch.tensor([encode_prompt(tokenizer, "Question: a\nAnswer:")])
-        Session(final, routing, ids, torch.ones_like(ids), [task], [()]).score(["born in Lisbon"])
+        session = Session(final, routing, ids, torch.ones_like(ids), [RoutingRequest(task)])
+        session.score(["born in Lisbon"])
         assert queries[0] == task
         ends = [" ".join(query.split()) for query in queries]
         assert ends[-1] == "Where was Tova Blick born in Lisbon"

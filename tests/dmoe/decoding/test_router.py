@@ -117,6 +117,33 @@ def test_every_expert_is_drawn_about_equally_often():
     assert all(400 < drawn.count(id) < 600 for id in "abcd")
 
 
+@given(st.sets(st.sampled_from("abcdef"), min_size=1), st.sets(st.sampled_from("abcdxy")))
+def test_random_experts_are_never_the_right_ones(bank, gold):
+    requests = [RoutingRequest(query, gold=tuple(gold)) for query in "pqrst"]
+    for redraw in (True, False):
+        for k in (1, 3, 9):
+            for hits in ids(RandomRouter(bank, redraw=redraw).route(requests, k)):
+                assert len(set(hits)) == len(hits) == min(k, len(bank - gold))
+                assert set(hits) <= bank - gold
+
+
+def test_a_fixed_draw_is_the_same_for_all_questions():
+    bank = [f"p{i}" for i in range(100)]
+    queries = [RoutingRequest(str(i)) for i in range(20)]
+    fixed, redrawn = (
+        ids(RandomRouter(bank, 0, redraw).route(queries, 3)) for redraw in (False, True)
+    )
+    assert all(hits == fixed[0] for hits in fixed)
+    assert len({tuple(hits) for hits in redrawn}) > 10
+    # A question to which one of them is right gets the next one in its place.
+    (changed,) = ids(
+        RandomRouter(bank, 0, False).route([RoutingRequest("q", gold=(fixed[0][1],))], 3)
+    )
+    assert changed[:2] == [fixed[0][0], fixed[0][2]]
+    assert changed[2] not in fixed[0]
+    assert ids(RandomRouter(bank, 1, False).route(queries, 3)) != fixed
+
+
 def test_the_oracle_takes_the_given_passages():
     router = OracleRouter({"a", "b", "c"})
     requests = [RoutingRequest("q", ("c", "x", "a", "b")), RoutingRequest("q")]
