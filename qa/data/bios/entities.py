@@ -32,15 +32,17 @@ class Entity:
     values: tuple[str, ...]
     shares_name: bool = False
 
-    def called(self, asked: int) -> str:
+    def called(self, asked: int, rephrased: bool = False) -> str:
         """What a question calls it: its name, with an epithet if it shares the name.
 
         Args:
             asked: The index of the attribute that is asked about; the epithet is another one.
+            rephrased: Whether the second epithet is preferred to the first one.
         """
         if not self.shares_name:
             return self.name
-        told = ((self.kind.place(name), form) for name, form in self.kind.epithets)
+        epithets = self.kind.epithets[:: -1 if rephrased else 1]
+        told = ((self.kind.place(name), form) for name, form in epithets)
         place, form = next(each for each in told if each[0] != asked)
         return form.format(x=self.values[place], name=self.name)
 
@@ -138,7 +140,11 @@ def draw_distractors(
     for index in range(count):
         id = f"{prefix}-{index:05}"
         draw = Draw(f"{form.name} entity {seed} {id}") if group.alone else stream
-        twins.append(_resembling(id, originals[index % len(originals)], group, namer, draw))
+        original = originals[index % len(originals)]
+        name = namer.resembling(original.kind.name, original.name, draw)
+        order = draw.shuffled(range(len(original.values)))
+        shared = order[: 2 + draw.below(2)]
+        twins.append(_other(id, name, original, shared, group, draw))
     return twins
 
 
@@ -147,34 +153,30 @@ def draw_namesakes(
 ) -> list[Entity]:
     """Draw others that questions about the original could be taken to be about.
 
-    In turn, one has the same name and other values, and one shares a part of the name and two or
-    three values, among them an epithet. Those of the same name differ in all values.
+    In turn, one has the same name and other values, and one shares a part of the name and the two
+    values by which questions tell namesakes apart. Those of the same name differ in all values.
     """
-    same, similar = [original], []
+    kind, same, similar = original.kind, [original], []
     for number in range(1, count + 1):
         id = f"{original.id}n{number}"
         draw = Draw(f"{form.name} entity {seed} {id}")
         if number % 2 == 0:
-            kept = original.kind.place(original.kind.epithets[0][0])
-            similar.append(_resembling(id, original, group, namer, draw, kept))
+            name = namer.resembling(kind.name, original.name, draw)
+            shared = [kind.place(attribute) for attribute, _ in kind.epithets]
+            similar.append(_other(id, name, original, shared, group, draw))
             continue
         values = tuple(
             _other_value(pool_of(attribute, group), [each.values[place] for each in same], draw)
-            for place, attribute in enumerate(original.kind.attributes)
+            for place, attribute in enumerate(kind.attributes)
         )
-        same.append(Entity(id, original.kind, original.name, values, shares_name=True))
+        same.append(Entity(id, kind, original.name, values, shares_name=True))
     return same[1:] + similar
 
 
-def _resembling(
-    id: str, original: Entity, group: Group, namer: Namer, draw: Draw, kept: int | None = None
+def _other(
+    id: str, name: str, original: Entity, shared: Collection[int], group: Group, draw: Draw
 ) -> Entity:
-    """An entity that shares a part of the name, and two or three values, among them ``kept``."""
-    name = namer.resembling(original.kind.name, original.name, draw)
-    order = draw.shuffled(range(len(original.values)))
-    shared = set(order[: 2 + draw.below(2)])
-    if kept is not None and kept not in shared:
-        shared = {kept, *sorted(shared)[1:]}
+    """An entity that shares some of its values with the original, and no other."""
     values = tuple(
         value
         if place in shared

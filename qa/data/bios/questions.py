@@ -27,7 +27,7 @@ def ask(facts: Facts, splits: Iterable[Split], draw: Draw) -> dict[str, list[Que
             there.add(phrasing)
             question = Question(
                 id=f"{entity.id}-{attribute.name}{split.suffix}",
-                question=phrasing.format(name=entity.called(index)),
+                question=phrasing.format(name=entity.called(index, split.rephrased)),
                 answers=(entity.values[index],),
                 passage_ids=(entity.id,),
             )

@@ -9,13 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qa.data.bios.long import LONG_KINDS
-from qa.data.bios.organisation import ORGANISATION
-from qa.data.bios.person import PERSON
-from qa.data.bios.place import PLACE
 from qa.data.bios.schema import Kind
-from qa.data.bios.work import WORK
-
-KINDS: tuple[Kind, ...] = (PERSON, PLACE, WORK, ORGANISATION)
+from qa.data.bios.short import SHORT_KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,5 +91,7 @@ _UNSEEN_SPLITS = (
     Split("test_unseen_rephrased", "unseen", rephrased=True, suffix="-r"),
 )
 
-BIOS = Form("bios", KINDS, (*_GROUPS, Group("unseen", unseen=True)), (*_SPLITS, *_UNSEEN_SPLITS))
+BIOS = Form(
+    "bios", SHORT_KINDS, (*_GROUPS, Group("unseen", unseen=True)), (*_SPLITS, *_UNSEEN_SPLITS)
+)
 BIOS_LONG = Form("bios_long", LONG_KINDS, _GROUPS, _SPLITS)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from qa.data.bios import organisation as short
 from qa.data.bios.long import pools
 from qa.data.bios.schema import Attribute, Kind
+from qa.data.bios.short import organisation as short
 
 ORGANISATION = Kind(
     name="organisation",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from qa.data.bios import work as short
 from qa.data.bios.long import pools
 from qa.data.bios.schema import Attribute, Kind
+from qa.data.bios.short import work as short
 
 WORK = Kind(
     name="work",

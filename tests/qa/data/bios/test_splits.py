@@ -14,7 +14,8 @@ from plumbing.storage.hashing import digest
 from plumbing.storage.jsonl import write_jsonl
 from qa.data.bios import generate, generate_long, known_questions, names
 from qa.data.bios.entities import Entity, draw_populations
-from qa.data.bios.splits import BIOS, BIOS_LONG, KINDS, Form
+from qa.data.bios.short import SHORT_KINDS
+from qa.data.bios.splits import BIOS, BIOS_LONG, Form
 from qa.data.dataset import QADataset, Question, check_disjoint
 from qa.metrics import normalize_answer
 from retrieval.bm25 import BM25Settings
@@ -164,12 +165,12 @@ def test_no_word_of_an_unseen_value_occurs_elsewhere(bios: QADataset) -> None:
 
 
 def test_no_pool_of_unseen_values_has_a_word_of_another_pool_or_sentence() -> None:
-    attributes = [attribute for kind in KINDS for attribute in kind.attributes]
+    attributes = [attribute for kind in SHORT_KINDS for attribute in kind.attributes]
     words = stems(
         *(text for attribute in attributes for text in attribute.texts),
-        *(text for kind in KINDS for text in (*kind.fillers, *kind.shorts, kind.full)),
+        *(text for kind in SHORT_KINDS for text in (*kind.fillers, *kind.shorts, kind.full)),
         *(*names.TITLE_ADJECTIVES, *names.TITLE_NOUNS, *names.SUFFIXES),
-        *(form for kind in KINDS for _, form in kind.epithets),
+        *(form for kind in SHORT_KINDS for _, form in kind.epithets),
     )
     pools = [stems(*attribute.unseen) for attribute in attributes]
     assert [pool & words for pool in pools if pool & words] == []
@@ -193,7 +194,7 @@ def test_no_invented_name_looks_like_an_unseen_value() -> None:
     )
     assert word.fullmatch("befu")
     assert word.fullmatch("gild")
-    values = [value for kind in KINDS for each in kind.attributes for value in each.unseen]
+    values = [value for kind in SHORT_KINDS for each in kind.attributes for value in each.unseen]
     assert [value for value in values if word.fullmatch(value.lower())] == []
 
 
@@ -212,9 +213,14 @@ def test_a_question_fits_one_of_those_who_share_a_name(form: Form) -> None:
     for family in families.values():
         assert all(entity.shares_name == (len(family) > 1) for entity in family)
         for asked in range(form.attributes):
-            assert len({entity.called(asked) for entity in family}) == len(family)
             assert len({entity.values[asked] for entity in family}) == len(family)
-            assert all(entity.values[asked] not in entity.called(asked) for entity in family)
+            for rephrased in (False, True):
+                called = [entity.called(asked, rephrased) for entity in family]
+                assert len(set(called)) == len(family)
+                assert not any(
+                    entity.values[asked] in name
+                    for entity, name in zip(family, called, strict=True)
+                )
 
 
 @pytest.mark.parametrize("make", [generate, generate_long])

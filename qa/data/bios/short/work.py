@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from qa.data.bios import work_pools as pools
 from qa.data.bios.schema import Attribute, Kind
+from qa.data.bios.short import work_pools as pools
 
 WORK = Kind(
     name="work",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from qa.data.bios import place_pools as pools
 from qa.data.bios.schema import Attribute, Kind
+from qa.data.bios.short import place_pools as pools
 
 PLACE = Kind(
     name="place",
