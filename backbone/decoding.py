@@ -16,7 +16,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from backbone.kv_cache import make_cache
 from backbone.model import Backbone
-from backbone.tokens import encode_answer, encode_prompt
+from backbone.tokens import decode, encode_answer, encode_prompt
 from plumbing.batches import pad
 
 
@@ -71,8 +71,8 @@ def greedy_decode(backbone: Backbone, prompts: Sequence[str], max_new_tokens: in
     prompt_ids, prompt_mask = left_padded(backbone, prompts, max_new_tokens)
     output = _generate(backbone, prompt_ids, prompt_mask, max_new_tokens)
     new = output.sequences[:, prompt_ids.shape[1] :]
-    texts = backbone.tokenizer.batch_decode(new, skip_special_tokens=True)
-    return Decoded([*map(first_line, texts)], prompt_ids, prompt_mask, output.past_key_values)
+    texts = [answer_text(backbone, row) for row in new.tolist()]
+    return Decoded(texts, prompt_ids, prompt_mask, output.past_key_values)
 
 
 @torch.inference_mode()
@@ -115,6 +115,12 @@ class _ChosenProbability(LogitsProcessor):
 def _end(ids: list[int], stop_ids: Sequence[int]) -> int:
     """The number of tokens up to and including a row's stop token."""
     return next((n for n, id in enumerate(ids, 1) if id in stop_ids), len(ids))
+
+
+def answer_text(backbone: Backbone, ids: Sequence[int]) -> str:
+    """The answer in decoded tokens: the first line of those before the token that ended it."""
+    end = next((n for n, id in enumerate(ids) if id in backbone.stop_token_ids), len(ids))
+    return first_line(decode(backbone.tokenizer, ids[:end]))
 
 
 def first_line(text: str) -> str:

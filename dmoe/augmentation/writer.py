@@ -16,6 +16,7 @@ from torch import Tensor
 from backbone.decoding import pad_token_id
 from backbone.kv_cache import make_cache
 from backbone.model import Backbone
+from backbone.tokens import decode, encode_prompt
 from plumbing.batches import pad
 from plumbing.mounts import SettingValueError
 from plumbing.settings import typed
@@ -140,7 +141,7 @@ class BackboneWriter:
         mask = torch.cat([rest.new_ones(len(rows), len(shared)), rest], 1)
         new = self._continue(ids, mask, cache, requests)
         return [
-            request.opening + tokenizer.decode(row, skip_special_tokens=True)
+            request.opening + decode(tokenizer, row)
             for request, row in zip(requests, new, strict=True)
         ]
 
@@ -190,7 +191,7 @@ class BackboneWriter:
         tokenizer = self._backbone.tokenizer
         if not tokenizer.chat_template:
             text = "\n\n".join(content for _, content in request.messages) + "\n\n"
-            return list(tokenizer(text + request.opening)["input_ids"])
+            return encode_prompt(tokenizer, text + request.opening)
         turns = [{"role": role, "content": content} for role, content in request.messages]
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         return list(tokenizer(text + request.opening, add_special_tokens=False)["input_ids"])

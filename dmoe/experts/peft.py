@@ -20,6 +20,7 @@ from backbone.final_ffn import FinalFFN
 from backbone.lora.settings import CONFIG, WEIGHTS, AdapterError, check_absent
 from backbone.projections import TARGETS
 from dmoe.experts.expert import Expert, ExpertError, ExpertSpec, check_expert
+from dmoe.experts.modules import as_maps, from_maps, map_names, of_least_rank, stores_transposed
 from plumbing.storage.folders import new_folder
 
 _PREFIX = "base_model.model."
@@ -29,7 +30,6 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none",),
     "use_dora": (False, None),
-    "fan_in_fan_out": (False, None),
     "modules_to_save": (None, []),
     "rank_pattern": ({}, None),
     "alpha_pattern": ({}, None),
@@ -56,14 +56,12 @@ def export_adapter(
         ExpertError: If the expert does not fit the settings or the FFN.
     """
     check_expert(expert, spec, ffn.sizes)
-    names = _module_names(ffn)
-    tensors = {
-        _key(names, name): tensor.detach().cpu().contiguous() for name, tensor in expert.items()
-    }
+    maps, joined = as_maps(expert, spec, ffn)
+    tensors = {_key(name): tensor.detach().cpu().contiguous() for name, tensor in maps.items()}
     check_absent(folder)
     with new_folder(Path(folder)) as part:
         save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
-        config = json.dumps(_config(spec, ffn, names), indent=2, sort_keys=True)
+        config = json.dumps(_config(joined, ffn, tensors), indent=2, sort_keys=True)
         (part / CONFIG).write_text(config + "\n", encoding="utf-8")
 
 
@@ -84,14 +82,15 @@ def import_adapter(folder: str | Path, ffn: FinalFFN) -> tuple[Expert, ExpertSpe
     """
     folder = Path(folder)
     config, tensors = _read(folder)
-    for key, plain in _PLAIN.items():
+    plain_lora = {**_PLAIN, "fan_in_fan_out": (stores_transposed(ffn), None)}
+    for key, plain in plain_lora.items():
         if config.get(key, plain[0]) not in plain:
             raise AdapterError(
                 f"{folder / CONFIG}: expected plain LoRA, got {key}={config[key]!r}; train the "
                 "adapter without it"
             )
-    places = {_key(_module_names(ffn), f"{t}.{m}"): f"{t}.{m}" for t in TARGETS
-              if t in ffn.projections for m in ("lora_A", "lora_B")}  # fmt: skip
+    maps = [f"{name}.{matrix}" for name in map_names(ffn) for matrix in ("lora_A", "lora_B")]
+    places = {_key(name): name for name in maps}
     elsewhere = [key for key in tensors if key not in places]
     if elsewhere or not tensors:
         raise AdapterError(
@@ -99,8 +98,8 @@ def import_adapter(folder: str | Path, ffn: FinalFFN) -> tuple[Expert, ExpertSpe
             f"{next(iter(places))}, got {elsewhere[0] if elsewhere else 'none'}; train the adapter "
             f"with layers_to_transform=[{ffn.backbone.num_layers - 1}] on the FFN"
         )
-    expert = {places[key]: tensor.float() for key, tensor in tensors.items()}
-    spec = _spec(folder, config, expert)
+    expert = from_maps({places[key]: tensor.float() for key, tensor in tensors.items()}, ffn)
+    expert, spec = of_least_rank(expert, _spec(folder, config, expert), ffn)
     check_expert(expert, spec, ffn.sizes)
     return expert, spec
 
@@ -135,18 +134,12 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return config, tensors
 
 
-def _module_names(ffn: FinalFFN) -> dict[str, str]:
-    """The name that each projection's module has in the model, by target."""
-    modules = {id(part): name for name, part in ffn.backbone.model.named_modules()}
-    return {target: modules[id(part)] for target, part in ffn.projections.items()}
+def _key(name: str) -> str:
+    return f"{_PREFIX}{name}.weight"
 
 
-def _key(names: Mapping[str, str], tensor: str) -> str:
-    target, _, matrix = tensor.partition(".")
-    return f"{_PREFIX}{names[target]}.{matrix}.weight"
-
-
-def _config(spec: ExpertSpec, ffn: FinalFFN, names: Mapping[str, str]) -> dict[str, Any]:
+def _config(spec: ExpertSpec, ffn: FinalFFN, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    maps = dict.fromkeys(name.split(".")[-3] for name in tensors)  # …gate_proj.lora_A.weight
     alpha = int(spec.alpha) if spec.alpha == int(spec.alpha) else spec.alpha
     return {
         "peft_type": "LORA",
@@ -156,8 +149,8 @@ def _config(spec: ExpertSpec, ffn: FinalFFN, names: Mapping[str, str]) -> dict[s
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": stores_transposed(ffn),
         "inference_mode": True,
-        "target_modules": [names[target].rpartition(".")[2] for target in spec.targets],
+        "target_modules": list(maps),
         "layers_to_transform": [ffn.backbone.num_layers - 1],
     }
