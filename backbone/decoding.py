@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from backbone.kv_cache import make_cache
+from backbone.kv_cache import can_be_cut, make_cache
 from backbone.model import Backbone
 from backbone.tokens import decode, encode_answer, encode_prompt
 from plumbing.batches import pad
@@ -165,11 +165,10 @@ def back_to_prompt(cache: Any, prompt_tokens: int) -> tuple[int, Any]:
 
     Returns:
         The number of tokens that the cache holds, and the cache. Reading goes on behind these
-        tokens. If nothing has been read yet, or if a sliding window has dropped some tokens, the
-        result is 0 and None.
+        tokens. If nothing has been read yet, or if the cache cannot be cut back, the result is 0
+        and None.
     """
-    layers = cache.layers if cache is not None else ()
-    if not layers or any(getattr(layer, "is_sliding", False) for layer in layers):
+    if cache is None or not can_be_cut(cache):
         return 0, None
     cache.crop(prompt_tokens - 1 - cache.get_seq_length())
     return prompt_tokens - 1, cache

@@ -19,7 +19,10 @@ from plumbing.mounts import SettingValueError
 # The names that the families give their parts; the first that exists is taken.
 _LAYERS = ("layers", "h", "blocks")
 _FFN = ("mlp", "feed_forward", "ffn")
-_FINAL_NORM = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "norm_f", "embedding_norm")
+_FINAL_NORM = (
+    *("norm", "ln_f", "final_layernorm", "final_layer_norm"),
+    *("norm_f", "embedding_norm", "layer_norm"),
+)
 
 # Settings that change what the same weights compute, by the names that the families give them.
 _COMPUTED = (

@@ -19,10 +19,9 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
     What it puts behind a text, such as the end of the sequence, is left out: the answer follows.
     """
     encoded = tokenizer(prompt, return_special_tokens_mask=True)
-    ids, added = list(encoded["input_ids"]), list(encoded["special_tokens_mask"])
-    while ids and added[-1] and ids[-1] in _ends(tokenizer):
+    ids, added = list(encoded["input_ids"]), list(encoded.get("special_tokens_mask", ()))
+    while added and added.pop() and ids[-1] in _ends(tokenizer):
         ids.pop()
-        added.pop()
     return ids
 
 
@@ -37,12 +36,15 @@ def encode_answer(tokenizer: Any, answer: str) -> list[int]:
     lone "▁" in some tokenizers.
     """
     text = f" {answer.strip()}"
-    texts = [BEFORE_ANSWER, BEFORE_ANSWER + text]
-    before, joint = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    before, joint = (_plain(tokenizer, each) for each in (BEFORE_ANSWER, BEFORE_ANSWER + text))
     ids = joint[len(before) :]
     if joint[: len(before)] != before:  # something in the answer merges with the word before it
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = _plain(tokenizer, text)
     return [*ids, tokenizer.eos_token_id]
+
+
+def _plain(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def decode(tokenizer: Any, ids: Sequence[int], skip_special_tokens: bool = True) -> str:

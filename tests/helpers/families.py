@@ -99,7 +99,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gptj": ("GPT-J", {"rotary_dim": 4, "n_inner": 48}),
     "codegen": ("CodeGen", {"rotary_dim": 4, "n_inner": 48}),
     "phi": ("Phi-1.5, Phi-2", {}),
-    "falcon": ("Falcon", {"head_dim": None, "ffn_hidden_size": 48}),
+    "falcon": ("Falcon", {"ffn_hidden_size": 48}),
     "cohere": ("Command R", {}),
     "cohere2": ("Command R7B, Aya", _WINDOW),
     "persimmon": ("Persimmon", {}),
@@ -134,10 +134,9 @@ _REASONS = {
     "is a sparse block": "its sparse block has a router of its own",
     "beside its attention": "its FFN runs beside the attention",
     "found no FFN": "its layers have no FFN module",
-    "found no a final norm": "no final norm under a known name",
     "found no decoder layers": "no decoder",
     "does something else": "its FFN adds the residual itself",
-    "reads a tree of tokens": "it takes no position for each token",
+    "reads a tree of tokens": "its layers cannot read a tree of tokens",
 }
 
 
@@ -153,7 +152,7 @@ def run_family(name: str, tokenizer: Any, dataset: Any) -> tuple[str, ...]:
         backbone = make_backbone(name, tokenizer=tokenizer, **settings)
         check_contract(backbone)
     except UnsupportedBackboneError as error:
-        return (f"`{name}`", models, *[f"no: {_reason(error)}"] * len(uses))
+        return (f"`{name}`", models, f"no: {_reason(error)}", *["no"] * (len(uses) - 1))
     row = [f"`{name}`", models]
     for use in uses:
         try:
