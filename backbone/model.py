@@ -20,7 +20,10 @@ from plumbing.mounts import SettingValueError
 # The names that the families give their parts; the first that exists is taken.
 _LAYERS = ("layers", "h", "blocks")
 _FFN = ("mlp", "feed_forward", "ffn")
-_FINAL_NORM = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
+_FINAL_NORM = (
+    *("norm", "ln_f", "final_layernorm", "final_layer_norm"),
+    *("norm_f", "embedding_norm", "layer_norm"),
+)
 
 
 class UnsupportedBackboneError(ValueError):
@@ -72,6 +75,9 @@ class Backbone:
         self._folder = folder
         self._weights: WeightsIdentity | None = None
         self._watch = WeightsWatch(model) if folder is not None else None
+        # Cohere multiplies its logits, and Granite divides them.
+        factors = (getattr(config, name, None) or 1.0 for name in ("logit_scale", "logits_scaling"))
+        self._factor, self._divisor = factors
 
     def _need(self, part: Any, what: str, where: str) -> Any:
         if part is None:
@@ -123,6 +129,10 @@ class Backbone:
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits ``[..., V]`` of final hidden states ``[..., D]``."""
         logits = self.head(hidden)
+        if self._factor != 1:
+            logits = logits * self._factor
+        if self._divisor != 1:
+            logits = logits / self._divisor
         if self._softcap:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         return logits
@@ -134,9 +144,7 @@ class Backbone:
         Chat models name several: the end of a turn and the end of the text.
         """
         settings = getattr(self.model, "generation_config", None)
-        own = getattr(settings, "eos_token_id", None)
-        named = own if isinstance(own, list) else [own] if own is not None else []
-        return tuple(sorted({*stop_token_ids(self.tokenizer), *named}))
+        return tuple(sorted({*stop_token_ids(self.tokenizer), *_end_ids(settings)}))
 
     @property
     def identity(self) -> Identity:
@@ -169,6 +177,17 @@ class Backbone:
         It does not depend on the dtype in which a folder's weights were loaded, nor on the device.
         """
         return self.identity.fingerprint
+
+
+def own_end_ids(model: Any) -> list[int]:
+    """The ids that the model itself names as ends of a sequence: first those of generation."""
+    settings = (getattr(model, "generation_config", None), model.config.get_text_config())
+    return [id for each in settings for id in _end_ids(each)]
+
+
+def _end_ids(settings: Any) -> list[int]:
+    own = getattr(settings, "eos_token_id", None)
+    return list(own) if isinstance(own, list | tuple) else [] if own is None else [own]
 
 
 def _contiguous(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -65,12 +65,13 @@ class ExpertLayer:
         injected = Injected(experts, relevance_BK, rows_N)
 
         def add_experts(
-            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
-        ) -> Tensor:
+            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        ) -> Any:
             hidden = args[0] if args else kwargs["hidden_states"]
-            return output + mix_experts(
-                hidden, injected.experts, injected.relevance_BK, injected.rows_N
-            )
+            term = mix_experts(hidden, injected.experts, injected.relevance_BK, injected.rows_N)
+            if isinstance(output, tuple):  # some sparse blocks return their router's scores as well
+                return (output[0] + term, *output[1:])
+            return output + term
 
         self._handle = self.ffn.register_forward_hook(add_experts, with_kwargs=True)
 

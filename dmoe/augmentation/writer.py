@@ -16,6 +16,7 @@ from torch import Tensor
 from backbone.decoding import pad_token_id
 from backbone.kv_cache import make_cache
 from backbone.model import Backbone
+from backbone.tokens import decode, encode_prompt
 from dmoe.augmentation.chatter import marks_thinking, opened_thinking
 from plumbing.batches import pad
 from plumbing.mounts import SettingValueError
@@ -203,8 +204,10 @@ class BackboneWriter:
     def _encode(self, request: WritingRequest) -> list[int]:
         tokenizer = self._backbone.tokenizer
         text = self._prompt(request) + request.opening
-        is_plain = not tokenizer.chat_template  # a template writes the special tokens itself
-        return list(tokenizer(text, add_special_tokens=is_plain)["input_ids"])
+        if not tokenizer.chat_template:
+            return encode_prompt(tokenizer, text)
+        # The template writes the special tokens itself.
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _prompt(self, request: WritingRequest) -> str:
         tokenizer = self._backbone.tokenizer

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backbone.decoding import check_room, first_line, left_padded, pad_token_id
+from backbone.decoding import answer_text, check_room, left_padded, pad_token_id
 from backbone.final_ffn import FinalFFN
 from backbone.model import Backbone
+from backbone.tokens import decode
 from dmoe.decoding.router import RoutingRequest
 from dmoe.decoding.session import Session
 from dmoe.decoding.steps import Routing, Step
@@ -110,7 +111,7 @@ class DMoEDecoder:
     def text(self, steps: Iterable[Step]) -> str:
         """Read the answer from the tokens of one row, as `backbone.decoding.greedy_decode` does."""
         ids = [step.token_id for step in steps]
-        return first_line(self.backbone.tokenizer.decode(ids, skip_special_tokens=True))
+        return answer_text(self.backbone, ids)
 
     def generate(
         self,
@@ -142,7 +143,7 @@ class DMoEDecoder:
         check_room(self.backbone, int(mask.bool().sum(1).max()), max_new_tokens)
         tokenizer = self.backbone.tokenizer
         requests = [
-            RoutingRequest(tokenizer.decode(row[keep.bool()], skip_special_tokens=True))
+            RoutingRequest(decode(tokenizer, row[keep.bool()].tolist()))
             for row, keep in zip(input_ids, mask, strict=True)
         ]
         session = Session(self._final, self.routing, input_ids, mask, requests)

@@ -17,7 +17,7 @@ from torch.nn import functional
 from backbone.decoding import back_to_prompt
 from backbone.final_ffn import FinalFFN, Residual, keep_residual
 from backbone.kv_cache import make_cache
-from backbone.tokens import encode_answer
+from backbone.tokens import decode, encode_answer, known_token
 from dmoe.decoding.active import ActiveExperts
 from dmoe.decoding.controls import NoiseExperts
 from dmoe.decoding.router import RoutingRequest, last_tokens
@@ -171,9 +171,10 @@ class Session:
         """Make the query of eq. 5: the task input and the text before the token that triggered."""
         tokenizer = self._backbone.tokenizer
         task, ids = self._requests[row].query, self._new[row]
-        new = tokenizer.decode(ids, skip_special_tokens=True)
+        new = decode(tokenizer, ids)
         # SentencePiece's tokenizers decode without the space before the first word.
-        begins_word = new and tokenizer.convert_ids_to_tokens(ids[0]).startswith("▁")
+        tokens = (token for id in ids if (token := known_token(tokenizer, id)) is not None)
+        begins_word = new and next(tokens).startswith("▁")
         if begins_word and not (new[0].isspace() or task[-1:].isspace()):
             task += " "
         query = last_tokens(tokenizer, task + new, self._routing.max_query_tokens)
@@ -214,7 +215,7 @@ class Session:
             row=row,
             position=position,
             token_id=token_id,
-            token=self._backbone.tokenizer.decode([token_id]),
+            token=decode(self._backbone.tokenizer, [token_id], skip_special_tokens=False),
             uncertainty=settled.uncertainty[row],
             triggered=row in settled.routed,
             routed=routed,

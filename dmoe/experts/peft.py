@@ -21,6 +21,7 @@ from backbone.lora.record import RECORD, AdapterRecord, check_record
 from backbone.lora.settings import CONFIG, WEIGHTS, AdapterError, check_absent
 from backbone.projections import TARGETS
 from dmoe.experts.expert import Expert, ExpertError, ExpertSpec, check_expert
+from dmoe.experts.modules import as_maps, from_maps, map_names, of_least_rank, stores_transposed
 from plumbing.storage.folders import new_folder
 
 _PREFIX = "base_model.model."
@@ -49,14 +50,12 @@ def export_adapter(
         ExpertError: If the expert does not fit the settings or the FFN.
     """
     check_expert(expert, spec, ffn.sizes)
-    names = _module_names(ffn)
-    tensors = {
-        _key(names, name): tensor.detach().cpu().contiguous() for name, tensor in expert.items()
-    }
+    maps, joined = as_maps(expert, spec, ffn)
+    tensors = {_key(name): tensor.detach().cpu().contiguous() for name, tensor in maps.items()}
     check_absent(folder)
     with new_folder(Path(folder)) as part:
         save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
-        config = json.dumps(_config(spec, ffn, names), indent=2, sort_keys=True)
+        config = json.dumps(_config(joined, ffn, tensors), indent=2, sort_keys=True)
         (part / CONFIG).write_text(config + "\n", encoding="utf-8")
         if record is not None:
             record.write(part)
@@ -79,12 +78,12 @@ def import_adapter(folder: str | Path, ffn: FinalFFN) -> tuple[Expert, ExpertSpe
     """
     folder = Path(folder)
     check_files(folder, "a PEFT adapter", "give a folder that PEFT's save_pretrained wrote")
-    config, tensors = read_config(folder), read_factors(folder)
+    # PEFT goes by the kind of the module, whatever the adapter says of fan-in and fan-out.
+    config, tensors = read_config(folder, also=["fan_in_fan_out"]), read_factors(folder)
     if (folder / RECORD).is_file():  # PEFT itself writes none
         check_record(folder, ffn.backbone)
-    names = _module_names(ffn)
-    places = {_key(names, f"{t}.{m}"): f"{t}.{m}" for t in TARGETS
-              if t in ffn.projections for m in ("lora_A", "lora_B")}  # fmt: skip
+    maps = [f"{name}.{matrix}" for name in map_names(ffn) for matrix in ("lora_A", "lora_B")]
+    places = {_key(name): name for name in maps}
     elsewhere = [key for key in tensors if key not in places]
     if elsewhere or not tensors:
         raise AdapterError(
@@ -92,11 +91,10 @@ def import_adapter(folder: str | Path, ffn: FinalFFN) -> tuple[Expert, ExpertSpe
             f"{next(iter(places))}, got {elsewhere[0] if elsewhere else 'none'}; train the adapter "
             f"with layers_to_transform=[{ffn.backbone.num_layers - 1}] on the FFN"
         )
-    expert = {places[key]: tensor.float() for key, tensor in tensors.items()}
-    spec = _spec(folder, config, expert)
-    check_places(
-        folder / CONFIG, config, ffn.backbone.model, [names[target] for target in spec.targets]
-    )
+    held = {places[key].rpartition(".")[0] for key in tensors}
+    check_places(folder / CONFIG, config, ffn.backbone.model, sorted(held))
+    expert = from_maps({places[key]: tensor.float() for key, tensor in tensors.items()}, ffn)
+    expert, spec = of_least_rank(expert, _spec(folder, config, expert), ffn)
     check_expert(expert, spec, ffn.sizes)
     return expert, spec
 
@@ -114,18 +112,12 @@ def _spec(folder: Path, config: Mapping[str, Any], expert: Expert) -> ExpertSpec
         ) from error
 
 
-def _module_names(ffn: FinalFFN) -> dict[str, str]:
-    """The name that each projection's module has in the model, by target."""
-    modules = {id(part): name for name, part in ffn.backbone.model.named_modules()}
-    return {target: modules[id(part)] for target, part in ffn.projections.items()}
+def _key(name: str) -> str:
+    return f"{_PREFIX}{name}.weight"
 
 
-def _key(names: Mapping[str, str], tensor: str) -> str:
-    target, _, matrix = tensor.partition(".")
-    return f"{_PREFIX}{names[target]}.{matrix}.weight"
-
-
-def _config(spec: ExpertSpec, ffn: FinalFFN, names: Mapping[str, str]) -> dict[str, Any]:
+def _config(spec: ExpertSpec, ffn: FinalFFN, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    maps = dict.fromkeys(name.split(".")[-3] for name in tensors)  # …gate_proj.lora_A.weight
     alpha = int(spec.alpha) if spec.alpha == int(spec.alpha) else spec.alpha
     return {
         "peft_type": "LORA",
@@ -135,8 +127,8 @@ def _config(spec: ExpertSpec, ffn: FinalFFN, names: Mapping[str, str]) -> dict[s
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": stores_transposed(ffn),
         "inference_mode": True,
-        "target_modules": [names[target].rpartition(".")[2] for target in spec.targets],
+        "target_modules": list(maps),
         "layers_to_transform": [ffn.backbone.num_layers - 1],
     }

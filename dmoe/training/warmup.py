@@ -32,7 +32,8 @@ from backbone.final_ffn import FinalFFN
 from backbone.loading import EMBEDDED, load_backbone
 from backbone.lora.record import RECORD, check_record
 from backbone.lora.settings import WEIGHTS
-from backbone.model import Backbone
+from backbone.model import Backbone, UnsupportedBackboneError
+from backbone.projections import Block, as_block
 from dmoe.experts.expert import ExpertSpec
 from dmoe.experts.peft import import_adapter
 from dmoe.experts.recipe import Recipe
@@ -90,23 +91,35 @@ def merge_expert(ffn: FinalFFN, expert: Mapping[str, Tensor], spec: ExpertSpec) 
     names = {id(weight): name for name, weight in ffn.backbone.model.named_parameters()}
     weights: dict[str, Tensor] = {}
     for target in spec.targets:
-        linear = ffn.projections[target]
-        a, b = (expert[f"{target}.lora_{x}"].to(linear.weight.device).float() for x in "AB")
-        if linear.weight.itemsize > 2:
-            weights[names[id(linear.weight)]] = linear.weight + spec.scaling * (b @ a)
+        block = as_block(ffn.projections[target])
+        weight = block.module.weight
+        a, b = (expert[f"{target}.lora_{x}"].to(weight.device).float() for x in "AB")
+        if weight.itemsize > 2:
+            new = weights.setdefault(names[id(weight)], weight.clone())
+            block.part(new).add_(spec.scaling * (b @ a))
         else:
-            warm = linear if isinstance(linear, WarmLinear) else _replace(ffn, target)
-            warm.add(a, spec.scaling * b)
+            _warm(ffn, block).add(a, spec.scaling * b, block.first)
     if weights:
         WeightEdits(ffn.backbone).write(weights)
 
 
-def _replace(ffn: FinalFFN, target: str) -> WarmLinear:
-    """Put a `WarmLinear` in the place of a projection."""
-    linear = ffn.projections[target]
-    name = next(name for name, child in ffn.ffn.named_children() if child is linear)
-    warm = ffn.projections[target] = WarmLinear(linear)
+def _warm(ffn: FinalFFN, block: Block) -> WarmLinear:
+    """The `WarmLinear` of a block's linear map; it takes the map's place if it is not there yet."""
+    if isinstance(block.module, WarmLinear):
+        return block.module
+    if not isinstance(block.module, nn.Linear):
+        raise UnsupportedBackboneError(
+            f"{type(block.module).__name__} ({ffn.backbone.name}) in {block.weight.dtype}: expected "
+            "float32 weights to merge a warm-up into; set dtype=float32"
+        )
+    name = next(name for name, child in ffn.ffn.named_children() if child is block.module)
+    warm = WarmLinear(block.module)
     setattr(ffn.ffn, name, warm)
+    for target, part in ffn.projections.items():
+        if isinstance(part, Block) and part.module is block.module:
+            ffn.projections[target] = part.of(warm)
+        elif part is block.module:
+            ffn.projections[target] = warm
     return warm
 
 
@@ -164,10 +177,12 @@ class WarmLinear(nn.Linear):
             self.register_buffer(name, torch.zeros(shape, device=linear.weight.device))
         self.train(linear.training)
 
-    def add(self, a_RI: Tensor, b_OR: Tensor) -> None:
-        """Add the product ``B A`` to those that already act."""
+    def add(self, a_RI: Tensor, b_OR: Tensor, first: int = 0) -> None:
+        """Add the product ``B A`` to those that already act, from the output ``first`` on."""
+        whole_OR = b_OR.new_zeros(self.out_features, b_OR.shape[1])
+        whole_OR[first : first + len(b_OR)] = b_OR
         self.warmup_A = torch.cat([self.warmup_A, a_RI])
-        self.warmup_B = torch.cat([self.warmup_B, b_OR], 1)
+        self.warmup_B = torch.cat([self.warmup_B, whole_OR], 1)
 
     def forward(self, input: Tensor) -> Tensor:
         """Map ``[..., I]`` to ``[..., O]``, in the dtype of the weights."""

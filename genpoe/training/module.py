@@ -317,7 +317,8 @@ class _Sample:
             batch = module.transfer_batch_to_device(batch, module.device, 0)
             predicts = batch["labels"][:, 1:] != IGNORE
 
-            def keep(_: Any, args: tuple[Any, ...], output: Tensor, at: Tensor = predicts) -> None:
+            def keep(_: Any, args: tuple[Any, ...], output: Any, at: Tensor = predicts) -> None:
+                output = output[0] if isinstance(output, tuple) else output
                 seen.append((args[0][at], output[at]))  # FFNs get their input by position
 
             handle = module.expert_layer.ffn.register_forward_hook(keep)

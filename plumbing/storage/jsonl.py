@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbing.progress import progress
-from plumbing.storage.files import write_whole
+from plumbing.storage.files import json_text, write_whole
 
 
 class DataError(ValueError):
@@ -238,7 +238,7 @@ def _write_lines(
 
 def _encode(path: Path, number: int, row: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(row, ensure_ascii=False).encode("utf-8")
+        return json_text(row, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(
             f"{path}:{number}: expected text that UTF-8 can express, got half a surrogate pair "

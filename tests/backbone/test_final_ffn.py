@@ -49,7 +49,7 @@ def test_adding_is_adding_to_the_weights(tiny_tokenizer):
 
 @pytest.mark.parametrize(
     ("family", "settings"),
-    [("granite", {"residual_multiplier": 0.5}), ("phi3", {}), ("olmoe", {}), ("phi", {})],
+    [("olmoe", {}), ("phi", {})],
 )
 def test_other_structures_are_refused(family, settings, tiny_tokenizer):
     backbone = make_backbone(family, tokenizer=tiny_tokenizer, **settings)

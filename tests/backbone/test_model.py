@@ -78,10 +78,11 @@ def test_load_from_a_folder_and_its_errors(tmp_path, tiny_backbone):
 
 def test_hub_arguments_reach_transformers(monkeypatch, tiny_backbone):
     seen = {}
+    whole = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()}
 
     def from_pretrained(name, **kwargs):
         seen[name] = kwargs
-        return tiny_backbone.model if "dtype" in kwargs else tiny_backbone.tokenizer
+        return (tiny_backbone.model, whole) if "dtype" in kwargs else tiny_backbone.tokenizer
 
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", from_pretrained)
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", from_pretrained)
@@ -90,6 +91,8 @@ def test_hub_arguments_reach_transformers(monkeypatch, tiny_backbone):
         "dtype": torch.bfloat16,
         "revision": "abc",
         "trust_remote_code": False,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
     }
 
 
