@@ -20,6 +20,7 @@ from qa.method import BaseMethod, Prediction, QuestionInput, RAGMethod
 from qa.metrics import bootstrap_interval
 from qa.passages.gold import GoldPassages, ShuffledPassages
 from qa.passages.source import Selection
+from qa.prompts import prompt_template
 
 
 class Agreeing(RAGMethod):
