@@ -122,7 +122,7 @@ def without_thinking(text: str, source: str = "") -> str:
 
 
 def opened_thinking(prompt: str) -> str:
-    """The tag at the end of a prompt behind which the model goes on to think; "" if there is none."""
+    """The tag at the end of a prompt behind which the model thinks; "" if there is none."""
     *_, last = [None, *_TAG.finditer(prompt)]
     if last is None or last["end"] or last["closed"] or prompt[last.end() :].strip():
         return ""
@@ -156,7 +156,7 @@ def without_chatter(text: str, source: str) -> str:
     if "```" not in source and "~~~" not in source:
         text = _unfenced(text)
     lines = [line for line in text.strip().splitlines() if line.strip()]
-    while len(lines) > 1 and _is_head(*lines[:2], greetings, heads, source):
+    while len(lines) > 1 and _is_head(lines[0], lines[1], greetings, heads, source):
         del lines[0]
     for number in range(1, len(lines)):
         if any(form.match(_bare(lines[number])) for form in tails):
@@ -232,7 +232,8 @@ def _unwrapped(text: str, source: str) -> str:
         inner = text[len(marks) : -len(marks)]
         if text.startswith(marks) and text.endswith(marks) and inner and marks not in inner:
             text = inner.strip()
-    for first, last in _QUOTES:
+    for quotes in _QUOTES:
+        first, last = quotes[0], quotes[1]
         inner = text[1:-1]
         is_wrapped = len(text) > 2 and text[0] == first and text[-1] == last
         if is_wrapped and first not in inner and last not in inner:

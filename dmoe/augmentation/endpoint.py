@@ -101,8 +101,9 @@ class EndpointWriter:
 
         Endpoints cannot be made to begin an answer with a request's ``opening``, so it is ignored.
         If the model says nothing (because it declines, or used up its tokens for thinking), the
-        answer is "". Thinking in a field of its own, such as ``reasoning_content``, is not read. If the endpoint cannot be reached, denies access or answers something else
-        than a completion, an `EndpointError` stands in the answer's place.
+        answer is "". Thinking in a field of its own, such as ``reasoning_content``, is not read. If
+        the endpoint cannot be reached, denies access or answers something else than a completion,
+        an `EndpointError` stands in the answer's place.
         """
         with ThreadPoolExecutor(max(1, len(requests))) as pool:
             return list(pool.map(self._answer_or_reason, requests))

@@ -69,7 +69,7 @@ def wrong_argument(error: BaseException) -> SettingValueError | None:
     name, section = target[1].rpartition(".")[2], f"{full_key[1]}." if full_key else ""
     if (unknown := _UNEXPECTED.search(str(cause))) and unknown[1] not in parameters:
         guess = did_you_mean(unknown[1], list(parameters))
-        problem = f"{name} has no setting {unknown[1]!r}"
+        problem = f"{name} does not take the setting {unknown[1]!r}"
         return SettingValueError(f"{section}{unknown[1]}", problem, f"{guess}leave {{}} out")
     if missing := _MISSING.search(str(cause)):
         lacking = next(iter(re.findall(r"'(\w+)'", missing[1])), "")

@@ -148,7 +148,7 @@ def test_a_part_that_does_not_take_a_setting_is_an_error_of_one_line(
     with pytest.raises(SystemExit):
         run(instantiate, OmegaConf.create({"a": {"_target_": target, "tick": 1}}).a)
     line = capsys.readouterr().err
-    assert line == "error: Stopwatch has no setting 'tick'; leave a.tick out\n"
+    assert line == "error: Stopwatch does not take the setting 'tick'; leave a.tick out\n"
     with pytest.raises(InstantiationException):
         run(instantiate, {"_target_": "tests.plumbing.cli.test_entry.with_a_bug", "tick": 1})
 
