@@ -21,12 +21,12 @@ class IndexDirError(SettingValueError, FolderError):
 
 
 def check_name(index_dir: str | Path | None) -> None:
-    """Check that the path of an index ends in a folder's name.
+    """Check that the path of an index ends in a folder's name, and is text.
 
     A new index is written to a folder beside its own and then renamed, which needs a name.
 
     Raises:
-        ValueError: If the path has no name of its own, such as "", "." or "..".
+        ValueError: If the path has no name of its own, such as "", "." or "..", or is no UTF-8.
     """
     if index_dir is not None and Path(index_dir).name in ("", ".."):
         raise SettingValueError(
@@ -34,6 +34,14 @@ def check_name(index_dir: str | Path | None) -> None:
             f"index_dir must name a folder of its own, got {str(index_dir)!r}",
             "set {}, such as index/bm25",
         )
+    try:
+        str(index_dir).encode()
+    except UnicodeEncodeError as error:
+        raise SettingValueError(
+            "index_dir",
+            f"index_dir must be text that UTF-8 can express, got {str(index_dir)!a}",
+            "set {} to a folder with another name, or start Python with PYTHONUTF8=1",
+        ) from error
 
 
 def index_path(index_dir: str | Path | None) -> Path:

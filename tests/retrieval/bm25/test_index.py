@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections import Counter
 from dataclasses import asdict, replace
@@ -134,6 +135,23 @@ def test_queries_are_cut_to_so_many_words(corpus, settings, index):
     queries = ["  Roman\ttemple  capital Lisbon", "Roman", ""]
     assert short.search(queries, 9) == index.search(["Roman temple", "Roman", ""], 9)
     assert short.fingerprint != index.fingerprint
+
+
+def test_a_folder_whose_name_is_no_text_is_named():
+    with pytest.raises(ValueError, match="index_dir must be text that UTF-8 can express, got"):
+        BM25Settings(os.fsdecode(b"index/\xff"))
+
+
+def test_a_path_that_java_refuses_gets_advice(tmp_path):
+    lucene.start_java()
+    from jnius import JavaException
+
+    refused = JavaException("java.nio.file.InvalidPathException: unmappable characters")
+    with (
+        pytest.raises(FolderError, match=r"set LC_ALL=C\.UTF-8, or choose a folder whose name is"),
+        lucene._java_errors(tmp_path),
+    ):
+        raise refused
 
 
 def test_python_threads_share_it_while_it_changes(index):
