@@ -155,7 +155,7 @@ class BackboneWriter:
         mask = torch.cat([rest.new_ones(len(rows), len(shared)), rest], 1)
         new = self._continue(ids, mask, cache, requests)
         return [
-            opened_thinking(self._prompt(request)) + request.opening + decode(tokenizer, row)
+            opened_thinking(self._prompt(request)) + request.opening + decode_with_tags(tokenizer, row)
             for request, row in zip(requests, new, strict=True)
         ]
 
@@ -260,7 +260,7 @@ class BackboneWriter:
         return generator.manual_seed(int.from_bytes(short_hash(key), "big", signed=True))
 
 
-def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+def decode_with_tags(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of some tokens without special ones, but with the tags of thinking.
 
     Without its tags thinking could not be told from the answer.
@@ -270,11 +270,11 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     text, part = "", []
     for id in ids:
         if id in tags:
-            text += tokenizer.decode(part, skip_special_tokens=True) + tags[id]
+            text += decode(tokenizer, part) + tags[id]
             part = []
         else:
             part.append(id)
-    return text + tokenizer.decode(part, skip_special_tokens=True)
+    return text + decode(tokenizer, part)
 
 
 def _ended(new: Sequence[int], request: WritingRequest, stop_ids: Sequence[int]) -> bool:

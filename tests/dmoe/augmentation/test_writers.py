@@ -17,7 +17,7 @@ from dmoe.augmentation.writer import (
     RefusedError,
     WritingRequest,
     add_noise,
-    decode,
+    decode_with_tags,
 )
 from tests.helpers.tiny import make_backbone, make_tokenizer
 
@@ -125,10 +125,10 @@ def test_tags_of_thinking_that_are_special_tokens_are_kept():
     tokenizer = make_tokenizer()
     tokenizer.add_special_tokens({"extra_special_tokens": ["[THINK]", "[/THINK]"]})
     ids = tokenizer("[THINK]the town[/THINK]the sea<|im_end|>")["input_ids"]
-    assert without_thinking(decode(tokenizer, ids)).strip() == "the sea"
+    assert without_thinking(decode_with_tags(tokenizer, ids)).strip() == "the sea"
     plain = make_tokenizer()
     ids = plain("the sea<|im_end|>")["input_ids"]
-    assert decode(plain, ids) == plain.decode(ids, skip_special_tokens=True)
+    assert decode_with_tags(plain, ids) == plain.decode(ids, skip_special_tokens=True)
 
 
 def test_what_decides_the_answers_is_in_the_fingerprint(tiny_backbone, tiny_tokenizer):
