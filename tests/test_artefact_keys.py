@@ -47,7 +47,8 @@ from genpoe.model import BackboneMismatchError, GenPoE
 from genpoe.training.frozen_states import frozen_states
 from plumbing.storage.jsonl import write_jsonl
 from plumbing.training.checkpoint import CheckpointError
-from qa.evaluation.run_folder import differences, read_run
+from qa.evaluation.pairing import differences
+from qa.evaluation.run_folder import read_run
 from qa.prompts import PROMPT_OF_0_1, build_prompt, prompt_template
 from retrieval.passage import Passage
 from tests.helpers.tiny import make_backbone, save_backbone
