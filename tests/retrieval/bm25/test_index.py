@@ -14,7 +14,7 @@ from plumbing.storage.manifest import FolderError, read_manifest
 from retrieval import index_folder
 from retrieval.bm25 import lucene
 from retrieval.bm25.index import BM25Settings
-from retrieval.bm25.java import java_class
+from retrieval.bm25.java import java_class, start_java
 from retrieval.corpus.corpus import Corpus
 from retrieval.passage import Passage
 from retrieval.retriever import Hit
@@ -143,7 +143,7 @@ def test_a_folder_whose_name_is_no_text_is_named():
 
 
 def test_a_path_that_java_refuses_gets_advice(tmp_path):
-    lucene.start_java()
+    start_java()
     from jnius import JavaException
 
     refused = JavaException("java.nio.file.InvalidPathException: unmappable characters")

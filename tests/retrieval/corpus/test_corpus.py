@@ -7,6 +7,7 @@ import logging
 import tracemalloc
 from dataclasses import asdict
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -98,9 +99,9 @@ def test_an_empty_corpus_is_refused_for_every_retriever(tmp_path, name, content,
     assert (len(corpus), list(corpus), "a" in corpus) == (0, [], False)
     bm25, dense = BM25Settings(tmp_path / "bm25"), DenseSettings(tmp_path / "dense", WORDS)
     hybrid = HybridSettings({"bm25": bm25, "dense": dense})
-    settings = {"bm25": bm25, "dense": dense, "hybrid": hybrid}[kind]
+    every: dict[str, Any] = {"bm25": bm25, "dense": dense, "hybrid": hybrid}
     with pytest.raises(DataError, match=rf"{name}: expected a corpus with passages, got {came}; n"):
-        settings.build(corpus)
+        every[kind].build(corpus)
     assert not (tmp_path / kind).exists()
 
 

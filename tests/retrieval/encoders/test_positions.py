@@ -32,7 +32,7 @@ FAMILIES = {
 }
 
 
-def settings_of(folder: Path, family: str, **limits: int) -> Any:
+def settings_of(folder: Path, family: str, **limits: Any) -> Any:
     from transformers import AutoConfig
 
     changes, pad, _ = FAMILIES[family]
