@@ -251,7 +251,7 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     """
     special = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
     tags = {id: token for token, id in special if marks_thinking(token)}
-    text, part = "", []
+    text, part = "", list[int]()
     for id in ids:
         if id in tags:
             text += tokenizer.decode(part, skip_special_tokens=True) + tags[id]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 from lightning import LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
