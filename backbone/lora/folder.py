@@ -26,7 +26,7 @@ from plumbing.settings import check_fits
 _Names = Sequence[str] | str | None
 _Section = Mapping[str, Any] | None
 _NAMED = re.compile(r"(\.lora_[AB])\.[^.]+\.weight$")  # with the adapter's own name
-_OFF = (None, False, {}, [])
+_OFF: tuple[Any, ...] = (None, False, {}, [])
 
 
 @dataclass(frozen=True)

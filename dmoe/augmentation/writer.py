@@ -267,7 +267,7 @@ def decode_with_tags(tokenizer: Any, ids: Sequence[int]) -> str:
     """
     special = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
     tags = {id: token for token, id in special if marks_thinking(token)}
-    text, part = "", []
+    text, part = "", list[int]()
     for id in ids:
         if id in tags:
             text += decode(tokenizer, part) + tags[id]

@@ -117,6 +117,7 @@ def test_thinking_that_the_template_opens_is_marked_as_such(opens):
         )
     writer = BackboneWriter(make_backbone(tokenizer=tokenizer))
     (text,) = writer.write([request("town")])
+    assert isinstance(text, str)
     assert text.startswith("<think>") == opens
     assert (without_thinking(text) == "") == opens  # cut off before the end of the thinking
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 from lightning import LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
@@ -129,7 +129,7 @@ def configured(folder: Path, *dots: str) -> Any:
         ("trainer.profiler=stopwatch", "Trainer refuses profiler='stopwatch'"),
         ("trainer.enable_progress_bar=false", "Trainer refuses enable_progress_bar=False"),
         ("trainer.enable_model_summary=maybe", "enable_model_summary must be true or false"),
-        ("trainer.max_epoch=3", "Trainer does not take the setting 'max_epoch'; did you mean max_epochs"),
+        ("trainer.max_epoch=3", "does not take the setting 'max_epoch'; did you mean max_epochs"),
         ("trainer.logger=true", "logger cannot be set as an argument of the Trainer, got True"),
         ("trainer.callbacks=[]", "callbacks cannot be set as an argument of the Trainer"),
         ("callbacks.bar.refresh=3", "TQDMProgressBar does not take the setting 'refresh'"),
