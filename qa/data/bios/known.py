@@ -1,8 +1,9 @@
 """Questions of general knowledge, which the default backbone answers rightly without a passage.
 
 An expert about something else, or an edit, should leave these answers as they are: they are probes
-of locality. We wrote 723 such questions and kept the 190 that SmolLM2-135M-Instruct, the embedded
-default, answers exactly (``method=base``, greedy, EM 1). Another backbone knows others.
+of locality. We wrote 723 such questions and kept the 177 that SmolLM2-135M-Instruct, the embedded
+default, answers exactly (``method=base``, greedy, EM 1), whether its weights are bfloat16, in
+batches of 16 or of 4, or float32. Another backbone knows others.
 """
 
 from __future__ import annotations
@@ -47,12 +48,9 @@ _KNOWN = """
     In which city is the Eiffel Tower? | Paris
     In which city is the Statue of Liberty? | New York | New York City
     In which city is the Louvre? | Paris
-    In which city is the Acropolis? | Athens
-    In which country is the Great Wall? | China
     In which country is the Great Pyramid of Giza? | Egypt
     In which country is Machu Picchu? | Peru
     In which country is the city of Venice? | Italy
-    In which country is the city of Toronto? | Canada
     In which country is the city of Sydney? | Australia
     In which country is the city of Milan? | Italy
     What is the chemical symbol for iron? | Fe
@@ -67,7 +65,6 @@ _KNOWN = """
     Who wrote The Divine Comedy? | Dante Alighieri | Dante
     Who wrote On the Origin of Species? | Charles Darwin | Darwin
     Who painted the Mona Lisa? | Leonardo da Vinci | da Vinci
-    Who painted Guernica? | Pablo Picasso | Picasso
     Who developed the theory of relativity? | Albert Einstein | Einstein
     Which president issued the Emancipation Proclamation? | Abraham Lincoln | Lincoln
     Who led India to independence by nonviolent protest? | Mahatma Gandhi | Gandhi
@@ -78,7 +75,6 @@ _KNOWN = """
     Which planet do we live on? | Earth
     What gas do plants absorb from the air? | carbon dioxide | CO2
     What force pulls objects towards the Earth? | gravity | gravitational force | force of gravity
-    What molecule carries genetic information? | DNA
     What is the study of the weather called? | meteorology
     What is the study of the mind called? | psychology
     What is the study of plants called? | botany
@@ -103,7 +99,6 @@ _KNOWN = """
     What is the plural of mouse? | mice
     What is the Spanish word for hello? | hola
     What day comes after Monday? | Tuesday
-    In which year did the Second World War end? | 1945
     In which year did the First World War begin? | 1914
     In which year did the First World War end? | 1918
     In which year was the Declaration of Independence signed? | 1776
@@ -113,7 +108,6 @@ _KNOWN = """
     What sport uses a bat, a pitcher and four bases? | baseball
     Who is the Greek goddess of love? | Aphrodite
     What do you call a person who bakes bread? | baker
-    What do you call a person who treats sick animals? | veterinarian | vet
     What do you call a person who writes poems? | poet
     In which country is the city of Florence? | Italy
     In which country is the city of Hamburg? | Germany
@@ -131,7 +125,6 @@ _KNOWN = """
     In which country is the city of Vienna? | Austria
     In which country is the city of Sao Paulo? | Brazil
     In which country is the city of Tijuana? | Mexico
-    In which country is the city of Tehran? | Iran
     In which country is the city of Helsinki? | Finland
     In which city is the Parthenon? | Athens
     In which city is Notre-Dame Cathedral? | Paris
@@ -139,13 +132,11 @@ _KNOWN = """
     In which city is the Sydney Opera House? | Sydney
     In which city is the Hagia Sophia? | Istanbul
     What language is mainly spoken in Spain? | Spanish
-    What language is mainly spoken in Peru? | Spanish
     What language is mainly spoken in Colombia? | Spanish
     What language is mainly spoken in Cuba? | Spanish
     What language is mainly spoken in Saudi Arabia? | Arabic
     What language is mainly spoken in Syria? | Arabic
     What language is mainly spoken in Morocco? | Arabic
-    What language is mainly spoken in China? | Chinese | Mandarin | Mandarin Chinese
     What language is mainly spoken in Israel? | Hebrew
     What language is mainly spoken in the United States? | English
     What language is mainly spoken in Ireland? | English
@@ -181,10 +172,8 @@ _KNOWN = """
     What is the study of microorganisms called? | microbiology
     What do you call a person who paints pictures? | painter | artist
     What do you call a person who designs buildings? | architect
-    What do you call a person who sells meat? | butcher
     What do you call a person who studies the stars? | astronomer
     What do you call a person who takes photographs? | photographer
-    What do you call a person who works with wood? | carpenter | woodworker
     What do you call a person who cooks in a restaurant? | chef | cook
     What do you call a person who travels into space? | astronaut
     What do you call a person who plays the violin? | violinist
@@ -193,7 +182,6 @@ _KNOWN = """
     How many eyes does a human have? | 2 | two
     How many corners does a triangle have? | 3 | three
     How many faces does a cube have? | 6 | six
-    How many days are in the month of April? | 30
     How many degrees are in a triangle? | 180 | 180 degrees
     How many cards are in a standard deck? | 52
     What is the opposite of young? | old

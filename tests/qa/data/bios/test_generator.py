@@ -75,7 +75,7 @@ def test_sizes_ids_and_splits(bios: QADataset) -> None:
         "test_reworded": 240,
         "test_unseen": 240,
         "test_unseen_rephrased": 240,
-        "known": 190,
+        "known": 177,
     }
     distractors = 150 + 2 * (150 * 40 // 101)
     assert len(bios.passages) == 800 + 101 + 40 + 40 + distractors
