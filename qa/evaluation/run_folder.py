@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,8 +161,6 @@ def _answered(row: Mapping[str, Any], where: str) -> Answered:
 
 def _number(row: Mapping[str, Any], key: str, where: str) -> float:
     value = row[key]
-    if value is None:  # as a number that is not finite is written
-        return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(f"{where}: {key!r} must be a number, got {describe(value)}; evaluate again")
     return value

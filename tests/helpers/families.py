@@ -176,9 +176,7 @@ def _trains_and_answers(backbone: Backbone, dataset: Any) -> None:
     """Train a hypernetwork for two steps, and answer with what it generates."""
     hypernet = MeanSettings(rank=2, layer=1, hidden_width=8).build(backbone)
     module = GenPoEModule(backbone, hypernet, OptimSettings(lr=1e-2, warmup_steps=1))
-    data = QADataModule(
-        dataset, backbone.tokenizer, passages_per_batch=2, questions_per_passage=2
-    )
+    data = QADataModule(dataset, backbone.tokenizer, passages_per_batch=2, questions_per_passage=2)
     before = [parameter.detach().clone() for parameter in hypernet.parameters()]
     with tempfile.TemporaryDirectory() as folder:
         Trainer(
