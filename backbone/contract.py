@@ -1,7 +1,8 @@
 """What all other code takes for granted of a backbone, checked once when it is loaded.
 
 * Every weight came from the files, and no weight of the files was left over.
-* There is an end-of-sequence token, and every token that a text can give has a row of the embedding.
+* There is an end-of-sequence token, and every token that a text can give has a row of the
+  embedding.
 * A prompt does not end the sequence, and prompt and answer, encoded apart, are the joint text.
 * Our logits, and our likelihood of a short text, equal the model's own and are finite.
 
@@ -110,15 +111,18 @@ def check_tokens(backbone: Backbone) -> None:
             f"its head chooses among {head_rows} ids, but the embedding has {rows} rows: expected "
             "as many; load the files with their own config.json",
         )
-    special = {*tokenizer.all_special_tokens}
-    for token, id in tokenizer.get_vocab().items():
-        if id >= head_rows and token not in special:
-            raise _refusal(
-                backbone,
-                f"its tokenizer gives the token {token!r} the id {id}, but the model has {head_rows} "
-                f"rows: expected ids up to {head_rows - 1}; use the model's own tokenizer, or "
-                "resize_token_embeddings and save the model",
-            )
+    # A special token stands in no text, such as the one for images in the tokenizer of Gemma 3.
+    added = tokenizer.added_tokens_decoder
+    special = {id for id, token in added.items() if token.special}
+    given = {*tokenizer.get_vocab().values()} - special | {*encode_prompt(tokenizer, _PROMPT)}
+    if max(given) >= head_rows:
+        id = min(id for id in given if id >= head_rows)
+        raise _refusal(
+            backbone,
+            f"its tokenizer gives the token {tokenizer.convert_ids_to_tokens(id)!r} the id {id}, "
+            f"but the model has {head_rows} rows: expected ids up to {head_rows - 1}; use the "
+            "model's own tokenizer, or resize_token_embeddings and save the model",
+        )
     end = tokenizer.eos_token_id
     if end is None or end >= head_rows:
         own = (id for id in own_end_ids(backbone.model) if 0 <= id < head_rows)
@@ -147,20 +151,21 @@ def check_encoding(backbone: Backbone) -> None:
     if prompt[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id):
         raise _refusal(
             backbone,
-            f"its tokenizer ends every prompt with {tokenizer.convert_ids_to_tokens(prompt[-1])!r}, "
-            "behind which a model says nothing: expected a prompt that can go on; set add_eos_token "
-            "to false in tokenizer_config.json",
+            f"its tokenizer ends every prompt with {tokenizer.convert_ids_to_tokens(prompt[-1])!r}"
+            ", behind which a model says nothing: expected a prompt that can go on; set "
+            "add_eos_token to false in tokenizer_config.json",
         )
     for answer in _ANSWERS:
         apart = [*prompt, *encode_answer(tokenizer, answer)[:-1]]
         joint = encode_prompt(tokenizer, f"{_PROMPT} {answer}")
         if apart != joint:
-            at = next(n for n, (a, b) in enumerate(zip([*apart, -1], [*joint, -2])) if a != b)
+            pairs = zip([*apart, -1], [*joint, -2], strict=False)
+            at = next(n for n, (a, b) in enumerate(pairs) if a != b)
             raise _refusal(
                 backbone,
                 f"its tokenizer encodes the prompt and the answer {answer!r} otherwise than the "
-                f"joint text: expected {tokenizer.convert_ids_to_tokens(joint[at : at + 3])} there, "
-                f"got {tokenizer.convert_ids_to_tokens(apart[at : at + 3])}; use a tokenizer that "
+                f"joint text: expected {tokenizer.convert_ids_to_tokens(joint[at : at + 3])} "
+                f"there, got {tokenizer.convert_ids_to_tokens(apart[at : at + 3])}; use a tokenizer that "
                 "keeps words apart",
             )
 
@@ -188,6 +193,10 @@ def check_numbers(backbone: Backbone) -> None:
             f"the backbone itself computes logits that are not finite ({_count(own_TV)} in "
             f"{str(backbone.dtype).removeprefix('torch.')}), with nothing injected: a weight is "
             "damaged, or the dtype is too narrow; get the model again, or set the dtype to float32",
+        )
+    if not read:
+        raise _refusal(
+            backbone, "expected a model that calls its own decoder, got one that does not"
         )
     hidden_1TD = read[-1].last_hidden_state
     ours_TV = backbone.logits(hidden_1TD)[0].float()

@@ -19,7 +19,7 @@ from plumbing.mounts import SettingValueError
 
 # The names that the families give their parts; the first that exists is taken.
 _LAYERS = ("layers", "h", "blocks")
-_FFN = ("mlp", "feed_forward", "ffn")
+_FFN = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 _FINAL_NORM = (
     *("norm", "ln_f", "final_layernorm", "final_layer_norm"),
     *("norm_f", "embedding_norm", "layer_norm"),

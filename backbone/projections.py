@@ -150,11 +150,11 @@ def projections(ffn: nn.Module) -> dict[str, Projection]:
     """
     found = linear_maps(ffn)
     children = [name for name, _ in ffn.named_children()]
-    if "experts" in children:
+    if {"experts", "router"} & set(children):
         raise UnsupportedBackboneError(
-            f"{type(ffn).__name__} is a sparse block, whose own router sends each token to a few of "
-            "many FFNs: expected one FFN that reads every token; DMoE's experts cannot be placed "
-            "in it (GenPoE's can, and SFT-LoRA adapts each of its FFNs)"
+            f"{type(ffn).__name__} is a sparse block, whose own router sends each token to a few "
+            "of many FFNs: expected one FFN that reads every token; DMoE's experts cannot be "
+            "placed in it (GenPoE's can, and SFT-LoRA adapts each of its FFNs)"
         )
     if "up" not in found or "down" not in found:
         raise UnsupportedBackboneError(

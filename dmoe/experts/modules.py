@@ -1,8 +1,8 @@
 """An expert in the form of the model's own linear maps, as PEFT adapts them.
 
-Where gate and up are two blocks of one map (Phi3, GLM4), PEFT has one A and one B for both, and an
-expert has two of each. Side by side, ``A = [A_gate; A_up]`` and a block-diagonal B of twice the rank
-compute the same. All maps of the adapter then have this rank, filled up with zeros.
+Where gate and up are two blocks of one map (Phi3, GLM4), PEFT has one A and one B for both, and
+an expert has two of each. Side by side, ``A = [A_gate; A_up]`` and a block-diagonal B of twice the
+rank compute the same. All maps of the adapter then have this rank, filled up with zeros.
 
 Shapes: R rank, I inputs and O outputs of a map.
 """

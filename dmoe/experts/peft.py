@@ -55,7 +55,8 @@ def export_adapter(
     check_absent(folder)
     with new_folder(Path(folder)) as part:
         save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
-        config = json.dumps(_config(joined, ffn, tensors), indent=2, sort_keys=True)
+        names = [_target(ffn, name.rpartition(".")[0]) for name in maps]
+        config = json.dumps(_config(joined, ffn, [*dict.fromkeys(names)]), indent=2, sort_keys=True)
         (part / CONFIG).write_text(config + "\n", encoding="utf-8")
         if record is not None:
             record.write(part)
@@ -116,8 +117,15 @@ def _key(name: str) -> str:
     return f"{_PREFIX}{name}.weight"
 
 
-def _config(spec: ExpertSpec, ffn: FinalFFN, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    maps = dict.fromkeys(name.split(".")[-3] for name in tensors)  # …gate_proj.lora_A.weight
+def _target(ffn: FinalFFN, name: str) -> str:
+    """The end of a map's name by which PEFT finds it and no other map of the layer."""
+    end = name.rpartition(".")[2]
+    layer = ffn.backbone.layers[-1]
+    alike = [other for other, _ in layer.named_modules() if other.rpartition(".")[2] == end]
+    return end if len(alike) == 1 else ".".join(name.split(".")[-2:])  # GPT-2's c_proj
+
+
+def _config(spec: ExpertSpec, ffn: FinalFFN, maps: list[str]) -> dict[str, Any]:
     alpha = int(spec.alpha) if spec.alpha == int(spec.alpha) else spec.alpha
     return {
         "peft_type": "LORA",
@@ -129,6 +137,6 @@ def _config(spec: ExpertSpec, ffn: FinalFFN, tensors: Mapping[str, Tensor]) -> d
         "bias": "none",
         "fan_in_fan_out": stores_transposed(ffn),
         "inference_mode": True,
-        "target_modules": list(maps),
+        "target_modules": maps,
         "layers_to_transform": [ffn.backbone.num_layers - 1],
     }

@@ -109,8 +109,8 @@ def _warm(ffn: FinalFFN, block: Block) -> WarmLinear:
         return block.module
     if not isinstance(block.module, nn.Linear):
         raise UnsupportedBackboneError(
-            f"{type(block.module).__name__} ({ffn.backbone.name}) in {block.weight.dtype}: expected "
-            "float32 weights to merge a warm-up into; set dtype=float32"
+            f"{type(block.module).__name__} ({ffn.backbone.name}) in {block.weight.dtype}: "
+            "expected float32 weights to merge a warm-up into; set dtype=float32"
         )
     name = next(name for name, child in ffn.ffn.named_children() if child is block.module)
     warm = WarmLinear(block.module)

@@ -194,8 +194,6 @@ def _texts(value: Any, key: str, where: str) -> list[str]:
 
 def _number(row: Mapping[str, Any], key: str, where: str) -> float:
     value = row[key]
-    if value is None:  # as a number that is not finite is written
-        return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(f"{where}: {key!r} must be a number, got {describe(value)}; evaluate again")
     return value

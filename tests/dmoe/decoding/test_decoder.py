@@ -9,6 +9,7 @@ import torch
 
 from backbone.decoding import greedy_decode, score_answers
 from backbone.final_ffn import FinalFFN
+from backbone.model import Backbone
 from backbone.tokens import encode_answer, encode_prompt, stop_token_ids
 from dmoe.decoding.active import ActiveExperts
 from dmoe.decoding.decoder import DecoderInput, DMoEDecoder
@@ -24,6 +25,7 @@ from dmoe.decoding.trigger import (
 )
 from retrieval.retriever import Hit
 from tests.helpers.dmoe_doubles import RANK, MemoryExperts
+from tests.helpers.table_model import make_spiece_tokenizer, make_table_model
 from tests.helpers.tiny import CORPUS, make_backbone
 
 PROMPTS = ["Question: a\nAnswer:", "Question: Where was Tova Blick born?\nAnswer:", "b c\nAnswer:"]
@@ -535,3 +537,31 @@ def test_bad_settings_are_errors(tiny_backbone, name):
 def test_a_prompt_that_does_not_fit_is_an_error(tiny_backbone):
     with pytest.raises(ValueError, match="exceed the 512 positions"):
         make_decoder(tiny_backbone).stream([DecoderInput("a " * 500)], 100)
+
+
+def test_ids_that_the_tokenizer_does_not_know_have_no_text_and_do_not_stop_routing():
+    tokenizer = make_spiece_tokenizer()
+    unknown = len(tokenizer) + 3
+    the, of = (tokenizer.convert_tokens_to_ids(f"▁{word}") for word in ("the", "of"))
+    colon, end = tokenizer.convert_tokens_to_ids(":"), tokenizer.eos_token_id
+    table = {colon: unknown, unknown: the, the: of, of: end}
+    model = make_table_model(table, len(tokenizer) + 8)
+    backbone = Backbone(model, tokenizer, "table")
+    source = MemoryExperts(backbone)
+    for expert in source.experts.values():
+        for tensor in expert.values():
+            tensor.zero_()
+    seen = []
+
+    class Router(OracleRouter):
+        def route(self, requests, k):
+            seen.extend(request.query for request in requests)
+            return super().route(requests, k)
+
+    decoder = DMoEDecoder(backbone, Routing(source, Router(source), ConstantTrigger(True), 1))
+    row = DecoderInput("Answer:", "the task", given=("p0",))
+    steps = list(decoder.stream([row], 8))
+    assert decoder.text(steps) == greedy_decode(backbone, ["Answer:"], 8).texts[0] == "the of"
+    assert seen == ["the task", "the task", "the task the", "the task the of"]
+    prompt = torch.tensor([encode_prompt(tokenizer, "Answer:")])
+    assert decoder.generate(prompt, max_new_tokens=8)[0].tolist()[-4:] == [unknown, the, of, end]

@@ -16,6 +16,7 @@ from backbone.model import Backbone
 from dmoe.experts.expert import ExpertError, ExpertSpec
 from dmoe.experts.peft import export_adapter, import_adapter
 from dmoe.training.warmup import merge_expert
+from tests.helpers.tiny import make_backbone
 
 pytestmark = pytest.mark.filterwarnings(
     # PEFT uses a deprecated name of transformers; we cannot change that.
@@ -87,6 +88,53 @@ def test_writing_and_reading_is_identity(spec, tiny_backbone, tmp_path):
     assert settings == spec
     assert again.keys() == expert.keys()
     assert all(torch.equal(again[name], tensor) for name, tensor in expert.items())
+
+
+@pytest.fixture(params=["phi3", "gpt2", "llama"])
+def other_family(request, tiny_tokenizer):
+    return make_backbone(request.param, tokenizer=tiny_tokenizer)
+
+
+@pytest.mark.parametrize("targets", [("gate", "up", "down"), ("up",), ("gate", "up"), ("down",)])
+def test_an_expert_of_any_family_is_the_adapter_that_peft_reads(targets, other_family, tmp_path):
+    from peft import PeftModel
+
+    ffn = FinalFFN(other_family)
+    spec = ExpertSpec(3, 6.0, [target for target in targets if target in ffn.sizes])
+    expert = random_expert(spec, ffn)
+    export_adapter(tmp_path / "a", expert, spec, ffn)
+    again, settings = import_adapter(tmp_path / "a", ffn)
+    assert settings == spec
+    assert all(torch.equal(again[name], tensor) for name, tensor in expert.items())
+    theirs = PeftModel.from_pretrained(copy_of(other_family).model, str(tmp_path / "a"))
+    expected = logits_with(other_family, expert, spec, IDS)
+    assert not torch.allclose(other_family.model(IDS).logits, expected, atol=1e-2)
+    torch.testing.assert_close(theirs(IDS).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "maps"), [("phi3", ["gate_up_proj", "down_proj"]), ("gpt2", ["c_fc", "c_proj"])]
+)
+def test_an_adapter_of_any_family_that_peft_writes_is_read(family, maps, tiny_tokenizer, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    backbone = make_backbone(family, tokenizer=tiny_tokenizer)
+    # PEFT takes names of GPT-2's attention for those of its FFN, so the path is given as well.
+    config = LoraConfig(
+        r=4,
+        lora_alpha=8,
+        target_modules=rf".*\.1\.mlp\.({'|'.join(maps)})",
+        fan_in_fan_out=family == "gpt2",
+    )
+    model = get_peft_model(copy_of(backbone).model, config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora" in name:
+                parameter.normal_(std=0.2)
+    model.save_pretrained(str(tmp_path))
+    expert, spec = import_adapter(tmp_path, FinalFFN(backbone))
+    ours = logits_with(backbone, expert, spec, IDS)
+    torch.testing.assert_close(ours, model(IDS).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_is_overwritten_and_nothing_bad_is_written(tiny_backbone, tmp_path):
