@@ -155,7 +155,9 @@ class BackboneWriter:
         mask = torch.cat([rest.new_ones(len(rows), len(shared)), rest], 1)
         new = self._continue(ids, mask, cache, requests)
         return [
-            opened_thinking(self._prompt(request)) + request.opening + decode_with_tags(tokenizer, row)
+            opened_thinking(self._prompt(request))
+            + request.opening
+            + decode_with_tags(tokenizer, row)
             for request, row in zip(requests, new, strict=True)
         ]
 
