@@ -371,6 +371,7 @@ def composed(folder, *overrides):
 
 BIOS = [
     *("data=bios", "data.train_entities=3", "data.dev_entities=2", "data.distractor_entities=0"),
+    *("data.test_entities=0", "data.unseen_entities=0"),
     *("augmenter=questions", "augmenter.split=dev"),
 ]
 

@@ -78,6 +78,7 @@ def run(model, tmp_path, no_sync, monkeypatch):
             *(f"ablation={name}", "augmenter=questions"),
             *(f"backbone.name={model}", "backbone.dtype=float32"),
             *("data.train_entities=1", "data.dev_entities=3", "data.distractor_entities=0"),
+            *("data.test_entities=0", "data.unseen_entities=0"),
             *("trainer=cpu", f"trainer.default_root_dir={tmp_path}"),
             *("router=random", "max_new_tokens=3", "limit=4"),
             *(f"paths.output_dir={tmp_path / 'run'}", f"paths.cache_dir={tmp_path / 'cache'}"),
