@@ -114,15 +114,15 @@ def check_tokens(backbone: Backbone) -> None:
     # A special token stands in no text, such as the one for images in the tokenizer of Gemma 3.
     added = tokenizer.added_tokens_decoder
     special = {id for id, token in added.items() if token.special}
-    given = {*tokenizer.get_vocab().values()} - special | {*encode_prompt(tokenizer, _PROMPT)}
-    if max(given) >= head_rows:
-        id = min(id for id in given if id >= head_rows)
-        raise _refusal(
-            backbone,
-            f"its tokenizer gives the token {tokenizer.convert_ids_to_tokens(id)!r} the id {id}, "
-            f"but the model has {head_rows} rows: expected ids up to {head_rows - 1}; use the "
-            "model's own tokenizer, or resize_token_embeddings and save the model",
-        )
+    in_every_prompt = {*encode_prompt(tokenizer, _PROMPT)}
+    for token, id in tokenizer.get_vocab().items():
+        if id >= head_rows and (id not in special or id in in_every_prompt):
+            raise _refusal(
+                backbone,
+                f"its tokenizer gives the token {token!r} the id {id}, but the model has "
+                f"{head_rows} rows: expected ids up to {head_rows - 1}; use the model's own "
+                "tokenizer, or resize_token_embeddings and save the model",
+            )
     end = tokenizer.eos_token_id
     if end is None or end >= head_rows:
         own = (id for id in own_end_ids(backbone.model) if 0 <= id < head_rows)
@@ -165,8 +165,8 @@ def check_encoding(backbone: Backbone) -> None:
                 backbone,
                 f"its tokenizer encodes the prompt and the answer {answer!r} otherwise than the "
                 f"joint text: expected {tokenizer.convert_ids_to_tokens(joint[at : at + 3])} "
-                f"there, got {tokenizer.convert_ids_to_tokens(apart[at : at + 3])}; use a tokenizer that "
-                "keeps words apart",
+                f"there, got {tokenizer.convert_ids_to_tokens(apart[at : at + 3])}; use a "
+                "tokenizer that keeps words apart",
             )
 
 
@@ -195,9 +195,7 @@ def check_numbers(backbone: Backbone) -> None:
             "damaged, or the dtype is too narrow; get the model again, or set the dtype to float32",
         )
     if not read:
-        raise _refusal(
-            backbone, "expected a model that calls its own decoder, got one that does not"
-        )
+        raise _refusal(backbone, "expected a model that calls its decoder, got one that does not")
     hidden_1TD = read[-1].last_hidden_state
     ours_TV = backbone.logits(hidden_1TD)[0].float()
     if ours_TV.shape != own_TV.shape or not _close(backbone, ours_TV, own_TV, own_TV):

@@ -78,7 +78,7 @@ class SplitBackbone:
         ids = torch.arange(3, device=self.backbone.device)[None]
         mask = torch.ones_like(ids)
         try:
-            parts = self.above(self.below(ids, mask), mask)
+            parts = self.above(self._read_below(ids, mask), mask)
             equal = _close(parts, self.backbone.hidden_states(ids, mask))
         except _DIFFERENT as error:
             raise self._unsupported() from error
@@ -95,6 +95,9 @@ class SplitBackbone:
     @torch.no_grad()
     def below(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The states ``[N, T, D]`` that the layer reads."""
+        return self._read_below(input_ids, attention_mask)
+
+    def _read_below(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         self._below(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         seen, self._tap.seen = self._tap.seen, None  # type: ignore[assignment]
         return seen
@@ -167,7 +170,7 @@ class Trunk:
         branches = [[0, 1, 2], [0, 3]]
         paths = [tree.add(branch) for branch in branches]
         try:
-            states_TD = self.residual([tree])[0]
+            states_TD = self._read([tree])[0]
         except _DIFFERENT as error:
             raise self._unsupported() from error
         for branch, path in zip(branches, paths, strict=True):
@@ -187,6 +190,9 @@ class Trunk:
     @torch.no_grad()
     def residual(self, trees: Sequence[TokenTree]) -> Tensor:
         """The residual stream ``[N, T, D]`` before the final FFN, at every node of the trees."""
+        return self._read(trees)
+
+    def _read(self, trees: Sequence[TokenTree]) -> Tensor:
         input_ids, positions, attends = (t.to(self.backbone.device) for t in pack_trees(trees))
         self._decoder(
             input_ids=input_ids,
