@@ -224,9 +224,7 @@ class Workshop:
 
     def _index(self, router: DictConfig) -> None:
         """Build the index of a router over the surrogates, unless the settings name an index."""
-        searched = [
-            key for key in router if key != "temperature"
-        ]  # weights are no part of an index
+        searched = {str(key) for key in router} - {"temperature"}  # weights are not searched
         index = self._augmented / "index" / settings_key(router, searched)
         if OmegaConf.is_missing(router.corpus, "path"):
             router.corpus.path = str(self._augmented / SURROGATES)

@@ -18,7 +18,7 @@ from qa.evaluation.evaluate import evaluate, sample
 from qa.passages.choose import RETRIEVED_KINDS, check_passages, make_passage_source
 from qa.passages.gold_ids import gold_ids
 from qa.passages.pipeline import open_pipeline
-from qa.passages.source import check_k
+from qa.passages.source import PassageSource, check_k
 from qa.tables.tables import summary
 
 log = logging.getLogger(__name__)
@@ -103,12 +103,15 @@ def evaluate_run(
     # The data come first, so that what is wrong with them shows before a large model is loaded.
     dataset = dataset or instantiate(config.data)
     questions = sample(dataset.split(settings.split), settings.limit, settings.sample_seed)
-    kinds = (settings.passages, settings.prompt_passages)
-    pipeline = open_pipeline(config) if not {*kinds}.isdisjoint(RETRIEVED_KINDS) else None
-    source, prompt_source = (
-        kind and make_passage_source(kind, dataset, settings.seed, pipeline, settings.k)
-        for kind in kinds
-    )
+    kinds = {settings.passages, settings.prompt_passages}
+    pipeline = None if kinds.isdisjoint(RETRIEVED_KINDS) else open_pipeline(config)
+
+    def source_of(kind: str) -> PassageSource:
+        return make_passage_source(kind, dataset, settings.seed, pipeline, settings.k)
+
+    source = source_of(settings.passages)
+    shown = settings.prompt_passages
+    prompt_source = None if shown is None else source_of(shown)
     backbone = backbone or instantiate(config.backbone)
     method = instantiate(config.method, backbone=backbone)
     known = (id for id in gold_ids(questions) if id in dataset.passages)

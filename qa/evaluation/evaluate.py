@@ -102,11 +102,11 @@ def evaluate(
     selections = source.select(questions)
     shown: Sequence[Selection | None] = [None] * len(questions)
     if prompt_source is not None:
-        shown = prompt_source.select(questions)
+        in_prompt = prompt_source.select(questions)
+        prompt_source.audit(questions, in_prompt)
+        shown = in_prompt
     retrieval = watch.seconds
     audit = source.audit(questions, selections)
-    if prompt_source is not None:
-        prompt_source.audit(questions, shown)
     inputs = [QuestionInput(*each) for each in zip(questions, selections, shown, strict=True)]
     method.check_prompts(inputs)
     watch = Stopwatch()

@@ -118,6 +118,7 @@ def test_the_common_expert_is_the_same_for_all_passages(dataset, backbone, check
     common = changes(backbone, checkpoint, inputs, experts="common")
     assert torch.equal(changes(backbone, checkpoint, inputs[::-1], experts="common")[0], common[0])
     hypernet = GenPoE.from_checkpoint(checkpoint, backbone).hypernet
+    assert isinstance(hypernet, MeanHypernet)
     with torch.no_grad():  # a hypernetwork without a part that depends on the passage
         hypernet.linear2.weight.zero_()
         experts = hypernet.experts(torch.randn(1, backbone.d_model))
@@ -148,7 +149,5 @@ def test_the_prompt_and_the_expert_may_have_different_passages(dataset, backbone
     for a, b, both in zip(own, other, crossed, strict=True):
         assert method.prompt(both) == method.prompt(b) != method.prompt(a)
     with method.injected(own):
-        expected = BaseMethod(backbone, max_new_tokens=2)
-        expected.rag = True
-        expected = expected.answer(other)
+        expected = RAGMethod(backbone, True, 2).answer(other)
     assert method.answer(crossed) == expected

@@ -393,7 +393,7 @@ def test_a_rate_that_is_given_stays():
 @pytest.mark.slow
 def test_the_controls(run):
     metrics = run(axes=None)
-    assert counts(run) == [1, 1, 3]  # two cells are equal, because all routers are random
+    assert counts(run) == [1, 1, 4]  # two cells are equal, because both routers are random
     assert metrics["none/trigger_rate"] == 0
     assert metrics["routed/trigger_rate"] == metrics["noise/trigger_rate"] == 100
     assert metrics["noise/nll"] != metrics["routed/nll"]

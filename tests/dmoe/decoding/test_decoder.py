@@ -267,6 +267,7 @@ def test_the_query_keeps_the_task_and_the_first_decoded_word_apart(kind, tiny_to
 
     class Noting:
         uses_passages = False
+        temperature = 1.0
 
         def route(self, requests, k):
             queries.append(*(request.query for request in requests))
@@ -530,8 +531,9 @@ def test_experts_of_a_gated_ffn_do_not_fit_a_plain_one(tiny_backbone):
 @pytest.mark.parametrize("name", ["experts", "max_query_tokens"])
 def test_bad_settings_are_errors(tiny_backbone, name):
     source = MemoryExperts(tiny_backbone)
+    changed: dict = {name: 0}
     with pytest.raises(ValueError, match=rf"{name} must be positive, got 0; set {name}"):
-        Routing(source, RandomRouter(source), NEVER, **{name: 0})
+        Routing(source, RandomRouter(source), NEVER, **changed)
 
 
 def test_a_prompt_that_does_not_fit_is_an_error(tiny_backbone):

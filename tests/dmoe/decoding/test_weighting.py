@@ -23,6 +23,8 @@ HITS = [Hit("p0", 30.0), Hit("p1", 28.0), Hit("p2", 5.0)]
 class Found:
     """A retriever that finds the same hits for every query."""
 
+    fingerprint = "found"
+
     def __init__(self, hits=HITS):
         self.hits = hits
 

@@ -106,7 +106,7 @@ def test_rag_evaluates_and_writes(compose_small: Compose, tmp_path: Path) -> Non
 
 
 def test_other_passages_stand_in_the_prompt(compose_small: Compose, tmp_path: Path) -> None:
-    def run(*overrides: str) -> tuple[float, list[Any], list[Any]]:
+    def run(*overrides: str) -> tuple[Any, ...]:
         metrics = evaluate_command(compose_small("method=rag", *overrides))
         rows = [row for _, row in read_jsonl(tmp_path / "predictions.jsonl")]
         keys = ("passage_ids", "prompt_passage_ids")
