@@ -209,7 +209,8 @@ def mend(bank: Path) -> None:
 
 def _told(spec: BankSpec) -> dict[str, Any]:
     """The values of a spec under dotted keys, with the prompt where an old bank does not say it."""
-    asks = any(form.startswith("qa") for form in spec.recipe.get("formats", ()))
+    formats = spec.recipe.get("formats")
+    asks = isinstance(formats, list) and any(str(form).startswith("qa") for form in formats)
     old = {"recipe.prompt": PROMPT_OF_0_1} if asks else {}
     return {**old, **dict(_leaves(spec.to_json()))}
 
