@@ -89,12 +89,12 @@ def _load(path: str, **settings: Any) -> tuple[Any, dict[str, Any]]:
 
     # Our own check names a weight of another shape; transformers' error does not.
     settings |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    read: Any = AutoModelForCausalLM.from_pretrained
     with without_loading_bar(), without_report_of_weights():
         try:
-            model, loading = AutoModelForCausalLM.from_pretrained(path, **settings)
+            model, loading = read(path, **settings)
         except AssertionError:  # torch's: the padding token in config.json has no row
-            settings["pad_token_id"] = None  # padding never counts
-            model, loading = AutoModelForCausalLM.from_pretrained(path, **settings)
+            model, loading = read(path, pad_token_id=None, **settings)  # padding never counts
     return model, loading
 
 

@@ -58,10 +58,10 @@ def lora_targets(backbone: Backbone, targets: Sequence[str]) -> LoraTargets:
     found = LoraTargets([], [])
     for layer in range(backbone.num_layers):
         reached: set[str] = set()
-        for module, held in _linear(backbone, layer):
-            if _wanted(module, held, targets):
+        for module, maps in _linear(backbone, layer):
+            if _wanted(module, maps, targets):
                 found.modules.append(names[id(module)])
-                reached.update(held)
+                reached.update(maps)
         for experts, parameter in _fused(backbone.ffn(layer)):
             held = _FUSED[parameter]
             if _wanted(experts, held, targets):

@@ -287,7 +287,11 @@ def test_an_encoder_is_no_causal_language_model(tmp_path):
     from transformers import BertConfig, BertModel
 
     tokenizer = make_tokenizer()
-    sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48}
+    sizes: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+    }
     config = BertConfig(**sizes, num_hidden_layers=2, num_attention_heads=4)
     BertModel(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -27,7 +29,8 @@ PLAIN = ("starcoder2", "gpt2")
 
 @pytest.mark.parametrize("family", [*FAMILIES, *PLAIN, "phi3", "glm4", "granite"])
 def test_going_on_from_the_residual_stream_is_the_model(family, tiny_tokenizer):
-    settings = {"gpt2": {"n_inner": 48}, "granite": {"residual_multiplier": 0.5}}.get(family, {})
+    special: dict[str, Any] = {"gpt2": {"n_inner": 48}, "granite": {"residual_multiplier": 0.5}}
+    settings = special.get(family, {})
     backbone = make_backbone(family, tokenizer=tiny_tokenizer, **settings)
     ffn = FinalFFN(backbone)
     residual, hidden = residual_of(backbone, ffn, torch.randint(3, 300, (3, 7)))

@@ -78,7 +78,8 @@ def test_load_from_a_folder_and_its_errors(tmp_path, tiny_backbone):
 
 def test_hub_arguments_reach_transformers(monkeypatch, tiny_backbone):
     seen = {}
-    whole = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()}
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    whole: dict[str, set[str]] = {kind: set() for kind in kinds}
 
     def from_pretrained(name, **kwargs):
         seen[name] = kwargs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -30,7 +32,9 @@ def test_a_decoder_that_cannot_be_cut_is_refused(tiny_tokenizer):
 
 
 def test_a_decoder_that_cannot_read_a_tree_is_refused(tiny_tokenizer):
-    layers = {"layer_types": ["full_attention", "conv"]}  # a convolution reads its neighbours
+    layers: dict[str, Any] = {
+        "layer_types": ["full_attention", "conv"]
+    }  # a convolution reads its neighbours
     backbone = make_backbone("lfm2", tokenizer=tiny_tokenizer, **layers)
     with pytest.raises(UnsupportedBackboneError, match="reads a tree of tokens"):
         Trunk(FinalFFN(backbone))

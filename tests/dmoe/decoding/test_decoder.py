@@ -553,7 +553,7 @@ def test_ids_that_the_tokenizer_does_not_know_have_no_text_and_do_not_stop_routi
     for expert in source.experts.values():
         for tensor in expert.values():
             tensor.zero_()
-    seen = []
+    seen: list[str] = []
 
     class Router(OracleRouter):
         def route(self, requests, k):
