@@ -46,6 +46,7 @@ from genpoe.hypernet.mean import MeanSettings
 from genpoe.model import BackboneMismatchError, GenPoE
 from genpoe.training.frozen_states import frozen_states
 from plumbing.storage.jsonl import write_jsonl
+from plumbing.storage.manifest import write_manifest
 from plumbing.training.checkpoint import CheckpointError
 from qa.evaluation.pairing import differences
 from qa.evaluation.run_folder import read_run
@@ -384,8 +385,8 @@ def test_the_conversion_of_the_embedded_backbone(
         ({"source_sha256": "another file"}, False),
         ({}, False),
     ):
-        embedded.write_manifest(tmp_path, settings, files)
+        write_manifest(tmp_path, settings, files)
         assert embedded._intact(tmp_path) == is_intact
-    embedded.write_manifest(tmp_path, embedded._made_with(), files)
+    write_manifest(tmp_path, embedded._made_with(), files)
     monkeypatch.setattr("transformers.__version__", "another")
     assert not embedded._intact(tmp_path)

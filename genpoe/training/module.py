@@ -272,8 +272,9 @@ class GenPoEModule(LightningModule):
                 "experiment and the same settings of hypernet"
             )
         others |= _changes(before["optim"], now["optim"])
-        prompt = checkpoint.get("prompt", PROMPT_OF_0_1)
-        if others := others | _changes({"prompt": prompt}, {"prompt": prompt_template()}):
+        # The prompts have several lines, and the warning has one.
+        prompts = repr(checkpoint.get("prompt", PROMPT_OF_0_1)), repr(prompt_template())
+        if others := others | _changes({"prompt": prompts[0]}, {"prompt": prompts[1]}):
             said = _said(others)
             rank_zero_warn(f"the run goes on with other settings: {said}", category=UserWarning)
 

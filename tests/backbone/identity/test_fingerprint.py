@@ -16,6 +16,7 @@ from backbone.edits import WeightEdits
 from backbone.identity import weights
 from backbone.loading import load_backbone
 from backbone.model import Backbone
+from plumbing.storage.files import write_json
 from tests.helpers.tiny import make_backbone, save_backbone
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
@@ -260,12 +261,11 @@ def test_a_time_that_was_set_back_does_not_deceive_it(folder, monkeypatch):
 def test_the_hash_is_kept_in_the_cache_where_the_folder_is_read_only(folder, tmp_path, monkeypatch):
     counted = Counted(monkeypatch)
     monkeypatch.setenv("GENPOE_CACHE", str(tmp_path / "cache"))
-    write = weights.write_json
 
     def refuse(path, value):
         if path.name == weights.RECORD:
             raise PermissionError(path)
-        write(path, value)
+        write_json(path, value)
 
     monkeypatch.setattr(weights, "write_json", refuse)
     for _ in range(2):
