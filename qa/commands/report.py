@@ -189,7 +189,9 @@ def _row_of(runs: Sequence[RunFolder], seed: int) -> RunFolder:
     names = [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
     names = [name for name in names if not name.endswith(("_low", "_high"))]
     means = {name: fmean(run.metrics[name] for run in runs) for name in names}
-    return RunFolder(averaged.path, averaged.questions, averaged.prompt, means | averaged.summary(seed))
+    return RunFolder(
+        averaged.path, averaged.questions, averaged.prompt, means | averaged.summary(seed)
+    )
 
 
 def _row(name: str, run: RunFolder) -> Evaluated:

@@ -117,6 +117,7 @@ def evaluate(
     folder = Path(run_dir)
     (folder / "metrics.json").unlink(missing_ok=True)
     write_jsonl(folder / "predictions.jsonl", rows)
+    write_json(folder / MADE_WITH, _made_with(method))
     metrics = {
         **summarize(rows, seed),
         "n": len(rows),
@@ -127,7 +128,6 @@ def evaluate(
         **_intervals(rows, measured),
         **measured,
     }
-    write_json(folder / MADE_WITH, _made_with(method))
     write_json(folder / "metrics.json", metrics)
     return metrics
 
