@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from backbone.kv_cache import make_cache
+from backbone.kv_cache import can_be_cut, make_cache
 from backbone.model import Backbone
-from backbone.tokens import encode_answer, encode_prompt
+from backbone.tokens import decode, encode_answer, encode_prompt
 from plumbing.batches import pad
 
 
@@ -71,8 +71,8 @@ def greedy_decode(backbone: Backbone, prompts: Sequence[str], max_new_tokens: in
     prompt_ids, prompt_mask = left_padded(backbone, prompts, max_new_tokens)
     output = _generate(backbone, prompt_ids, prompt_mask, max_new_tokens)
     new = output.sequences[:, prompt_ids.shape[1] :]
-    texts = backbone.tokenizer.batch_decode(new, skip_special_tokens=True)
-    return Decoded([*map(first_line, texts)], prompt_ids, prompt_mask, output.past_key_values)
+    texts = [answer_text(backbone, row) for row in new.tolist()]
+    return Decoded(texts, prompt_ids, prompt_mask, output.past_key_values)
 
 
 @torch.inference_mode()
@@ -117,6 +117,12 @@ def _end(ids: list[int], stop_ids: Sequence[int]) -> int:
     return next((n for n, id in enumerate(ids, 1) if id in stop_ids), len(ids))
 
 
+def answer_text(backbone: Backbone, ids: Sequence[int]) -> str:
+    """The answer in decoded tokens: the first line of those before the token that ended it."""
+    end = next((n for n, id in enumerate(ids) if id in backbone.stop_token_ids), len(ids))
+    return first_line(decode(backbone.tokenizer, ids[:end]))
+
+
 def first_line(text: str) -> str:
     """The answer in a decoded text: its first non-blank line, stripped."""
     return text.strip().split("\n", 1)[0].strip()
@@ -159,11 +165,10 @@ def back_to_prompt(cache: Any, prompt_tokens: int) -> tuple[int, Any]:
 
     Returns:
         The number of tokens that the cache holds, and the cache. Reading goes on behind these
-        tokens. If nothing has been read yet, or if a sliding window has dropped some tokens, the
-        result is 0 and None.
+        tokens. If nothing has been read yet, or if the cache cannot be cut back, the result is 0
+        and None.
     """
-    layers = cache.layers if cache is not None else ()
-    if not layers or any(getattr(layer, "is_sliding", False) for layer in layers):
+    if cache is None or not can_be_cut(cache):
         return 0, None
     cache.crop(prompt_tokens - 1 - cache.get_seq_length())
     return prompt_tokens - 1, cache
@@ -226,13 +231,21 @@ def _left_padded_rows(backbone: Backbone, rows: Sequence[Sequence[int]]) -> tupl
     return pad(rows, value, left=True, device=backbone.device)
 
 
+def positions(backbone: Backbone) -> int | None:
+    """How many tokens a model can read and write in one text; None if there is no limit."""
+    limit: int | None = getattr(
+        backbone.model.config.get_text_config(), "max_position_embeddings", None
+    )
+    return limit
+
+
 def check_room(backbone: Backbone, prompt_tokens: int, max_new_tokens: int) -> None:
     """Check that a prompt and its new tokens fit into the model's positions.
 
     Raises:
         ValueError: If they do not fit.
     """
-    limit = getattr(backbone.model.config.get_text_config(), "max_position_embeddings", None)
+    limit = positions(backbone)
     if limit and prompt_tokens + max_new_tokens > limit:
         raise ValueError(
             f"a prompt of {prompt_tokens} tokens and {max_new_tokens} new ones exceed the "

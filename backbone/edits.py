@@ -13,13 +13,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from backbone.identity.weights import raw_bytes
 from backbone.model import Backbone
 
 
 def state_hash(backbone: Backbone) -> str:
     """SHA-256 over every byte of every parameter, with names, dtypes and shapes.
 
-    A fingerprint only samples the weights and is computed once; it does not notice an edit.
+    It is computed anew each time. A fingerprint says what was loaded, and how that was changed.
     """
     return _hash(dict(backbone.model.named_parameters()))
 
@@ -40,7 +41,7 @@ class WeightEdits:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self._original = backbone.fingerprint
+        self._original = backbone.weights
         self._parameters: dict[str, nn.Parameter] = dict(backbone.model.named_parameters())
         self._previous: list[dict[str, Tensor]] = []
 
@@ -114,17 +115,15 @@ class WeightEdits:
     def _name(self) -> None:
         """Give the backbone the fingerprint of what its weights are now."""
         changed = sorted({name for commit in self._previous for name in commit})
-        fingerprint = self._original
+        weights = self._original
         if changed:
-            edited = _hash({name: self._parameters[name] for name in changed})
-            fingerprint = hashlib.sha256(f"edited {fingerprint} {edited}".encode()).hexdigest()
-        self.backbone.fingerprint = fingerprint
+            weights = weights.changed("edited", _hash({n: self._parameters[n] for n in changed}))
+        self.backbone.weights = weights
 
 
 def _hash(parameters: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, parameter in parameters.items():
         digest.update(f"{name} {parameter.dtype} {list(parameter.shape)}\n".encode())
-        flat = parameter.detach().contiguous().flatten().view(torch.uint8)
-        digest.update(flat.cpu().numpy().data)
+        digest.update(raw_bytes(parameter))
     return digest.hexdigest()

@@ -63,12 +63,21 @@ def find_gguf() -> Path:
 
 
 def _intact(folder: Path) -> bool:
-    """Whether the cached conversion is there, was made of this GGUF file, and is undamaged."""
+    """Whether the cached conversion is there, is what would be made now, and is undamaged."""
     try:
         manifest = read_manifest(folder, "embedded backbone", older_form=_older_form)
     except FolderError:
         return False
-    return bool(manifest["settings"].get("source_sha256") == GGUF_SHA256)
+    now, settings = _made_with(), manifest["settings"]
+    # An earlier version did not record the library's version; it counts as the same.
+    return bool(now == {"transformers": now["transformers"], **settings})
+
+
+def _made_with() -> dict[str, Any]:
+    """What decides the conversion: the file, and the version of the library that reads it."""
+    import transformers
+
+    return {"source_sha256": GGUF_SHA256, "transformers": transformers.__version__}
 
 
 def _older_form(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -88,7 +97,7 @@ def _convert(gguf: Path, folder: Path) -> None:
             model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         names = [path.name for path in part.iterdir()]
-        write_manifest(part, {"source_sha256": GGUF_SHA256}, names)
+        write_manifest(part, _made_with(), names)
 
 
 def _read_gguf(gguf: Path) -> tuple[Any, Any]:

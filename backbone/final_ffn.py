@@ -1,9 +1,10 @@
 """The final layer's FFN and all that follows it: the part of the backbone that experts change.
 
-    logits = head(norm(r + post(ffn(pre(r)))))
+    logits = head(norm(r + m post(ffn(pre(r)))))
 
 Here r is the residual stream behind the final layer's attention. ``pre`` and ``post`` are the norms
-around the FFN; a family has one or both (Llama has ``pre``, OLMo2 ``post``, Gemma both).
+around the FFN; a family has one or both (Llama has ``pre``, OLMo2 ``post``, Gemma both). The
+multiplier m is 1 but for a few families (Granite).
 
 Nothing here mixes positions, and nothing below depends on an expert (DMoE sec. 3.2.1). Therefore r
 can be computed once and kept. From r alone a token can be decoded again under other experts:
@@ -23,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from backbone.model import Backbone, UnsupportedBackboneError
-from backbone.projections import AdaptedProjections, projections
+from backbone.projections import AdaptedProjections, Projection, projections
 
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 class FinalFFN(AdaptedProjections):
@@ -41,6 +42,7 @@ class FinalFFN(AdaptedProjections):
         projections: Its linear maps by their names in an expert.
         pre: The norm that feeds the FFN, or None.
         post: The norm of the FFN's output, or None.
+        multiplier: m.
 
     Raises:
         UnsupportedBackboneError: If the FFN has no linear maps that we know, or if the final layer
@@ -50,7 +52,9 @@ class FinalFFN(AdaptedProjections):
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
         self.ffn = backbone.ffn(backbone.num_layers - 1)
-        self.projections: dict[str, nn.Linear] = projections(self.ffn)
+        self.projections: dict[str, Projection] = projections(self.ffn)
+        config = backbone.model.config.get_text_config()
+        self.multiplier: float = getattr(config, "residual_multiplier", 1.0)  # Granite's
         self.pre, self.post = self._probe()
 
     def hidden(self, residual_AD: Tensor) -> Tensor:
@@ -58,6 +62,8 @@ class FinalFFN(AdaptedProjections):
         out = self.ffn(residual_AD if self.pre is None else self.pre(residual_AD))
         if self.post is not None:
             out = self.post(out)
+        if self.multiplier != 1:
+            out = out * self.multiplier
         return self.backbone.final_norm(residual_AD + out)
 
     @torch.no_grad()
@@ -68,6 +74,7 @@ class FinalFFN(AdaptedProjections):
 
         def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             inputs = [*args, *kwargs.values()]
+            output = output[0] if isinstance(output, tuple) else output  # older families' layers
             if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
                 calls.append((module, inputs[0], output))
 
@@ -80,24 +87,27 @@ class FinalFFN(AdaptedProjections):
             for handle in handles:
                 handle.remove()
         read = next((call for call in calls if call[0] is self.ffn), None)
-        whole = next((call[2] for call in calls if call[0] is layer), None)
+        whole = next((call for call in calls if call[0] is layer), None)
         if read is None or whole is None:
-            raise self._unsupported()
+            raise self._unsupported("does something else")
         # Tensors are compared by identity: one module's output is the next one's input.
         made = next((call for call in calls if call[2] is read[1]), None)
         reader = next((call for call in calls if call[1] is read[2]), None)
-        total = (read if made is None else made)[1] + (read if reader is None else reader)[2]
-        tolerance = _TOLERANCE.get(total.dtype, 5e-2)
-        if not torch.allclose(total, whole, rtol=tolerance, atol=tolerance):
-            raise self._unsupported()
+        residual, out = (read if made is None else made)[1], (read if reader is None else reader)[2]
+        if residual is whole[1]:
+            raise self._unsupported("computes it beside its attention, from the same input")
+        total = residual + out * self.multiplier
+        tolerance = TOLERANCE.get(total.dtype, 5e-2)
+        if not torch.allclose(total, whole[2], rtol=tolerance, atol=tolerance):
+            raise self._unsupported("does something else")
         return made and made[0], reader and reader[0]
 
-    def _unsupported(self) -> UnsupportedBackboneError:
+    def _unsupported(self, what: str) -> UnsupportedBackboneError:
         layer = type(self.backbone.layers[-1]).__name__
         return UnsupportedBackboneError(
             f"{type(self.backbone.model).__name__} ({self.backbone.name}): expected a final layer "
-            "that adds its FFN's output to the residual stream, each with a norm or none, got a "
-            f"{layer} that does something else; experts cannot be trained on it"
+            "that adds its FFN's output to the residual stream behind its attention, got a "
+            f"{layer} that {what}; DMoE's experts cannot be trained on it"
         )
 
 

@@ -40,6 +40,17 @@ def _is_in(states: Tensor, buffer: Tensor) -> bool:
     return same_rows and states.data_ptr() == buffer.data_ptr()
 
 
+def can_be_cut(cache: Any) -> bool:
+    """True if a cache can be cut back to fewer tokens.
+
+    A sliding window has dropped some of them, and a convolution or a linear attention has them all
+    in one state.
+    """
+    return bool(cache.layers) and all(
+        type(layer) in (DynamicLayer, _RoomyLayer) for layer in cache.layers
+    )
+
+
 def make_cache(model: Any) -> DynamicCache:
     """An empty cache for a Hugging Face model.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,10 +11,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from safetensors import SafetensorError
 
+from backbone.contract import check_contract
+from backbone.lora.settings import CONFIG
 from backbone.model import Backbone
 from plumbing.devices import pick_device, pick_dtype
 from plumbing.mounts import SettingValueError
-from plumbing.quiet import without_loading_bar
+from plumbing.quiet import without_loading_bar, without_report_of_weights
 
 EMBEDDED = "smollm2_135m"
 
@@ -29,7 +33,7 @@ def load_backbone(
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> Backbone:
-    """Load a backbone and its tokenizer.
+    """Load a backbone and its tokenizer, and check that it is what all other code takes it for.
 
     Args:
         name: "smollm2_135m" (embedded, needs no download), a Hugging Face hub id, or a folder.
@@ -39,9 +43,11 @@ def load_backbone(
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        ValueError: If the dtype is unknown, or if the model cannot be found or built.
+        ValueError: If the dtype is unknown, if the model cannot be found or built, or if it is a
+            LoRA adapter.
+        UnsupportedBackboneError: If the model breaks the contract of `backbone.contract`.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     place = pick_device(device)
     chosen = pick_dtype(dtype, place)
@@ -51,18 +57,66 @@ def load_backbone(
         from backbone.embedded import embedded_backbone
 
         path, source = str(embedded_backbone()), {"local_files_only": True}
+    if (Path(path) / CONFIG).is_file():
+        raise _is_adapter(name, json.loads((Path(path) / CONFIG).read_text(encoding="utf-8")))
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
-        with without_loading_bar():
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=chosen, **source)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        model, loading = _load(path, dtype=chosen, **source)
+    except _UNLOADABLE as error:
         first_line = (str(error) or repr(error)).splitlines()[0]
         raise SettingValueError(
             "name",
             f"cannot load the backbone {name!r}: {first_line} Expected {EMBEDDED!r}, a hub id that "
             "this machine can reach, or a folder with config.json",
         ) from error
-    return Backbone(model, tokenizer, name).to(place)
+    if adapters := getattr(model, "peft_config", None):  # a repository on the hub
+        raise _is_adapter(name, next(iter(adapters.values())).to_dict())
+    backbone = Backbone(model, tokenizer, name, _loaded_from(path, model, revision)).to(place)
+    check_contract(backbone, loading)
+    return backbone
+
+
+# What transformers raises about folders that hold no model, half of one, or a damaged one.
+_UNLOADABLE = (
+    *(OSError, ValueError, RuntimeError, SafetensorError),
+    *(AssertionError, AttributeError, KeyError, TypeError),
+)
+
+
+def _load(path: str, **settings: Any) -> tuple[Any, dict[str, Any]]:
+    """The model in a folder or on the hub, and what transformers reports about its weights."""
+    from transformers import AutoModelForCausalLM
+
+    # Our own check names a weight of another shape; transformers' error does not.
+    settings |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    read: Any = AutoModelForCausalLM.from_pretrained
+    with without_loading_bar(), without_report_of_weights():
+        try:
+            model, loading = read(path, **settings)
+        except AssertionError:  # torch's: the padding token in config.json has no row
+            model, loading = read(path, pad_token_id=None, **settings)  # padding never counts
+    return model, loading
+
+
+def _is_adapter(name: str, config: Any) -> SettingValueError:
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    return SettingValueError(
+        "name",
+        f"{name!r} is a LoRA adapter of {base or 'another model'}, not a whole model: adapters "
+        "must be merged first (PEFT's merge_and_unload, then save_pretrained with the tokenizer)",
+        "set {} to the merged folder",
+    )
+
+
+def _loaded_from(path: str, model: Any, revision: str | None) -> Path | None:
+    """The folder of the files that a model was loaded from, or None if it cannot be told."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(path).is_dir():
+        return Path(path)
+    commit = getattr(model.config, "_commit_hash", None) or revision
+    config = try_to_load_from_cache(path, "config.json", revision=commit)
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def meta_backbone(config: Any, name: str = "meta") -> Backbone:

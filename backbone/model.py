@@ -5,28 +5,24 @@ Shapes: N rows, T tokens, D d_model, V vocabulary.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from backbone.identity.identity import Identity, WeightsIdentity
+from backbone.identity.weights import WeightsWatch
 from backbone.tokens import stop_token_ids
 from plumbing.mounts import SettingValueError
 
 # The names that the families give their parts; the first that exists is taken.
 _LAYERS = ("layers", "h", "blocks")
-_FFN = ("mlp", "feed_forward", "ffn")
-_FINAL_NORM = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
-
-# Settings that change what the same weights compute, by the names that the families give them.
-_COMPUTED = (
-    *("hidden_act", "hidden_activation", "rms_norm_eps", "layer_norm_eps", "attention_bias"),
-    *("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "head_dim"),
-    *("num_attention_heads", "num_key_value_heads", "query_pre_attn_scalar", "sliding_window"),
-    *("layer_types", "attn_logit_softcapping", "final_logit_softcapping", "num_experts_per_tok"),
+_FFN = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
+_FINAL_NORM = (
+    *("norm", "ln_f", "final_layernorm", "final_layer_norm"),
+    *("norm_f", "embedding_norm", "layer_norm"),
 )
 
 
@@ -45,12 +41,14 @@ class Backbone:
             a tied or an untied head. Its parameters are frozen and it is set to evaluation mode.
         tokenizer: Its tokenizer, or None where only shapes matter.
         name: Its name in checkpoints; `load_backbone` loads the same model by it.
+        folder: The folder whose files the weights were loaded from. None if they live in memory
+            alone, or have been changed since.
 
     Raises:
         UnsupportedBackboneError: If a part was not found; the message names it.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+    def __init__(self, model: Any, tokenizer: Any, name: str, folder: Path | None = None) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
@@ -74,6 +72,12 @@ class Backbone:
         self.d_model: int = self.embedding.weight.shape[1]
         self.vocab_size: int = self.embedding.weight.shape[0]
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self._folder = folder
+        self._weights: WeightsIdentity | None = None
+        self._watch = WeightsWatch(model) if folder is not None else None
+        # Cohere multiplies its logits, and Granite divides them.
+        factors = (getattr(config, name, None) or 1.0 for name in ("logit_scale", "logits_scaling"))
+        self._factor, self._divisor = factors
 
     def _need(self, part: Any, what: str, where: str) -> Any:
         if part is None:
@@ -125,9 +129,18 @@ class Backbone:
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits ``[..., V]`` of final hidden states ``[..., D]``."""
         logits = self.head(hidden)
+        if self._factor != 1:
+            logits = logits * self._factor
+        if self._divisor != 1:
+            logits = logits / self._divisor
         if self._softcap:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         return logits
+
+    @property
+    def logit_scale(self) -> float:
+        """What logits are multiplied by behind the head; 1 but for a few families."""
+        return self._factor / self._divisor
 
     @cached_property
     def stop_token_ids(self) -> tuple[int, ...]:
@@ -136,27 +149,50 @@ class Backbone:
         Chat models name several: the end of a turn and the end of the text.
         """
         settings = getattr(self.model, "generation_config", None)
-        own = getattr(settings, "eos_token_id", None)
-        named = own if isinstance(own, list) else [own] if own is not None else []
-        return tuple(sorted({*stop_token_ids(self.tokenizer), *named}))
+        return tuple(sorted({*stop_token_ids(self.tokenizer), *_end_ids(settings)}))
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 that tells two models apart.
+    @property
+    def identity(self) -> Identity:
+        """What decides everything that this backbone computes, as it is in memory now.
 
-        It covers the settings that change what is computed, the names and shapes of the weights,
-        and a sample of each weight's values. The sample is read in bfloat16, so that a model has
-        the same fingerprint in float32 and in bfloat16; in float16 it has another.
+        All weights are hashed when it is first asked for. They are hashed again only if they have
+        been changed since by other means than `backbone.edits`.
         """
-        settings = self.model.config.get_text_config().to_dict()
-        computed = {key: settings[key] for key in _COMPUTED if key in settings}
-        digest = hashlib.sha256(json.dumps(computed, sort_keys=True, default=str).encode())
-        for name, parameter in self.model.named_parameters():
-            digest.update(f"{name}{list(parameter.shape)}".encode())
-            flat = parameter.detach().reshape(-1)
-            sample = flat[:: (flat.numel() // 1024) | 1].to(torch.bfloat16).cpu()
-            digest.update(sample.view(torch.int16).numpy().tobytes())
-        return digest.hexdigest()
+        return Identity.of(self.weights, self.model, self.tokenizer)
+
+    @property
+    def weights(self) -> WeightsIdentity:
+        """The part of the identity that the weights decide. What changes the weights sets it."""
+        if self._watch is not None and self._watch.changed():
+            self._weights = self._folder = None  # the files hold something else than the memory
+        if self._weights is None:
+            self.weights = found = WeightsIdentity.of(self.model, self._folder)
+            return found
+        return self._weights
+
+    @weights.setter
+    def weights(self, weights: WeightsIdentity) -> None:
+        """Say what the weights are, after a change that has an identity of its own."""
+        self._weights, self._watch = weights, WeightsWatch(self.model)
+
+    @property
+    def fingerprint(self) -> str:
+        """The text that tells two backbones apart; artefacts hold it (`Identity.fingerprint`).
+
+        It does not depend on the dtype in which a folder's weights were loaded, nor on the device.
+        """
+        return self.identity.fingerprint
+
+
+def own_end_ids(model: Any) -> list[int]:
+    """The ids that the model itself names as ends of a sequence: first those of generation."""
+    settings = (getattr(model, "generation_config", None), model.config.get_text_config())
+    return [id for each in settings for id in _end_ids(each)]
+
+
+def _end_ids(settings: Any) -> list[int]:
+    own = getattr(settings, "eos_token_id", None)
+    return list(own) if isinstance(own, list | tuple) else [] if own is None else [own]
 
 
 def _contiguous(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbone.final_ffn import FinalFFN
-from backbone.model import Backbone
+from backbone.final_ffn import TOLERANCE, FinalFFN, keep_residual
+from backbone.model import Backbone, UnsupportedBackboneError
 from backbone.token_tree import TokenTree, pack_trees
 from plumbing.mounts import SettingValueError
 
@@ -54,6 +54,8 @@ class SplitBackbone:
 
     Raises:
         ValueError: If ``layer`` is 0 or less.
+        UnsupportedBackboneError: If the two parts do not compute what the whole does, as a pass of
+            three tokens shows.
     """
 
     def __init__(self, backbone: Backbone, layer: int) -> None:
@@ -69,10 +71,33 @@ class SplitBackbone:
         skipped = [_Pass() for _ in range(layer - 1)]
         self._below = _with_layers(backbone, [*backbone.layers[:layer], self._tap])
         self._above = _with_layers(backbone, [*skipped, self._resume, *backbone.layers[layer:]])
+        self._check()
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        ids = torch.arange(3, device=self.backbone.device)[None]
+        mask = torch.ones_like(ids)
+        try:
+            parts = self.above(self._read_below(ids, mask), mask)
+            equal = _close(parts, self.backbone.hidden_states(ids, mask))
+        except _DIFFERENT as error:
+            raise self._unsupported() from error
+        if not equal:
+            raise self._unsupported()
+
+    def _unsupported(self) -> UnsupportedBackboneError:
+        return UnsupportedBackboneError(
+            f"{type(self.backbone.model).__name__} ({self.backbone.name}): expected a decoder that "
+            "can be cut below a layer, got one whose two parts compute something else than the "
+            "whole; do not cache the frozen states (cache_frozen=false)"
+        )
 
     @torch.no_grad()
     def below(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The states ``[N, T, D]`` that the layer reads."""
+        return self._read_below(input_ids, attention_mask)
+
+    def _read_below(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         self._below(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         seen, self._tap.seen = self._tap.seen, None  # type: ignore[assignment]
         return seen
@@ -87,6 +112,16 @@ class SplitBackbone:
         finally:
             self._resume.states = None
         return out.last_hidden_state
+
+
+# What a forward pass raises if a decoder's layers are not called as its parts expect.
+_DIFFERENT = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """True if states are equal but for rounding."""
+    tolerance = TOLERANCE.get(one.dtype, 5e-2)
+    return one.shape == other.shape and torch.allclose(one, other, rtol=tolerance, atol=tolerance)
 
 
 def _with_layers(backbone: Backbone, layers: Sequence[nn.Module]) -> nn.Module:
@@ -106,6 +141,10 @@ class Trunk:
 
     Args:
         ffn: The final FFN with its norms.
+
+    Raises:
+        UnsupportedBackboneError: If a tree of tokens gives other states than its branches give by
+            themselves, as a pass over a tree of four tokens shows.
     """
 
     def __init__(self, ffn: FinalFFN) -> None:
@@ -123,13 +162,37 @@ class Trunk:
             for name, part in layer._modules.items()
         }
         self._decoder: Any = _with_layers(backbone, [*backbone.layers[:-1], layer])
-        for name, part in backbone.decoder._modules.items():
-            if part is backbone.final_norm:
-                self._decoder._modules[name] = _Skip()
+        self._check(ffn)
+
+    @torch.no_grad()
+    def _check(self, ffn: FinalFFN) -> None:
+        tree = TokenTree()
+        branches = [[0, 1, 2], [0, 3]]
+        paths = [tree.add(branch) for branch in branches]
+        try:
+            states_TD = self._read([tree])[0]
+        except _DIFFERENT as error:
+            raise self._unsupported() from error
+        for branch, path in zip(branches, paths, strict=True):
+            ids = torch.tensor([branch], device=self.backbone.device)
+            with keep_residual(ffn, len(branch)) as kept:
+                self.backbone.hidden_states(ids, torch.ones_like(ids))
+            if not _close(states_TD[path], kept.hidden_BPD[0]):
+                raise self._unsupported()
+
+    def _unsupported(self) -> UnsupportedBackboneError:
+        return UnsupportedBackboneError(
+            f"{type(self.backbone.model).__name__} ({self.backbone.name}): expected a decoder that "
+            "reads a tree of tokens, with a position and an attention mask for each, got one that "
+            "computes something else; DMoE's experts cannot be trained on it"
+        )
 
     @torch.no_grad()
     def residual(self, trees: Sequence[TokenTree]) -> Tensor:
         """The residual stream ``[N, T, D]`` before the final FFN, at every node of the trees."""
+        return self._read(trees)
+
+    def _read(self, trees: Sequence[TokenTree]) -> Tensor:
         input_ids, positions, attends = (t.to(self.backbone.device) for t in pack_trees(trees))
         self._decoder(
             input_ids=input_ids,

@@ -23,9 +23,10 @@ from omegaconf import DictConfig
 
 from backbone.final_ffn import FinalFFN
 from benchmarks.bank import fill_bank
-from benchmarks.decode_ways import Decoding, FirstToken, check_equal_decoding
+from benchmarks.decode_ways import Decoding, check_equal_decoding
 from benchmarks.timing import in_turns, laps, ratio, with_range
 from dmoe.baselines.flare import FLAREMethod
+from dmoe.decoding import FirstTrigger
 from dmoe.decoding.router import RetrievalRouter, RoutingRequest
 from dmoe.decoding.steps import Routing, Step
 from dmoe.decoding.trigger import ConstantTrigger, Trigger, UncertaintyTrigger
@@ -146,7 +147,7 @@ def measure_tokens(
     for question in progress(questions, "Measuring tokens"):
         ways: dict[str, Iterator[Any]] = {
             _PLAIN: decoding.plain(question),
-            _EXPERTS: decoding.routed(question, FirstToken()),
+            _EXPERTS: decoding.routed(question, FirstTrigger()),
             _TRIGGERS: decoding.routed(question, trigger),
             _RECOMPUTED: decoding.routed(question, trigger, recompute=True),
             _SWAPS: decoding.swapping(question),

@@ -6,7 +6,7 @@ Shapes: B rows, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -41,15 +41,6 @@ class RecomputingSession(Session):
             logits_BV[:] = self._logits(self._read(torch.cat([prompt_ids, new], 1), mask)[:, 0])
 
 
-@dataclass(frozen=True)
-class FirstToken:
-    """Triggers at a row's first token only, so that its experts stay for the whole answer."""
-
-    def fires(self, uncertainty: Sequence[float], tokens: Sequence[str]) -> list[bool]:
-        """True for tokens at position 0, with which a token's name begins."""
-        return [token.startswith("0 ") for token in tokens]
-
-
 class AlternatingRouter:
     """Returns other experts at each call: the k best, then the next k, then the k best again.
 
@@ -61,6 +52,7 @@ class AlternatingRouter:
 
     def __init__(self, router: Router) -> None:
         self._router = router
+        self.temperature = router.temperature
         self._best = False
 
     def route(self, requests: Sequence[RoutingRequest], k: int) -> list[list[Hit]]:
@@ -117,8 +109,8 @@ class Decoding:
         self, question: Question, routing: Routing, stop_ids: Collection[int], recompute: bool
     ) -> Iterator[Step]:
         kind = RecomputingSession if recompute else Session
-        queries, given = [question.question], [()]
-        session = kind(self._final, routing, *self._prompt(question), queries, given)
+        requests = [RoutingRequest(question.question)]
+        session = kind(self._final, routing, *self._prompt(question), requests)
         return session.stream(self._tokens, stop_ids)
 
     def _prompt(self, question: Question) -> tuple[Tensor, Tensor]:

@@ -10,15 +10,17 @@ from typing import Any
 from backbone.model import Backbone
 from dmoe.bank import Bank
 from dmoe.decoding.active import ExpertSource
-from dmoe.decoding.controls import NoiseExperts, SomeExperts
+from dmoe.decoding.controls import SomeExperts
 from dmoe.decoding.decoder import DecoderInput, DMoEDecoder
 from dmoe.decoding.router import Router
 from dmoe.decoding.steps import Routing, Step
 from dmoe.decoding.trigger import Trigger
+from dmoe.decoding.weighting import weights_for
 from dmoe.metrics import routing_metrics
 from plumbing.mounts import SettingValueError, mounted
 from plumbing.settings import typed
 from qa.method import AnsweringMethod, Prediction, QuestionInput
+from qa.passages.gold_ids import warn_of_missing_gold
 from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ class DMoEMethod(AnsweringMethod):
       gold passages.
 
     If the evaluation gives no passages, the prediction's ``passage_ids`` are the passages that
-    were routed to, each with weight 1 (eq. 6).
+    were routed to, each with the weight that its expert had last, which is 1 in eq. 6.
 
     Args:
         backbone: The frozen model.
@@ -51,6 +53,8 @@ class DMoEMethod(AnsweringMethod):
         trigger: Decides at which tokens the router is asked.
         experts: How many experts act at a time.
         max_query_tokens: A routing query keeps at most this many of its last tokens.
+        weights: "sum" or "router"; see `Routing`.
+        noise: The seed of noise in the place of the experts, as a control; see `Routing`.
         rag: Whether the passages also stand in the prompt.
         max_new_tokens: The most tokens that are decoded.
         bank: The bank that the experts come from. None means that there is no bank; then the
@@ -69,6 +73,8 @@ class DMoEMethod(AnsweringMethod):
         trigger: Trigger,
         experts: int = 3,
         max_query_tokens: int = 128,
+        weights: str = "sum",
+        noise: int | None = None,
         rag: bool = False,
         max_new_tokens: int = 32,
         bank: Bank | None = None,
@@ -77,7 +83,7 @@ class DMoEMethod(AnsweringMethod):
         self._bank = bank
         with mounted("router"):
             chosen = router(source)
-        routing = Routing(source, chosen, trigger, experts, max_query_tokens)
+        routing = Routing(source, chosen, trigger, experts, max_query_tokens, weights, noise)
         self.decoder = DMoEDecoder(backbone, routing)
         self.uses_passages = rag or routing.router.uses_passages  # type: ignore[misc]
 
@@ -99,11 +105,22 @@ class DMoEMethod(AnsweringMethod):
     def check_passages(self, passages: Iterable[Passage]) -> None:
         """Check that the experts were made of the texts that these passages have.
 
+        A warning says if few of the passages have an expert.
+
         Raises:
             BankError: If an expert was made of another text.
         """
-        if self._bank is not None:
-            self._bank.check_passages(passages)
+        if self._bank is None:
+            return
+        passages = list(passages)
+        self._bank.check_passages(passages)
+        warn_of_missing_gold(
+            (passage.id for passage in passages),
+            self._bank,
+            f"the bank {self._bank.path}",
+            "routing can hardly find a right expert; build the experts of these passages "
+            "(scripts/build_experts.py), or give the bank that was built from these data",
+        )
 
     def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
         """Measure how often routing took place, and what it found; see `routing_metrics`."""
@@ -118,7 +135,8 @@ class DMoEMethod(AnsweringMethod):
 
     def _decoder_input(self, input: QuestionInput) -> DecoderInput:
         given = tuple(passage.id for passage in input.selection.passages)
-        return DecoderInput(self.prompt(input), input.question.question, given)
+        question = input.question
+        return DecoderInput(self.prompt(input), question.question, given, question.passage_ids)
 
 
 @typed
@@ -128,6 +146,8 @@ def load_dmoe(
     control: str | None = None,
     fraction: float = 1.0,
     seed: int = 0,
+    experts: int = 3,
+    weights: str | None = None,
     **settings: Any,
 ) -> DMoEMethod:
     """Open a bank on disk, and make the method that answers with its experts.
@@ -135,11 +155,14 @@ def load_dmoe(
     Args:
         backbone: The frozen model that the experts were trained for.
         bank_dir: The bank's folder.
-        control: None uses the experts. "noise" replaces each expert with noise of the same norm.
-            Two other controls have settings of their own: ``router=random`` routes to random
-            experts, and ``trigger=never`` uses none.
+        control: None uses the experts. "noise" lets noise act that moves the FFN's output as far
+            as the experts would (`NoiseExperts`). Other controls have settings of their own:
+            ``router=random`` and ``router=fixed`` route to wrong experts, and ``trigger=never``
+            uses none.
         fraction: The share of the experts that is kept, drawn at random (DMoE Table 9).
         seed: The seed of this draw, and of the noise.
+        experts: How many experts act at a time.
+        weights: "sum", "router", or None to choose by the bank's recipe (`weights_for`).
         **settings: The further arguments of `DMoEMethod`.
 
     Raises:
@@ -153,23 +176,25 @@ def load_dmoe(
     source: ExpertSource = bank
     if fraction != 1:
         source = SomeExperts(source, fraction, seed)
-    if control == "noise":
-        source = NoiseExperts(source, seed)
-    return DMoEMethod(backbone, source, bank=bank, **settings)
+    settings["weights"] = weights_for(weights, bank.spec.recipe, experts)
+    settings["noise"] = seed if control == "noise" else None
+    return DMoEMethod(backbone, source, experts=experts, bank=bank, **settings)
 
 
 def _details(steps: Sequence[Step], input: QuestionInput) -> dict[str, Any]:
     routed = {
-        step.position: [hit.passage_id for hit in step.routed] for step in steps if step.triggered
+        step.position: dict(zip((hit.passage_id for hit in step.routed), step.weights, strict=True))
+        for step in steps
+        if step.triggered
     }
     gold = set(input.question.passage_ids)
-    acted = list(dict.fromkeys(id for ids in routed.values() for id in ids))
+    acted = {id: weight for ids in routed.values() for id, weight in ids.items()}
     given = bool(input.selection.passages)  # then these are the prediction's passages
     return {
-        **({} if given else {"passage_ids": acted, "weights": [1.0] * len(acted)}),
+        **({} if given else {"passage_ids": [*acted], "weights": [*acted.values()]}),
         "tokens": len(steps),
         "triggers": len(routed),
         "uncertainty": [round(step.uncertainty, 4) for step in steps],
-        "routed": [{"position": at, "passage_ids": ids} for at, ids in routed.items()],
-        "routed_gold": any(gold & set(ids) for ids in routed.values()) if gold else None,
+        "routed": [{"position": at, "passage_ids": [*ids]} for at, ids in routed.items()],
+        "routed_gold": any(gold & ids.keys() for ids in routed.values()) if gold else None,
     }

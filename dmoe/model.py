@@ -18,6 +18,7 @@ from dmoe.decoding.decoder import DecoderInput, DMoEDecoder
 from dmoe.decoding.router import retrieval_router
 from dmoe.decoding.steps import Routing, Step
 from dmoe.decoding.trigger import UncertaintyTrigger
+from dmoe.decoding.weighting import weights_for
 from qa.prompts import build_prompt
 from retrieval.bm25.index import BM25Settings
 from retrieval.corpus.corpus import Corpus
@@ -36,6 +37,8 @@ class DMoE(DMoEDecoder):
         experts: int = 3,
         threshold: float = 2.0,
         device: str = "cpu",
+        weights: str | None = None,
+        temperature: float = 1.0,
     ) -> DMoE:
         """Open what the scripts made: the experts, and the BM25 router over their surrogates.
 
@@ -47,6 +50,8 @@ class DMoE(DMoEDecoder):
             experts: How many experts act at a time (``k=1`` on the command line is ``experts=1``).
             threshold: Token uncertainty above which the router is asked, nats.
             device: Where a backbone of the bank's name is loaded.
+            weights: "sum", "router", or None to choose by the bank's recipe (`weights_for`).
+            temperature: The temperature of the router's weights, in units of BM25's scores.
 
         Raises:
             BankError: If the bank is missing, damaged or empty, or belongs to another backbone.
@@ -60,8 +65,11 @@ class DMoE(DMoEDecoder):
         if backbone is None:
             backbone = load_backbone(bank.spec.backbone, device=device)
         bank.check_backbone(backbone)
-        router = retrieval_router(bank, BM25Settings(index_dir), Corpus.open(surrogates))
-        return cls(backbone, Routing(bank, router, UncertaintyTrigger(threshold), experts))
+        settings = BM25Settings(index_dir)
+        router = retrieval_router(bank, settings, Corpus.open(surrogates), temperature)
+        chosen = weights_for(weights, bank.spec.recipe, experts)
+        trigger = UncertaintyTrigger(threshold)
+        return cls(backbone, Routing(bank, router, trigger, experts, weights=chosen))
 
     def steps(self, question: str, max_new_tokens: int = 32) -> Iterator[Step]:
         """Decode an answer token by token; each step says whether the token triggered routing.

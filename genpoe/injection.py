@@ -70,15 +70,19 @@ class ExpertLayer:
         watch = Watch(self.backbone, experts.looks, around) if experts.looks else None
 
         def add_experts(
-            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
-        ) -> Tensor:
+            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        ) -> Any:
             hidden = args[0] if args else kwargs["hidden_states"]
-            site = Site(hidden, output)
+            plain = output[0] if isinstance(output, tuple) else output
+            site = Site(hidden, plain)
             if watch is not None:
-                site = Site(hidden, output, watch.stream(), watch.around())
+                site = Site(hidden, plain, watch.stream(), watch.around())
             mixed = experts.mix(site, relevance_BK, rows_N)
             self.looked = mixed.looked
-            return output + mixed.added_NTD
+            total = plain + mixed.added_NTD
+            if isinstance(output, tuple):  # some sparse blocks return their router's scores as well
+                return (total, *output[1:])
+            return total
 
         self._watch = watch
         self._handle = self.ffn.register_forward_hook(add_experts, with_kwargs=True)

@@ -9,6 +9,7 @@ Shapes: P passages, S passage tokens, B questions, K experts a question, D d_mod
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +25,16 @@ from genpoe.hypernet.saved import as_nested, read_settings
 from genpoe.injection import ExpertLayer
 from plumbing.batches import pad
 from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError, load_checkpoint
-from qa.prompts import build_prompt, encode_passage
+from qa.prompts import (
+    PROMPT_OF_0_1,
+    build_prompt,
+    encode_passage,
+    prompt_template,
+    warn_of_another_prompt,
+)
 from retrieval.passage import Passage
+
+log = logging.getLogger(__name__)
 
 _KEYS = ("state_dict", "hyper_parameters", "backbone")  # of a checkpoint
 _PREFIX = "hypernet."  # begins the names of its weights in a checkpoint's state_dict
@@ -46,11 +55,12 @@ def check_backbone(backbone: Backbone, name: str, fingerprint: str) -> None:
     Raises:
         BackboneMismatchError: If the fingerprints differ; the message names both models.
     """
-    if backbone.fingerprint != fingerprint:
+    identity = backbone.identity
+    if differing := identity.difference(fingerprint):
         raise BackboneMismatchError(
             f"the checkpoint was trained with the backbone {name} ({fingerprint[:12]}), but "
-            f"{backbone.name} ({backbone.fingerprint[:12]}) is loaded; choose that model "
-            "(backbone=…) or another ckpt_path"
+            f"{backbone.name} ({identity.fingerprint[:12]}) is loaded; what differs: {differing}; "
+            "choose that model (backbone=…) or another ckpt_path"
         )
 
 
@@ -61,21 +71,31 @@ class GenPoE:
         backbone: The frozen model.
         hypernet: The hypernetwork, on the backbone's device; its settings name the layer.
         max_passage_tokens: Longer passages are cut.
+        prompt: The `qa.prompts.prompt_template` under which the hypernetwork was trained. None
+            takes the present one.
     """
 
     def __init__(
-        self, backbone: Backbone, hypernet: Hypernet, max_passage_tokens: int = 512
+        self,
+        backbone: Backbone,
+        hypernet: Hypernet,
+        max_passage_tokens: int = 512,
+        prompt: str | None = None,
     ) -> None:
         self.backbone = backbone
         self.hypernet = hypernet
         self.expert_layer = ExpertLayer(backbone, hypernet.settings.layer)
         self.max_passage_tokens = max_passage_tokens
+        self.prompt = prompt_template() if prompt is None else prompt
+        self._said_cut = False
 
     @classmethod
     def from_checkpoint(
         cls, path: str | Path, backbone: Backbone | None = None, device: str = "cpu"
     ) -> GenPoE:
         """Load a trained hypernetwork and, unless it is given, the backbone that it names.
+
+        If it was trained under another prompt than the present one, a warning says so.
 
         Args:
             path: A checkpoint of ``scripts/train_hypernet.py``, or a file that `save` wrote.
@@ -110,7 +130,9 @@ class GenPoE:
         except RuntimeError as error:
             raise _not_genpoe(path, " ".join(str(error).split())) from error
         hypernet.to(backbone.device).eval().requires_grad_(False).cast(backbone.dtype)
-        return cls(backbone, hypernet, max_passage_tokens)
+        prompt = str(checkpoint.get("prompt", PROMPT_OF_0_1))
+        warn_of_another_prompt(f"the hypernetwork of {path}", prompt)
+        return cls(backbone, hypernet, max_passage_tokens, prompt)
 
     def save(self, path: str | Path) -> None:
         """Write a file that `from_checkpoint` reads: the hypernetwork and the backbone's name."""
@@ -126,6 +148,7 @@ class GenPoE:
                     "max_passage_tokens": self.max_passage_tokens,
                 },
                 "backbone": {"name": self.backbone.name, "fingerprint": self.backbone.fingerprint},
+                "prompt": self.prompt,
             },
             Path(path),
         )
@@ -202,12 +225,23 @@ class GenPoE:
         return greedy_decode(self.backbone, [prompt], max_new_tokens).texts[0]
 
     def tokens(self, passages: Sequence[Passage]) -> PassageTokens:
-        """The token ids of passages as the hypernetwork reads them, on the backbone's device."""
-        ids = [
-            encode_passage(self.backbone.tokenizer, passage, self.max_passage_tokens)
-            for passage in passages
-        ]
-        ids_PS, mask_PS = pad(ids, 0)  # any token can be padding, because the mask marks it
+        """The token ids of passages as the hypernetwork reads them, on the backbone's device.
+
+        Passages of more than `max_passage_tokens` are cut, and the first time a warning says so.
+        """
+        limit = self.max_passage_tokens
+        ids = [encode_passage(self.backbone.tokenizer, passage, limit + 1) for passage in passages]
+        cut = [p.id for p, row in zip(passages, ids, strict=True) if len(row) > limit]
+        if cut and not self._said_cut:
+            self._said_cut = True
+            log.warning(
+                "passage %r has more than %d tokens (max_passage_tokens of the training), and the "
+                "hypernetwork reads only these; further passages are cut without a word",
+                *(cut[0], limit),
+            )
+        ids_PS, mask_PS = pad(
+            [row[:limit] for row in ids], 0
+        )  # any token can be padding, because the mask marks it
         device = self.backbone.device
         return PassageTokens(ids_PS.to(device), mask_PS.to(device))
 

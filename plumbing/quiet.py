@@ -137,6 +137,31 @@ def without_report_of_new_head() -> Iterator[None]:
         logger.removeFilter(new_head)
 
 
+@contextmanager
+def without_report_of_weights() -> Iterator[None]:
+    """Let transformers load a model without its table of weights that are missing or left over.
+
+    Whoever calls this asks transformers for the same facts, and says them in one line. What the
+    table says about a conversion that failed is shown.
+    """
+    logger = logging.getLogger("transformers.modeling_utils")
+    weights = _WeightsAlone()
+    logger.addFilter(weights)
+    try:
+        yield
+    finally:
+        logger.removeFilter(weights)
+
+
+class _WeightsAlone(logging.Filter):
+    """Leaves out a report about the weights of a model unless a conversion failed."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """True if the record is to be shown."""
+        message = record.getMessage()
+        return " LOAD REPORT" not in message or "CONVERSION" in message
+
+
 class _NewHeadAlone(logging.Filter):
     """Leaves out a report about the weights of a model if only its head is missing."""
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -49,7 +49,33 @@ def check_types(settings: Any, section: str = "") -> None:
     """
     hints = get_type_hints(type(settings))
     for field in fields(settings):
-        _check(field.name, getattr(settings, field.name), hints[field.name], section)
+        check_fits(field.name, getattr(settings, field.name), hints[field.name], section)
+
+
+def check_values(function: Callable[..., Any], values: Mapping[str, Any]) -> None:
+    """Check values against the annotations of a function that is to take them by their names.
+
+    Names that the function does not have are left to the call.
+
+    Raises:
+        SettingValueError: If a value has another type.
+    """
+    hints = get_type_hints(function)
+    for name, value in values.items():
+        check_fits(name, value, hints.get(name, Any))
+
+
+def check_names(function: Callable[..., Any], values: Mapping[str, Any]) -> None:
+    """Check that a function that is to take values by their names has all of these names.
+
+    Raises:
+        SettingValueError: If it lacks one.
+    """
+    known = inspect.signature(function).parameters
+    unknown = [name for name in values if name not in known]
+    if unknown and not any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        problem = f"there is no setting {unknown[0]!r} among {', '.join(known)}"
+        raise SettingValueError(unknown[0], problem, "leave {} out")
 
 
 def typed(function: F) -> F:
@@ -58,9 +84,7 @@ def typed(function: F) -> F:
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        hints = get_type_hints(function)
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
-            _check(name, value, hints.get(name, Any))
+        check_values(function, signature.bind(*args, **kwargs).arguments)
         return function(*args, **kwargs)
 
     return cast(F, checked)
@@ -79,6 +103,7 @@ def read_section(config: DictConfig, name: str, settings: Callable[..., S]) -> S
     """
     values: Any = OmegaConf.to_container(config[name], resolve=True)
     with mounted(name):
+        check_names(settings, values)
         return settings(**values)
 
 
@@ -129,7 +154,12 @@ def check_limit(limit: Any, key: str = "limit") -> None:
         )
 
 
-def _check(name: str, value: Any, hint: Any, section: str = "") -> None:
+def check_fits(name: str, value: Any, hint: Any, section: str = "") -> None:
+    """Check one value against an annotation.
+
+    Raises:
+        SettingValueError: If it has another type.
+    """
     if not _fits(value, hint):
         error = SettingValueError(name, f"{name} must be {_described(hint)}, got {value!r}")
         error.mount(section)
@@ -142,6 +172,8 @@ def _fits(value: Any, hint: Any) -> bool:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
     if origin is not None and issubclass(origin, Mapping):
         return isinstance(value, Mapping) and all(_fits(v, inner[1]) for v in value.values())
     if origin is not None and issubclass(origin, Sequence):
@@ -161,6 +193,8 @@ def _described(hint: Any) -> str:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return " or ".join(map(_described, inner))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inner))}"
     if origin is not None and issubclass(origin, Mapping):
         return f"a mapping, each value {_described(inner[1])}"
     if origin is not None and issubclass(origin, Sequence):

@@ -5,25 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
-from backbone.decoding import greedy_decode, score_answers
+from backbone.decoding import greedy_decode, positions, score_answers
+from backbone.lora.adapter import LoraAdapter
 from backbone.model import Backbone
+from backbone.tokens import encode_prompt
 from plumbing.mounts import SettingValueError
 from qa.data.dataset import Question
 from qa.passages.source import PassageSource, Selection
 from qa.prompts import build_prompt
-from retrieval.passage import Passage
+from retrieval.passage import Passage, passage_text
 
 
 @dataclass(frozen=True)
 class QuestionInput:
-    """A question, and the passages that a method may use to answer it."""
+    """A question, and the passages that a method may use to answer it.
+
+    Attributes:
+        question: The question.
+        selection: The passages of the method.
+        prompt_selection: The passages that stand in the prompt with RAG, if they are others, as a
+            control.
+    """
 
     question: Question
     selection: Selection = field(default_factory=Selection)
+    prompt_selection: Selection | None = None
+
+    @property
+    def prompt_passages(self) -> tuple[Passage, ...]:
+        """The passages that stand in the prompt with RAG."""
+        return (self.prompt_selection or self.selection).passages
 
 
 @dataclass(frozen=True)
@@ -112,8 +128,42 @@ class AnsweringMethod:
 
     def prompt(self, input: QuestionInput) -> str:
         """Write what the model reads: the question, after its passages if there is RAG."""
-        passages = input.selection.passages if self.rag else ()
+        passages = input.prompt_passages if self.rag else ()
         return build_prompt(input.question.question, passages)
+
+    def check_prompts(self, inputs: Sequence[QuestionInput]) -> None:
+        """Check that each prompt leaves room for ``max_new_tokens`` in the backbone's positions.
+
+        Raises:
+            ValueError: If one does not; the message names the question and its longest passage.
+        """
+        limit = positions(self.backbone)
+        if limit is None:
+            return
+        sizes = [self._tokens(self.prompt(input)) for input in inputs]
+        too_long = [i for i, size in enumerate(sizes) if size + self.max_new_tokens > limit]
+        if too_long:
+            worst = max(too_long, key=sizes.__getitem__)
+            others = f" (and so are {len(too_long) - 1} others)" if len(too_long) > 1 else ""
+            raise ValueError(
+                f"the prompt of question {inputs[worst].question.id!r} is too long{others}: "
+                f"{sizes[worst]} tokens and {self.max_new_tokens} new ones exceed the {limit} "
+                f"positions of {self.backbone.name}; {self._shorten(inputs[worst])}, or choose a "
+                "backbone that reads more"
+            )
+
+    def _shorten(self, input: QuestionInput) -> str:
+        """Say what to do about a prompt that is too long."""
+        passages = input.prompt_passages if self.rag else ()
+        sizes = {passage.id: self._tokens(passage_text(passage)) for passage in passages}
+        longest = max(sizes, key=sizes.__getitem__, default="")
+        if not sizes or self._tokens(input.question.question) > sizes[longest]:
+            return "shorten the question or leave it out"
+        fewer = f"use fewer passages (k={len(sizes) - 1} or less), or " if len(sizes) > 1 else ""
+        return f"{fewer}split the passage {longest!r}, which has {sizes[longest]} tokens"
+
+    def _tokens(self, text: str) -> int:
+        return len(encode_prompt(self.backbone.tokenizer, text))
 
     @torch.inference_mode()
     def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
@@ -156,16 +206,39 @@ class BaseMethod(AnsweringMethod):
 
 
 class RAGMethod(AnsweringMethod):
-    """The backbone with the passages in its prompt.
+    """The backbone with the passages in its prompt, and with an adapter if one is named.
+
+    An adapter that has learnt to answer behind passages of the training split knows the form of an
+    answer and nothing of the passages of the evaluation. With it, RAG is the baseline of methods
+    that were trained on answers.
+
+    Args:
+        backbone: The frozen model.
+        rag: Always true.
+        max_new_tokens: The most tokens that are decoded.
+        adapter_dir: The folder of an adapter, as ``scripts/train_sft_lora.py`` writes it; None: the
+            backbone alone.
 
     Raises:
         ValueError: If ``rag`` is false.
+        AdapterError: If the adapter is missing or damaged, or belongs to another backbone.
     """
 
-    def __init__(self, backbone: Backbone, rag: bool = True, max_new_tokens: int = 32) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        rag: bool = True,
+        max_new_tokens: int = 32,
+        adapter_dir: str | Path | None = None,
+    ) -> None:
         if not rag:
             raise ValueError(
                 "method=rag puts passages into the prompt, got rag=false; use method=base "
                 "to answer without them"
             )
         super().__init__(backbone, rag, max_new_tokens)
+        self._adapter = LoraAdapter.load(adapter_dir, backbone) if adapter_dir else None
+
+    def injected(self, inputs: Sequence[QuestionInput]) -> AbstractContextManager[Any]:
+        """Attach the adapter, which is the same for every row of a batch."""
+        return self._adapter.attached() if self._adapter else nullcontext()

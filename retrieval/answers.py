@@ -2,8 +2,9 @@
 
 Texts and answers are decomposed (Unicode's NFD) and compared as lower-case tokens. A token is a run
 of letters, numbers and marks, or one other character by itself. White space and control characters
-separate tokens. A text contains an answer if the tokens of one of its aliases follow one another in
-the text: "the U.S. Navy" contains "U.S.", but "party" does not contain "art".
+separate tokens. In scripts without spaces, such as Chinese, each character is a token
+(`retrieval.unspaced`). A text contains an answer if the tokens of one of its aliases follow one
+another in the text: "the U.S. Navy" contains "U.S.", but "party" does not contain "art".
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import functools
 import unicodedata
 from collections.abc import Sequence
+
+from retrieval.unspaced import fold_width, spaced
 
 
 class _TokenTable(dict[int, str]):
@@ -35,12 +38,16 @@ _TABLE = _TokenTable()
 def answer_tokens(text: str) -> list[str]:
     """The lower-case tokens of a text (DPR's ``SimpleTokenizer``, uncased).
 
+    Deviation: characters of scripts without spaces are tokens; DPR takes whole sentences for one.
+
     >>> answer_tokens("The U.S. Navy")
     ['the', 'u', '.', 's', '.', 'navy']
+    >>> answer_tokens("2008年的NBA")
+    ['2008', '年', '的', 'nba']
     """
-    spaced = unicodedata.normalize("NFD", text).translate(_TABLE)
+    apart = spaced(unicodedata.normalize("NFD", fold_width(text))).translate(_TABLE)
     # The text is split before lower(), because a lower-case sigma has another form at a word's end.
-    return " ".join(spaced.split()).lower().split()
+    return " ".join(apart.split()).lower().split()
 
 
 def holds_answer(text: str, answers: Sequence[str]) -> bool:

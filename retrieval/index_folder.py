@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from plumbing.mounts import SettingValueError
+from plumbing.storage.jsonl import DataError
 from plumbing.storage.manifest import MANIFEST, FolderError, read_manifest
+from retrieval.corpus.corpus import Corpus
 
 T = TypeVar("T")
 
@@ -19,12 +21,12 @@ class IndexDirError(SettingValueError, FolderError):
 
 
 def check_name(index_dir: str | Path | None) -> None:
-    """Check that the path of an index ends in a folder's name.
+    """Check that the path of an index ends in a folder's name, and is text.
 
     A new index is written to a folder beside its own and then renamed, which needs a name.
 
     Raises:
-        ValueError: If the path has no name of its own, such as "", "." or "..".
+        ValueError: If the path has no name of its own, such as "", "." or "..", or is no UTF-8.
     """
     if index_dir is not None and Path(index_dir).name in ("", ".."):
         raise SettingValueError(
@@ -32,6 +34,14 @@ def check_name(index_dir: str | Path | None) -> None:
             f"index_dir must name a folder of its own, got {str(index_dir)!r}",
             "set {}, such as index/bm25",
         )
+    try:
+        str(index_dir).encode()
+    except UnicodeEncodeError as error:
+        raise SettingValueError(
+            "index_dir",
+            f"index_dir must be text that UTF-8 can express, got {str(index_dir)!a}",
+            "set {} to a folder with another name, or start Python with PYTHONUTF8=1",
+        ) from error
 
 
 def index_path(index_dir: str | Path | None) -> Path:
@@ -49,6 +59,19 @@ def index_path(index_dir: str | Path | None) -> Path:
             "index_dir", f"{folder}: expected a folder or nothing, got a file", "set another {}"
         )
     return folder
+
+
+def check_corpus(corpus: Corpus) -> None:
+    """Check that there is something to build an index of, of whichever kind.
+
+    Raises:
+        DataError: If the corpus has no passage.
+    """
+    if not len(corpus):
+        came = f"none but {corpus.skipped} malformed lines" if corpus.skipped else "none"
+        raise DataError(
+            f"{corpus.path}: expected a corpus with passages, got {came}; name another corpus"
+        )
 
 
 def check_built(folder: Path, what: str, wanted: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,37 @@ def targets(node):
         yield from targets(part)
 
 
+# The seeds that the seed of a command does not change, with the reason.
+FIXED_SEEDS = {
+    "data.seed": "it says which people and facts there are, and all runs are about the same",
+}
+
+
+def seeds(node, path=""):
+    """Every key of a configuration that names a seed, with its value as written."""
+    if OmegaConf.is_config(node):
+        node = OmegaConf.to_container(node, resolve=False)
+    parts = node.items() if isinstance(node, dict) else enumerate(node)
+    for name, value in parts:
+        key = f"{path}.{name}" if path else str(name)
+        if str(name).rpartition("_")[2] == "seed":
+            yield key, value
+        elif isinstance(value, dict | list):
+            yield from seeds(value, key)
+
+
+def check_seeds(config):
+    """Check that the seed of the command is the seed of everything that draws."""
+    found = dict(seeds(config))
+    assert found.pop("seed", 0) == 0  # what the experiments of docs/results have
+    for key, value in found.items():
+        if key.removeprefix("method.passages.").removeprefix("augmenter.dataset.") in FIXED_SEEDS:
+            assert isinstance(value, int)
+        else:
+            assert value == "${seed}", f"{key} is {value!r}: `seed=` does not reach it"
+            assert OmegaConf.select(config, key) == 0
+
+
 CASES = [
     (group, option)
     for group in (
@@ -50,7 +82,7 @@ CASES = [
         *("debug", "hparams_search", "paths", "hydra"),
     )
     for option in options(group)
-    if not option.startswith("dmoe/")  # experiments of other commands
+    if not option.startswith(("dmoe/", "format/"))  # experiments of other commands
 ]
 
 
@@ -61,6 +93,7 @@ def test_every_option_of_training_composes(group, option):
     assert "lightning.Trainer" in found
     for target in found:
         assert callable(get_object(target))
+    check_seeds(config)
 
 
 ROOTS = {
@@ -69,6 +102,7 @@ ROOTS = {
     "benchmark": ("suite=train",),
     "build_experts": ("bank.dir=bank",),
     "build_index": ("retriever=bm25",),
+    "crossed": (),
     "evaluate": (),
     "evaluate_retrieval": ("data=bios", "retriever=hybrid"),
     "mean_study": (),
@@ -83,7 +117,9 @@ ROOTS = {
 
 @pytest.mark.parametrize("root", sorted(path.stem for path in CONF.glob("*.yaml")))
 def test_roots_compose(root):
-    assert composed(root, *ROOTS[root]).task_name == root
+    config = composed(root, *ROOTS[root])
+    assert config.task_name == root
+    check_seeds(config)
 
 
 GROUPS = [
@@ -107,14 +143,41 @@ def test_every_option_of_a_group_composes(root, group):
     for option in options(group):
         if option.startswith("genpoe/"):  # an experiment of train_hypernet
             continue
+        if option.startswith("format/") and root != "train_sft_lora":
+            continue
         config = composed(root, *ROOTS[root], f"{group}={option}")
         for target in targets(config):
             assert callable(get_object(target))
+        check_seeds(config)
 
 
 def test_no_group_is_left_out():
     composed_groups = {group for group, _ in CASES} | {group for _, group in GROUPS}
     assert {path.name for path in CONF.iterdir() if path.is_dir()} == composed_groups
+
+
+def test_whatever_is_fixed_is_there():
+    assert {key for key, _ in seeds(composed("evaluate"))} >= FIXED_SEEDS.keys()
+
+
+def nodes(node):
+    """Every mapping of a file that names a target."""
+    if isinstance(node, dict) and "_target_" in node:
+        yield node
+    for part in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from nodes(part)
+
+
+def test_whatever_takes_a_seed_is_given_one():
+    """A class that draws with a seed of its own, which no file names, would not follow `seed=`."""
+    given = {}
+    for path in sorted(CONF.rglob("*.yaml")):
+        for node in nodes(OmegaConf.to_container(OmegaConf.load(path))):
+            target = get_object(node["_target_"])
+            if "seed" in inspect.signature(target).parameters:
+                given[path.relative_to(CONF).as_posix(), node["_target_"]] = "seed" in node
+    assert len(given) > 5
+    assert all(given.values()), given
 
 
 @pytest.mark.parametrize("root", ["build_experts", "train_sft_lora", "ablation"])

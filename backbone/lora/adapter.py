@@ -6,8 +6,7 @@ adapter is attached. Otherwise the model has its own modules, as all other metho
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +14,13 @@ from typing import Any
 
 from torch import nn
 
-from backbone.lora.settings import (
-    CONFIG,
-    WEIGHTS,
-    AdapterError,
-    AdapterSettingError,
-    check_absent,
-    check_lora,
-)
+from backbone.lora.folder import read_config
+from backbone.lora.record import AdapterRecord, check_record
+from backbone.lora.settings import AdapterSettingError, check_absent, check_lora
 from backbone.lora.targets import CHOICES, lora_targets
 from backbone.model import Backbone
 from plumbing.quiet import without_warning_of_old_name
-from plumbing.storage.files import sha256_of
 from plumbing.storage.folders import new_folder
-
-RECORD = "backbone.json"  # beside PEFT's own files
 
 
 @dataclass(frozen=True)
@@ -59,14 +50,22 @@ class LoraAdapter:
     Args:
         backbone: The frozen model.
         wrap: A function that puts PEFT's modules into the model and returns the ``PeftModel``.
+        record: What `check_record` returned, or None for a new adapter.
 
     Attributes:
+        record: What is known about the adapter's training.
         parameters: The factors by PEFT's names. They are float32 beside a bfloat16 backbone.
     """
 
-    def __init__(self, backbone: Backbone, wrap: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        wrap: Callable[[Any], Any],
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
         model = backbone.model
         self._backbone, self._fingerprint = backbone, backbone.fingerprint
+        self.record: Mapping[str, Any] = {} if record is None else record
         own = [(m, name, child) for m in model.modules() for name, child in m.named_children()]
         with without_warning_of_old_name():
             self._peft = wrap(model)
@@ -118,21 +117,16 @@ class LoraAdapter:
             AdapterError: If it is missing or damaged, or if it was trained for another backbone.
         """
         folder = Path(folder)
-        record = _read_record(folder)
-        if record["fingerprint"] != backbone.fingerprint:
-            raise AdapterError(
-                f"{folder}: expected an adapter of {backbone.name} ({backbone.fingerprint[:12]}), "
-                f"got one of {record['name']} ({record['fingerprint'][:12]}); use that model, or "
-                "another adapter_dir"
-            )
-        if sha256_of(folder / WEIGHTS) != record["weights"]:
-            raise AdapterError(
-                f"{folder / WEIGHTS} is not what was written; train the adapter again "
-                "(scripts/train_sft_lora.py)"
-            )
+        record = check_record(folder, backbone)
+        read_config(folder, also=["target_parameters"])  # the experts of a mixture
         from peft import PeftModel
 
-        return cls(backbone, lambda model: PeftModel.from_pretrained(model, str(folder)))
+        return cls(backbone, lambda model: PeftModel.from_pretrained(model, str(folder)), record)
+
+    @property
+    def alpha(self) -> float:
+        """The numerator of LoRA's scale."""
+        return float(self._peft.peft_config["default"].lora_alpha)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -144,11 +138,12 @@ class LoraAdapter:
         finally:
             self._detach()
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, prompt: str | None = None) -> None:
         """Write an adapter folder that PEFT reads, with the backbone's name and fingerprint.
 
         Args:
             folder: The new folder. It appears complete, by one rename.
+            prompt: The prompt that it was trained under, as in `AdapterRecord`.
 
         Raises:
             AdapterError: If the folder exists already.
@@ -157,35 +152,8 @@ class LoraAdapter:
         with new_folder(Path(folder)) as part:
             with self.attached():
                 self._peft.save_pretrained(str(part), save_embedding_layers=False)
-            record = {
-                "name": self._backbone.name,
-                "fingerprint": self._fingerprint,
-                "weights": sha256_of(part / WEIGHTS),
-            }
-            (part / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            AdapterRecord(self._backbone.name, self._fingerprint, prompt).write(part)
 
     def _detach(self) -> None:
         for parent, name, module, _ in self._places:
             setattr(parent, name, module)
-
-
-def _read_record(folder: Path) -> dict[str, str]:
-    """Read the backbone's name and fingerprint, and the checksum of the weights.
-
-    Raises:
-        AdapterError: If a file is missing, or if the record is damaged.
-    """
-    missing = [name for name in (CONFIG, WEIGHTS, RECORD) if not (folder / name).is_file()]
-    if missing:
-        raise AdapterError(
-            f"{folder}: expected an adapter of scripts/train_sft_lora.py, found no {missing[0]}; "
-            "give its run folder's adapter as adapter_dir"
-        )
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return {key: str(record[key]) for key in ("name", "fingerprint", "weights")}
-    except (ValueError, TypeError, KeyError) as error:
-        raise AdapterError(
-            f"{folder / RECORD} is damaged ({error}); train the adapter again "
-            "(scripts/train_sft_lora.py)"
-        ) from error

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from backbone.model import Backbone, UnsupportedBackboneError
-from backbone.projections import TARGETS, linear_maps
+from backbone.projections import TARGETS, Block, linear_maps
 
 ATTENTION = "attention"
 CHOICES = (*TARGETS, ATTENTION)
@@ -58,10 +58,10 @@ def lora_targets(backbone: Backbone, targets: Sequence[str]) -> LoraTargets:
     found = LoraTargets([], [])
     for layer in range(backbone.num_layers):
         reached: set[str] = set()
-        for target, module in _linear(backbone, layer):
-            if target in targets:
+        for module, maps in _linear(backbone, layer):
+            if _wanted(module, maps, targets):
                 found.modules.append(names[id(module)])
-                reached.add(target)
+                reached.update(maps)
         for experts, parameter in _fused(backbone.ffn(layer)):
             held = _FUSED[parameter]
             if _wanted(experts, held, targets):
@@ -91,16 +91,19 @@ def _wanted(experts: nn.Module, held: Sequence[str], targets: Sequence[str]) -> 
     return bool(wanted)
 
 
-def _linear(backbone: Backbone, layer: int) -> Iterator[tuple[str, nn.Linear]]:
+def _linear(backbone: Backbone, layer: int) -> Iterator[tuple[nn.Module, list[str]]]:
     """The linear maps of a layer with their targets, also those of experts that are modules."""
     ffn = backbone.ffn(layer)
     for module in ffn.modules():
-        yield from linear_maps(module).items()
+        held: dict[nn.Module, list[str]] = {}
+        for target, part in linear_maps(module).items():
+            held.setdefault(part.module if isinstance(part, Block) else part, []).append(target)
+        yield from held.items()
     inside = {id(module) for module in ffn.modules()}
     for name, module in backbone.layers[layer].named_modules():
         is_attention = name.rpartition(".")[2] in _ATTENTION and id(module) not in inside
         if is_attention and isinstance(module, nn.Linear):
-            yield ATTENTION, module
+            yield module, [ATTENTION]
 
 
 def _fused(ffn: nn.Module) -> Iterator[tuple[nn.Module, str]]:

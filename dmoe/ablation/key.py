@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from backbone.identity.weights import RECORD
 from plumbing.storage import hashing
 from plumbing.storage.files import sha256_of
 
@@ -19,8 +20,8 @@ _FILES = (
 )
 
 
-def settings_key(config: DictConfig, keys: Iterable[str]) -> str:
-    """Hash some settings, and the content of the files that they name.
+def settings_key(config: DictConfig, keys: Iterable[str], *prompts: str) -> str:
+    """Hash some settings, the content of the files that they name, and prompts of the code.
 
     The settings are hashed as written, without resolving references, so that the run folder and
     caches may move. The files are hashed by content, so that results made from a file are not used
@@ -29,6 +30,7 @@ def settings_key(config: DictConfig, keys: Iterable[str]) -> str:
     Args:
         config: A composed configuration, or a part of one.
         keys: The top-level keys of the settings.
+        *prompts: The prompts that decide the result, or hashes of them.
 
     Returns:
         16 hexadecimal digits.
@@ -40,7 +42,7 @@ def settings_key(config: DictConfig, keys: Iterable[str]) -> str:
     values = OmegaConf.to_container(OmegaConf.masked_copy(config, chosen), resolve=False)
     named = [key for key in _FILES if key.partition(".")[0] in chosen]
     contents = {key: content for key in named if (content := _content(config, key))}
-    return hashing.digest([values, contents] if contents else values)[:16]
+    return hashing.digest([values, contents, *prompts] if contents or prompts else values)[:16]
 
 
 def _content(config: DictConfig, key: str) -> dict[str, str]:
@@ -50,7 +52,9 @@ def _content(config: DictConfig, key: str) -> dict[str, str]:
     if path is None or not path.exists():
         return {}  # the value is a name on the hub, or a missing file that others will report
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    return {str(file.relative_to(path)): _checksum(file) for file in files}
+    # The record of the weights' hash is written when a backbone is first used, and decides nothing.
+    counted = [file for file in files if file.name != RECORD]
+    return {str(file.relative_to(path)): _checksum(file) for file in counted}
 
 
 def _checksum(file: Path) -> str:

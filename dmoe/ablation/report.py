@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plumbing.storage.files import write_json
-from plumbing.storage.jsonl import read_jsonl
-from qa.evaluation.evaluate import SCALE
-from qa.metrics import paired_difference
+from qa.evaluation import pairing
+from qa.evaluation.run_folder import read_predictions
 from qa.tables.side_by_side import SECONDS, TRIGGER_RATE, Evaluated, plot, table
 from qa.tables.tables import SCORES
 
@@ -48,6 +47,9 @@ def write_report(rows: Sequence[Row], folder: Path) -> dict[str, float]:
 
     Returns:
         All metrics, with keys of the form ``<label>/…/<metric>``.
+
+    Raises:
+        DataError: If two cells cannot be compared.
     """
     rows = [Row(r.labels, r.metrics | differences(r, rows[0]), r.predictions) for r in rows]
     (folder / "results.csv").write_text(_csv(rows), encoding="utf-8")
@@ -63,23 +65,25 @@ def write_report(rows: Sequence[Row], folder: Path) -> dict[str, float]:
 
 
 def differences(row: Row, first: Row) -> dict[str, float]:
-    """Compare a cell's scores with those of the first cell, question by question.
+    """Compare a cell's scores with those of the first cell, paired by the ids of the questions.
 
     Returns:
         ``f1_difference`` (points) and ``nll_difference`` (nats): the cell's mean minus the mean of
         the first, each with its 95 % interval (``…_low`` and ``…_high``). Empty for the first cell.
+
+    Raises:
+        DataError: If the two cells asked other questions; see `qa.evaluation.pairing.pair`.
     """
-    found: dict[str, float] = {}
-    if row is not first:
-        for name in _COMPARED:
-            ours, theirs = (
-                [SCALE[name] * line[name] for _, line in read_jsonl(each.predictions)]
-                for each in (row, first)
-            )
-            ends = ("", "_low", "_high")
-            for end, value in zip(ends, paired_difference(ours, theirs), strict=True):
-                found[f"{name}_difference{end}"] = value
-    return found
+    if row is first:
+        return {}
+    ours, theirs = (read_predictions(each.predictions) for each in (row, first))
+    found = pairing.differences(ours, theirs)
+    return {
+        f"{name}_difference{end}": found[f"{name}{end}"]
+        for name in _COMPARED
+        for end in ("", "_low", "_high")
+        if f"{name}{end}" in found
+    }
 
 
 def _csv(rows: Sequence[Row]) -> str:

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from dmoe.augmentation.chatter import without_thinking
 from dmoe.augmentation.parse import MalformedAnswerError
 from dmoe.augmentation.sources import Augmented, missing
 from dmoe.augmentation.tasks import PAIRS, task_set
@@ -58,6 +59,9 @@ class _Draft:
             self.refusal = refusals[0]
             return texts, refusals[0]
         is_silent = bool(texts) and not any(text.strip() for text in texts)
+        thinks = texts and not any(without_thinking(text, self.passage.text) for text in texts)
+        if thinks and not is_silent:
+            return texts, "the answer is thinking alone, which is cut off"
         return texts, "the answer is empty" if is_silent else ""
 
     def done(self) -> Augmented:
@@ -187,10 +191,20 @@ class ModelAugmenter:
             for key, each in wanted.items()
             if (asked := self._key(each.request, attempt=0)) in self._refused
         }
-        known |= {key: values[0] for key, values in self._cache.read(wanted).items()}
+        known |= self._read(wanted)
         known |= self._written({key: each for key, each in wanted.items() if key not in known})
         for draft, each in zip(drafts, requests, strict=True):
             yield draft.take([known[self._key(request)] for request in each])
+
+    def _read(self, wanted: Mapping[str, _Wanted]) -> dict[str, str]:
+        """Read answers from the cache, also those that version 0.1 keeps under another key."""
+        found = {key: values[0] for key, values in self._cache.read(wanted).items()}
+        older = getattr(self._writer, "older_fingerprint", None)
+        if older is None or len(found) == len(wanted):
+            return found
+        lacking = {key: each.request for key, each in wanted.items() if key not in found}
+        keys = {self._key(request, fingerprint=older): key for key, request in lacking.items()}
+        return found | {keys[old]: values[0] for old, values in self._cache.read(keys).items()}
 
     def _written(self, wanted: Mapping[str, _Wanted]) -> dict[str, str | WriterError]:
         """Let the writer answer requests, and put its answers into the cache.
@@ -216,10 +230,15 @@ class ModelAugmenter:
             written |= entries
         return written
 
-    def _key(self, request: WritingRequest, attempt: int | None = None) -> str:
+    def _key(
+        self,
+        request: WritingRequest,
+        attempt: int | None = None,
+        fingerprint: str | None = None,
+    ) -> str:
         return cache_key(
             "augmentation",
-            self._writer.fingerprint,
+            self._writer.fingerprint if fingerprint is None else fingerprint,
             request.messages,
             request.opening,
             request.max_new_tokens,

@@ -24,6 +24,7 @@ from plumbing.settings import typed
 _AGAIN = {408, 409, 429, 500, 502, 503, 504}
 # HTTP codes of a single bad request, which is too long or has content that the endpoint rejects.
 _REFUSED = {400, 413, 422}
+_ATTEMPTS = 1000  # Attempts at a prompt, which have seeds of their own, are fewer than this.
 
 
 class EndpointError(WriterError):
@@ -44,6 +45,7 @@ class EndpointWriter:
         pause: How many seconds to wait before the second try. Each further wait is twice as long.
         body: Keys to add to the JSON of each request, or to replace there. The value null leaves a
             key out, which helps if an endpoint refuses every request because of that key.
+        seed: The seed of the sampling, as far as the endpoint heeds it.
 
     Raises:
         ValueError: If a number is out of range, or the URL does not begin with http:// or https://.
@@ -61,6 +63,7 @@ class EndpointWriter:
         tries: int = 4,
         pause: float = 1.0,
         body: Mapping[str, Any] | None = None,
+        seed: int = 0,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise SettingValueError("url", f"expected an http(s) URL, got {url!r}")
@@ -80,6 +83,7 @@ class EndpointWriter:
         self._model = model
         self._key_env = api_key_env
         self._temperature = temperature
+        self._seed = seed
         self._timeout = timeout
         self._tries = tries
         self._pause = pause
@@ -87,17 +91,19 @@ class EndpointWriter:
 
     @property
     def fingerprint(self) -> str:
-        """The URL, model, temperature and further keys of the requests, without the API key."""
+        """The URL, model, temperature, seed and further keys of the requests, without the key."""
         body = f" {json.dumps(self._body, sort_keys=True)}" if self._body else ""
-        return f"{self._url} {self._model} {self._temperature}{body}"
+        seed = f" seed {self._seed}" if self._seed else ""  # answers of before the setting stay
+        return f"{self._url} {self._model} {self._temperature}{seed}{body}"
 
     def write(self, requests: Sequence[WritingRequest]) -> list[str | WriterError]:
         """Answer all requests at the same time, as `Writer.write` describes.
 
         Endpoints cannot be made to begin an answer with a request's ``opening``, so it is ignored.
         If the model says nothing (because it declines, or used up its tokens for thinking), the
-        answer is "". If the endpoint cannot be reached, denies access or answers something else
-        than a completion, an `EndpointError` stands in the answer's place.
+        answer is "". Thinking in a field of its own, such as ``reasoning_content``, is not read. If
+        the endpoint cannot be reached, denies access or answers something else than a completion,
+        an `EndpointError` stands in the answer's place.
         """
         with ThreadPoolExecutor(max(1, len(requests))) as pool:
             return list(pool.map(self._answer_or_reason, requests))
@@ -114,7 +120,7 @@ class EndpointWriter:
             "messages": [{"role": role, "content": text} for role, text in request.messages],
             "temperature": self._temperature if request.attempt else 0.0,
             "max_tokens": request.max_new_tokens,
-            "seed": request.attempt,
+            "seed": _ATTEMPTS * self._seed + request.attempt,
             **self._body,
         }
         kept = {key: value for key, value in body.items() if value is not None}
@@ -167,6 +173,9 @@ def _content(answer: Any) -> str | None:
     except (KeyError, IndexError, TypeError, ValueError):
         return None
     text = message.get("content")
+    if isinstance(text, list):  # parts, of which some may be thinking
+        parts = [part for part in text if isinstance(part, Mapping) and part.get("type") == "text"]
+        return "".join(str(part.get("text") or "") for part in parts)
     # Some endpoints leave the content out instead of sending null.
     if text is None and {"content", "role"} & message.keys():
         return ""

@@ -7,30 +7,44 @@ without guessing is read. The rest is left out, or raises `MalformedAnswerError`
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dmoe.augmentation.sentences import invented, lost, split_sentences
+from dmoe.augmentation.chatter import without_chatter, without_thinking
+from dmoe.augmentation.objects import find_objects
+from dmoe.augmentation.sentences import count_words, invented, lost, split_sentences
 from qa.metrics import f1_score, normalize_answer
 from retrieval.answers import holds_answer
 from retrieval.passage import Passage
 
 Pair = tuple[str, str]
 
+_Q = r"(?:q(?:uestion)?|问题?|問題?|質問|frage|pregunta|pergunta|domanda|вопрос)"
+_A = r"(?:a(?:nswer)?|答案?|回答|antwort|respuesta|resposta|risposta|réponse|ответ)"
 _LABELLED = re.compile(
-    r"^[\s\d.)\-*]*q(?:uestion)?\s*\d*\W{0,3}:\s*(?P<question>[^\n]+?)\s*$"
-    r"\s*^[\s\d.)\-*]*a(?:nswer)?\s*\d*\W{0,3}:\s*(?P<answer>[^\n]+?)\s*$",
+    rf"^[\s\d.)\-*]*{_Q}\s*\d*\W{{0,3}}[:：]\s*(?P<question>[^\n]+?)\s*$"
+    rf"\s*^[\s\d.)\-*]*{_A}\s*\d*\W{{0,3}}[:：]\s*(?P<answer>[^\n]+?)\s*$",
     re.IGNORECASE | re.MULTILINE,
 )
-_LEAD_IN = re.compile(
-    r"^(?:(?:sure|certainly|of course)\b[^\n]*\n+)?"
-    r"(?:here(?:'s| is| are)[^\n:]*:|(?:the )?(?:rewritten|revised|new)[^\n:]{0,40}:)\s*",
-    re.IGNORECASE,
+_ON_ONE_LINE = re.compile(
+    rf"^[\s\d.)\-*]*{_Q}\s*\d*\W{{0,3}}[:：]\s*(?P<question>[^\n]+?[?？؟])[ \t*_|/-]*"
+    rf"{_A}\s*\d*\W{{0,3}}[:：]\s*(?P<answer>[^\n]+?)\s*$",
+    re.IGNORECASE | re.MULTILINE,
 )
+_NUMBERED = re.compile(
+    r"^\s*(?:\d+[.)、]|[-*•])\s*(?P<question>[^\n?？؟]+[?？؟])[*_]*"
+    rf"(?:\s*\n\s*|[ \t]*[-–—:：][ \t]*|[ \t]+)(?:[-*•>–—]\s*|(?:[*_]*{_A}\W{{0,3}}[:：])\s*)?"
+    r"(?P<answer>(?!\d+[.)、])[^\n]*[^\n?？؟\s])\s*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_KEY = re.compile(rf"(?:(?P<q>{_Q})|(?P<a>{_A}))[ _-]?(?P<number>\d*)", re.IGNORECASE)
+_ASKS = "?？؟⸮՞፧"  # question marks of several scripts
+_GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]")  # its question mark looks like a semicolon
+_FULL = re.compile("[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")  # scripts with a wide "？"
+_CLOSING = "\"'”’»」』）)]"
+_STOPS = tuple(".!?。！？．｡…؟۔।॥።။។")
 _MAX_ANSWER_WORDS = 24
 _LENGTHS = 0.4, 2.0  # the least and the most words of a rewrite, as shares of the source's words
 _MIN_OVERLAP = 0.25  # the least token F1 with the passage; below, a rewrite is about something else
@@ -49,11 +63,10 @@ def find_pairs(text: str) -> list[Pair]:
     or lower case. An answer may be a number, or a list of texts and numbers. The items of a list
     are joined, because each of them may be a part of the answer.
     """
-    objects = [{key.strip().lower(): o[key] for key in o} for o in find_objects(text)]
-    pairs = [(o.get("question"), _answer_text(o.get("answer"))) for o in objects]
-    found = [(q, a) for q, a in pairs if isinstance(q, str) and a]
-    if not found:
-        found = [(m["question"], m["answer"]) for m in _LABELLED.finditer(text)]
+    pairs = [pair for found in find_objects(text) for pair in _pairs_of(found)]
+    found = [(q, _answer_text(a)) for q, a in pairs if isinstance(q, str) and _answer_text(a)]
+    for form in (_LABELLED, _ON_ONE_LINE, _NUMBERED):
+        found = found or [(m["question"], m["answer"]) for m in form.finditer(text)]
     return [(_clean(question), _clean(answer)) for question, answer in found]
 
 
@@ -72,11 +85,11 @@ def parse_pairs(text: str, passage: Passage, prompt: str = "") -> list[Pair]:
     """
     taken = {normalize_answer(question) for question, _ in find_pairs(prompt)}
     usable: list[Pair] = []
-    for question, answer in find_pairs(text):
+    for question, answer in find_pairs(without_thinking(text, passage.text)):
         key = normalize_answer(question)
         if key and key not in taken and _answers(question, answer):
             taken.add(key)
-            usable.append((question if question.endswith("?") else f"{question}?", answer))
+            usable.append((_asked(question), answer))
     return sorted(usable, key=lambda pair: not holds_answer(passage.text, [pair[1]]))
 
 
@@ -92,10 +105,14 @@ def parse_question(text: str, answer: str, passage: Passage) -> str:
         MalformedAnswerError: If there is no question, if it gives the answer away, or if it has a
             name or number that neither the passage nor its title has.
     """
-    question, mark, _ = _clean(text.strip().split("\n")[0]).partition("?")
-    question = re.sub(r"^q(?:uestion)?\s*:\s*", "", question, flags=re.IGNORECASE).strip() + mark
-    words = len(question.split())
-    if not mark or not _MIN_QUESTION_WORDS <= words <= _MAX_ANSWER_WORDS:
+    text = without_thinking(text, passage.text)
+    question, mark, *_ = [
+        *re.split("([?？؟])", _clean(text.strip().split("\n")[0]), maxsplit=1),
+        "",
+    ]
+    question = re.sub(rf"^{_Q}\s*[:：]\s*", "", question, flags=re.IGNORECASE).strip() + mark
+    long = len(question.split()) > _MAX_ANSWER_WORDS
+    if not mark or long or count_words(question) < _MIN_QUESTION_WORDS:
         raise MalformedAnswerError(f"expected a question, got {question[:80]!r}")
     if holds_answer(question, [answer]):
         raise MalformedAnswerError(f"expected a question without its answer, got {question!r}")
@@ -117,7 +134,7 @@ def parse_sentence(text: str, source: str) -> str:
         MalformedAnswerError: If the new sentence has lost or invented a name or number, or is far
             shorter or longer than the original.
     """
-    sentence = _clean(text.strip().split("\n")[0])
+    sentence = _clean(without_thinking(text, source).strip().split("\n")[0])
     if wrong := lost(sentence, source) | invented(sentence, [source]):
         raise MalformedAnswerError(
             f"expected the names and numbers of the sentence, got a difference in "
@@ -130,13 +147,15 @@ def parse_sentence(text: str, source: str) -> str:
 def parse_rewrite(text: str, passage: Passage) -> str:
     """Read the rewrite in a model's answer.
 
-    A lead-in, repeated sentences, and a last sentence that is cut off are removed.
+    Thinking, chatter, repeated sentences, and a last sentence that is cut off are removed.
 
     Raises:
         MalformedAnswerError: If `check_rewrite` refuses the rewrite.
     """
-    body = _LEAD_IN.sub("", text.strip()).strip().strip('"').strip()
-    return check_rewrite(" ".join(_distinct_sentences(body)), passage)
+    said = without_thinking(text, passage.text)
+    if text.strip() and not said.strip():
+        raise MalformedAnswerError("expected a rewrite, got thinking alone, which is cut off")
+    return check_rewrite(_distinct_sentences(without_chatter(said, passage.text)), passage)
 
 
 def check_rewrite(rewrite: str, passage: Passage) -> str:
@@ -158,14 +177,20 @@ def check_rewrite(rewrite: str, passage: Passage) -> str:
 
 
 def _check_length(text: str, source: str) -> None:
-    words, wanted = len(text.split()), len(source.split())
+    words, wanted = count_words(text), count_words(source)
     low, high = (share * wanted for share in _LENGTHS)
     if not low <= words <= high:
         raise MalformedAnswerError(f"expected {low:.0f} to {high:.0f} words, got {words}")
 
 
 def _answer_text(value: Any) -> str:
-    """Turn an answer that is a text, a number or a list of these into a text; else return ""."""
+    """Turn an answer that is a text, a number or a list of these into a text; else return "".
+
+    It may also be an object with such an answer in it, as in ``{"text": "Lisbon"}``.
+    """
+    if isinstance(value, dict):
+        named = [value[key] for key in ("text", "answer", "value") if key in value]
+        value = named[0] if named else next(iter(value.values())) if len(value) == 1 else None
     if isinstance(value, list):
         parts = [_answer_text(part) for part in value if not isinstance(part, list)]
         return ", ".join(parts) if len(parts) == len(value) and all(parts) else ""
@@ -174,6 +199,26 @@ def _answer_text(value: Any) -> str:
     if isinstance(value, float):
         return str(value) if math.isfinite(value) else ""
     return str(value) if type(value) is int else ""
+
+
+def _pairs_of(found: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """The questions of an object and their answers, by the numbers of their keys."""
+    named: dict[str, dict[str, Any]] = {}
+    for key, value in found.items():
+        if match := _KEY.fullmatch(key.strip()):
+            named.setdefault(match["number"], {})["q" if match["q"] else "a"] = value
+    yield from ((each["q"], each["a"]) for each in named.values() if len(each) == 2)
+
+
+def _asked(question: str) -> str:
+    """A question with one question mark at its end, of the script that it is written in."""
+    question = re.sub(f"([{_ASKS}])[{_ASKS}]+$", r"\1", question)
+    end = question.rstrip(_CLOSING + " ")[-1:]
+    if end in _ASKS or (end in ";\u037e" and _GREEK.search(question)):
+        return question
+    if _FULL.search(question[-2:]):
+        return f"{question.rstrip('。．｡')}？"
+    return f"{question}?"
 
 
 def _clean(text: str) -> str:
@@ -188,83 +233,30 @@ def _answers(question: str, answer: str) -> bool:
     return (
         bool(normal)
         and len(answer.split()) <= _MAX_ANSWER_WORDS
+        and count_words(answer) <= 2 * _MAX_ANSWER_WORDS
         and (normal != normalize_answer(question))
     )
 
 
-def _distinct_sentences(text: str) -> list[str]:
-    """List the sentences of a text in their order, each once.
+def _distinct_sentences(text: str) -> str:
+    """The sentences of a text in their order, each once, on one line.
 
     A last sentence that is cut off is left out, unless it is the only one.
     """
-    sentences = split_sentences(" ".join(text.split()))
-    if len(sentences) > 1 and sentences[-1].rstrip("\"')]")[-1:] not in (".", "!", "?"):
+    sentences = [
+        (part, "" if number else " ")
+        for sentence in split_sentences(" ".join(_WRAPPED.sub("", text).split()))
+        for number, part in enumerate(filter(None, _WIDE_END.split(sentence)))
+    ]
+    if len(sentences) > 1 and not sentences[-1][0].rstrip(_CLOSING).endswith(_STOPS):
         sentences.pop()
-    return list(dict.fromkeys(sentences))
+    distinct: dict[str, str] = {}
+    for part, gap in sentences:
+        distinct.setdefault(part, gap)
+    return "".join(f"{gap}{part}" for part, gap in distinct.items()).strip()
 
 
-_DECODER = json.JSONDecoder(strict=False)  # strings may hold line breaks
-# An object up to its closing brace. In the first pattern, strings may hold braces. The second is
-# for objects whose quotes do not match, and ends at the first closing brace.
-_OBJECTS = (
-    re.compile(r"""\{(?:[^{}"']|"(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+')*+\}""", re.DOTALL),
-    re.compile(r"\{[^{}]*+\}"),
-)
-_DOUBLE = str.maketrans("“”„‟", '""""')  # one character for each, so that positions stay the same
-_SINGLE = _DOUBLE | str.maketrans("‘’‚‛", "'" * 4)
-
-
-def find_objects(text: str) -> list[dict[str, Any]]:
-    """Find the JSON objects in a text, in their order, and the objects within them.
-
-    Args:
-        text: Any text. Parts that cannot be read are skipped.
-    """
-    spellings = list(dict.fromkeys([text, text.translate(_DOUBLE), text.translate(_SINGLE)]))
-    found: list[dict[str, Any]] = []
-    start = text.find("{")
-    while start >= 0:
-        readings = (_read(spelling, start) for spelling in spellings)
-        value, end = next(filter(None, readings), ({}, start + 1))
-        found += _with_inner(value)
-        start = text.find("{", end)
-    return found
-
-
-def _read(text: str, start: int) -> tuple[dict[str, Any], int] | None:
-    """Read the object that begins at ``start``; returns it and its end, or None."""
-    try:
-        value, end = _DECODER.raw_decode(text, start)
-        return value, end
-    except (ValueError, RecursionError):
-        pass
-    for pattern in _OBJECTS:
-        if match := pattern.match(text, start):
-            value = _repaired(match.group())
-            if value is not None:
-                return value, match.end()
-    return None
-
-
-def _repaired(text: str) -> dict[str, Any] | None:
-    """Read an object that has a comma before its brace, or is written as a Python dictionary."""
-    try:
-        value = _DECODER.decode(re.sub(r",\s*\}$", "}", text))
-    except (ValueError, RecursionError):
-        try:
-            value = ast.literal_eval(" ".join(text.splitlines()))
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            return None
-    is_object = isinstance(value, dict) and all(isinstance(key, str) for key in value)
-    return value if is_object else None
-
-
-def _with_inner(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Iterate over an object and all objects within it."""
-    todo: list[Any] = [value]
-    while todo:  # a loop and not a recursion, because a model may nest objects very deeply
-        each = todo.pop()
-        if isinstance(each, dict):
-            yield each
-            each = list(each.values())
-        todo += [part for part in reversed(each) if isinstance(part, (dict, list))]
+# Where a sentence ends in a script without spaces, and where a line was broken in one.
+_WIDE_END = re.compile(r"(?<=[。！？｡][”’」』）])|(?<=[。！？｡])(?![”’」』）])")
+_WIDE = "\u3000-\u30ff\u3400-\u9fff\uff00-\uffef"
+_WRAPPED = re.compile(rf"(?<=[{_WIDE}])[^\S\n]*\n\s*(?=[{_WIDE}])")

@@ -10,9 +10,10 @@ span by span.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from dmoe.augmentation.writer import WritingRequest
+from plumbing.storage.hashing import digest
 
 
 @dataclass(frozen=True)
@@ -186,3 +187,9 @@ SMALL_ANSWER = Prompt(
     ),
     max_new_tokens=16,
 )
+
+
+def templates_hash() -> str:
+    """The hash of all prompts in this file, by which it shows that one of them has changed."""
+    prompts = (PAPER_REWRITE, PAPER_PAIRS, SMALL_REWRITE, SMALL_QUESTION, SMALL_ANSWER)
+    return digest([PAPER_EXAMPLE, BLANK, *map(asdict, prompts)])

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
+from retrieval.unspaced import spaced
+
 # A full stop that does not end a sentence, after a single letter (J. S. Bach, U.S.) or an
 # abbreviation.
 _NO_END = re.compile(
@@ -54,6 +56,11 @@ def sentence_starts(text: str) -> list[int]:
     return starts
 
 
+def count_words(text: str) -> int:
+    """How many words a text has; each character of a script without spaces counts as one."""
+    return len(spaced(text).split())
+
+
 def names_and_numbers(text: str) -> set[str]:
     """Find the words with a capital first letter or with a digit, and put them in lower case.
 
@@ -61,7 +68,7 @@ def names_and_numbers(text: str) -> set[str]:
     capital letter.
     """
     found: set[str] = set()
-    for sentence in split_sentences(text):
+    for sentence in split_sentences(spaced(text)):
         for index, match in enumerate(_WORD.finditer(sentence)):
             word = match.group()
             if any(c.isdigit() for c in word) or (index > 0 and word[0].isupper()):
@@ -177,7 +184,7 @@ def _span(sentence: str, start: int, text: str) -> Span:
 
 
 def _words(text: str) -> set[str]:
-    return {_bare(match.group()) for match in _WORD.finditer(text)}
+    return {_bare(match.group()) for match in _WORD.finditer(spaced(text))}
 
 
 def _bare(word: str) -> str:

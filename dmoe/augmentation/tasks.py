@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from dmoe.augmentation.chatter import without_thinking
 from dmoe.augmentation.parse import (
     MalformedAnswerError,
     Pair,
@@ -30,7 +31,13 @@ from dmoe.augmentation.prompts import (
     SMALL_QUESTION,
     SMALL_REWRITE,
 )
-from dmoe.augmentation.sentences import Span, answer_spans, fronted, split_sentences
+from dmoe.augmentation.sentences import (
+    Span,
+    answer_spans,
+    count_words,
+    fronted,
+    split_sentences,
+)
 from dmoe.augmentation.writer import WritingRequest
 from plumbing.mounts import SettingValueError
 from retrieval.answers import holds_answer
@@ -83,7 +90,7 @@ class WholeRewrite:
 
     def ask(self, passage: Passage, attempt: int) -> list[WritingRequest]:
         """Make one request."""
-        words = len(passage.text.split())
+        words = count_words(passage.text)
         return [PAPER_REWRITE.request({"passage": passage_text(passage)}, words, attempt)]
 
     def read(self, passage: Passage, answers: Sequence[str]) -> str:
@@ -120,7 +127,7 @@ class SentenceRewrite:
         """Make one request for each sentence."""
         return [
             SMALL_REWRITE.request(
-                {"sentence": sentence}, len(sentence.split()), attempt, fronted(sentence)
+                {"sentence": sentence}, count_words(sentence), attempt, fronted(sentence)
             )
             for sentence in split_sentences(passage.text)
         ]
@@ -188,8 +195,8 @@ class QuestionsForSpans(PairsTask):
 
     def confirm(self, pairs: Sequence[Pair], answers: Sequence[str]) -> list[Pair]:
         """Select the pairs whose answer the model has found again."""
-        zipped = zip(pairs, answers, strict=True)
-        return [pair for pair, answer in zipped if holds_answer(answer, [pair[1]])]
+        said = map(without_thinking, answers)
+        return [p for p, answer in zip(pairs, said, strict=True) if holds_answer(answer, [p[1]])]
 
     def _spans(self, passage: Passage, attempt: int) -> list[Span]:
         return answer_spans(passage.text)[PAIRS * attempt : PAIRS * (attempt + 1)]

@@ -16,10 +16,12 @@ from torch import Tensor
 from backbone.decoding import pad_token_id
 from backbone.kv_cache import make_cache
 from backbone.model import Backbone
+from backbone.tokens import decode, encode_prompt
+from dmoe.augmentation.chatter import marks_thinking, opened_thinking
 from plumbing.batches import pad
 from plumbing.mounts import SettingValueError
 from plumbing.settings import typed
-from plumbing.storage.hashing import short_hash
+from plumbing.storage.hashing import digest, short_hash
 
 # Rows that have ended are dropped from a batch once at most this share of its rows still goes on.
 _CROWDED = 0.875
@@ -106,12 +108,25 @@ class BackboneWriter:
         self._backbone = backbone
         self._temperature = temperature
         self._seed = seed
+        self._identity = backbone.identity
         self._prefix: tuple[list[int], Any] = ([], None)
 
     @property
     def fingerprint(self) -> str:
-        """The backbone's fingerprint, and the settings of the sampling."""
-        return f"{self._backbone.fingerprint} {self._temperature} {self._seed}"
+        """The backbone's fingerprint, and everything else that decides its answers.
+
+        These are the chat template, the tokens that end an answer, the dtype, and the settings of
+        the sampling.
+        """
+        template = getattr(self._backbone.tokenizer, "chat_template", None)
+        ends = self._backbone.stop_token_ids
+        own = digest([template, ends, str(self._backbone.dtype)])[:16]
+        return f"{self._identity.fingerprint} {own} {self._temperature} {self._seed}"
+
+    @property
+    def older_fingerprint(self) -> str:
+        """The fingerprint of version 0.1; what that version cached is still read."""
+        return f"{self._identity.weights.legacy} {self._temperature} {self._seed}"
 
     def write(self, requests: Sequence[WritingRequest]) -> list[str | WriterError]:
         """Answer requests, as `Writer.write` describes.
@@ -140,7 +155,9 @@ class BackboneWriter:
         mask = torch.cat([rest.new_ones(len(rows), len(shared)), rest], 1)
         new = self._continue(ids, mask, cache, requests)
         return [
-            request.opening + tokenizer.decode(row, skip_special_tokens=True)
+            opened_thinking(self._prompt(request))
+            + request.opening
+            + decode_with_tags(tokenizer, row)
             for request, row in zip(requests, new, strict=True)
         ]
 
@@ -188,12 +205,22 @@ class BackboneWriter:
 
     def _encode(self, request: WritingRequest) -> list[int]:
         tokenizer = self._backbone.tokenizer
+        text = self._prompt(request) + request.opening
         if not tokenizer.chat_template:
-            text = "\n\n".join(content for _, content in request.messages) + "\n\n"
-            return list(tokenizer(text + request.opening)["input_ids"])
+            return encode_prompt(tokenizer, text)
+        # The template writes the special tokens itself.
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _prompt(self, request: WritingRequest) -> str:
+        tokenizer = self._backbone.tokenizer
+        if not tokenizer.chat_template:
+            return "\n\n".join(content for _, content in request.messages) + "\n\n"
         turns = [{"role": role, "content": content} for role, content in request.messages]
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer(text + request.opening, add_special_tokens=False)["input_ids"])
+        # Templates that know the switch keep the model from thinking; others do not read it.
+        text: str = tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        return text
 
     def _refusal(self, row: Sequence[int], request: WritingRequest) -> RefusedError | None:
         """Refuse a request that with its answer is longer than the backbone can read, else None."""
@@ -233,6 +260,23 @@ class BackboneWriter:
         key = repr((self._seed, request.messages, request.opening, request.attempt))
         generator = torch.Generator()
         return generator.manual_seed(int.from_bytes(short_hash(key), "big", signed=True))
+
+
+def decode_with_tags(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of some tokens without special ones, but with the tags of thinking.
+
+    Without its tags thinking could not be told from the answer.
+    """
+    special = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
+    tags = {id: token for token, id in special if marks_thinking(token)}
+    text, part = "", list[int]()
+    for id in ids:
+        if id in tags:
+            text += decode(tokenizer, part) + tags[id]
+            part = []
+        else:
+            part.append(id)
+    return text + decode(tokenizer, part)
 
 
 def _ended(new: Sequence[int], request: WritingRequest, stop_ids: Sequence[int]) -> bool:

@@ -72,13 +72,21 @@ class Bank:
         return bank
 
     @classmethod
-    def create(cls, path: str | Path, spec: BankSpec, exist_ok: bool = False) -> Bank:
+    def create(
+        cls,
+        path: str | Path,
+        spec: BankSpec,
+        exist_ok: bool = False,
+        backbone: Backbone | None = None,
+    ) -> Bank:
         """Make an empty bank.
 
         Args:
             path: The bank's folder, which is made if it is missing.
             spec: What all experts of the bank will have in common.
             exist_ok: Whether to open a bank that is there already, if it has the same spec.
+            backbone: The model of the spec. If it is given, a bank that is there may also name the
+                model as version 0.1 did.
 
         Raises:
             BankError: If there is a bank already, or, with ``exist_ok``, one with another spec.
@@ -93,8 +101,8 @@ class Bank:
                 return bank
         if not exist_ok:
             raise BankError(f"{path}: there is a bank already; open it, or choose another folder")
-        bank = cls.open(path)
-        bank.spec.check_same(spec, path)
+        bank = cls.open(path, backbone)
+        bank.spec.check_same(spec, path, ("backbone_sha256",) if backbone is not None else ())
         return bank
 
     @property
@@ -194,11 +202,12 @@ class Bank:
         Raises:
             BankError: If they belong to another model.
         """
-        if backbone.fingerprint != self.spec.backbone_sha256:
+        identity, made_with = backbone.identity, self.spec.backbone_sha256
+        if differing := identity.difference(made_with):
             raise BankError(
                 f"{self.path}: expected experts of {backbone.name} "
-                f"({backbone.fingerprint[:12]}), got a bank for {self.spec.backbone} "
-                f"({self.spec.backbone_sha256[:12]}); use that model, or another bank"
+                f"({identity.fingerprint[:12]}), got a bank for {self.spec.backbone} "
+                f"({made_with[:12]}); what differs: {differing}; use that model, or another bank"
             )
 
     def check_filled(self) -> None:

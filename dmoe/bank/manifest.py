@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from dmoe.bank.errors import BankError
 from dmoe.bank.layout import ExpertLayout
 from dmoe.bank.shard import FOLDER, ShardEntry
 from plumbing.storage.files import sync_folder, write_whole
+from qa.prompts import PROMPT_OF_0_1
 
 MANIFEST = "manifest.json"
 COPY = "manifest.copy.json"
@@ -78,23 +79,25 @@ class BankSpec:
         names = ("backbone", "backbone_sha256", "alpha", "recipe")
         return cls(layout=layout, **{name: value[name] for name in names})
 
-    def check_same(self, other: BankSpec, where: object) -> None:
+    def check_same(self, other: BankSpec, where: object, but: Collection[str] = ()) -> None:
         """Check that a bank holds experts of the expected kind.
 
-        The name of the backbone may differ, because its hash decides.
+        The name of the backbone may differ, because its hash decides. A bank of version 0.1 does
+        not say its prompt, and counts as made with the prompt of that version.
 
         Args:
             other: The spec that is expected.
             where: The folder of the bank that has this spec, for the message.
+            but: The keys of values that may differ, such as "recipe.source".
 
         Raises:
             BankError: If the two differ; the message names each difference.
         """
-        mine, theirs = (dict(_leaves(spec.to_json())) for spec in (self, other))
+        mine, theirs = (_told(spec) for spec in (self, other))
         differing = [
             f"{key}: {_shown(theirs, key)} here, {_shown(mine, key)} in the bank"
             for key in sorted(mine | theirs)
-            if key != "backbone"
+            if key not in ("backbone", *but)
             and (key in mine, mine.get(key)) != (key in theirs, theirs.get(key))
         ]
         if differing:
@@ -202,6 +205,14 @@ def mend(bank: Path) -> None:
     paths = (bank / MANIFEST, bank / COPY)
     if any(not path.exists() or path.read_bytes() != manifest.encoded for path in paths):
         publish(bank, manifest)
+
+
+def _told(spec: BankSpec) -> dict[str, Any]:
+    """The values of a spec under dotted keys, with the prompt where an old bank does not say it."""
+    formats = spec.recipe.get("formats")
+    asks = isinstance(formats, list) and any(str(form).startswith("qa") for form in formats)
+    old = {"recipe.prompt": PROMPT_OF_0_1} if asks else {}
+    return {**old, **dict(_leaves(spec.to_json()))}
 
 
 def _leaves(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

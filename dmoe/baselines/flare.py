@@ -23,14 +23,13 @@ import torch
 from backbone.decoding import (
     Continuation,
     Decoded,
-    check_room,
-    first_line,
+    answer_text,
     greedy_continue,
     left_padded,
     score_answers,
 )
 from backbone.model import Backbone
-from backbone.tokens import encode_prompt
+from backbone.tokens import decode, encode_prompt
 from dmoe.augmentation.sentences import sentence_starts
 from dmoe.metrics import trigger_metrics
 from plumbing.mounts import SettingValueError
@@ -135,7 +134,7 @@ class FLAREMethod(AnsweringMethod):
             return []
         rows = self.decode(inputs)
         prompts = [self.prompt(row.input) for row in rows]
-        texts = [first_line(self._decoded(row.ids)) for row in rows]
+        texts = [answer_text(self.backbone, row.ids) for row in rows]
         final = Decoded(texts, *left_padded(self.backbone, prompts, self.max_new_tokens))
         answers = [input.question.answers[0] for input in inputs]
         nll = score_answers(self.backbone, final, answers).tolist()
@@ -176,8 +175,8 @@ class FLAREMethod(AnsweringMethod):
 
     def _drafts(self, rows: Sequence[FLARERow]) -> list[Continuation]:
         """Continue each answer to its end under its present prompt."""
+        self.check_prompts([row.input for row in rows])
         prompts = [encode_prompt(self.backbone.tokenizer, self.prompt(row.input)) for row in rows]
-        check_room(self.backbone, max(map(len, prompts)), self.max_new_tokens)
         room = [self.max_new_tokens - len(row.ids) for row in rows]
         ids = [prompt + row.ids for prompt, row in zip(prompts, rows, strict=True)]
         drafts = greedy_continue(self.backbone, ids, max(room))
@@ -231,7 +230,7 @@ class FLAREMethod(AnsweringMethod):
                 row.input = replace(row.input, selection=found)
 
     def _decoded(self, ids: Sequence[int]) -> str:
-        return self.backbone.tokenizer.decode(ids, skip_special_tokens=True)
+        return decode(self.backbone.tokenizer, ids)
 
 
 def _details(row: FLARERow) -> dict[str, Any]:

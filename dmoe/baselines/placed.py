@@ -28,6 +28,7 @@ from dmoe.metrics import gold_metrics
 from dmoe.training.lessons import lessons_from_augmentation
 from plumbing.mounts import SettingValueError, mounted
 from qa.method import Prediction, QuestionInput
+from qa.passages.gold_ids import warn_of_missing_gold
 from qa.passages.source import Selection
 from retrieval.passage import Passage
 
@@ -82,6 +83,16 @@ class PlacedMethod(PRAGMethod):
             for prediction, each, input in zip(super().answer(routed), ids, inputs, strict=True)
         ]
 
+    def check_passages(self, passages: Iterable[Passage]) -> None:
+        """Warn if few of the gold passages are among those that the router may choose."""
+        warn_of_missing_gold(
+            (passage.id for passage in passages),
+            self._passages,
+            "the corpus",
+            "routing can hardly find a right passage; give the corpus whose ids the data set's "
+            "passage_ids name",
+        )
+
     def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
         """Add ``routed_gold``, in percent as for DMoE, to the metrics of `PRAGMethod.measure`."""
         found = gold_metrics([each.details for each in predictions])
@@ -90,7 +101,8 @@ class PlacedMethod(PRAGMethod):
     def _request(self, input: QuestionInput) -> RoutingRequest:
         question, tokenizer = input.question.question, self.backbone.tokenizer
         query = last_tokens(tokenizer, question, self._max_query_tokens)
-        return RoutingRequest(query, tuple(passage.id for passage in input.selection.passages))
+        given = tuple(passage.id for passage in input.selection.passages)
+        return RoutingRequest(query, given, tuple(input.question.passage_ids))
 
 
 def load_placed(

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from backbone.model import Backbone
 from dmoe.ablation.key import settings_key
 from dmoe.ablation.report import Row, write_report
+from dmoe.augmentation.prompts import templates_hash
 from dmoe.bank import Bank
 from dmoe.commands.augment import AUGMENTATIONS, SURROGATES, augment
 from dmoe.commands.build_experts import build_experts, is_built, open_lessons
@@ -34,6 +35,7 @@ from plumbing.cli import check_complete, one_line, say_written, type_shell
 from plumbing.storage.jsonl import read_jsonl, write_jsonl
 from qa.commands.evaluate import evaluate_run
 from qa.data.dataset import QADataset
+from qa.prompts import prompt_template
 from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ METRICS = "metrics.json"  # this file is written last, so a folder that has it i
 # The settings that all cells share, and those that decide an augmentation and a bank.
 _SHARED = ("data", "corpus", "augmenter")
 _AUGMENTED = (*_SHARED, "backbone", "seed")
-_BUILT = ("backbone", "expert", "recipe", "instances", "bank")
+_BUILT = ("backbone", "expert", "recipe", "instances", "bank", "seed")
 _BATCH = 256  # the most experts in memory at a time
 
 
@@ -69,7 +71,8 @@ class Cell:
         ignored = {"ablation", "paths", "resume"}
         if OmegaConf.select(self.config, "trigger.active") is False:
             ignored.add("router")
-        return settings_key(self.config, {str(key) for key in self.config} - ignored)
+        chosen = {str(key) for key in self.config} - ignored
+        return settings_key(self.config, chosen, prompt_template())
 
 
 def ablate(config: DictConfig, overrides: Sequence[str]) -> dict[str, float]:
@@ -124,8 +127,8 @@ def read_cells(config: DictConfig, overrides: Sequence[str]) -> Iterator[Cell]:
     """Compose all cells, in the order of the axes; the last axis varies fastest.
 
     Raises:
-        ValueError: If a cell has an unknown key, a value out of range, or other data than the rest;
-            the message names the cell.
+        ValueError: If a cell has an unknown key, a value out of range, or other data or questions
+            than the rest; the message names the cell.
     """
     axes: Any = OmegaConf.to_container(config.ablation.axes, resolve=True)
     for chosen in product(*(axis.items() for axis in axes.values())):
@@ -139,6 +142,11 @@ def read_cells(config: DictConfig, overrides: Sequence[str]) -> Iterator[Cell]:
         if settings_key(composed, _SHARED) != settings_key(config, _SHARED):
             raise ValueError(
                 f"cell {labels}: all cells must share {', '.join(_SHARED)}; run one ablation each"
+            )
+        if _asked(composed) != _asked(config):
+            raise ValueError(
+                f"cell {labels}: all cells must be asked the same questions, {_asked(config)}, got "
+                f"{_asked(composed)}; run one ablation each, or set them for all cells"
             )
         composed.instances.augmentation = str(_augmentations(config))  # below the run folder
         yield Cell(labels, composed)
@@ -187,7 +195,8 @@ class Workshop:
             without a bank train while they answer. They have no ``expert_norm``, and their
             ``seconds_per_question`` leaves out that training.
         """
-        built = self._folder / "banks" / settings_key(cell.config, _BUILT)
+        key = settings_key(cell.config, _BUILT, prompt_template())
+        built = self._folder / "banks" / key
         config = cell.config.copy()
         config.paths.output_dir = str(self._folder / "cells" / cell.key)
         config.instances.augmentation = str(self._folder / config.instances.augmentation)
@@ -215,7 +224,8 @@ class Workshop:
 
     def _index(self, router: DictConfig) -> None:
         """Build the index of a router over the surrogates, unless the settings name an index."""
-        index = self._augmented / "index" / settings_key(router, router)
+        searched = {str(key) for key in router} - {"temperature"}  # weights are not searched
+        index = self._augmented / "index" / settings_key(router, searched)
         if OmegaConf.is_missing(router.corpus, "path"):
             router.corpus.path = str(self._augmented / SURROGATES)
         if OmegaConf.is_missing(router.retriever, "index_dir"):
@@ -258,7 +268,14 @@ def _expert_norm(bank: Bank) -> dict[str, float]:
 
 def _augmentations(config: DictConfig) -> Path:
     """The path of an ablation's augmentations, relative to its run folder."""
-    return Path("augmentations", settings_key(config, _AUGMENTED), AUGMENTATIONS)
+    key = settings_key(config, _AUGMENTED, templates_hash())
+    return Path("augmentations", key, AUGMENTATIONS)
+
+
+def _asked(config: DictConfig) -> str:
+    """The settings that choose the questions; the seed is none of them if all are asked."""
+    names = ["split", "limit", *(["sample_seed"] if config.limit is not None else [])]
+    return ", ".join(f"{name}={config[name]}" for name in names)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

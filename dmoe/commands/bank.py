@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from dmoe.bank.errors import CONFLICTS, BankError, shown
 from plumbing.cli import say_written, type_script
-from plumbing.storage.files import write_json
+from plumbing.storage.files import json_text, write_json
 from plumbing.storage.jsonl import read_jsonl, text_field
 
 # torch is imported by the functions: a page of help needs none.
@@ -56,7 +55,7 @@ def bank_command(arguments: Sequence[str] | None = None, output: TextIO | None =
         for result in run(settings):
             metrics.update({"results": 1, **_numbers(result)})
             with _ended_with_its_reader(output):
-                output.write(json.dumps(result) + "\n")
+                output.write(json_text(result) + "\n")
         with _ended_with_its_reader(output):
             output.flush()
         metrics.setdefault("results", 0)
@@ -188,12 +187,16 @@ def _push(settings: argparse.Namespace) -> _Results:
 
 
 def _export_peft(settings: argparse.Namespace) -> _Results:
+    from backbone.lora.record import AdapterRecord
     from dmoe.bank.bank import Bank
     from dmoe.experts.peft import export_adapter
 
     bank = Bank.open(settings.dir)
     expert = {name: tensors[0] for name, tensors in bank.get([settings.id]).items()}
-    export_adapter(settings.target, expert, _expert_spec(bank), _final_ffn(bank, settings))
+    ffn = _final_ffn(bank, settings)
+    prompt = bank.spec.recipe.get("prompt")
+    record = AdapterRecord(ffn.backbone.name, ffn.backbone.fingerprint, prompt)
+    export_adapter(settings.target, expert, _expert_spec(bank), ffn, record)
     yield {"exported": 1}
 
 

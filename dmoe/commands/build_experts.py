@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
+from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from backbone.final_ffn import FinalFFN
@@ -32,6 +33,7 @@ from dmoe.training.lessons import (
     check_formats,
     lessons_from_augmentation,
     lessons_from_questions,
+    prompt_of,
 )
 from dmoe.training.module import ExpertModule, LessonsBar, training_strategy
 from dmoe.training.settings import check_trainer, typed_settings
@@ -42,6 +44,7 @@ from plumbing.settings import check_choice, check_limit
 from plumbing.stopwatch import Stopwatch
 from plumbing.storage.files import write_json
 from plumbing.training.setup import fit, make_trainer
+from qa.data.dataset import drop_overlap
 from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
@@ -86,6 +89,7 @@ def build_experts(
         ValueError: If a setting, the data or the bank is at fault.
     """
     _check(config)
+    trainer = None if config.engine == "ray" else _trainer(config)
     watch = Stopwatch()
     spec, recipe, limits = typed_settings(config)
     # The data is opened before the model, so that errors in it show at once.
@@ -94,7 +98,7 @@ def build_experts(
     bank = open_bank(config, backbone, spec, recipe)
     formats = list(config.instances.formats)
     job = Job(backbone, bank, lessons, formats, spec, recipe, limits)
-    tally, is_first = (_by_ray if config.engine == "ray" else _by_lightning)(config, job)
+    tally, is_first = _by_ray(config, job) if trainer is None else _by_lightning(trainer, job)
     metrics = tally.metrics(watch.seconds)
     if is_first:
         folder = Path(config.paths.output_dir)
@@ -186,8 +190,19 @@ def open_lessons(config: DictConfig, passages: Mapping[str, Passage] | None = No
     chosen = config.instances
     limit = chosen.limit
     check_limit(limit, "instances.limit")
+    held_out = chosen.get("held_out_split")
+    if held_out is not None and chosen.augmentation is not None:
+        raise SettingValueError(
+            "instances.held_out_split",
+            f"held_out_split={held_out} leaves out questions of the data set, but the instances "
+            "come from an augmentation",
+            "leave {} out, and the passages out of the augmentation",
+        )
     if chosen.augmentation is None:
         dataset = instantiate(config.data)
+        if held_out is not None:
+            dataset, dropped = drop_overlap(dataset, chosen.split, held_out)
+            log.info("%d questions about passages of %s are left out", dropped, held_out)
         with mounted("instances"):
             found = lessons_from_questions(dataset, chosen.split, chosen.part)
         return lambda: islice(found, limit)
@@ -225,12 +240,15 @@ def _place(settings: Any, section: str) -> str:
     return "" if OmegaConf.is_config(settings) else section
 
 
-def _by_lightning(config: DictConfig, job: Job) -> tuple[Tally, bool]:
-    """Build with Lightning; returns the tally, and if this process is the one that reports it."""
-    module = ExpertModule(**vars(job))
+def _trainer(config: DictConfig) -> Trainer:
     with mounted("trainer"):
         strategy = training_strategy(config.trainer.strategy, config.trainer.devices)
-    trainer = make_trainer(config, strategy=strategy)
+    return make_trainer(config, strategy=strategy)
+
+
+def _by_lightning(trainer: Trainer, job: Job) -> tuple[Tally, bool]:
+    """Build with Lightning; returns the tally, and if this process is the one that reports it."""
+    module = ExpertModule(**vars(job))
     fit(trainer, module)
     return module.tally, trainer.is_global_zero
 
@@ -301,7 +319,8 @@ def open_bank(config: DictConfig, backbone: Backbone, spec: ExpertSpec, recipe: 
     Raises:
         BankError: If there is a bank with another backbone, other settings or another recipe.
     """
-    return Bank.create(config.bank.dir, _bank_spec(config, backbone, spec, recipe), exist_ok=True)
+    wanted = _bank_spec(config, backbone, spec, recipe)
+    return Bank.create(config.bank.dir, wanted, exist_ok=True, backbone=backbone)
 
 
 def is_built(
@@ -329,9 +348,8 @@ def is_built(
     if next(bank.missing(wanted), None) is not None:
         return False
     spec, recipe, _ = typed_settings(config)
-    _any_source(bank.spec).check_same(
-        _any_source(_bank_spec(config, backbone, spec, recipe)), bank.path
-    )
+    checked = ("backbone_sha256", "recipe.source")  # the backbone when the bank was opened
+    bank.spec.check_same(_bank_spec(config, backbone, spec, recipe), bank.path, checked)
     return True
 
 
@@ -346,13 +364,10 @@ def _bank_spec(
         **recipe.as_dict(),
         "backbone_dtype": str(backbone.dtype).removeprefix("torch."),
         "formats": list(chosen.formats),
+        **({} if (prompt := prompt_of(chosen.formats)) is None else {"prompt": prompt}),
         "source": "augmentation" if chosen.augmentation else f"questions ({chosen.part})",
     }
     return BankSpec(backbone.name, backbone.fingerprint, layout, spec.alpha, made_by)
-
-
-def _any_source(spec: BankSpec) -> BankSpec:
-    return replace(spec, recipe={k: v for k, v in spec.recipe.items() if k != "source"})
 
 
 def pack(bank: Bank) -> None:

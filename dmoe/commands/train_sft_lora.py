@@ -14,7 +14,7 @@ from dmoe.baselines.sft_lora.module import SFTModule
 from dmoe.commands.build_experts import open_lessons
 from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import encode_all
-from dmoe.training.lessons import check_formats
+from dmoe.training.lessons import check_formats, prompt_of
 from plumbing.cli import check_complete, next_command, say_written
 from plumbing.mounts import mounted
 from plumbing.settings import read_section
@@ -52,8 +52,8 @@ def train_sft_lora(config: DictConfig) -> dict[str, float]:
     if (folder := Path(config.paths.output_dir, FOLDER)).exists():
         raise AdapterError(f"{folder} exists; choose another hydra.run.dir")
     watch = Stopwatch()
-    module = _module(config)
     trainer = make_trainer(config)
+    module = _module(config)
     measured = fit(trainer, module, ckpt_path=config.ckpt_path)
     means = ((name, value) for name, value in measured.items() if name.endswith("_epoch"))
     metrics = {
@@ -64,9 +64,10 @@ def train_sft_lora(config: DictConfig) -> dict[str, float]:
         "seconds": watch.seconds,
     }
     if trainer.is_global_zero:
-        module.adapter.save(folder)
+        module.adapter.save(folder, prompt_of(config.instances.formats))
     write_metrics(trainer, config.paths.output_dir, metrics)
-    using = {"method": "sft_lora", "adapter_dir": folder}
+    behind_passages = list(config.instances.formats) == ["qa_with_passage"]
+    using = {"method": "rag" if behind_passages else "sft_lora", "adapter_dir": folder}
     say_written(
         {folder.parent: [FOLDER, "metrics.json", "checkpoints/last.ckpt"]},
         [next_command(config, "evaluate", using, ("data", "backbone"))],

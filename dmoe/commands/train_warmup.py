@@ -10,9 +10,10 @@ from omegaconf import DictConfig
 
 from backbone.final_ffn import FinalFFN
 from backbone.loading import EMBEDDED
+from backbone.lora.record import AdapterRecord
 from dmoe.experts.expert import expert_at
 from dmoe.experts.peft import export_adapter
-from dmoe.training.lessons import check_formats, lessons_from_questions
+from dmoe.training.lessons import check_formats, lessons_from_questions, prompt_of
 from dmoe.training.settings import typed_settings
 from dmoe.training.warmup import train_warmup
 from plumbing.cli import check_complete, next_command, say_written
@@ -49,7 +50,9 @@ def warmup(config: DictConfig) -> dict[str, float]:
         spec.shapes(ffn.sizes)
     trained = train_warmup(ffn, lessons, chosen.formats, spec, recipe, limits, chosen.limit)
     folder = Path(config.paths.output_dir)
-    export_adapter(folder / "adapter", expert_at(trained.experts, 0), spec, ffn)
+    prompt = prompt_of(chosen.formats)
+    record = AdapterRecord(ffn.backbone.name, ffn.backbone.fingerprint, prompt)
+    export_adapter(folder / "adapter", expert_at(trained.experts, 0), spec, ffn, record)
     metrics = {
         "train/first_loss": trained.first_loss.item(),
         "train/last_loss": trained.last_loss.item(),

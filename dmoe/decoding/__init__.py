@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from dmoe.decoding.decoder import DMoEDecoder
 from dmoe.decoding.router import OracleRouter, RandomRouter, RetrievalRouter, retrieval_router
-from dmoe.decoding.trigger import ConstantTrigger, RandomTrigger, UncertaintyTrigger
+from dmoe.decoding.trigger import (
+    ConstantTrigger,
+    FirstTrigger,
+    RandomTrigger,
+    UncertaintyTrigger,
+)
 
 __all__ = [
     "ConstantTrigger",
     "DMoEDecoder",
+    "FirstTrigger",
     "OracleRouter",
     "RandomRouter",
     "RandomTrigger",

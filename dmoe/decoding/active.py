@@ -1,8 +1,8 @@
 """The active experts of every row of a batch (DMoE eq. 6).
 
-Each projection becomes ``W x + sum_i s B_i A_i x``, where the sum is over the row's own K experts.
-The experts of a row are joined along the rank, which gives exactly this sum, without products of
-one expert's B with another expert's A.
+Each projection becomes ``W x + sum_i w_i s B_i A_i x``, where the sum is over the row's own K
+experts. The weights ``w_i`` are 1 in the paper. The experts of a row are joined along the rank,
+which gives exactly this sum, without products of one expert's B with another expert's A.
 
 Shapes: B rows, b some of them, T tokens, N experts, K experts a row, R rank.
 """
@@ -57,6 +57,7 @@ class ActiveExperts:
         self._source = source
         self._k = k
         self._ids: list[tuple[str, ...]] = [()] * rows
+        self._weights: list[dict[str, float]] = [{}] * rows
         # Each row's experts as one: "gate.lora_A" [B, K R, in], "gate.lora_B" [B, out, K R], …
         self._merged: dict[str, Tensor] = {}
 
@@ -65,41 +66,60 @@ class ActiveExperts:
         """The passages whose experts act now, for each row."""
         return list(self._ids)
 
-    def swap(self, rows: Sequence[int], ids: Sequence[Iterable[str]]) -> list[int]:
+    def swap(
+        self,
+        rows: Sequence[int],
+        ids: Sequence[Iterable[str]],
+        weights: Sequence[Sequence[float]] | None = None,
+    ) -> list[int]:
         """Replace the experts that act in some rows by others.
 
         Args:
             rows: b rows.
             ids: The passages of each row, at most K, and none of them twice.
+            weights: The weight of each of these experts; None: all weights are 1 (eq. 6).
 
         Returns:
-            The rows whose experts changed.
+            The rows whose experts, or the weights of these, changed.
 
         Raises:
             ValueError: If a row gets more than K experts, or the same expert twice.
         """
         wanted = dict(zip(rows, map(tuple, ids), strict=True))
+        each = [[1.0] * len(wanted[row]) for row in rows] if weights is None else weights
+        weighted = {
+            row: dict(zip(wanted[row], values, strict=True))
+            for row, values in zip(rows, each, strict=True)
+        }
         for row_ids in wanted.values():
             if len(row_ids) > self._k or len(set(row_ids)) < len(row_ids):
                 raise ValueError(f"expected at most {self._k} different experts, got {row_ids}")
-        changed = [row for row in rows if set(wanted[row]) != set(self._ids[row])]
+        changed = [row for row in rows if weighted[row] != self._weights[row]]
         names = list(dict.fromkeys(id for row in changed for id in wanted[row]))
         if names:
-            self._fill(changed, [[names.index(id) for id in wanted[row]] for row in changed], names)
+            self._fill(changed, [weighted[row] for row in changed], names)
         elif changed:
             for factor in self._merged.values():
                 factor[changed] = 0
         for row in rows:
-            self._ids[row] = wanted[row]
+            self._ids[row], self._weights[row] = wanted[row], weighted[row]
         return changed
 
-    def _fill(self, rows: Sequence[int], slots: Sequence[Sequence[int]], names: list[str]) -> None:
-        """Write the experts of ``names`` into the rows; ``slots`` says which of them go where."""
+    def _fill(
+        self, rows: Sequence[int], weighted: Sequence[Mapping[str, float]], names: list[str]
+    ) -> None:
+        """Write the experts of ``names`` into the rows; each row has its own with their weights."""
         device = self._places.backbone.device
         blank = len(names)  # the index of an expert of zeros, for rows with fewer than K
-        filled = [[*row, *[blank] * (self._k - len(row))] for row in slots]
-        some_are_blank = any(len(row) < self._k for row in slots)
-        index_bK, target_b = (torch.tensor(i, device=device) for i in (filled, list(rows)))
+
+        def filled(each: Iterable[Iterable[float]], value: float) -> Tensor:
+            padded = ([*row, *[value] * self._k][: self._k] for row in each)
+            return torch.tensor(list(padded), device=device)
+
+        some_are_blank = any(len(row) < self._k for row in weighted)
+        index_bK = filled((map(names.index, row) for row in weighted), blank)
+        weight_bK = filled((row.values() for row in weighted), 0.0)
+        target_b = torch.tensor(list(rows), device=device)
         for key, tensor in self._source.get(names).items():
             tensor = tensor.to(device)
             if some_are_blank:
@@ -108,7 +128,8 @@ class ActiveExperts:
             if key.endswith("lora_A"):
                 merged = chosen.float().flatten(1, 2)
             else:
-                merged = chosen.movedim(1, 2).float().flatten(2) * self._source.scaling
+                scaled = chosen.float() * weight_bK[:, :, None, None]
+                merged = scaled.movedim(1, 2).flatten(2) * self._source.scaling
             self._buffer(key, merged)[target_b] = merged
 
     def _buffer(self, key: str, like: Tensor) -> Tensor:

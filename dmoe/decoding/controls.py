@@ -1,62 +1,69 @@
-"""Controls that stand in for a bank: noise of the same size as each expert, or fewer experts.
+"""Controls: noise in the place of what experts add, or fewer experts.
 
-Shapes: N experts, R rank.
+Shapes: B rows, b some of them, T tokens, D d_model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dmoe.decoding.active import ExpertSource
+from backbone.final_ffn import FinalFFN
+from dmoe.decoding.active import ActiveExperts, ExpertSource
 from plumbing.mounts import SettingValueError
 from plumbing.settings import typed
 from plumbing.storage.hashing import short_hash
+from qa.noise import RandomTurns
 
 
-class NoiseExperts:
-    """Experts of random directions; each projection keeps the ``‖B A‖`` of the one it replaces.
+class NoiseExperts(ActiveExperts):
+    """Noise in the place of active experts; it moves the FFN's output as far as they would.
 
-    If a method still gains something with them, the gain comes from the size of the change or from
-    the routing, and not from what the experts know.
+    At each position the experts are computed as always, and the change that they make to the FFN's
+    output is turned in a random direction (`RandomTurns`). All experts of a row are turned
+    together, so their joint change has the right size, however many there are.
 
     Args:
-        source: The experts that they stand in for.
-        seed: The seed of the noise. The noise of a passage depends on it and on nothing else.
+        final: The final FFN.
+        source: The experts.
+        rows: B, the number of rows of the batch.
+        k: The most experts that a row may have.
+        seed: The seed of the directions. The noise of a row depends on it and on the passages whose
+            experts act.
     """
 
-    def __init__(self, source: ExpertSource, seed: int = 0) -> None:
-        self._source = source
+    def __init__(
+        self, final: FinalFFN, source: ExpertSource, rows: int, k: int, seed: int = 0
+    ) -> None:
+        super().__init__(final, source, rows, k)
+        self._final = final
         self._seed = seed
 
-    @property
-    def scaling(self) -> float:
-        """The scaling of the source, LoRA's ``alpha / rank``."""
-        return self._source.scaling
+    @contextmanager
+    def attached(self, rows: Tensor | None = None) -> Iterator[None]:
+        """Let the noise act inside the block, as `ActiveExperts.attached` lets experts act."""
+        acting = self.ids if rows is None else [self.ids[row] for row in rows.tolist()]
+        if not any(acting):
+            yield
+            return
+        backbone = self._final.backbone
+        names = ["\n".join(sorted(ids)) for ids in acting]
+        turns = RandomTurns(names, backbone.d_model, self._seed, backbone.device)
 
-    def __contains__(self, id: object) -> bool:
-        return id in self._source
+        def turn(ffn: nn.Module, args: tuple[Any, ...], plain: Tensor) -> Tensor:
+            with super(NoiseExperts, self).attached(rows):
+                moved = ffn.forward(*args)  # calls no hook of the FFN, so not this one either
+            change = moved.float() - plain.float()
+            return (plain.float() + turns(change)).to(plain.dtype)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._source)
-
-    def get(self, ids: Sequence[str]) -> dict[str, Tensor]:
-        """Return noise for N experts, in the shapes of `ExpertSource.get`."""
-        experts = self._source.get(ids)
-        noises = [self._noise(id, experts) for id in ids]
-        noise = {key: torch.stack([each[key] for each in noises]) for key in experts}
-        for key in [key for key in experts if key.endswith("lora_B")]:
-            twin = key.replace("lora_B", "lora_A")
-            wanted, got = _norm(experts[twin], experts[key]), _norm(noise[twin], noise[key])
-            noise[key] *= (wanted / got)[:, None, None]
-        return noise
-
-    def _noise(self, id: str, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        digest = short_hash(f"{self._seed} {id}")
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
-        return {key: torch.randn(like[key].shape[1:], generator=generator) for key in sorted(like)}
+        handle = self._final.ffn.register_forward_hook(turn)
+        try:
+            yield
+        finally:
+            handle.remove()
 
 
 class SomeExperts:
@@ -95,9 +102,3 @@ class SomeExperts:
     def get(self, ids: Sequence[str]) -> Mapping[str, Tensor]:
         """Return N experts of the source; see `ExpertSource.get` for their shapes."""
         return self._source.get(ids)
-
-
-def _norm(a_NRI: Tensor, b_NOR: Tensor) -> Tensor:
-    """Compute ``‖B A‖`` of each expert, ``[N]``, from two matrices of R by R."""
-    a, b = a_NRI.float(), b_NOR.float()
-    return ((a @ a.mT) * (b.mT @ b)).sum((1, 2)).clamp(min=0).sqrt()

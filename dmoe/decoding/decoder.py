@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backbone.decoding import check_room, first_line, left_padded, pad_token_id
+from backbone.decoding import answer_text, check_room, left_padded, pad_token_id
 from backbone.final_ffn import FinalFFN
 from backbone.model import Backbone
+from backbone.tokens import decode
+from dmoe.decoding.router import RoutingRequest
 from dmoe.decoding.session import Session
 from dmoe.decoding.steps import Routing, Step
 
@@ -27,11 +29,19 @@ class DecoderInput:
         task_input: The text that the routing query begins with, such as the question alone; None:
             the prompt.
         given: The ids of the passages that an oracle router may use, the best first.
+        gold: The ids of the passages that are known to answer, which a random router leaves out.
     """
 
     prompt: str
     task_input: str | None = None
     given: tuple[str, ...] = ()
+    gold: tuple[str, ...] = ()
+
+    @property
+    def request(self) -> RoutingRequest:
+        """What the router is asked before anything has been decoded."""
+        task_input = self.prompt if self.task_input is None else self.task_input
+        return RoutingRequest(task_input, self.given, self.gold)
 
 
 class DMoEDecoder:
@@ -72,9 +82,7 @@ class DMoEDecoder:
             raise ValueError("expected at least one input, got none; start no session for them")
         ids, mask = left_padded(self.backbone, [row.prompt for row in inputs], max_new_tokens)
         self._check(ids, mask, max_new_tokens)
-        queries = [row.prompt if row.task_input is None else row.task_input for row in inputs]
-        given = [row.given for row in inputs]
-        return Session(self._final, self.routing, ids, mask, queries, given)
+        return Session(self._final, self.routing, ids, mask, [row.request for row in inputs])
 
     def stream(
         self,
@@ -103,7 +111,7 @@ class DMoEDecoder:
     def text(self, steps: Iterable[Step]) -> str:
         """Read the answer from the tokens of one row, as `backbone.decoding.greedy_decode` does."""
         ids = [step.token_id for step in steps]
-        return first_line(self.backbone.tokenizer.decode(ids, skip_special_tokens=True))
+        return answer_text(self.backbone, ids)
 
     def generate(
         self,
@@ -134,13 +142,12 @@ class DMoEDecoder:
         self._check(input_ids, mask, max_new_tokens)
         check_room(self.backbone, int(mask.bool().sum(1).max()), max_new_tokens)
         tokenizer = self.backbone.tokenizer
-        prompts = [
-            tokenizer.decode(row[keep.bool()], skip_special_tokens=True)
+        requests = [
+            RoutingRequest(decode(tokenizer, row[keep.bool()].tolist()))
             for row, keep in zip(input_ids, mask, strict=True)
         ]
-        none: list[tuple[str, ...]] = [()] * len(prompts)
-        session = Session(self._final, self.routing, input_ids, mask, prompts, none)
-        new: list[list[int]] = [[] for _ in prompts]
+        session = Session(self._final, self.routing, input_ids, mask, requests)
+        new: list[list[int]] = [[] for _ in requests]
         for step in session.stream(max_new_tokens, self._stops(stop_ids)):
             new[step.row].append(step.token_id)
         width = max(map(len, new))

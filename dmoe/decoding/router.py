@@ -12,6 +12,7 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Protocol
 
+from dmoe.decoding.weighting import check_temperature
 from plumbing.mounts import SettingValueError, mounted
 from plumbing.settings import check_seed
 from retrieval.retriever import Hit, Retriever
@@ -25,10 +26,13 @@ class RoutingRequest:
         query: The task input, and what has been decoded before the token that triggered.
         given: The passages that the evaluation gives the question, the best first. Only the oracle
             reads them.
+        gold: The passages that are known to answer the question. Only the random control reads
+            them, to leave them out.
     """
 
     query: str
     given: tuple[str, ...] = ()
+    gold: tuple[str, ...] = ()
 
 
 def last_tokens(tokenizer: Any, query: str, limit: int) -> str:
@@ -53,6 +57,11 @@ class Router(Protocol):
         """Whether the router reads `RoutingRequest.given`, so that it must be filled."""
         ...
 
+    @property
+    def temperature(self) -> float:
+        """The temperature of `softmax_weights`, in units of the router's scores."""
+        ...
+
     def route(self, requests: Sequence[RoutingRequest], k: int) -> list[list[Hit]]:
         """Choose at most ``k`` experts of the bank for each request, the best first."""
         ...
@@ -65,13 +74,19 @@ class RetrievalRouter:
         bank: The passages that have an expert. Hits without an expert are left out and more are
             asked for in their place, so that the bank of a part of a corpus gives k experts, too.
         retriever: BM25, dense retrieval, or any other retriever.
+        temperature: The temperature of `softmax_weights`, in units of the retriever's scores.
+
+    Raises:
+        SettingValueError: If the temperature is not positive.
     """
 
     uses_passages = False
 
-    def __init__(self, bank: ExpertIds, retriever: Retriever) -> None:
+    def __init__(self, bank: ExpertIds, retriever: Retriever, temperature: float = 1.0) -> None:
+        check_temperature(temperature)
         self._bank = bank
         self._retriever = retriever
+        self.temperature = temperature
 
     @cached_property
     def _size(self) -> int:
@@ -102,34 +117,46 @@ class RetrievalRouter:
 class RandomRouter:
     """Chooses experts at random (DMoE Table 6), the same ones for equal queries and seeds.
 
+    It is a control, so it never chooses the right expert: gold passages are left out.
+
     Args:
         bank: The ids of all experts.
         seed: The seed of the draw.
+        redraw: True draws for each query anew. False draws once, so that all questions get the
+            same experts, except that a question to which one of them is right gets the next ones.
 
     Raises:
-        SettingValueError: If the seed is not a whole number from 0 on.
+        SettingValueError: If the seed is not a whole number from 0 on, or if ``redraw`` is neither
+            true nor false.
     """
 
     uses_passages = False
+    temperature = 1.0  # every score is 0, so the weights are equal at any temperature
 
-    def __init__(self, bank: Iterable[str], seed: int = 0) -> None:
+    def __init__(self, bank: Iterable[str], seed: int = 0, redraw: bool = True) -> None:
         check_seed(seed)
+        if not isinstance(redraw, bool):
+            raise SettingValueError("redraw", f"redraw must be true or false, got {redraw!r}")
         self._ids = sorted(bank)
+        self._bank = frozenset(self._ids)
         self._seed = seed
+        self._redraw = redraw
 
     def route(self, requests: Sequence[RoutingRequest], k: int) -> list[list[Hit]]:
-        """Choose at most ``k`` experts for each request; every score is 0."""
-        return [self._draw(request.query, k) for request in requests]
+        """Choose at most ``k`` wrong experts for each request; every score is 0."""
+        return [self._draw(request, k) for request in requests]
 
-    def _draw(self, query: str, k: int) -> list[Hit]:
-        key = f"router {self._seed} {query}".encode()
+    def _draw(self, request: RoutingRequest, k: int) -> list[Hit]:
+        key = f"router {self._seed} {request.query if self._redraw else ''}".encode()
+        right = self._bank.intersection(request.gold)
         count, chosen = len(self._ids), dict[str, None]()
         attempt = 0
-        while len(chosen) < min(
-            k, count
-        ):  # repeats are rare, because k is far smaller than the bank
+        # Repeats are rare, because k is far smaller than the bank.
+        while len(chosen) < min(k, count - len(right)):
             digest = blake2b(key, digest_size=8, salt=attempt.to_bytes(8, "big")).digest()
-            chosen[self._ids[int.from_bytes(digest, "big") % count]] = None
+            id = self._ids[int.from_bytes(digest, "big") % count]
+            if id not in right:
+                chosen[id] = None
             attempt += 1
         return [Hit(id, 0.0) for id in chosen]
 
@@ -144,6 +171,7 @@ class OracleRouter:
     """
 
     uses_passages = True
+    temperature = 1.0  # every score is 0, so the weights are equal at any temperature
 
     def __init__(self, bank: Container[str]) -> None:
         self._bank = bank
@@ -155,13 +183,16 @@ class OracleRouter:
         ]
 
 
-def retrieval_router(bank: ExpertIds, retriever: Any, corpus: Any) -> RetrievalRouter:
+def retrieval_router(
+    bank: ExpertIds, retriever: Any, corpus: Any, temperature: float = 1.0
+) -> RetrievalRouter:
     """Open and verify an index, and make a `RetrievalRouter` over it.
 
     Args:
         bank: The passages that have an expert.
         retriever: The settings of the index, such as `retrieval.bm25.index.BM25Settings`.
         corpus: The surrogates that the index was built over.
+        temperature: The temperature of `softmax_weights`, in units of the retriever's scores.
 
     Raises:
         FolderError: If the index is missing, damaged, or of other surrogates.
@@ -175,4 +206,5 @@ def retrieval_router(bank: ExpertIds, retriever: Any, corpus: Any) -> RetrievalR
             "set {} to the surrogates of the bank's passages",
         )
     with mounted("retriever"):
-        return RetrievalRouter(bank, retriever.open(corpus))
+        opened = retriever.open(corpus)
+    return RetrievalRouter(bank, opened, temperature)

@@ -7,7 +7,7 @@ V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,11 +17,12 @@ from torch.nn import functional
 from backbone.decoding import back_to_prompt
 from backbone.final_ffn import FinalFFN, Residual, keep_residual
 from backbone.kv_cache import make_cache
-from backbone.tokens import encode_answer
+from backbone.tokens import decode, encode_answer, known_token
 from dmoe.decoding.active import ActiveExperts
+from dmoe.decoding.controls import NoiseExperts
 from dmoe.decoding.router import RoutingRequest, last_tokens
 from dmoe.decoding.steps import Routing, Step
-from dmoe.decoding.trigger import token_uncertainty
+from dmoe.decoding.trigger import NewToken, token_uncertainty
 from plumbing.batches import pad
 from retrieval.retriever import Hit
 
@@ -46,8 +47,8 @@ class Session:
         routing: How experts are chosen.
         prompt_ids: ``[B, T]``, left-padded.
         prompt_mask: ``[B, T]``, 0 at padding.
-        task_inputs: The text that the query of each row begins with, such as the question.
-        given: The passages that the evaluation gives each row; an oracle reads them.
+        requests: What is asked of the router for each row. Its query is the text that the query at
+            a trigger begins with, such as the question.
     """
 
     def __init__(
@@ -56,15 +57,13 @@ class Session:
         routing: Routing,
         prompt_ids: Tensor,
         prompt_mask: Tensor,
-        task_inputs: Sequence[str],
-        given: Sequence[tuple[str, ...]],
+        requests: Sequence[RoutingRequest],
     ) -> None:
         self._backbone = final.backbone
         self._routing = routing
         self._prompt = prompt_ids, prompt_mask
         self._padded = not bool(prompt_mask.all())
-        self._task_inputs = task_inputs
-        self._given = given
+        self._requests = requests
         self._final = final
         self._residual = Residual()
         self.cache: Any = None
@@ -72,9 +71,11 @@ class Session:
 
     def _forget(self) -> None:
         """Return to the state before the first new token."""
-        rows = len(self._task_inputs)
+        rows = len(self._requests)
         routing = self._routing
-        self._active = ActiveExperts(self._final, routing.source, rows, routing.experts)
+        parts = self._final, routing.source, rows, routing.experts
+        noise = routing.noise
+        self._active = ActiveExperts(*parts) if noise is None else NoiseExperts(*parts, noise)
         self._new: list[list[int]] = [[] for _ in range(rows)]
 
     @torch.inference_mode()
@@ -91,7 +92,7 @@ class Session:
         self._forget()
         self.cache = make_cache(self._backbone.model)
         ids_BN, mask = self._prompt
-        running = list(range(len(self._task_inputs)))
+        running = list(range(len(self._requests)))
         for position in range(max_new_tokens):
             hidden_BPD = self._read(ids_BN, mask)
             settled = self._settle(self._logits(hidden_BPD[:, 0]), running, 0)
@@ -142,15 +143,16 @@ class Session:
     def _settle(self, logits_BV: Tensor, running: list[int], position: int) -> _Settled:
         """Trigger, route, and decode those rows again whose experts changed (eq. 4-6)."""
         uncertainty = token_uncertainty(logits_BV).tolist()
-        names = [f"{len(self._new[row])} {self._task_inputs[row]}" for row in running]
-        fires = self._routing.trigger.fires([uncertainty[row] for row in running], names)
+        tokens = [NewToken(len(self._new[row]), self._requests[row].query) for row in running]
+        fires = self._routing.trigger.fires([uncertainty[row] for row in running], tokens)
         fired = [row for row, fire in zip(running, fires, strict=True) if fire]
         if not fired:
             return _Settled(logits_BV, uncertainty, {})
         requests = [self._request(row) for row in fired]
         hits = self._routing.router.route(requests, self._routing.experts)
         ids = [[hit.passage_id for hit in row_hits] for row_hits in hits]
-        self._redecode(logits_BV, self._active.swap(fired, ids), position)
+        weights = [self._routing.weigh(row_hits) for row_hits in hits]
+        self._redecode(logits_BV, self._active.swap(fired, ids, weights), position)
         routed = {row: tuple(row_hits) for row, row_hits in zip(fired, hits, strict=True)}
         return _Settled(logits_BV, uncertainty, routed)
 
@@ -168,14 +170,15 @@ class Session:
     def _request(self, row: int) -> RoutingRequest:
         """Make the query of eq. 5: the task input and the text before the token that triggered."""
         tokenizer = self._backbone.tokenizer
-        task, ids = self._task_inputs[row], self._new[row]
-        new = tokenizer.decode(ids, skip_special_tokens=True)
+        task, ids = self._requests[row].query, self._new[row]
+        new = decode(tokenizer, ids)
         # SentencePiece's tokenizers decode without the space before the first word.
-        begins_word = new and tokenizer.convert_ids_to_tokens(ids[0]).startswith("▁")
+        tokens = (token for id in ids if (token := known_token(tokenizer, id)) is not None)
+        begins_word = new and next(tokens).startswith("▁")
         if begins_word and not (new[0].isspace() or task[-1:].isspace()):
             task += " "
         query = last_tokens(tokenizer, task + new, self._routing.max_query_tokens)
-        return RoutingRequest(query, self._given[row])
+        return replace(self._requests[row], query=query)
 
     def _read(self, ids_BN: Tensor, mask: Tensor, positions: int = 1) -> Tensor:
         """Compute final hidden states ``[B, P, D]`` of the last positions; the cache grows by N."""
@@ -207,13 +210,15 @@ class Session:
 
     def _step(self, row: int, position: int, settled: _Settled, active: tuple[str, ...]) -> Step:
         token_id = self._new[row][-1]
+        routed = settled.routed.get(row, ())
         return Step(
             row=row,
             position=position,
             token_id=token_id,
-            token=self._backbone.tokenizer.decode([token_id]),
+            token=decode(self._backbone.tokenizer, [token_id], skip_special_tokens=False),
             uncertainty=settled.uncertainty[row],
             triggered=row in settled.routed,
-            routed=settled.routed.get(row, ()),
+            routed=routed,
+            weights=tuple(self._routing.weigh(routed)),
             active=active,
         )

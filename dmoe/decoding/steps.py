@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dmoe.decoding.active import ExpertSource
 from dmoe.decoding.router import Router
 from dmoe.decoding.trigger import Trigger
-from plumbing.settings import check_positive, check_types
+from dmoe.decoding.weighting import WEIGHTS, softmax_weights
+from plumbing.settings import check_choice, check_positive, check_seed, check_types
 from retrieval.retriever import Hit
 
 
@@ -22,9 +24,13 @@ class Routing:
         experts: How many experts act at a time (DMoE sec. 4.2: 3).
         max_query_tokens: A routing query keeps at most this many of its last tokens (DMoE
             sec. 4.2).
+        weights: How the experts that act are weighted: "sum", each by 1 (eq. 6), or "router", by
+            `softmax_weights` of the router's scores.
+        noise: A seed: `NoiseExperts` take the place of the experts, as a control. None: the experts
+            themselves act.
 
     Raises:
-        SettingValueError: If a number is mistyped or not positive.
+        SettingValueError: If a number is mistyped or not positive, or the weights are neither.
     """
 
     source: ExpertSource
@@ -32,10 +38,21 @@ class Routing:
     trigger: Trigger
     experts: int = 3
     max_query_tokens: int = 128
+    weights: str = "sum"
+    noise: int | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
         check_positive(self, "experts", "max_query_tokens")
+        check_choice("weights", self.weights, WEIGHTS)
+        if self.noise is not None:
+            check_seed(self.noise)
+
+    def weigh(self, hits: Sequence[Hit]) -> list[float]:
+        """The weights of the experts that the router has chosen, in their order."""
+        if self.weights == "sum":
+            return [1.0] * len(hits)
+        return softmax_weights(hits, self.router.temperature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +68,7 @@ class Step:
             nats.
         triggered: Whether the router was asked, and the token decoded again.
         routed: What the router chose, the best first. It is empty if nothing triggered.
+        weights: The weights of these.
         active: The passages whose experts acted when this token was chosen.
     """
 
@@ -61,4 +79,5 @@ class Step:
     uncertainty: float
     triggered: bool
     routed: tuple[Hit, ...]
+    weights: tuple[float, ...]
     active: tuple[str, ...]

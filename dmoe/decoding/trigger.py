@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -38,16 +38,27 @@ def token_uncertainty(logits_bV: Tensor) -> Tensor:
     return total_b.log() - (weight_bV * x_bV).sum(-1) / total_b
 
 
+class NewToken(NamedTuple):
+    """What names a token without regard to the batch in which it is decoded.
+
+    Attributes:
+        position: How many new tokens stand before it.
+        task_input: The text that was asked, such as the question.
+    """
+
+    position: int
+    task_input: str
+
+
 class Trigger(Protocol):
     """Decides at which tokens routing takes place."""
 
-    def fires(self, uncertainty: Sequence[float], tokens: Sequence[str]) -> list[bool]:
+    def fires(self, uncertainty: Sequence[float], tokens: Sequence[NewToken]) -> list[bool]:
         """Decide for each row whether it triggers at its current token.
 
         Args:
             uncertainty: b token uncertainties, in nats.
-            tokens: A name of each token that does not depend on the batch: its position and its
-                task input.
+            tokens: b tokens that are about to be chosen.
         """
         ...
 
@@ -74,7 +85,7 @@ class UncertaintyTrigger:
                 "set {} (nats), or choose trigger=always",
             )
 
-    def fires(self, uncertainty: Sequence[float], tokens: Sequence[str]) -> list[bool]:
+    def fires(self, uncertainty: Sequence[float], tokens: Sequence[NewToken]) -> list[bool]:
         """Fire in the rows with ``TU > tau``."""
         return [value > self.threshold for value in uncertainty]
 
@@ -100,14 +111,26 @@ class RandomTrigger:
         if not 0 <= self.rate <= 1:
             raise SettingValueError("rate", f"rate must be in 0..1, got {self.rate}")
 
-    def fires(self, uncertainty: Sequence[float], tokens: Sequence[str]) -> list[bool]:
+    def fires(self, uncertainty: Sequence[float], tokens: Sequence[NewToken]) -> list[bool]:
         """Draw from a hash of each token's name, so that no row depends on another."""
         return [self._draw(token) < self.rate for token in tokens]
 
-    def _draw(self, token: str) -> float:
+    def _draw(self, token: NewToken) -> float:
         """Draw a number in [0, 1) of 52 bits, which a float holds exactly."""
-        hashed = short_hash(f"{self.seed} {token}")
+        hashed = short_hash(f"{self.seed} {token.position} {token.task_input}")
         return (int.from_bytes(hashed, "big") >> 12) / 2**52
+
+
+class FirstTrigger:
+    """Fires at the first new token alone, and leaves the experts in place to the end.
+
+    It is the control of token uncertainty: the experts that a trigger has brought act until the
+    next one, so a trigger is worth something only if it does better than this.
+    """
+
+    def fires(self, uncertainty: Sequence[float], tokens: Sequence[NewToken]) -> list[bool]:
+        """Fire in the rows in which nothing has been decoded yet."""
+        return [token.position == 0 for token in tokens]
 
 
 @dataclass(frozen=True)
@@ -123,6 +146,6 @@ class ConstantTrigger:
     def __post_init__(self) -> None:
         check_types(self)
 
-    def fires(self, uncertainty: Sequence[float], tokens: Sequence[str]) -> list[bool]:
+    def fires(self, uncertainty: Sequence[float], tokens: Sequence[NewToken]) -> list[bool]:
         """Fire in every row, or in none."""
         return [self.active] * len(tokens)

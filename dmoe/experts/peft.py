@@ -12,34 +12,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from backbone.final_ffn import FinalFFN
+from backbone.lora.folder import check_files, check_places, read_config, read_factors
+from backbone.lora.record import RECORD, AdapterRecord, check_record
 from backbone.lora.settings import CONFIG, WEIGHTS, AdapterError, check_absent
 from backbone.projections import TARGETS
 from dmoe.experts.expert import Expert, ExpertError, ExpertSpec, check_expert
+from dmoe.experts.modules import as_maps, from_maps, map_names, of_least_rank, stores_transposed
 from plumbing.storage.folders import new_folder
 
 _PREFIX = "base_model.model."
-# The settings of a LoraConfig that can make an adapter compute something other than B A x, each
-# with the values that leave it plain.
-_PLAIN: dict[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",),
-    "bias": ("none",),
-    "use_dora": (False, None),
-    "fan_in_fan_out": (False, None),
-    "modules_to_save": (None, []),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
-    "lora_bias": (False, None),
-    "alora_invocation_tokens": (None,),
-}
 
 
 def export_adapter(
-    folder: str | Path, expert: Mapping[str, Tensor], spec: ExpertSpec, ffn: FinalFFN
+    folder: str | Path,
+    expert: Mapping[str, Tensor],
+    spec: ExpertSpec,
+    ffn: FinalFFN,
+    record: AdapterRecord | None = None,
 ) -> None:
     """Write an expert as a PEFT adapter.
 
@@ -50,21 +43,23 @@ def export_adapter(
         expert: One expert.
         spec: The expert's settings.
         ffn: The final FFN that the expert belongs to.
+        record: What the expert was trained with. It is written into the folder, unless it is None.
 
     Raises:
         AdapterError: If the folder exists.
         ExpertError: If the expert does not fit the settings or the FFN.
     """
     check_expert(expert, spec, ffn.sizes)
-    names = _module_names(ffn)
-    tensors = {
-        _key(names, name): tensor.detach().cpu().contiguous() for name, tensor in expert.items()
-    }
+    maps, joined = as_maps(expert, spec, ffn)
+    tensors = {_key(name): tensor.detach().cpu().contiguous() for name, tensor in maps.items()}
     check_absent(folder)
     with new_folder(Path(folder)) as part:
         save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
-        config = json.dumps(_config(spec, ffn, names), indent=2, sort_keys=True)
+        names = [_target(ffn, name.rpartition(".")[0]) for name in maps]
+        config = json.dumps(_config(joined, ffn, [*dict.fromkeys(names)]), indent=2, sort_keys=True)
         (part / CONFIG).write_text(config + "\n", encoding="utf-8")
+        if record is not None:
+            record.write(part)
 
 
 def import_adapter(folder: str | Path, ffn: FinalFFN) -> tuple[Expert, ExpertSpec]:
@@ -79,19 +74,17 @@ def import_adapter(folder: str | Path, ffn: FinalFFN) -> tuple[Expert, ExpertSpe
 
     Raises:
         AdapterError: If the adapter is missing or damaged, does more than plain LoRA, or changes
-            other parts of the model than the final FFN.
+            other parts of the model than the final FFN; or if its record names another backbone.
         ExpertError: If the adapter's tensors do not fit the backbone.
     """
     folder = Path(folder)
-    config, tensors = _read(folder)
-    for key, plain in _PLAIN.items():
-        if config.get(key, plain[0]) not in plain:
-            raise AdapterError(
-                f"{folder / CONFIG}: expected plain LoRA, got {key}={config[key]!r}; train the "
-                "adapter without it"
-            )
-    places = {_key(_module_names(ffn), f"{t}.{m}"): f"{t}.{m}" for t in TARGETS
-              if t in ffn.projections for m in ("lora_A", "lora_B")}  # fmt: skip
+    check_files(folder, "a PEFT adapter", "give a folder that PEFT's save_pretrained wrote")
+    # PEFT goes by the kind of the module, whatever the adapter says of fan-in and fan-out.
+    config, tensors = read_config(folder, also=["fan_in_fan_out"]), read_factors(folder)
+    if (folder / RECORD).is_file():  # PEFT itself writes none
+        check_record(folder, ffn.backbone)
+    maps = [f"{name}.{matrix}" for name in map_names(ffn) for matrix in ("lora_A", "lora_B")]
+    places = {_key(name): name for name in maps}
     elsewhere = [key for key in tensors if key not in places]
     if elsewhere or not tensors:
         raise AdapterError(
@@ -99,54 +92,40 @@ def import_adapter(folder: str | Path, ffn: FinalFFN) -> tuple[Expert, ExpertSpe
             f"{next(iter(places))}, got {elsewhere[0] if elsewhere else 'none'}; train the adapter "
             f"with layers_to_transform=[{ffn.backbone.num_layers - 1}] on the FFN"
         )
-    expert = {places[key]: tensor.float() for key, tensor in tensors.items()}
-    spec = _spec(folder, config, expert)
+    held = {places[key].rpartition(".")[0] for key in tensors}
+    check_places(folder / CONFIG, config, ffn.backbone.model, sorted(held))
+    expert = from_maps({places[key]: tensor.float() for key, tensor in tensors.items()}, ffn)
+    expert, spec = of_least_rank(expert, _spec(folder, config, expert), ffn)
     check_expert(expert, spec, ffn.sizes)
     return expert, spec
 
 
 def _spec(folder: Path, config: Mapping[str, Any], expert: Expert) -> ExpertSpec:
     try:
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+        rank, alpha = config["r"], float(config["lora_alpha"])
         if config.get("use_rslora"):  # rank-stabilized LoRA divides alpha by sqrt(rank) instead
-            alpha *= math.sqrt(rank)
+            alpha *= math.sqrt(max(rank, 0))
         return ExpertSpec(rank, alpha, [t for t in TARGETS if f"{t}.lora_A" in expert])
-    except (KeyError, TypeError, ExpertError) as error:
+    except ExpertError as error:
         raise AdapterError(
             f"{folder / CONFIG}: expected a positive r and lora_alpha, got {config.get('r')!r} and "
             f"{config.get('lora_alpha')!r}; export the adapter again"
         ) from error
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
-    if missing:
-        raise AdapterError(
-            f"{folder}: expected a PEFT adapter, found no {missing[0]}; give a folder that PEFT's "
-            "save_pretrained wrote"
-        )
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS)
-    except (ValueError, SafetensorError) as error:
-        raise AdapterError(f"{folder} is damaged ({error}); export the adapter again") from error
-    if not isinstance(config, dict):
-        raise AdapterError(f"{folder / CONFIG}: expected an object; export the adapter again")
-    return config, tensors
+def _key(name: str) -> str:
+    return f"{_PREFIX}{name}.weight"
 
 
-def _module_names(ffn: FinalFFN) -> dict[str, str]:
-    """The name that each projection's module has in the model, by target."""
-    modules = {id(part): name for name, part in ffn.backbone.model.named_modules()}
-    return {target: modules[id(part)] for target, part in ffn.projections.items()}
+def _target(ffn: FinalFFN, name: str) -> str:
+    """The end of a map's name by which PEFT finds it and no other map of the layer."""
+    end = name.rpartition(".")[2]
+    layer = ffn.backbone.layers[-1]
+    alike = [other for other, _ in layer.named_modules() if other.rpartition(".")[2] == end]
+    return end if len(alike) == 1 else ".".join(name.split(".")[-2:])  # GPT-2's c_proj
 
 
-def _key(names: Mapping[str, str], tensor: str) -> str:
-    target, _, matrix = tensor.partition(".")
-    return f"{_PREFIX}{names[target]}.{matrix}.weight"
-
-
-def _config(spec: ExpertSpec, ffn: FinalFFN, names: Mapping[str, str]) -> dict[str, Any]:
+def _config(spec: ExpertSpec, ffn: FinalFFN, maps: list[str]) -> dict[str, Any]:
     alpha = int(spec.alpha) if spec.alpha == int(spec.alpha) else spec.alpha
     return {
         "peft_type": "LORA",
@@ -156,8 +135,8 @@ def _config(spec: ExpertSpec, ffn: FinalFFN, names: Mapping[str, str]) -> dict[s
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": stores_transposed(ffn),
         "inference_mode": True,
-        "target_modules": [names[target].rpartition(".")[2] for target in spec.targets],
+        "target_modules": maps,
         "layers_to_transform": [ffn.backbone.num_layers - 1],
     }

@@ -36,8 +36,8 @@ class Encoded:
 def encode(tokenizer: Any, instance: Instance, loss: str, max_tokens: int) -> Encoded | None:
     """Encode an instance, and mark where its labels begin.
 
-    If both together are too long, the prompt loses its beginning. If the answer alone is too long,
-    it loses its end.
+    If both together are too long, the prompt loses its beginning, behind the tokens with which any
+    text begins. If the answer alone is too long, it loses its end.
 
     Args:
         tokenizer: The backbone's tokenizer.
@@ -49,9 +49,11 @@ def encode(tokenizer: Any, instance: Instance, loss: str, max_tokens: int) -> En
         The encoded instance, or None if it has fewer than two tokens, so that nothing can be
         predicted.
     """
-    prompt = encode_prompt(tokenizer, instance.prompt) if instance.prompt else []
-    answer = encode_answer(tokenizer, instance.answer)[: max_tokens - bool(prompt)]
-    prompt = prompt[max(0, len(prompt) + len(answer) - max_tokens) :]
+    prompt = encode_prompt(tokenizer, instance.prompt)
+    begin = encode_prompt(tokenizer, "")[: max_tokens - 1]  # such as a BOS, or nothing
+    kept = max(len(begin), bool(prompt))
+    answer = encode_answer(tokenizer, instance.answer)[: max_tokens - kept]
+    prompt = begin + prompt[len(begin) + max(0, len(prompt) + len(answer) - max_tokens) :]
     ids = (*prompt, *answer)
     if len(ids) < 2:
         return None

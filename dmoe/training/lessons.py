@@ -15,7 +15,7 @@ from typing import Any
 from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import DataError, describe, read_jsonl, require_key, text_field
 from qa.data.dataset import QADataset
-from qa.prompts import build_prompt
+from qa.prompts import build_prompt, prompt_template
 from retrieval.passage import Passage
 
 FORMATS = ("qa", "qa_with_passage", "qa_with_rewrite", "passage", "rewrite")
@@ -101,6 +101,15 @@ def check_formats(formats: Sequence[str]) -> None:
             f"{given if is_list else formats!r}",
             "set {}=[…]",
         )
+
+
+def prompt_of(formats: Sequence[str]) -> str | None:
+    """The prompt in the instances of some formats, as `qa.prompts.prompt_template` gives it.
+
+    Returns:
+        The prompt, or None if all formats are plain texts.
+    """
+    return prompt_template() if any(form.startswith("qa") for form in formats) else None
 
 
 def lessons_from_questions(dataset: QADataset, split: str, part: str = "all") -> list[Lesson]:

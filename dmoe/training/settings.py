@@ -6,7 +6,6 @@ the bank's recipe says.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from dmoe.experts.recipe import Recipe
 from dmoe.training.grouped import Limits
 from plumbing.mounts import SettingValueError
 from plumbing.settings import read_section
+from plumbing.training.trainer import check_devices
 
 
 def typed_settings(config: DictConfig) -> tuple[ExpertSpec, Recipe, Limits]:
@@ -93,24 +93,3 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
                 "how each expert is trained",
             )
     check_devices(trainer.get("devices"))
-
-
-def check_devices(devices: Any) -> None:
-    """Check the Trainer's devices, because Lightning's own error does not name the setting.
-
-    Raises:
-        ValueError: If it is not a value that Lightning takes.
-    """
-    if isinstance(devices, str):
-        is_valid = re.fullmatch(r"auto|-1|[1-9]\d*|(\d+\s*,\s*)+\d*", devices) is not None
-    elif isinstance(devices, int):
-        is_valid = not isinstance(devices, bool) and (devices > 0 or devices == -1)
-    else:
-        numbers = [] if devices is None or isinstance(devices, float) else list(devices)
-        is_valid = bool(numbers) and all(type(n) is int and n >= 0 for n in numbers)
-    if not is_valid:
-        raise SettingValueError(
-            "devices",
-            "devices must be a positive whole number, auto or -1 (all of them), or a list of their "
-            f"indices, got {devices!r}",
-        )

@@ -18,7 +18,6 @@ Shapes: R rank, I inputs, O outputs.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,8 +30,10 @@ from torch import Tensor, nn
 from backbone.edits import WeightEdits
 from backbone.final_ffn import FinalFFN
 from backbone.loading import EMBEDDED, load_backbone
+from backbone.lora.record import RECORD, check_record
 from backbone.lora.settings import WEIGHTS
-from backbone.model import Backbone
+from backbone.model import Backbone, UnsupportedBackboneError
+from backbone.projections import Block, as_block
 from dmoe.experts.expert import ExpertSpec
 from dmoe.experts.peft import import_adapter
 from dmoe.experts.recipe import Recipe
@@ -41,6 +42,7 @@ from dmoe.training.instances import encode_all
 from dmoe.training.lessons import Lesson
 from plumbing.settings import check_limit
 from plumbing.storage.files import sha256_of
+from qa.prompts import warn_of_another_prompt
 
 log = logging.getLogger(__name__)
 
@@ -89,28 +91,42 @@ def merge_expert(ffn: FinalFFN, expert: Mapping[str, Tensor], spec: ExpertSpec) 
     names = {id(weight): name for name, weight in ffn.backbone.model.named_parameters()}
     weights: dict[str, Tensor] = {}
     for target in spec.targets:
-        linear = ffn.projections[target]
-        a, b = (expert[f"{target}.lora_{x}"].to(linear.weight.device).float() for x in "AB")
-        if linear.weight.itemsize > 2:
-            weights[names[id(linear.weight)]] = linear.weight + spec.scaling * (b @ a)
+        block = as_block(ffn.projections[target])
+        weight = block.module.weight
+        a, b = (expert[f"{target}.lora_{x}"].to(weight.device).float() for x in "AB")
+        if weight.itemsize > 2:
+            new = weights.setdefault(names[id(weight)], weight.clone())
+            block.part(new).add_(spec.scaling * (b @ a))
         else:
-            warm = linear if isinstance(linear, WarmLinear) else _replace(ffn, target)
-            warm.add(a, spec.scaling * b)
+            _warm(ffn, block).add(a, spec.scaling * b, block.first)
     if weights:
         WeightEdits(ffn.backbone).write(weights)
 
 
-def _replace(ffn: FinalFFN, target: str) -> WarmLinear:
-    """Put a `WarmLinear` in the place of a projection."""
-    linear = ffn.projections[target]
-    name = next(name for name, child in ffn.ffn.named_children() if child is linear)
-    warm = ffn.projections[target] = WarmLinear(linear)
+def _warm(ffn: FinalFFN, block: Block) -> WarmLinear:
+    """The `WarmLinear` of a block's linear map; it takes the map's place if it is not there yet."""
+    if isinstance(block.module, WarmLinear):
+        return block.module
+    if not isinstance(block.module, nn.Linear):
+        raise UnsupportedBackboneError(
+            f"{type(block.module).__name__} ({ffn.backbone.name}) in {block.weight.dtype}: "
+            "expected float32 weights to merge a warm-up into; set dtype=float32"
+        )
+    name = next(name for name, child in ffn.ffn.named_children() if child is block.module)
+    warm = WarmLinear(block.module)
     setattr(ffn.ffn, name, warm)
+    for target, part in ffn.projections.items():
+        if isinstance(part, Block) and part.module is block.module:
+            ffn.projections[target] = part.of(warm)
+        elif part is block.module:
+            ffn.projections[target] = warm
     return warm
 
 
 def warm_backbone(adapter: str | Path, name: str = EMBEDDED, **settings: Any) -> Backbone:
     """Load a backbone with a warm-up's adapter merged into it, under a new fingerprint.
+
+    If the warm-up was trained under another prompt than the present one, a warning says so.
 
     Args:
         adapter: The folder that ``scripts/train_warmup.py`` wrote, or any PEFT adapter of the final
@@ -119,24 +135,29 @@ def warm_backbone(adapter: str | Path, name: str = EMBEDDED, **settings: Any) ->
         **settings: Further settings, as in `backbone.loading.load_backbone`.
 
     Raises:
-        AdapterError: If the adapter cannot be used.
+        AdapterError: If the adapter cannot be used, or was trained for another backbone.
     """
     backbone = load_backbone(name, **settings)
     ffn = FinalFFN(backbone)
     expert, spec = import_adapter(adapter, ffn)
-    # The new fingerprint is made from the one before merging and the adapter's hash. A fingerprint
-    # samples the weights, and might miss such small changes. It takes the place of the one that
-    # `WeightEdits` gives, because banks were built under it, and because it is the same on any GPU.
-    both = f"beside {backbone.fingerprint} {sha256_of(Path(adapter) / WEIGHTS)} {spec.scaling}"
+    if (Path(adapter) / RECORD).is_file():  # version 0.1 wrote none, and neither does PEFT
+        prompt = check_record(Path(adapter), backbone).get("prompt")
+        warn_of_another_prompt(f"the warm-up {adapter}", prompt)
+    # The new identity is made of the one before merging and of the adapter's hash. It takes the
+    # place of the one that `WeightEdits` gives, because banks were built under it, and because it
+    # is the same on any GPU.
+    weights = backbone.weights.changed(
+        "beside", f"{sha256_of(Path(adapter) / WEIGHTS)} {spec.scaling}"
+    )
     merge_expert(ffn, expert, spec)
-    backbone.fingerprint = hashlib.sha256(both.encode()).hexdigest()
+    backbone.weights = weights
     return backbone
 
 
 class WarmLinear(nn.Linear):
     """A linear map that computes ``W x + B A x`` and rounds only the sum.
 
-    It keeps the weights of the map that it replaces, so that a fingerprint still finds them. The
+    It keeps the weights of the map that it replaces, so that they are found under their names. The
     factors are float32 buffers, so they are copied and moved together with the module.
 
     Args:
@@ -156,10 +177,12 @@ class WarmLinear(nn.Linear):
             self.register_buffer(name, torch.zeros(shape, device=linear.weight.device))
         self.train(linear.training)
 
-    def add(self, a_RI: Tensor, b_OR: Tensor) -> None:
-        """Add the product ``B A`` to those that already act."""
+    def add(self, a_RI: Tensor, b_OR: Tensor, first: int = 0) -> None:
+        """Add the product ``B A`` to those that already act, from the output ``first`` on."""
+        whole_OR = b_OR.new_zeros(self.out_features, b_OR.shape[1])
+        whole_OR[first : first + len(b_OR)] = b_OR
         self.warmup_A = torch.cat([self.warmup_A, a_RI])
-        self.warmup_B = torch.cat([self.warmup_B, b_OR], 1)
+        self.warmup_B = torch.cat([self.warmup_B, whole_OR], 1)
 
     def forward(self, input: Tensor) -> Tensor:
         """Map ``[..., I]`` to ``[..., O]``, in the dtype of the weights."""

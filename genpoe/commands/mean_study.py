@@ -21,7 +21,8 @@ from plumbing.output import show
 from plumbing.storage.files import write_json
 from qa.data.dataset import QADataset, Question
 from qa.prompts import encode_passage
-from qa.tables.tables import markdown_table
+from qa.statistics import clusters_of, estimate
+from qa.tables.tables import markdown_table, with_interval
 
 _POWERS = {"mean, centred": 0.0, "whitened": 0.5, "matched filter": 1.0}
 _SHRINKAGES = (0.01, 0.1, 1.0)
@@ -42,7 +43,11 @@ def mean_study(config: DictConfig) -> list[dict[str, Any]]:
     results = measure(instantiate(config.backbone), instantiate(config.data))
     write_json(Path(config.paths.output_dir, "mean_study.json"), results)
     cells = [
-        [row["scores"], f"{row['shrinkage']:g}", f"{row['first']:.1f}", f"{row['first_100']:.1f}"]
+        [
+            row["scores"],
+            f"{row['shrinkage']:g}",
+            *(with_interval(row, name, 1) for name in ("first", "first_100")),
+        ]
         for row in results
     ]
     columns = ["scores", "shrinkage", "first (%)", "among the first 100 (%)"]
@@ -62,6 +67,7 @@ def measure(backbone: Backbone, dataset: QADataset) -> list[dict[str, Any]]:
         A row for each power p and each shrinkage, which is the share of the mean eigenvalue that is
         added to each eigenvalue. ``first``: the token is the best among the first tokens of the
         attribute's training values. ``first_100``: it is among the best 100 of all V tokens.
+        Both have the ends of their 95 % intervals over entities, ``…_low`` and ``…_high``.
     """
     tokenizer, embedding_VD = backbone.tokenizer, backbone.embedding.weight.float()
     pooled = {
@@ -75,6 +81,7 @@ def measure(backbone: Backbone, dataset: QADataset) -> list[dict[str, Any]]:
     values: dict[str, set[int]] = defaultdict(set)
     for question in dataset.split("train"):
         values[_attribute(question)].add(encode_answer(tokenizer, question.answers[0])[0])
+    clusters = clusters_of([question.passage_ids for question in dataset.split("dev")])
     rows = []
     for shrinkage in _SHRINKAGES:
         spectrum = eigenvalues.clamp(min=0) + shrinkage * eigenvalues.mean()
@@ -89,10 +96,10 @@ def measure(backbone: Backbone, dataset: QADataset) -> list[dict[str, Any]]:
                 )
                 for q in dataset.split("dev")
             ]
-            first, hundred = (100 * sum(column) / len(hits) for column in zip(*hits, strict=True))
-            rows.append(
-                {"scores": name, "shrinkage": shrinkage, "first": first, "first_100": hundred}
-            )
+            row: dict[str, Any] = {"scores": name, "shrinkage": shrinkage}
+            for key, column in zip(("first", "first_100"), zip(*hits, strict=True), strict=True):
+                row |= estimate([100 * hit for hit in column], clusters, 100).metrics(key)
+            rows.append(row)
     return rows
 
 

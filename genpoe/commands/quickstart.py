@@ -18,11 +18,11 @@ from genpoe.training.curves import plot_training
 from plumbing.cli import say_written
 from plumbing.output import show
 from plumbing.storage.files import write_json
-from plumbing.storage.jsonl import read_jsonl
 from qa.data.dataset import QADataset
 from qa.evaluation.evaluate import evaluate
+from qa.evaluation.pairing import differences
+from qa.evaluation.run_folder import read_predictions
 from qa.method import AnsweringMethod, BaseMethod, RAGMethod
-from qa.metrics import paired_difference
 from qa.passages.choose import make_passage_source
 from qa.tables.tables import Setting, results_table
 
@@ -61,9 +61,9 @@ def quickstart(config: DictConfig) -> dict[str, float]:
     checkpoint = str(run_dir / "checkpoints" / LAST)
     metrics = compare(config.evaluation, backbone, dataset, checkpoint, run_dir)
     write_json(run_dir / "metrics.json", metrics)
-    differences = paired(run_dir)
-    write_json(run_dir / "differences.json", differences)
-    table = "\n".join([results_table(metrics), *map(_sentence, differences)]) + "\n"
+    gains = paired(run_dir)
+    write_json(run_dir / "differences.json", gains)
+    table = "\n".join([results_table(metrics), *map(_sentence, gains)]) + "\n"
     (run_dir / "table.md").write_text(table, encoding="utf-8")
     show(f"\n{table}")
     files = ["table.md", "training.png", "metrics.json", "differences.json"]
@@ -135,29 +135,30 @@ _PAIRS = (
 
 
 def paired(run_dir: Path) -> list[dict[str, Any]]:
-    """Paired differences between rows of the table, over the questions that both answered.
+    """Paired differences between rows of the table that answered the same questions.
 
     Args:
         run_dir: The folder in which `compare` left the predictions.
 
     Returns:
-        For each pair: its label, the mean difference, its 95 % bootstrap interval, and the number
-        of questions. EM and F1 are in points, the nll in nats per token.
+        For each pair: its label, the mean difference, the ends of its 95 % interval (null where
+        there is none), and the number of questions. EM and F1 are in points, the nll in nats per
+        token.
+
+    Raises:
+        DataError: If two rows answered other questions.
     """
-    differences = []
+    gains = []
     for left, right, score, label in _PAIRS:
-        scale = 1 if score == "nll" else 100
-        a, b = (
-            [scale * row[score] for _, row in read_jsonl(run_dir / key / "predictions.jsonl")]
-            for key in (left, right)
+        ours, theirs = (
+            read_predictions(run_dir / key / "predictions.jsonl") for key in (left, right)
         )
-        mean, low, high = paired_difference(a, b)
-        differences.append({"what": label, "mean": mean, "low": low, "high": high, "n": len(a)})
-    return differences
+        found = differences(ours, theirs)
+        ends = {end: found.get(f"{score}_{end}") for end in ("low", "high")}
+        gains.append({"what": label, "mean": found[score], **ends, "n": found["n"]})
+    return gains
 
 
-def _sentence(difference: dict[str, Any]) -> str:
-    return (
-        f"* {difference['what']}: {difference['mean']:.2f} "
-        f"[{difference['low']:.2f}, {difference['high']:.2f}] (n = {difference['n']})"
-    )
+def _sentence(gain: dict[str, Any]) -> str:
+    interval = "" if gain["low"] is None else f" [{gain['low']:.2f}, {gain['high']:.2f}]"
+    return f"* {gain['what']}: {gain['mean']:.2f}{interval} (n = {gain['n']})"

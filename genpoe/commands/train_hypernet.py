@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import Logger
+from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from backbone.loading import training_backbone
@@ -24,7 +24,6 @@ from plumbing.training.setup import (
     fit,
     make_trainer,
     seed,
-    training_loggers,
     write_metrics,
 )
 from qa.data.dataset import QADataset
@@ -114,21 +113,20 @@ def train(
     instantiate(config.hypernet)
     read_section(config, "optim", OptimSettings)
     batching = read_section(config, "batching", BatchingSettings)
+    trainer = make_trainer(config)
     seed(config.seed)
     dataset = dataset or instantiate(config.data)
     backbone = backbone or training_backbone(config)
     module = build_module(config, backbone)
     datamodule = QADataModule(dataset, backbone.tokenizer, **asdict(batching))
-    trainer = make_trainer(config, logger=_loggers(config))
+    _log_settings(trainer, config)
     metrics = fit(trainer, module, datamodule, config.ckpt_path)
     write_metrics(trainer, config.paths.output_dir, metrics)
     return metrics
 
 
-def _loggers(config: DictConfig) -> list[Logger] | bool:
-    loggers = training_loggers(config)
-    if isinstance(loggers, list):
+def _log_settings(trainer: Trainer, config: DictConfig) -> None:
+    if trainer.loggers:
         names = ("hypernet", "batching", "optim")
         settings: Any = OmegaConf.to_container(config, resolve=True)
-        loggers[0].log_hyperparams({name: settings[name] for name in names})
-    return loggers
+        trainer.loggers[0].log_hyperparams({name: settings[name] for name in names})

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from genpoe.experts import Experts
+
 
 def principal_readout(inputs_MD: Tensor, count: int) -> Tensor:
     """The directions in which the FFN's input varies most, each scaled to unit variance.
@@ -70,3 +72,8 @@ class CommonExpert(nn.Module):
         """The expert's output ``[..., D]`` at FFN inputs ``[..., D]``."""
         inner = torch.relu(hidden @ self.up1 @ self.up2) @ self.down1
         return inner @ self.down2 * self.output_scale
+
+    def expert(self) -> Experts:
+        """The same as one set of K = 1 expert."""
+        factors = self.up1, self.up2, self.down1, self.down2 * self.output_scale
+        return Experts(*(factor[None, None] for factor in factors))

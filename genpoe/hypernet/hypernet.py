@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from backbone.model import Backbone
-from genpoe.experts import GeneratedExperts, Looked, Looks
+from genpoe.experts import Experts, GeneratedExperts, Looked, Looks
+from plumbing.mounts import SettingValueError
 from plumbing.settings import check_types
 
 
@@ -165,6 +166,21 @@ class Hypernet(nn.Module, ABC):
             ``[N]``, or None.
         """
         return None
+
+    def common_expert(self) -> Experts:
+        """The expert that is common to all passages, as one set of K = 1: a control.
+
+        It knows what all answers have in common, such as their form, and nothing of a passage.
+
+        Raises:
+            ValueError: If this hypernetwork has no such expert, as by default.
+        """
+        raise SettingValueError(
+            "experts",
+            f"{type(self).__name__} has no expert that is common to all passages, got "
+            "experts=common",
+            "set {} to another control",
+        )
 
     def cast(self, dtype: torch.dtype) -> Hypernet:
         """For inference, compute in another dtype as far as possible; returns itself.

@@ -17,6 +17,7 @@ from genpoe.hypernet.common import principal_readout
 from genpoe.hypernet.hypernet import Hypernet, HypernetSettings, PassageTokens, StartSample
 from plumbing.mounts import SettingValueError
 from plumbing.settings import check_choice, check_positive
+from plumbing.storage.jsonl import DataError
 
 SCALINGS = ("none", "standardize", "whiten")
 INITIALIZATIONS = ("copy", "random")
@@ -24,6 +25,9 @@ INITIALIZATIONS = ("copy", "random")
 _VARIATION = 0.1
 # This share of the mean eigenvalue is added to each one, so that whitening amplifies no noise.
 _SHRINKAGE = 0.01
+# Passages whose embeddings differ by no more than this share of their size count as alike. The same
+# words in another order differ by 5e-8, which is rounding; one word in 500 makes 2e-3.
+_ALIKE = 1e-6
 
 
 def mean_pool(embedded_PSD: Tensor, attention_mask_PS: Tensor) -> Tensor:
@@ -67,14 +71,17 @@ class PassageScaler(nn.Module):
         """Take the statistics from pooled embeddings ``[P, D]`` of training passages.
 
         Raises:
-            ValueError: If there are fewer than two passages.
+            DataError: If there are fewer than two passages, or if they do not differ.
         """
         if self.mode == "none":
             return
-        if len(pooled_PD) < 2:
-            raise ValueError(f"scaling needs at least 2 training passages, got {len(pooled_PD)}")
         mean = pooled_PD.double().mean(0)
         centred = pooled_PD.double() - mean
+        if centred.norm() <= _ALIKE * pooled_PD.double().norm():
+            raise DataError(
+                f"scaling needs training passages that differ in their words, got "
+                f"{len(pooled_PD)} that do not; train on passages about different things"
+            )
         if self.mode == "standardize":
             transform = torch.eye(len(mean), dtype=torch.double, device=mean.device)
             transform /= centred.pow(2).mean().sqrt()
@@ -227,7 +234,7 @@ class MeanHypernet(Hypernet):
             pooled_PD: Pooled embeddings of a sample of the training passages.
 
         Raises:
-            ValueError: If there are fewer than two passages.
+            DataError: If there are fewer than two passages, or if they do not differ.
         """
         self.scaler.fit(pooled_PD)
         if self.initialization == "copy":
@@ -269,7 +276,14 @@ class MeanHypernet(Hypernet):
                 scaled.shape, generator=noise, device=scaled.device
             )
         scaled = scaled.to(self.linear1.weight.dtype)
-        flat = self.linear2(torch.relu(self.linear1(scaled)))
+        return self._reshaped(self.linear2(torch.relu(self.linear1(scaled))))
+
+    def common_expert(self) -> Experts:
+        """The bias of the second layer, without the part that depends on the passage."""
+        return self._reshaped(self.linear2.bias[None])
+
+    def _reshaped(self, flat: Tensor) -> Experts:
+        """Make the four factors of eq. 2 from the outputs of the second layer, one row each."""
         up1, up2, down1, down2 = flat.chunk(4, dim=-1)
         tall, wide = (-1, 1, self.d_model, self.rank), (-1, 1, self.rank, self.d_model)
         down2 = down2.view(wide) * self.output_scale.to(down2.dtype)

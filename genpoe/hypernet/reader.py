@@ -26,7 +26,7 @@ from backbone.final_ffn import FinalFFN
 from backbone.likelihood import IGNORE
 from backbone.model import Backbone
 from backbone.split import SplitBackbone
-from genpoe.experts import Around, GeneratedExperts, Looked, Looks, Site
+from genpoe.experts import Around, Experts, GeneratedExperts, Looked, Looks, Site
 from genpoe.hypernet.common import CommonExpert
 from genpoe.hypernet.hypernet import Hypernet, HypernetSettings, PassageTokens, StartSample
 from genpoe.hypernet.lexical import WordMatch
@@ -178,6 +178,10 @@ class ReaderHypernet(Hypernet):
         """The scalars of the lexical keys."""
         scalars = self.match.scalars() if self.match is not None else []
         return [(scalars, self.settings.scalar_lr_scale)] if scalars else []
+
+    def common_expert(self) -> Experts:
+        """The expert that is added for every passage, without the words of any."""
+        return self.common.expert()
 
     def cast(self, dtype: torch.dtype) -> ReaderHypernet:
         """Stay in float32: there are few parameters, and a softmax needs the precision."""

@@ -85,7 +85,8 @@ class WordWriter(nn.Module):
             ]
         )
         # Words that are nearly the mean (never trained) would get enormous directions.
-        self.scale.copy_(1 / own.clamp(min=0.1 * own.median()))
+        reach = final.multiplier * backbone.logit_scale
+        self.scale.copy_(1 / (own.clamp(min=0.1 * own.median()) * reach))
         if final.post is not None:
             post = _norm_weight(final.post, E.shape[1], backbone.device)
             self.inverse.mul_(_reciprocal(post).to(self.inverse.dtype))
@@ -107,9 +108,11 @@ class WordWriter(nn.Module):
         written = read @ self.inverse
         written = written + written @ self.turn
         if post is None:
-            return written * root_mean_square(stream + output)
-        after = post(output.to(self._final.backbone.dtype)).to(stream.dtype)
-        return written * root_mean_square(stream + after) * root_mean_square(output)
+            return written * root_mean_square(stream + self._final.multiplier * output)
+        after = self._final.multiplier * post(output.to(self._final.backbone.dtype))
+        return (
+            written * root_mean_square(stream + after.to(stream.dtype)) * root_mean_square(output)
+        )
 
 
 def _norm_weight(norm: Any, width: int, device: torch.device) -> Tensor:

@@ -144,7 +144,8 @@ class QADataModule(LightningDataModule):
         """Tokenise the questions, after checking that no gold passage is in both splits.
 
         Raises:
-            DataError: If a split is missing or empty, or if the splits share a gold passage.
+            DataError: If a split is missing or empty, if the splits share a gold passage, or if the
+                training passages do not differ.
         """
         say = rank_zero_only(log.info)
         if stage == "fit" and self.val_split is not None:
@@ -160,7 +161,7 @@ class QADataModule(LightningDataModule):
                 *(self.train_split, self.val_split),
             )
         if stage == "fit":
-            self._prepare(self.train_split, self.train_limit)
+            self._prepare(self.train_split, self.train_limit).check_differences()
         if self.val_split is not None:
             self._prepare(self.val_split, self.val_limit)
         else:

@@ -108,9 +108,16 @@ class Examples(Dataset[dict[str, Any]]):
                 place[key] = len(self.groups)
                 self.groups.append([])
                 gold = dataset.gold(question)[0]
-                read.append(encode_passage(tokenizer, gold, max_passage_tokens))
+                read.append(encode_passage(tokenizer, gold, max_passage_tokens + 1))
             self.groups[place[key]].append(index)
-        self.passages = TokenTable(read)
+        self.passages = TokenTable(row[:max_passage_tokens] for row in read)
+        cut = sum(len(row) > max_passage_tokens for row in read)
+        if cut:
+            log.info(
+                "%s: %d of %d passages are cut to %d tokens (max_passage_tokens)",
+                *(split, cut, len(read), max_passage_tokens),
+            )
+        self._answers_differ = len({question.answers[0] for question, _ in kept}) > 1
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -119,6 +126,26 @@ class Examples(Dataset[dict[str, Any]]):
     def lengths(self) -> np.ndarray:
         """The number of tokens of each question's prompt and answer together."""
         return self.prompts.lengths + self.answers.lengths
+
+    def check_differences(self) -> None:
+        """Check that passages can be told apart, and warn if the questions have one answer only.
+
+        Raises:
+            DataError: If all passages are the same, as far as they are read.
+        """
+        if len({row.tobytes() for row in self.passages}) < 2:
+            raise DataError(
+                f"{self.split}: expected passages that differ, got {len(self.passages)} with the "
+                f"same {self.passages.lengths[0]} tokens: from one text a hypernetwork cannot "
+                "learn what passages say; add questions about other passages, or raise "
+                "max_passage_tokens if they differ further behind"
+            )
+        if not self._answers_differ:
+            log.warning(
+                "%s: all %d questions have the same answer, which a hypernetwork can learn without "
+                "reading a passage; the control with shuffled passages will show it",
+                *(self.split, len(self)),
+            )
 
     @property
     def digest(self) -> str:

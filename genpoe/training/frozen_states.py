@@ -97,7 +97,7 @@ def frozen_states(
     """
     backbone = split.backbone
     return cached_states(
-        folder / _key(backbone, sequences, layer),
+        _home(folder, backbone, sequences, layer),
         [len(sequence) for sequence in sequences],
         backbone.d_model,
         backbone.dtype,
@@ -164,8 +164,18 @@ def _compute(
             states.write(index, below[row, : len(sequences[index])])
 
 
-def _key(backbone: Backbone, sequences: Sequence[Sequence[int]], layer: int) -> str:
-    digest = hashlib.sha256(f"{backbone.fingerprint} {layer} {backbone.dtype}".encode())
+def _home(folder: Path, backbone: Backbone, sequences: Sequence[Sequence[int]], layer: int) -> Path:
+    """The folder of some states; it is the one that version 0.1 made if only that is there."""
+    identity = backbone.identity
+    new, old = (
+        folder / _key(f"{fingerprint} {layer} {backbone.dtype}", sequences)
+        for fingerprint in (identity.fingerprint, identity.weights.legacy)
+    )
+    return old if _unfinished(new) and not _unfinished(old) else new
+
+
+def _key(decisive: str, sequences: Sequence[Sequence[int]]) -> str:
+    digest = hashlib.sha256(decisive.encode())
     for sequence in sequences:
         digest.update(torch.tensor(sequence, dtype=torch.int32).numpy().tobytes() + b"|")
     return digest.hexdigest()[:32]

@@ -34,7 +34,9 @@ from genpoe.training.others import with_others
 from genpoe.training.settings import OptimSettings
 from genpoe.training.start_sample import TrainingSample
 from plumbing.progress import progress
+from plumbing.storage.jsonl import DataError
 from plumbing.training.checkpoint import CheckpointError
+from qa.prompts import PROMPT_OF_0_1, prompt_template
 
 
 class GenPoEModule(LightningModule):
@@ -234,7 +236,11 @@ class GenPoEModule(LightningModule):
         }
 
     def on_fit_start(self) -> None:
-        """Move the backbone to the device, compute frozen states, and set values from data."""
+        """Move the backbone to the device, compute frozen states, and set values from data.
+
+        Raises:
+            DataError: If the values from data are not finite.
+        """
         self.backbone.to(self.device)
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         if self._cache_dir is not None:
@@ -242,6 +248,12 @@ class GenPoEModule(LightningModule):
         if self.hypernet.started:
             return
         self.hypernet.start(TrainingSample(self, datamodule))
+        if broken := self._not_finite():
+            raise DataError(
+                f"{', '.join(broken)} of the hypernetwork are not finite before the first step: "
+                "the training passages or questions hardly differ, or the backbone's states are "
+                "not finite; look at the data and at the backbone, not at the learning rate"
+            )
         if self.trainer.world_size > 1:  # the signs of eigenvectors may differ between machines
             for tensor in self.hypernet.state_dict().values():
                 torch.distributed.broadcast(tensor, 0)
@@ -278,13 +290,12 @@ class GenPoEModule(LightningModule):
         return compute()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the backbone's name and fingerprint to the checkpoint.
+        """Add the backbone's name and fingerprint and the prompt to the checkpoint.
 
         Raises:
             CheckpointError: If a weight is not finite; the checkpoint before it is then kept.
         """
-        broken = [n for n, p in self.hypernet.named_parameters() if not p.isfinite().all()]
-        if broken:
+        if broken := self._not_finite():
             raise CheckpointError(
                 f"training has diverged: {', '.join(broken)} are no longer finite, and nothing is "
                 "saved over the last checkpoint; lower the learning rate lr"
@@ -293,6 +304,11 @@ class GenPoEModule(LightningModule):
             "name": self.backbone.name,
             "fingerprint": self.backbone.fingerprint,
         }
+        checkpoint["prompt"] = prompt_template()
+
+    def _not_finite(self) -> list[str]:
+        """The names of the hypernetwork's weights that are not finite."""
+        return [n for n, p in self.hypernet.named_parameters() if not p.isfinite().all()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the training goes on with the same backbone and the same hypernetwork.
@@ -313,7 +329,10 @@ class GenPoEModule(LightningModule):
                 f"the checkpoint is of another hypernetwork: {_said(changed)}; go on with the same "
                 "experiment and the same settings of hypernet"
             )
-        if others := others | _changes(before["optim"], now["optim"]):
+        others |= _changes(before["optim"], now["optim"])
+        # The prompts have several lines, and the warning has one.
+        prompts = repr(checkpoint.get("prompt", PROMPT_OF_0_1)), repr(prompt_template())
+        if others := others | _changes({"prompt": prompts[0]}, {"prompt": prompts[1]}):
             said = _said(others)
             rank_zero_warn(f"the run goes on with other settings: {said}", category=UserWarning)
 

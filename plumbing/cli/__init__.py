@@ -12,8 +12,8 @@ Nothing here imports torch, or anything else that takes longer than a moment.
 from __future__ import annotations
 
 from plumbing.cli.closing import next_command, say_written, type_script, type_shell
-from plumbing.cli.entry import as_folder, check_complete, command, one_line, run, tool
-from plumbing.cli.values import shown
+from plumbing.cli.entry import check_complete, command, one_line, run, tool
+from plumbing.cli.values import as_folder, shown
 
 __all__ = [
     "as_folder",

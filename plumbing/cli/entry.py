@@ -15,7 +15,6 @@ exit code is 2.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import sys
@@ -33,8 +32,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from plumbing.cli.help import help_page
 from plumbing.cli.keys import CommandLineError, compose_command, find_fault
+from plumbing.cli.parts import wrong_argument
 from plumbing.cli.renamed import uses_old_key
-from plumbing.cli.values import CONF
+from plumbing.cli.values import CONF, as_folder, with_quotes
 from plumbing.mounts import locate
 from plumbing.quiet import leave_out_chatter
 
@@ -43,21 +43,11 @@ T = TypeVar("T")
 
 EXIT_CODE = 2
 
-_LONGEST_NAME = 120  # characters of a run's folder; longer ones end with a digest
-
 # DataError, CheckpointError and the like are ValueErrors.
 _CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
 _MENDABLE = (*_CONFIG_ERRORS, ValueError, OSError, ImportError)
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _SET_BY_US = "GENPOE_SET_HYDRA_FULL_ERROR"  # environment, so that DDP's child processes know too
-
-
-def as_folder(overrides: str) -> str:
-    """A run's overrides as the name of one folder, whatever paths are among them."""
-    name = overrides.replace("/", "_").replace("\\", "_")
-    if len(name) <= _LONGEST_NAME:
-        return name
-    return f"{name[:_LONGEST_NAME]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
 
 
 OmegaConf.register_new_resolver("as_folder", as_folder, replace=True)  # conf/hydra/default.yaml
@@ -91,6 +81,8 @@ def command(
     Raises:
         SystemExit: After ``--help`` with code 0, after an error that the user can mend with code 2.
     """
+    sweeps = not {"-m", "--multirun"}.isdisjoint(sys.argv)
+    sys.argv[1:] = [with_quotes(word, sweeps=sweeps) for word in sys.argv[1:]]
     options, others = get_args_parser().parse_known_args()
     settings = [*options.overrides, *(one for one in others if not one.startswith("-"))]
     if options.help:
@@ -118,7 +110,6 @@ def command(
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
         except (*_CONFIG_ERRORS, ValueError) as error:
-            sweeps = bool(options.multirun)
             fault = find_fault(CONF, name, settings, sweeps=sweeps) if own and not started else None
             if fault is None:
                 raise
@@ -300,7 +291,7 @@ def one_line(error: BaseException) -> str:
 def _cause(error: BaseException) -> BaseException:
     """What failed, where Hydra built it."""
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        error = error.__cause__
+        error = wrong_argument(error) or error.__cause__
     return error
 
 

@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from plumbing.cli.comments import read_comments
 from plumbing.cli.renamed import RENAMED, new_settings
+from plumbing.cli.values import typed_word
 
 _COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
@@ -122,7 +123,8 @@ def find_fault(
                 key, value = _split(str(one.input_line))
                 return (
                     f"expected one value for {key}, got {value}; give {key}=[{value}] if it is a "
-                    "list, or -m to run once for each value"
+                    f"list, {typed_word(key, value)} if it is a text, or -m to run once for each "
+                    "value"
                 )
         missing = [key for key, choice in composed.choices.items() if choice == MISSING]
         if missing:
@@ -333,7 +335,7 @@ def _malformed(text: str, error: HydraException) -> str:
     reason = " ".join(str(error).split())
     return (
         f"cannot read the value of {key}, got {value!r} ({reason}); close its brackets and quotes, "
-        f"and put text with signs of its own into quotes twice: {key}='\"…\"'"
+        f"or, if it is a path or another text, put it into quotes twice: {typed_word(key, value)}"
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _SHOWN = 40  # characters of a file's name that its temporary file repeats
 
@@ -66,10 +67,34 @@ def write_whole(
         sync_folder(path.parent)
 
 
+def json_text(value: object, **settings: Any) -> str:
+    """The JSON text of a value. Numbers that are not finite, which JSON lacks, become null.
+
+    Args:
+        value: Plain JSON values.
+        **settings: Further arguments of ``json.dumps``.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **settings)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False, **settings)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, value: object) -> None:
-    """Write a value as indented JSON with `write_whole`, and make the file's folder if needed."""
+    """Write a value as indented `json_text`, and make the file's folder if needed.
+
+    The file appears whole, as `write_whole` says.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(value, indent=2) + "\n"
+    text = json_text(value, indent=2) + "\n"
     with write_whole(path) as file:
         file.write(text.encode("utf-8"))
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from plumbing.progress import progress
-from plumbing.storage.files import write_whole
+from plumbing.storage.files import json_text, write_whole
 
 
 class DataError(ValueError):
@@ -114,9 +115,9 @@ def text_field(row: Mapping[str, Any], key: str, where: str, *, may_be_blank: bo
     """
     value = require_key(row, key, where)
     if not isinstance(value, str):
-        raise DataError(
-            f"{where}: {key!r} must be a string, got {describe(value)}; correct the line"
-        )
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        advice = "put it in quotes" if number else "correct the line"
+        raise DataError(f"{where}: {key!r} must be a string, got {describe(value)}; {advice}")
     if not may_be_blank and not value.strip():
         raise DataError(
             f"{where}: {key!r} must hold some text, got {describe(value)}; fill it in or remove "
@@ -165,7 +166,7 @@ def read_lines(path: Path, description: str | None = None) -> Iterator[tuple[int
     """Yield the number of each line, counted from 1, and the line as bytes.
 
     The lines are bytes, so that a line that is not UTF-8 can be named by its number. The file is
-    gzipped if its name ends in ``.gz``.
+    gzipped if its name ends in ``.gz``. A byte-order mark at its beginning is left out.
 
     Args:
         path: The file.
@@ -181,7 +182,7 @@ def read_lines(path: Path, description: str | None = None) -> Iterator[tuple[int
             size = path.stat().st_size
             lines = progress(stream, description, size, raw.tell) if description else stream
             for number, line in enumerate(lines, start=1):
-                yield number, line
+                yield number, line.removeprefix(BOM_UTF8) if number == 1 else line
     except FileNotFoundError as error:
         raise DataError(
             f"{path}: expected a JSON-lines file, found none; check the path"
@@ -204,7 +205,7 @@ def parse_object(path: Path, number: int, line: bytes) -> dict[str, Any]:
     """
     where = f"{path}:{number}"
     try:
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        text = line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{where}: expected UTF-8, got the byte 0x{line[error.start]:02x} at byte "
@@ -237,7 +238,7 @@ def _write_lines(
 
 def _encode(path: Path, number: int, row: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(row, ensure_ascii=False).encode("utf-8")
+        return json_text(row, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(
             f"{path}:{number}: expected text that UTF-8 can express, got half a surrogate pair "

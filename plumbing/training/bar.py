@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from plumbing.progress import SECONDS_BETWEEN_UPDATES, is_shown
+from plumbing.settings import typed
 
 
 class NamedProgressBar(TQDMProgressBar):
@@ -23,6 +24,7 @@ class NamedProgressBar(TQDMProgressBar):
         refresh_rate: Batches between two updates, at least. 0: there is no bar.
     """
 
+    @typed
     def __init__(self, name: str = "Training", refresh_rate: int = 1) -> None:
         super().__init__(refresh_rate=refresh_rate)
         self._name, self._updated = name, 0.0

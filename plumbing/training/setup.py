@@ -10,16 +10,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
+from plumbing.cli.parts import build
+from plumbing.mounts import SettingValueError, mounted
 from plumbing.quiet import without_advice_on_workers
 from plumbing.storage.files import write_json
 from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError
+from plumbing.training.trainer import check_trainer_arguments
 
+_REFUSALS = (MisconfigurationException, ImportError)  # of settings that do not fit together
+# What Lightning only finds out while it trains: its words, the setting, and what to do.
+_COMPLAINTS = {
+    "does not allow for gradient clipping": (
+        "trainer.precision",
+        "set {} to bf16-mixed or 32-true, or the gradient_clip_val beside it to null",
+    ),
+    "conditioned on metric": ("callbacks", "change the monitor of its callback in {}"),
+}
 _LIGHTNING_WORDS = ("last", "best", "hpc")
 
 
@@ -46,34 +58,45 @@ def seed(number: int) -> None:
 def make_trainer(config: DictConfig, **changes: Any) -> Trainer:
     """The trainer of a configuration, with the callbacks and loggers that it names.
 
+    Call it before anything is loaded, so that a wrong setting shows at once.
+
     Args:
         config: Has ``trainer`` and ``logger``, and may have ``callbacks``.
         **changes: Arguments of the trainer that replace those of the configuration.
 
     Raises:
-        InstantiationException: If Lightning refuses a setting; its cause says which.
+        SettingValueError: If Lightning refuses a setting of the trainer, of a callback or of a
+            logger. The message names it.
     """
+    with mounted("trainer"):
+        check_trainer_arguments(config.trainer, changes)
     arguments = {
         "callbacks": training_callbacks(config),
         "plugins": [AtomicCheckpointIO()],
+        "logger": training_loggers(config),
         **changes,
     }
-    if "logger" not in arguments:
-        arguments["logger"] = training_loggers(config)
-    trainer: Trainer = instantiate(config.trainer, **arguments)
+    trainer: Trainer = build(config, "trainer", _REFUSALS, **arguments)
     return trainer
 
 
 def training_callbacks(config: DictConfig) -> list[Callback]:
     """The callbacks of the configuration; without a logger, none that only writes to one."""
-    settings = (config.get("callbacks") or {}).values()
-    callbacks: list[Any] = [instantiate(callback) for callback in settings]
+    callbacks: list[Any] = _parts(config, "callbacks")
     return [c for c in callbacks if config.logger or not isinstance(c, LearningRateMonitor)]
 
 
 def training_loggers(config: DictConfig) -> list[Logger] | bool:
     """The loggers of the configuration; if there are none, False, as the trainer wants it."""
-    return [instantiate(logger) for logger in config.logger.values()] or False
+    return _parts(config, "logger") or False
+
+
+def _parts(config: DictConfig, section: str) -> list[Any]:
+    """What a section names; a part that is null is left out."""
+    named = config.get(section) or {}
+    return [
+        build(config, f"{section}.{name}", _REFUSALS) for name in named if named[name] is not None
+    ]
 
 
 def fit(
@@ -95,10 +118,20 @@ def fit(
 
     Raises:
         CheckpointError: If the checkpoint cannot be loaded; see `check_ckpt_path`, too.
+        SettingValueError: If Lightning refuses settings that do not fit the module or its data.
     """
     check_ckpt_path(ckpt_path)
-    with without_advice_on_workers():
-        trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+    try:
+        with without_advice_on_workers():
+            trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+    except MisconfigurationException as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise SettingValueError("trainer", reason, "change the settings of {}") from error
+    except RuntimeError as error:
+        for words, (key, remedy) in _COMPLAINTS.items():
+            if words in str(error):
+                raise SettingValueError(key, " ".join(str(error).split()), remedy) from error
+        raise
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     return {**metrics, "steps": trainer.global_step}
 

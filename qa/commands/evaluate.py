@@ -11,13 +11,14 @@ from omegaconf import DictConfig
 
 from backbone.model import Backbone
 from plumbing.cli import check_complete, next_command, say_written
-from plumbing.mounts import mounted
-from plumbing.settings import check_limit, check_types
+from plumbing.mounts import SettingValueError, mounted
+from plumbing.settings import check_limit, check_seed, check_types
 from qa.data.dataset import QADataset
-from qa.evaluation.evaluate import evaluate
+from qa.evaluation.evaluate import evaluate, sample
 from qa.passages.choose import RETRIEVED_KINDS, check_passages, make_passage_source
+from qa.passages.gold_ids import gold_ids
 from qa.passages.pipeline import open_pipeline
-from qa.passages.source import check_k
+from qa.passages.source import PassageSource, check_k
 from qa.tables.tables import summary
 
 log = logging.getLogger(__name__)
@@ -35,17 +36,30 @@ class EvaluationSettings:
     split: str
     rag: bool
     passages: str
+    prompt_passages: str | None
     k: int
     limit: int | None
     batch_size: int
     max_new_tokens: int
     seed: int
+    sample_seed: int
 
     def __post_init__(self) -> None:
         check_limit(self.limit)
         check_types(self)
+        check_seed(self.seed)
+        check_seed(self.sample_seed, "sample_seed")
         check_passages(self.passages)
+        if self.prompt_passages is not None:
+            check_passages(self.prompt_passages, "prompt_passages")
         check_k(self.k)
+        if self.prompt_passages is not None and not self.rag:
+            raise SettingValueError(
+                "prompt_passages",
+                f"prompt_passages={self.prompt_passages} puts passages into the prompt, got "
+                "rag=false",
+                "set rag=true, or leave {} out",
+            )
 
 
 def evaluate_command(config: DictConfig) -> dict[str, float]:
@@ -88,14 +102,21 @@ def evaluate_run(
     )
     # The data come first, so that what is wrong with them shows before a large model is loaded.
     dataset = dataset or instantiate(config.data)
-    questions = dataset.split(settings.split)
-    pipeline = open_pipeline(config) if settings.passages in RETRIEVED_KINDS else None
-    source = make_passage_source(settings.passages, dataset, settings.seed, pipeline, settings.k)
+    questions = sample(dataset.split(settings.split), settings.limit, settings.sample_seed)
+    kinds = {settings.passages, settings.prompt_passages}
+    pipeline = None if kinds.isdisjoint(RETRIEVED_KINDS) else open_pipeline(config)
+
+    def source_of(kind: str) -> PassageSource:
+        return make_passage_source(kind, dataset, settings.seed, pipeline, settings.k)
+
+    source = source_of(settings.passages)
+    shown = settings.prompt_passages
+    prompt_source = None if shown is None else source_of(shown)
     backbone = backbone or instantiate(config.backbone)
     method = instantiate(config.method, backbone=backbone)
-    gold = dict.fromkeys(id for question in questions for id in question.passage_ids)
+    known = (id for id in gold_ids(questions) if id in dataset.passages)
     with mounted("method"):
-        method.check_passages(dataset.passages[id] for id in gold if id in dataset.passages)
+        method.check_passages(dataset.passages[id] for id in known)
     if not (method.uses_passages or method.retrieves or settings.passages == "gold"):
         log.warning(
             "passages=%s changes nothing: this method, as it is set, is given no passages",
@@ -107,8 +128,8 @@ def evaluate_run(
         source,
         run_dir=config.paths.output_dir,
         batch_size=settings.batch_size,
-        limit=settings.limit,
         seed=settings.seed,
+        prompt_source=prompt_source,
     )
     log.info("%s", summary(metrics))
     return metrics

@@ -61,9 +61,7 @@ def evaluate_retrieval_command(config: DictConfig) -> dict[str, float]:
     if pipeline is None:
         raise ValueError("there is no retriever to evaluate; give retriever=bm25|dense|hybrid")
     title = f"{dataset.name}, {settings.split}"
-    metrics = evaluate_retrieval(
-        pipeline, questions, settings.ks, config.paths.output_dir, title, settings.seed
-    )
+    metrics = evaluate_retrieval(pipeline, questions, settings.ks, config.paths.output_dir, title)
     log.info("%s, %d questions\n\n%s", title, len(questions), retrieval_table(metrics))
     parts = ("data", "retriever", "corpus", "reranker", "pipeline")
     asking = {"method": "rag", "passages": "retrieved", "split": settings.split}

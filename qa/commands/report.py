@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,15 +14,19 @@ from omegaconf import DictConfig, OmegaConf
 from plumbing.cli import check_complete, say_written, type_shell
 from plumbing.mounts import SettingValueError
 from plumbing.output import show
-from plumbing.settings import check_seed, check_types
+from plumbing.settings import check_choice, check_seed, check_types
 from plumbing.storage.files import write_json
-from qa.evaluation.run_folder import RunFolder, differences, read_run
+from qa.evaluation.evaluate import LARGEST
+from qa.evaluation.pairing import average, differences
+from qa.evaluation.run_folder import RunFolder, read_run
+from qa.statistics import over_runs
 from qa.tables.side_by_side import SECONDS, TRIGGER_RATE, Evaluated, plot, table
-from qa.tables.tables import SCORES, flat
+from qa.tables.tables import SCORES, flat, markdown_table, with_interval
 
 log = logging.getLogger(__name__)
 
-_COUNT = {"n": ("n", 0)}
+QUESTIONS = ("same", "common")
+_COUNT = {"n": ("n", 0), "clusters": ("clusters", 0)}
 _COLUMNS = {**SCORES, **TRIGGER_RATE, **SECONDS, "peak_memory": ("GiB", 2), **_COUNT}
 
 
@@ -31,17 +36,28 @@ class ReportSettings:
 
     Raises:
         SettingValueError: If one has another type, if there is no run, if the numbers of labels and
-            of runs differ, if two labels are equal, or if the baseline is none of the labels.
+            of runs differ, if two labels or two runs of a list are equal, or if the baseline is
+            none of the labels.
     """
 
-    runs: Sequence[str]
+    runs: Sequence[str | Sequence[str]]
     labels: Sequence[str | int | float] | None
     baseline: str | int | float | None
+    questions: str
     seed: int
 
     def __post_init__(self) -> None:
         check_types(self)
         check_seed(self.seed)
+        check_choice("questions", self.questions, QUESTIONS)
+        for folders in self.folders:
+            if not folders or len({Path(folder).resolve() for folder in folders}) < len(folders):
+                raise SettingValueError(
+                    "runs",
+                    "a list of runs that differ in their seed must name each run once, got "
+                    f"[{', '.join(folders)}]",
+                    "set {}=[RUN,[RUN,RUN]]",
+                )
         names = self.names
         if not self.runs or len(names) != len(self.runs):
             raise SettingValueError(
@@ -63,10 +79,15 @@ class ReportSettings:
             )
 
     @property
+    def folders(self) -> list[list[str]]:
+        """The run folders of each row: one, or several that differ in their seed."""
+        return [[run] if isinstance(run, str) else list(run) for run in self.runs]
+
+    @property
     def names(self) -> list[str]:
-        """The names of the runs: their labels, or else the names of their folders."""
+        """The names of the rows: their labels, or else the names of their folders."""
         if self.labels is None:
-            return [Path(run).resolve().name for run in self.runs]
+            return ["+".join(Path(run).resolve().name for run in row) for row in self.folders]
         return [str(label) for label in self.labels]
 
     @property
@@ -78,33 +99,45 @@ class ReportSettings:
 def report_command(config: DictConfig) -> dict[str, float]:
     """Compare runs in a table and a figure.
 
-    It writes ``metrics.json``, ``table.md``, ``figure.png`` and, if there are several runs,
-    ``differences.md``, which says how each run differs from the baseline.
+    It writes ``metrics.json``, ``table.md`` and ``figure.png``. If there are several rows, there is
+    also ``differences.md``, which says how each differs from the baseline; and if a row has several
+    runs, there is ``seeds.md``, which says how these differ.
 
     Args:
         config: A configuration composed from ``conf/report.yaml``.
 
     Returns:
-        The metrics of all runs as ``<label>/<metric>``, and their differences from the baseline as
-        ``<label>/minus/<baseline>/<metric>``; see `qa.evaluation.run_folder.differences`.
+        The metrics of all rows as ``<label>/<metric>``, and their differences from the baseline as
+        ``<label>/minus/<baseline>/<metric>``; see `qa.evaluation.pairing.differences`. The
+        intervals are computed anew, those of old runs as well. A row of several runs also has
+        `over_seeds`, as ``<label>/seeds/<metric>``.
 
     Raises:
         ValueError: If a setting or a run is at fault, or a run cannot be compared.
     """
     check_complete(config)
     given: Any = OmegaConf.to_container(config, resolve=True)
-    settings = ReportSettings(*(given[name] for name in ("runs", "labels", "baseline", "seed")))
-    pairs = zip(settings.names, settings.runs, strict=True)
-    runs = {name: read_run(run) for name, run in pairs}
-    compared = settings.compared
+    names = ("runs", "labels", "baseline", "questions", "seed")
+    settings = ReportSettings(*(given[name] for name in names))
+    groups = {
+        name: [read_run(folder) for folder in folders]
+        for name, folders in zip(settings.names, settings.folders, strict=True)
+    }
+    runs = {name: _row_of(group, settings.seed) for name, group in groups.items()}
+    seeds = {name: over_seeds(group) for name, group in groups.items() if len(group) > 1}
+    compared, common = settings.compared, settings.questions == "common"
     gains = {
-        name: differences(run, runs[compared], settings.seed)
+        name: differences(run, runs[compared], settings.seed, common)
         for name, run in runs.items()
         if name != compared
     }
     metrics = flat(
         {
-            name: {**run.metrics, "minus": {compared: gains.get(name, {})}}
+            name: {
+                **run.metrics,
+                "seeds": seeds.get(name, {}),
+                "minus": {compared: gains.get(name, {})},
+            }
             for name, run in runs.items()
         }
     )
@@ -112,8 +145,16 @@ def report_command(config: DictConfig) -> dict[str, float]:
     write_json(folder / "metrics.json", metrics)
     rows = [_row(name, run) for name, run in runs.items()]
     pages = {"table.md": table(rows, _COLUMNS)}
+    if unknown := [name for name, run in runs.items() if not run.is_clustered]:
+        pages["table.md"] += (
+            "\nThese runs do not say which gold passages their questions have, so that each "
+            f"question counts as a\ncluster of its own: {', '.join(unknown)}. Evaluate again for "
+            "wider and truer intervals.\n"
+        )
+    if seeds:
+        pages["seeds.md"] = _seeds(seeds)
     if gains:
-        pages["differences.md"] = _differences(gains, compared)
+        pages["differences.md"] = _differences(gains, compared, common)
     for name, page in pages.items():
         (folder / name).write_text(page, encoding="utf-8")
     plot(rows, folder / "figure.png")
@@ -125,18 +166,72 @@ def report_command(config: DictConfig) -> dict[str, float]:
     return metrics
 
 
+def over_seeds(runs: Sequence[RunFolder]) -> dict[str, float]:
+    """Compare runs of one configuration that differ in their seed.
+
+    Returns:
+        ``n``, the number of runs. For each score that all of them have, ``<name>``, the mean over
+        runs; ``<name>_low`` and ``<name>_high``, the ends of its 95 % t interval; and
+        ``<name>_least`` and ``<name>_most``, the lowest and the highest run.
+    """
+    found: dict[str, float] = {"n": len(runs)}
+    for name in SCORES:
+        if all(name in run.metrics for run in runs):
+            values = [run.metrics[name] for run in runs]
+            found |= over_runs(values, LARGEST[name]).metrics(name)
+            found |= {f"{name}_least": min(values), f"{name}_most": max(values)}
+    return found
+
+
+def _row_of(runs: Sequence[RunFolder], seed: int) -> RunFolder:
+    """Make one run of all runs of a row; the intervals are those of the mean over its runs."""
+    averaged = average(runs)
+    names = [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
+    names = [name for name in names if not name.endswith(("_low", "_high"))]
+    means = {name: fmean(run.metrics[name] for run in runs) for name in names}
+    return RunFolder(
+        averaged.path, averaged.questions, averaged.prompt, means | averaged.summary(seed)
+    )
+
+
 def _row(name: str, run: RunFolder) -> Evaluated:
     """Make the row of a run, with its memory in GiB."""
     memory = {key: run.metrics[key] / 2**30 for key in ("peak_memory",) if key in run.metrics}
     return Evaluated({"Run": name}, run.metrics | memory)
 
 
-def _differences(gains: Mapping[str, dict[str, float]], compared: str) -> str:
-    """Write a Markdown page with a row for each run that is compared."""
+def _seeds(seeds: Mapping[str, dict[str, float]]) -> str:
+    """Write a Markdown page with a row for each score of each row that has several runs."""
+    lines = [
+        [
+            name,
+            heading,
+            f"{found['n']:.0f}",
+            with_interval(found, score, digits),
+            *(f"{found[f'{score}_{end}']:.{digits}f}" for end in ("least", "most")),
+        ]
+        for name, found in seeds.items()
+        for score, (heading, digits) in SCORES.items()
+        if score in found
+    ]
     text = (
-        f"How much each run differs from {compared}, question by question, with 95 % bootstrap "
-        "intervals over the n\nquestions that both have: EM, F1 and Acc in points, nll in nats an "
-        "answer token.\n"
+        "How much runs differ that differ in their seed: the mean over seeds with its 95 % t "
+        "interval, and the lowest and\nthe highest run. All of them answered the same questions.\n"
+    )
+    headings = ["Run", "Score", "Seeds", "Mean", "Lowest", "Highest"]
+    return f"{text}\n{markdown_table(lines, headings, labels=2)}"
+
+
+def _differences(gains: Mapping[str, dict[str, float]], compared: str, common: bool) -> str:
+    """Write a Markdown page with a row for each run that is compared."""
+    which = (
+        "n questions that both\nhave; questions that only one has are left out"
+        if common
+        else "same n\nquestions"
+    )
+    text = (
+        f"How much each run differs from {compared}, question by question, with 95 % intervals, "
+        f"over the {which}: EM, F1 and Acc in points, nll in nats an answer token.\n"
     )
     rows = [Evaluated({"Run": name}, gain) for name, gain in gains.items()]
     return f"{text}\n{table(rows, SCORES | _COUNT)}"

@@ -21,6 +21,7 @@ from plumbing.training.setup import check_ckpt_path, make_trainer, seed
 from qa.data.dataset import QADataset, Question, drop_overlap, load_folder
 from qa.evaluation.evaluate import sample
 from qa.passages.containment import answers_question
+from qa.passages.gold_ids import gold_ids, warn_of_missing_gold
 from retrieval.corpus.corpus import Corpus
 from retrieval.passage import Passage
 from retrieval.rerank.training.batches import RerankerDataModule
@@ -100,6 +101,7 @@ def train_reranker_command(config: DictConfig) -> dict[str, float]:
     mining = read_section(config, "mining", MiningSettings)
     batching = read_section(config, "batching", BatchingSettings)
     index_settings = instantiate(config.retriever)
+    trainer = make_trainer(config, precision=_precision(config.trainer))
     cross_encoder = instantiate(config.cross_encoder)
     module = read_section(config, "optim", partial(RerankerModule, cross_encoder))
     corpus = instantiate(config.corpus)
@@ -114,7 +116,6 @@ def train_reranker_command(config: DictConfig) -> dict[str, float]:
         batching.negatives,
         batching.seed,
     )
-    trainer = make_trainer(config, precision=_precision(config.trainer))
     metrics = train_reranker(
         module, data, trainer, config.paths.output_dir, config.ckpt_path, _origin(config)
     )
@@ -172,6 +173,20 @@ def _mine(
     questions = sample(dataset.split(settings.split), settings.limit, config.seed)
     with mounted("retriever"):
         retriever = index_settings.open(corpus)
+    warn_of_missing_gold(
+        gold_ids(questions),
+        corpus,
+        "the corpus",
+        "questions without a gold passage there are left out; give the corpus whose ids the data "
+        "set's passage_ids name",
+    )
+    warn_of_missing_gold(
+        sorted(held_out),
+        corpus,
+        "the corpus, of those that are held out",
+        "what is evaluated is not held out if it stands in the corpus under another id; give data "
+        "and a corpus with the same ids",
+    )
     mined = mine_cached(
         labelled_queries(questions),
         retriever,

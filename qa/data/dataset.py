@@ -23,7 +23,10 @@ from plumbing.storage.jsonl import (
 from retrieval.corpus.formats import read_passages
 from retrieval.passage import Passage
 
-SPLITS = ("train", "dev", "dev_rephrased", "test")
+SPLITS = (
+    *("train", "dev", "dev_rephrased", "test", "test_rephrased", "test_reworded"),
+    *("test_unseen", "test_unseen_rephrased", "known"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +96,8 @@ def load_folder(
     """Load a data set in the project's format, plain or gzipped JSON lines.
 
     Args:
-        dir: A folder with ``passages.jsonl`` and at least one of ``train.jsonl``, ``dev.jsonl``,
-            ``dev_rephrased.jsonl`` and ``test.jsonl``; each may end in ``.gz``.
+        dir: A folder with ``passages.jsonl`` and the file of at least one of the `SPLITS`, such as
+            ``dev.jsonl``; each may end in ``.gz``.
         name: The name of the data set in tables.
         passages_path: A file of passages that is read instead of the folder's own.
 

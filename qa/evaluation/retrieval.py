@@ -13,8 +13,9 @@ from plumbing.stopwatch import Stopwatch
 from plumbing.storage.files import write_json
 from plumbing.storage.jsonl import write_jsonl
 from qa.data.dataset import Question
-from qa.metrics import bootstrap_interval, paired_difference
 from qa.passages.containment import is_yes_no
+from qa.passages.gold_ids import gold_ids, warn_of_missing_gold
+from qa.statistics import clusters_of, difference, estimate
 from qa.tables.retrieval import plot_accuracy, retrieval_table
 from retrieval.answers import holds_answer
 from retrieval.metrics import Judged, score_rankings
@@ -30,7 +31,6 @@ def evaluate_retrieval(
     ks: Sequence[int],
     run_dir: str | Path,
     title: str = "",
-    seed: int = 0,
 ) -> dict[str, float]:
     """Retrieve and rerank for every question, score both rankings, and write down the results.
 
@@ -41,14 +41,13 @@ def evaluate_retrieval(
         run_dir: The folder of ``metrics.json``, ``rankings.jsonl`` (a line for each question),
             ``table.md`` and ``accuracy.png``. It is made if it does not exist.
         title: The title of the plot.
-        seed: The seed of the bootstrap.
 
     Returns:
         The metrics as they were written:
 
         * those of `retrieval.metrics.score_rankings` for the retriever, and with the prefix
-          ``reranked/`` after reranking. Each has the ends of its 95 % bootstrap interval,
-          ``…_low`` and ``…_high``.
+          ``reranked/`` after reranking. Each has the ends of its 95 % interval, ``…_low`` and
+          ``…_high`` (`qa.statistics`). Questions that share a gold passage are one cluster.
         * ``reranked/<name>_gain``, the gain by reranking, paired by question, with its interval.
         * ``n``, the number of questions; ``n_judged``, the number that accuracy is about (all but
           yes/no questions); and ``n_gold``, the number that recall and ``mrr`` are about.
@@ -68,6 +67,13 @@ def evaluate_retrieval(
             "set {}=[1,5] or pipeline.n",
         )
     ks = sorted(set(ks))
+    warn_of_missing_gold(
+        gold_ids(questions),
+        pipeline.corpus,
+        "the corpus",
+        "recall and mrr say little or nothing, while accuracy looks at the texts; give the corpus "
+        "whose ids the data set's passage_ids name",
+    )
     queries = [question.question for question in questions]
     watch = Stopwatch()
     retrieved = pipeline.retrieve(queries)
@@ -81,7 +87,11 @@ def evaluate_retrieval(
         moves = zip(judged[""], retrieved, rankings["reranked/"], strict=True)
         judged["reranked/"] = [_reordered(*move) for move in moves]
     scores = {prefix: score_rankings(ranking, ks) for prefix, ranking in judged.items()}
-    metrics = {**_summarize(scores, seed), **_counts(judged[""]), **seconds}
+    metrics = {
+        **_summarize(scores, _covered(questions, judged[""])),
+        **_counts(judged[""]),
+        **seconds,
+    }
     _write(Path(run_dir), questions, rankings, judged, metrics, ks, title)
     return metrics
 
@@ -106,17 +116,25 @@ def _reordered(judged: Judged, before: Sequence[Hit], after: Sequence[Hit]) -> J
     return Judged(holds, [judged.gold[place] for place in order], judged.n_gold)
 
 
-def _summarize(scores: dict[str, Scores], seed: int) -> dict[str, float]:
+def _covered(questions: Sequence[Question], judged: Sequence[Judged]) -> dict[str, list[int]]:
+    """The clusters of the questions that each kind of metric covers, as `score_rankings` says."""
+    pairs = list(zip(clusters_of([one.passage_ids for one in questions]), judged, strict=True))
+    golden = [cluster for cluster, one in pairs if one.n_gold]
+    answerable = [cluster for cluster, one in pairs if one.holds is not None]
+    return {"accuracy": answerable, "recall": golden, "mrr": golden}
+
+
+def _summarize(scores: dict[str, Scores], covered: dict[str, list[int]]) -> dict[str, float]:
     """Compute the means, the intervals and the gains of the scores of each ranking."""
     metrics: dict[str, float] = {}
     for prefix, values in scores.items():
         for name, each in values.items():
-            low, high = bootstrap_interval(each, seed)
-            key = f"{prefix}{name}"
-            metrics |= {key: sum(each) / len(each), f"{key}_low": low, f"{key}_high": high}
+            key, kind = f"{prefix}{name}", name.partition("@")[0]
+            largest = 1.0 if kind == "mrr" else 100.0
+            metrics |= estimate(each, covered[kind], largest).metrics(key)
             if prefix:
-                gain, low, high = paired_difference(each, scores[""][name], seed)
-                metrics |= {f"{key}_gain": gain, f"{key}_gain_low": low, f"{key}_gain_high": high}
+                gain = difference(each, scores[""][name], covered[kind], largest)
+                metrics |= gain.metrics(f"{key}_gain")
     return metrics
 
 

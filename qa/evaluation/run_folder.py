@@ -1,9 +1,10 @@
-"""Reading run folders of ``scripts/evaluate.py``, and the differences between two of them."""
+"""Reading what ``scripts/evaluate.py`` wrote into a run folder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,10 @@ from plumbing.storage.jsonl import (
     require_key,
     text_field,
 )
-from qa.evaluation.evaluate import SCALE
-from qa.metrics import paired_difference
+from qa.evaluation.evaluate import MADE_WITH, SCALE, summarize
+from qa.prompts import PROMPT_OF_0_1
 
 _NEEDED = ("em", "nll", "n")
-_ENDS = ("", "_low", "_high")
 
 
 @dataclass(frozen=True)
@@ -29,33 +29,54 @@ class Answered:
 
     Attributes:
         where: The line as ``file:line``, for messages.
+        question: What was asked; None if the line does not say so.
         answers: The answers that count as right.
-        scores: Its scores among em, f1, acc and nll, in the units of ``metrics.json``.
+        gold_ids: The gold passages of the question; None if the line does not say so, as in runs
+            of before the field.
+        scores: Its scores among em, f1, acc and nll, as they stand in the line.
     """
 
     where: str
+    question: str | None
     answers: list[str]
+    gold_ids: list[str] | None
     scores: dict[str, float]
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class Predictions:
+    """The answers of one evaluation.
+
+    Attributes:
+        path: The file ``predictions.jsonl``.
+        questions: Its lines, by the id of the question.
+        prompt: The `qa.prompts.prompt_template` of the run.
+    """
+
+    path: Path
+    questions: dict[str, Answered]
+    prompt: str
+
+    @property
+    def is_clustered(self) -> bool:
+        """True if the gold passages of every question are known, and with them the clusters."""
+        return all(line.gold_ids is not None for line in self.questions.values())
+
+    def summary(self, seed: int = 0) -> dict[str, float]:
+        """The mean scores with their intervals; see `qa.evaluation.evaluate.summarize`."""
+        lines = self.questions.values()
+        return summarize([{**line.scores, "gold_ids": line.gold_ids} for line in lines], seed)
+
+
+@dataclass(frozen=True)
+class RunFolder(Predictions):
     """An evaluation as it was written.
 
     Attributes:
-        folder: The run folder.
         metrics: The content of ``metrics.json``.
-        questions: The lines of ``predictions.jsonl``, by the id of the question.
     """
 
-    folder: Path
     metrics: dict[str, float]
-    questions: dict[str, Answered]
-
-    @property
-    def predictions(self) -> Path:
-        """The file of the predictions."""
-        return self.folder / "predictions.jsonl"
 
 
 def read_run(folder: str | Path) -> RunFolder:
@@ -72,60 +93,57 @@ def read_run(folder: str | Path) -> RunFolder:
             f"{'a file' if folder.exists() else 'nothing'}; check runs=[…]"
         )
     metrics = _read_metrics(folder / "metrics.json")
-    run = RunFolder(folder, metrics, {})
-    lines: dict[str, int] = {}
-    for number, row in read_jsonl(run.predictions):
-        where = f"{run.predictions}:{number}"
-        id = text_field(row, "id", where)
-        check_new_id(lines, id, "question", run.predictions, number)
-        run.questions[id] = _answered(row, where)
-    if len(run.questions) != metrics["n"]:
+    read = read_predictions(folder / "predictions.jsonl")
+    if len(read.questions) != metrics["n"]:
         raise DataError(
-            f"{run.predictions}: expected the {metrics['n']:.0f} questions of metrics.json beside "
-            f"it, got {len(run.questions)}; evaluate again"
+            f"{read.path}: expected the {metrics['n']:.0f} questions of metrics.json beside "
+            f"it, got {len(read.questions)}; evaluate again"
         )
-    return run
+    return RunFolder(read.path, read.questions, read.prompt, metrics)
 
 
-def differences(run: RunFolder, baseline: RunFolder, seed: int = 0) -> dict[str, float]:
-    """Subtract the scores of a baseline from those of a run, question by question.
-
-    Args:
-        run: The run that is compared.
-        baseline: The run whose scores are subtracted.
-        seed: The seed of the bootstrap.
-
-    Returns:
-        ``n``, the number of questions that both runs have. For each score that all of these
-        questions have in both runs, also ``<name>``, ``<name>_low`` and ``<name>_high``: the mean
-        difference and the ends of its 95 % bootstrap interval. ``em``, ``f1`` and ``acc`` are in
-        points, ``nll`` is in nats for each answer token.
+def read_predictions(path: str | Path) -> Predictions:
+    """Read the predictions of an evaluation.
 
     Raises:
-        DataError: If the runs have no question in common, or a question has other answers in one
-            than in the other.
+        DataError: If the file is missing or malformed, has no line, or has a question twice. It
+            names the file and the line.
     """
-    both = [id for id in run.questions if id in baseline.questions]
-    if not both:
-        raise DataError(
-            f"{run.predictions} and {baseline.predictions} have no question in common; compare "
-            "evaluations of the same data and split"
-        )
-    pairs = [(run.questions[id], baseline.questions[id]) for id in both]
-    for one, other in pairs:
-        if one.answers != other.answers:
-            raise DataError(
-                f"{one.where}: expected the answers that the question of this id has in "
-                f"{other.where}, {describe(other.answers)}, got {describe(one.answers)}; compare "
-                "evaluations of the same data and split"
-            )
-    found: dict[str, float] = {"n": len(both)}
+    path = Path(path)
+    questions: dict[str, Answered] = {}
+    lines: dict[str, int] = {}
+    for number, row in read_jsonl(path):
+        where = f"{path}:{number}"
+        id = text_field(row, "id", where)
+        check_new_id(lines, id, "question", path, number)
+        questions[id] = _answered(row, where)
+    if not questions:
+        raise DataError(f"{path}: expected a line for each question, found none; evaluate again")
+    _check_scores(questions.values())
+    return Predictions(path, questions, _read_prompt(path.parent / MADE_WITH))
+
+
+def _check_scores(lines: Collection[Answered]) -> None:
+    """Check that a score that one line has is in all; only yes/no questions have an accuracy."""
     for name in SCALE:
-        if all(name in line.scores for pair in pairs for line in pair):
-            a, b = ([line.scores[name] for line in side] for side in zip(*pairs, strict=True))
-            values = paired_difference(a, b, seed)
-            found |= {f"{name}{end}": value for end, value in zip(_ENDS, values, strict=True)}
-    return found
+        without = [line for line in lines if name not in line.scores]
+        if name != "acc" and 0 < len(without) < len(lines):
+            raise DataError(
+                f"{without[0].where}: expected the key {name!r}, which {len(lines) - len(without)} "
+                f"of the {len(lines)} lines have; evaluate again"
+            )
+
+
+def _read_prompt(path: Path) -> str:
+    """The prompt of a run; version 0.1 did not write it."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["prompt"])
+    except FileNotFoundError:
+        return PROMPT_OF_0_1
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{path}: expected an object with the prompt of an evaluation; evaluate again"
+        ) from error
 
 
 def _read_metrics(path: Path) -> dict[str, float]:
@@ -148,15 +166,30 @@ def _read_metrics(path: Path) -> dict[str, float]:
 
 
 def _answered(row: Mapping[str, Any], where: str) -> Answered:
-    answers = require_key(row, "answers", where)
-    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+    answers = _texts(require_key(row, "answers", where), "answers", where)
+    gold = row.get("gold_ids")
+    return Answered(
+        where,
+        text_field(row, "question", where) if "question" in row else None,
+        answers,
+        None if gold is None else _texts(gold, "gold_ids", where),
+        {name: _score(row, name, where) for name in SCALE if name in row},
+    )
+
+
+def _score(row: Mapping[str, Any], key: str, where: str) -> float:
+    value = _number(row, key, where)
+    if not math.isfinite(value):
+        raise DataError(f"{where}: {key!r} must be a finite number, got {value}; evaluate again")
+    return value
+
+
+def _texts(value: Any, key: str, where: str) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise DataError(
-            f"{where}: 'answers' must be a list of strings, got {describe(answers)}; evaluate again"
+            f"{where}: {key!r} must be a list of strings, got {describe(value)}; evaluate again"
         )
-    scores = {
-        name: scale * _number(row, name, where) for name, scale in SCALE.items() if name in row
-    }
-    return Answered(where, answers, scores)
+    return value
 
 
 def _number(row: Mapping[str, Any], key: str, where: str) -> float:

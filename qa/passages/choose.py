@@ -13,15 +13,19 @@ RETRIEVED_KINDS = ("retrieved", "oracle_negative")
 KINDS = ("gold", "shuffled", *RETRIEVED_KINDS)
 
 
-def check_passages(kind: str) -> None:
+def check_passages(kind: str, setting: str = "passages") -> None:
     """Check that there is a source of passages of this name.
+
+    Args:
+        kind: The name.
+        setting: The setting that has it.
 
     Raises:
         SettingValueError: If there is none.
     """
     if kind not in KINDS:
         raise SettingValueError(
-            "passages", f"passages must be one of {', '.join(KINDS)}, got {kind!r}"
+            setting, f"passages must be one of {', '.join(KINDS)}, got {kind!r}"
         )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 
 from qa.data.dataset import Question
-from qa.metrics import normalize_answer
+from qa.metrics import answer_words
 from retrieval.answers import answer_tokens, holds_answer
 from retrieval.passage import Passage, passage_text
 
@@ -45,9 +45,10 @@ def answers_question(question: Question, passage: Passage) -> bool:
     if holds_answer(text, question.answers):
         return True
     words = _normalized(text)
-    return any(f" {alias} " in words for alias in map(normalize_answer, question.answers) if alias)
+    aliases = filter(None, map(answer_words, question.answers))
+    return any(f" {' '.join(alias)} " in words for alias in aliases)
 
 
 @functools.lru_cache(maxsize=16_384)  # related questions have the same passages
 def _normalized(text: str) -> str:
-    return f" {normalize_answer(text)} "
+    return f" {' '.join(answer_words(text))} "

@@ -44,7 +44,8 @@ class ShuffledPassages(PassageSource):
     question. So over all questions the passages are those of `GoldPassages`, but in the wrong
     places. A question never gets one of its own gold passages. Sometimes such an exchange is not
     possible, because nearly all questions share one passage or there is only one question. Then
-    the questions that are left over get the passages of any question of the data set.
+    the questions that are left over get the passages of any question of the data set. So do all
+    questions of a split where none has a gold passage, such as probes of general knowledge.
 
     Args:
         dataset: The data set that holds the passages.
@@ -66,9 +67,11 @@ class ShuffledPassages(PassageSource):
         """Choose the first ``k`` gold passages of another question for each question.
 
         Raises:
-            DataError: If a question has no gold passage, or no other question can lend it any.
+            DataError: If some questions have a gold passage and others have none, or if no other
+                question can lend a question any.
         """
-        _check(self.dataset, questions)
+        if any(question.passage_ids for question in questions):
+            _check(self.dataset, questions)
         random = np.random.default_rng(self.seed)
         lenders = self._lenders(questions, random)
         return [Selection.uniform(self.dataset.gold(lender)[: self.k]) for lender in lenders]
@@ -80,7 +83,7 @@ class ShuffledPassages(PassageSource):
         lender = _derange(gold, random)
         return [
             questions[lender[i]]
-            if gold[i].isdisjoint(gold[lender[i]])
+            if gold[lender[i]] and gold[i].isdisjoint(gold[lender[i]])
             else self._any_lender(question, random)
             for i, question in enumerate(questions)
         ]

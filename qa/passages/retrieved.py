@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import DataError
 from qa.data.dataset import Question
-from qa.metrics import normalize_answer
+from qa.metrics import answer_words
 from qa.passages.containment import answers_question, can_be_judged, is_yes_no
+from qa.passages.gold_ids import gold_ids, warn_of_missing_gold
 from qa.passages.source import PassageSource, Selection, check_k
 from retrieval.answers import answer_tokens
 from retrieval.passage import passage_text
@@ -48,6 +49,13 @@ class RetrievedPassages(PassageSource):
 
     def select(self, questions: Sequence[Question]) -> list[Selection]:
         """Choose the first ``k`` of the pipeline's passages for each question."""
+        warn_of_missing_gold(
+            gold_ids(questions),
+            self.pipeline.corpus,
+            "the corpus",
+            "a retrieved passage is not known as gold, not even where its text is that of a gold "
+            "one; if it should be, give the corpus whose ids the data set's passage_ids name",
+        )
         ranked = self.pipeline.rank([question.question for question in questions])
         return [self._selection(*pair) for pair in zip(questions, ranked, strict=True)]
 
@@ -138,7 +146,7 @@ def _answer_in(text: str, answers: Sequence[str]) -> str | None:
 
     The tokens are those of top-K accuracy, and after that those of exact match.
     """
-    for split in (answer_tokens, lambda part: normalize_answer(part).split()):
+    for split in (answer_tokens, answer_words):
         tokens = split(text)
         for answer in answers:
             wanted = split(answer)

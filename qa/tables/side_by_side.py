@@ -100,10 +100,12 @@ def _bars(panel: Any, series: Mapping[str, Sequence[Evaluated]], axis: str, metr
 
 def _values(rows: Sequence[Evaluated], metric: str) -> tuple[list[float], list[list[float]] | None]:
     """The values, and how far their intervals reach below and above; None without intervals."""
-    values, low, high = (
-        [row.metrics.get(f"{metric}{end}", 0.0) for row in rows] for end in ("", "_low", "_high")
+    values = [row.metrics.get(metric, 0.0) for row in rows]
+    low, high = (
+        [row.metrics.get(f"{metric}{end}", row.metrics.get(metric, 0.0)) for row in rows]
+        for end in ("_low", "_high")
     )
-    if f"{metric}_low" not in rows[0].metrics:
+    if not any(f"{metric}_low" in row.metrics for row in rows):
         return values, None
     pairs = ((low, values), (values, high))
     return values, [[max(0.0, b - a) for a, b in zip(*pair, strict=True)] for pair in pairs]

@@ -21,7 +21,7 @@ from plumbing.storage.folders import new_folder, only_writer
 from plumbing.storage.manifest import FolderError, read_manifest, write_manifest
 from retrieval.bm25 import lucene
 from retrieval.corpus.corpus import Corpus
-from retrieval.index_folder import BUILD, check_built, open_current
+from retrieval.index_folder import BUILD, check_built, check_corpus, open_current
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,10 @@ def build_index(folder: Path, corpus: Corpus, settings: dict[str, Any], threads:
         threads: The number of Java threads.
 
     Raises:
+        DataError: If there is no passage.
         FolderError: If something else is in the folder, or if another process writes to it.
     """
+    check_corpus(corpus)
     with only_writer(folder, WHAT):
         if folder.exists() and any(folder.iterdir()):
             check_built(folder, WHAT, settings)

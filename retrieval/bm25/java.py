@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import locale
 import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -141,17 +145,37 @@ def _boot() -> None:
     if not jnius_config.vm_running:
         jnius_config.set_classpath(str(find_jar()))
         jnius_config.set_options(*_options())
-        before = os.environ.get("JAVA_HOME")
-        os.environ["JAVA_HOME"] = str(find_java())  # where jnius looks for libjvm
-        try:
+        # JAVA_HOME is where jnius looks for libjvm.
+        with _environment(JAVA_HOME=str(find_java()), **_locale()):
             _connect()
-        finally:
-            if before is None:
-                del os.environ["JAVA_HOME"]
-            else:
-                os.environ["JAVA_HOME"] = before
     _keep_signals()
     _hush()
+
+
+def _locale() -> dict[str, str]:
+    """The locale that Java starts with, where its paths would not be UTF-8 as Python's are.
+
+    With ``LC_ALL=C``, Java would refuse a folder whose name has an accent.
+    """
+    utf8 = locale.nl_langinfo(locale.CODESET).upper() in ("UTF-8", "UTF8")
+    return {} if utf8 or sys.getfilesystemencoding() != "utf-8" else {"LC_ALL": "C.UTF-8"}
+
+
+@contextmanager
+def _environment(**changes: str) -> Iterator[None]:
+    """Set environment variables in the block, and then restore them and the locale."""
+    before = {name: os.environ.get(name) for name in changes}
+    numbers = locale.setlocale(locale.LC_ALL)
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        locale.setlocale(locale.LC_ALL, numbers)  # Java has set that of the environment
 
 
 def _keep_signals() -> None:

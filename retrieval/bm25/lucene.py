@@ -164,6 +164,8 @@ def _java_errors(folder: Path) -> Iterator[None]:
     except JavaException as error:
         reason = str(error).partition("\n")[0]
         advice = f"; set {HEAP}, such as 4g" if "OutOfMemoryError" in reason else ""
+        if "InvalidPathException" in reason:
+            advice = "; set LC_ALL=C.UTF-8, or choose a folder whose name is plain ASCII"
         raise FolderError(f"{folder}: Lucene failed ({reason}){advice}") from error
 
 

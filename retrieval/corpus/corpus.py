@@ -41,7 +41,7 @@ from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1  # version of the side store
+_FORMAT = 2  # version of the side store, and of the way that a corpus file is read
 _CHOICES = ("raise", "skip")
 _WHAT = "side store of a corpus"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from plumbing.storage.jsonl import (
     read_lines,
     text_field,
 )
+from retrieval.corpus.table import read_rows, split_row
 from retrieval.passage import Passage
 
 Report = Callable[[DataError], None]
@@ -36,7 +36,8 @@ def read_corpus_file(path: Path, report: Report) -> Iterator[tuple[int, Passage]
 
     Args:
         path: ``*.jsonl`` of ``{"id": str, "title": str, "text": str}``, or ``*.tsv`` with a header
-            and the columns id, text and title, quoted as in CSV. Both may be compressed (``.gz``).
+            that names the columns id, text and title, quoted as in CSV or not at all
+            (`retrieval.corpus.table`); other columns are ignored. Both may be compressed (``.gz``).
         report: Called with an error that says what is wrong with a line. It may raise the error; if
             it returns, the line is skipped.
 
@@ -77,41 +78,42 @@ def _read_jsonl(path: Path, report: Report) -> Iterator[tuple[int, Passage]]:
 def _read_tsv(path: Path, report: Report) -> Iterator[tuple[int, Passage]]:
     # Bytes that are not UTF-8 become lone surrogates, so that their line can be named and skipped.
     lines = (line.decode("utf-8", "surrogateescape") for _, line in read_lines(path, _READING))
-    rows = csv.reader(lines, delimiter="\t")
-    header = next(rows, [])
-    if [name.lstrip("\ufeff") for name in header] != COLUMNS:
-        raise DataError(
-            f"{path}:1: expected the header id, text, title with tabs between, got "
-            f"{describe(header)}; add it"
-        )
-    while True:
-        where = f"{path}:{(number := rows.line_num + 1)}"
+    names = _header(path, next(lines, ""))
+    rows = read_rows(path, lines, len(names), names.index("id"), first=2, report=report)
+    for number, row in rows:
+        where = f"{path}:{number}"
         try:
-            row = next(rows, None)
-            if row is None:
-                return
-            if not row:
-                continue
-            passage = _from_columns(row, where)
-        except csv.Error as error:
-            report(DataError(f"{where}: not a row of a table ({error}); mend its quotes"))
+            passage = _from_columns(names, row, where)
         except DataError as error:
             report(error)
         else:
             yield number, passage
 
 
-def _from_columns(row: list[str], where: str) -> Passage:
-    if len(row) != len(COLUMNS):
+def _header(path: Path, line: str) -> list[str]:
+    """The names of a table's columns: id, text and title in any order, and possibly others."""
+    names = split_row(line, len(COLUMNS))
+    known = [name.strip().lower() for name in names]
+    if any(known.count(name) != 1 for name in COLUMNS):
+        advice = "; end its lines with a line feed" if "\r" in line.rstrip("\r\n") else "; add it"
         raise DataError(
-            f"{where}: expected 3 columns with tabs between (id, text, title), got {len(row)}; "
-            f"mend the line, or its quotes"
+            f"{path}:1: expected the header id, text, title with tabs between, got "
+            f"{describe(names)}{advice}"
+        )
+    return known
+
+
+def _from_columns(names: list[str], row: list[str], where: str) -> Passage:
+    if len(row) != len(names):
+        raise DataError(
+            f"{where}: expected {len(names)} columns with tabs between ({', '.join(names)}), got "
+            f"{len(row)}; mend the line, or its quotes"
         )
     try:
         "".join(row).encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(f"{where}: expected UTF-8; convert the file to UTF-8") from error
-    return _checked(to_passage(dict(zip(COLUMNS, row, strict=True)), where), where)
+    return _checked(to_passage(dict(zip(names, row, strict=True)), where), where)
 
 
 def _checked(passage: Passage, where: str) -> Passage:

@@ -21,6 +21,7 @@ from plumbing.storage.manifest import FolderError
 from retrieval.corpus.corpus import Corpus
 from retrieval.dense.shard import STORAGES, Rows, find_shards
 from retrieval.encoders.encoder import EncoderMaker
+from retrieval.index_folder import check_corpus
 from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
@@ -139,8 +140,7 @@ def encode_corpus(job: EncodingJob, engine: Engine, folder: Path) -> list[str]:
         )
     if job.shard_rows < 1:
         raise SettingValueError("shard_rows", f"shard_rows must be positive, got {job.shard_rows}")
-    if not len(job.corpus):
-        raise ValueError("expected a corpus with passages, got none; name another corpus")
+    check_corpus(job.corpus)
     _begin(folder, _plan(job))
     found = find_shards(folder)
     missing = [number for number in range(job.shards) if number not in found]

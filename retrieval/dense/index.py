@@ -27,6 +27,7 @@ from retrieval.dense.folder import IndexKind, Snapshot, State
 from retrieval.dense.search import VectorSearch
 from retrieval.dense.shard import Rows
 from retrieval.encoders.encoder import EncoderMaker
+from retrieval.encoders.pretrained import PretrainedSettings
 from retrieval.encoders.sentence import SentenceSettings
 from retrieval.index_folder import check_name, index_path
 from retrieval.passage import Passage
@@ -127,6 +128,8 @@ class DenseSettings:
     def recorded(self, corpus: Corpus) -> State:
         """The settings that the index records, and that must be the same when it is opened."""
         with mounted("encoder"):
+            if isinstance(self.encoder, PretrainedSettings):
+                self.encoder.check_limits()
             encoder = self.encoder.load()
             fingerprints = encoder.question_fingerprint, encoder.passage_fingerprint
         index = {} if self.index_kind is None else asdict(self.index_kind)

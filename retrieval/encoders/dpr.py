@@ -17,11 +17,8 @@ from plumbing.batches import by_length, pad
 from plumbing.mounts import SettingValueError
 from plumbing.quiet import without_loading_bar
 from retrieval.encoders.model_folder import loading, model_folder
-from retrieval.encoders.pretrained import (
-    PretrainedEncoder,
-    PretrainedSettings,
-    check_positions,
-)
+from retrieval.encoders.positions import check_positions, check_special_tokens, positions
+from retrieval.encoders.pretrained import PretrainedEncoder, PretrainedSettings
 from retrieval.passage import Passage
 
 
@@ -63,7 +60,8 @@ class DPREncoder(PretrainedEncoder):
         """Encode questions: float32 ``[N, D]``."""
         model, tokenizer = self._question_model
         limit = self._settings.max_question_tokens
-        check_positions(limit, model.config.max_position_embeddings, "max_question_tokens")
+        check_positions(limit, positions(model), "max_question_tokens")
+        check_special_tokens(limit, tokenizer, "max_question_tokens")
         texts = [(question, None) for question in questions]
         return self._encode(model, tokenizer, texts, limit)
 
@@ -71,7 +69,8 @@ class DPREncoder(PretrainedEncoder):
         """Encode passages: float32 ``[N, D]``."""
         model, tokenizer = self._passage_model
         limit = self._settings.max_passage_tokens
-        check_positions(limit, model.config.max_position_embeddings, "max_passage_tokens")
+        check_positions(limit, positions(model), "max_passage_tokens")
+        check_special_tokens(limit, tokenizer, "max_passage_tokens", pair=True)
         texts = [(p.title, p.text) if p.title else (p.text, None) for p in passages]
         return self._encode(model, tokenizer, texts, limit)
 

@@ -41,6 +41,7 @@ _SETTINGS = (
     "sentencepiece.bpe.model",
     "[0-9]_*/*.json",
 )
+_SLOW = ("added_tokens.json",)  # read only where there is no tokenizer.json
 _WEIGHTS = ("*.safetensors", "[0-9]_*/*.safetensors")
 _OLD_WEIGHTS = ("pytorch_model*.bin", "[0-9]_*/pytorch_model*.bin")  # where there is no safetensors
 
@@ -88,7 +89,8 @@ def folder_fingerprint(folder: Path) -> str:
     if not weights:
         raise ValueError(f"{folder}: expected a model's weights (*.safetensors), found none")
     digest = hashlib.sha256()
-    for path in sorted({*weights, *_matching(folder, _SETTINGS)}):
+    slow = () if (folder / "tokenizer.json").is_file() else _SLOW
+    for path in sorted({*weights, *_matching(folder, (*_SETTINGS, *slow))}):
         digest.update(f"{path.relative_to(folder).as_posix()} {sha256_of(path)}\n".encode())
     return digest.hexdigest()
 
@@ -112,7 +114,7 @@ def loading(folder: Path, what: str, key: str) -> Iterator[None]:
 
 
 def _allowed(weights: tuple[str, ...]) -> list[str]:
-    return [*_SETTINGS, *weights]
+    return [*_SETTINGS, *_SLOW, *weights]
 
 
 def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:

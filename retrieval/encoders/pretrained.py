@@ -13,11 +13,11 @@ from functools import cached_property
 from typing import ClassVar
 
 from plumbing.devices import pick_device, pick_dtype
-from plumbing.mounts import SettingValueError
 from plumbing.settings import check_choice, check_positive, check_types
 from plumbing.storage.hashing import digest
 from retrieval.encoders.encoder import Encoder
 from retrieval.encoders.model_folder import MINILM, folder_fingerprint, model_folder
+from retrieval.encoders.positions import check_positions, folder_positions
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _FORMAT = 1  # of what the encoders make of a passage's title and text
@@ -71,6 +71,24 @@ class PretrainedSettings(ABC):
             ValueError: If PyTorch does not know the device.
         """
 
+    def check_limits(self) -> None:
+        """Check that the models can read as many tokens as the limits allow.
+
+        This reads their configurations, and no weights.
+
+        Raises:
+            SettingValueError: If a model has fewer positions.
+        """
+        limits = {
+            "max_passage_tokens": (self.passage_model, self.max_passage_tokens),
+            "max_question_tokens": (
+                self.question_model or self.passage_model,
+                self.max_question_tokens,
+            ),
+        }
+        for name, (model, limit) in limits.items():
+            check_positions(limit, folder_positions(model_folder(model, self.revision)), name)
+
     def question_fingerprint(self) -> str:
         """Hash of everything, except rounding, that decides a question's vector."""
         return self._fingerprint(
@@ -117,21 +135,3 @@ class PretrainedEncoder:
     def passage_fingerprint(self) -> str:
         """Hash of everything, except rounding, that decides a passage's vector."""
         return self._settings.passage_fingerprint()
-
-
-def check_positions(limit: int, positions: int | None, name: str) -> None:
-    """Check that a model has a position for every token that it may get.
-
-    Args:
-        limit: The most tokens that the model may get.
-        positions: How many positions it has. None means that there is no limit.
-        name: The setting that limits the tokens.
-
-    Raises:
-        SettingValueError: If it has fewer positions than tokens.
-    """
-    if positions is not None and limit > positions:
-        raise SettingValueError(
-            name,
-            f"{name} must be at most {positions}, the positions that the model has, got {limit}",
-        )

@@ -16,11 +16,8 @@ import torch
 from plumbing.mounts import SettingValueError
 from plumbing.quiet import without_loading_bar
 from retrieval.encoders.model_folder import loading, model_folder
-from retrieval.encoders.pretrained import (
-    PretrainedEncoder,
-    PretrainedSettings,
-    check_positions,
-)
+from retrieval.encoders.positions import check_positions, check_special_tokens, positions
+from retrieval.encoders.pretrained import PretrainedEncoder, PretrainedSettings
 from retrieval.passage import Passage, passage_text
 
 if TYPE_CHECKING:
@@ -61,13 +58,13 @@ class SentenceEncoder(PretrainedEncoder):
     def encode_questions(self, questions: Sequence[str]) -> np.ndarray:
         """Encode questions: float32 ``[N, D]``."""
         model, limit = self._question_model, self._settings.max_question_tokens
-        check_positions(limit, _positions(model), "max_question_tokens")
+        _check_limit(model, limit, "max_question_tokens")
         return self._encode(model, model.encode_query, list(questions), limit)
 
     def encode_passages(self, passages: Sequence[Passage]) -> np.ndarray:
         """Encode passages: float32 ``[N, D]``."""
         model, limit = self._passage_model, self._settings.max_passage_tokens
-        check_positions(limit, _positions(model), "max_passage_tokens")
+        _check_limit(model, limit, "max_passage_tokens")
         texts = [passage_text(passage) for passage in passages]
         return self._encode(model, model.encode_document, texts, limit)
 
@@ -129,9 +126,10 @@ def _transformer(model: SentenceTransformer) -> Any:
     return getattr(model[0], "auto_model", None)
 
 
-def _positions(model: SentenceTransformer) -> int | None:
-    config = getattr(_transformer(model), "config", None)
-    return getattr(config, "max_position_embeddings", None)
+def _check_limit(model: SentenceTransformer, limit: int, name: str) -> None:
+    if (transformer := _transformer(model)) is not None:
+        check_positions(limit, positions(transformer), name)
+        check_special_tokens(limit, model.tokenizer, name)
 
 
 def _to_float32(module: Any, inputs: Any, features: dict[str, Any]) -> dict[str, Any]:

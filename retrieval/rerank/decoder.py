@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from plumbing.batches import pad
+from retrieval.encoders.positions import check_positions, table_positions
 from retrieval.rerank.cross_encoder import CrossEncoder, TokenizedPair
 
 PROMPT = (  # the prompt that bge-reranker-v2-gemma was trained with
@@ -35,6 +36,9 @@ class DecoderCrossEncoder(CrossEncoder):
         tokens_at_once: As in `CrossEncoder`.
         origin: The name, revision and fingerprint of the frozen model, which are saved beside the
             adapter.
+
+    Raises:
+        ValueError: If a size is too small, or larger than the model can read.
     """
 
     def __init__(
@@ -51,6 +55,12 @@ class DecoderCrossEncoder(CrossEncoder):
         self._before = [] if bos is None or bos == pad else [bos]
         self._line, self._prompt, yes = self._ids(["\n", PROMPT, "Yes"], max_tokens)
         self._yes = yes[0]
+        room = table_positions(model)  # models without a table can read on behind their limit
+        if room is not None:
+            # As in FlagEmbedding, the prompt is not cut off the pair, and is then added to it; and
+            # FlagEmbedding pads to a multiple of 8.
+            beside = 2 * (len(self._line) + len(self._prompt))
+            check_positions(max_tokens, room - room % 8 - beside, "max_tokens")
 
     def tokenize(self, pairs: Sequence[tuple[str, str]]) -> list[TokenizedPair]:
         """Tokenise pairs of a question and a passage's text (`CrossEncoder.tokenize`)."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from plumbing.batches import pad
 from plumbing.mounts import SettingValueError
-from retrieval.encoders.pretrained import check_positions
+from retrieval.encoders.positions import check_positions, positions
 from retrieval.rerank.cross_encoder import CrossEncoder, TokenizedPair
 
 
@@ -52,10 +52,7 @@ class EncoderCrossEncoder(CrossEncoder):
                 f"a reranker has one output, this model has {model.config.num_labels}; load it "
                 "with num_labels=1"
             )
-        positions = getattr(model.config, "max_position_embeddings", None)
-        if positions and "roberta" in model.config.model_type:
-            positions -= model.config.pad_token_id + 1  # whose positions begin behind the padding's
-        check_positions(max_tokens, positions, "max_tokens")
+        check_positions(max_tokens, positions(model), "max_tokens")
         if interaction < 0:
             raise SettingValueError(
                 "interaction", f"interaction must be 0 or positive, got {interaction}"

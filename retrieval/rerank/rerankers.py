@@ -15,7 +15,9 @@ from plumbing.progress import progress
 from plumbing.settings import typed
 from plumbing.storage.hashing import digest
 from retrieval.encoders.model_folder import folder_fingerprint, model_folder
+from retrieval.encoders.positions import check_positions, positions
 from retrieval.passage import Passage, passage_text
+from retrieval.rerank.decoder import DecoderCrossEncoder
 from retrieval.rerank.folder import load_cross_encoder
 
 _FORMAT = 1  # version of the way that a pair is scored; part of the fingerprints
@@ -81,6 +83,9 @@ class TrainedReranker:
 class FlagEmbeddingReranker:
     """A published reranker, which FlagEmbedding runs; a `Reranker`.
 
+    A decoder whose tokenizer has no padding token is run by `DecoderCrossEncoder`, which gives the
+    same scores, because FlagEmbedding cannot pad then.
+
     Args:
         name: A hub id, such as "BAAI/bge-reranker-v2-gemma" or "BAAI/bge-reranker-v2-m3", or a
             folder.
@@ -97,7 +102,8 @@ class FlagEmbeddingReranker:
         revision: A branch, tag or commit on the hub.
 
     Raises:
-        ValueError: If there is no such model, or if a setting is unknown or out of range.
+        ValueError: If there is no such model, if a setting is unknown or out of range, or if
+            ``max_tokens`` is more than the model can read.
     """
 
     @typed
@@ -153,7 +159,24 @@ def _flag_model(
 ) -> Any:
     from FlagEmbedding import FlagLLMReranker, FlagReranker
 
-    settings = {**settings, "devices": str(device)}
-    if kind == "decoder":
-        return FlagLLMReranker(str(folder), use_bf16=dtype == torch.bfloat16, **settings)
-    return FlagReranker(str(folder), use_fp16=dtype != torch.float32, **settings)
+    given = {**settings, "devices": str(device)}
+    max_tokens = settings["max_length"]
+    if kind == "encoder":
+        flag = FlagReranker(str(folder), use_fp16=dtype != torch.float32, **given)
+        check_positions(max_tokens, positions(flag.model), "max_tokens")
+        return flag
+    flag = FlagLLMReranker(str(folder), use_bf16=dtype == torch.bfloat16, **given)
+    ours = DecoderCrossEncoder(flag.model, flag.tokenizer, max_tokens)  # it checks the limit
+    return flag if flag.tokenizer.pad_token is not None else _Ours(ours.to(device).eval())
+
+
+class _Ours:
+    """Our own scorer in place of FlagEmbedding's, which needs a padding token."""
+
+    def __init__(self, model: DecoderCrossEncoder) -> None:
+        self._model = model
+
+    @torch.inference_mode()
+    def compute_score(self, texts: Sequence[tuple[str, str]]) -> list[float]:
+        scores: list[float] = self._model(self._model.tokenize(texts)).tolist()
+        return scores

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -22,18 +24,24 @@ def residual_of(backbone, ffn, ids):
     return seen[0], hidden
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "starcoder2"])
+PLAIN = ("starcoder2", "gpt2")
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *PLAIN, "phi3", "glm4", "granite"])
 def test_going_on_from_the_residual_stream_is_the_model(family, tiny_tokenizer):
-    backbone = make_backbone(family, tokenizer=tiny_tokenizer)
+    special: dict[str, Any] = {"gpt2": {"n_inner": 48}, "granite": {"residual_multiplier": 0.5}}
+    settings = special.get(family, {})
+    backbone = make_backbone(family, tokenizer=tiny_tokenizer, **settings)
     ffn = FinalFFN(backbone)
     residual, hidden = residual_of(backbone, ffn, torch.randint(3, 300, (3, 7)))
     assert torch.equal(ffn.hidden(residual), hidden)
-    assert list(ffn.sizes) == (["up", "down"] if family == "starcoder2" else ["gate", "up", "down"])
+    assert list(ffn.sizes) == (["up", "down"] if family in PLAIN else ["gate", "up", "down"])
     assert ffn.sizes["down"] == (48, 32)
 
 
-def test_adding_is_adding_to_the_weights(tiny_tokenizer):
-    backbone = make_backbone(tokenizer=tiny_tokenizer)
+@pytest.mark.parametrize("family", ["llama", "phi3", "glm4", "gpt2", "granite"])
+def test_adding_is_adding_to_the_weights(family, tiny_tokenizer):
+    backbone = make_backbone(family, tokenizer=tiny_tokenizer)
     ffn = FinalFFN(backbone)
     residual = torch.randn(5, 32)
     before = ffn.hidden(residual)
@@ -43,15 +51,22 @@ def test_adding_is_adding_to_the_weights(tiny_tokenizer):
     assert torch.equal(ffn.hidden(residual), before)
     with torch.no_grad():
         for name, delta in deltas.items():
-            ffn.projections[name].weight += delta
+            weight = ffn.projections[name].weight
+            weight += delta
     torch.testing.assert_close(added, ffn.hidden(residual))
 
 
 @pytest.mark.parametrize(
-    ("family", "settings"),
-    [("granite", {"residual_multiplier": 0.5}), ("phi3", {}), ("olmoe", {}), ("phi", {})],
+    ("family", "why"),
+    [
+        ("olmoe", "OlmoeSparseMoeBlock is a sparse block, whose own router sends each token to a"),
+        ("mixtral", "MixtralSparseMoeBlock is a sparse block"),
+        ("phi", "got a PhiDecoderLayer that computes it beside its attention, from the same input"),
+        ("cohere", "got a CohereDecoderLayer that computes it beside its attention"),
+        ("bloom", "got a BloomBlock that does something else"),
+    ],
 )
-def test_other_structures_are_refused(family, settings, tiny_tokenizer):
-    backbone = make_backbone(family, tokenizer=tiny_tokenizer, **settings)
-    with pytest.raises(UnsupportedBackboneError, match="expert"):
+def test_other_structures_are_refused_in_words_that_say_why(family, why, tiny_tokenizer):
+    backbone = make_backbone(family, tokenizer=tiny_tokenizer)
+    with pytest.raises(UnsupportedBackboneError, match=why):
         FinalFFN(backbone)

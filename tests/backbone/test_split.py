@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from backbone.split import SplitBackbone
+from backbone.final_ffn import FinalFFN
+from backbone.model import UnsupportedBackboneError
+from backbone.split import SplitBackbone, Trunk
 from tests.helpers.tiny import make_backbone
 
 
@@ -19,6 +23,21 @@ def test_the_two_parts_make_the_whole(family, layer, tiny_tokenizer):
     mask[1, 5:] = 0
     whole = backbone.hidden_states(ids, mask)
     assert torch.equal(split.above(split.below(ids, mask), mask), whole)
+
+
+def test_a_decoder_that_cannot_be_cut_is_refused(tiny_tokenizer):
+    backbone = make_backbone("gptj", tokenizer=tiny_tokenizer, rotary_dim=4)
+    with pytest.raises(UnsupportedBackboneError, match=r"cut below a layer.*cache_frozen=false"):
+        SplitBackbone(backbone, 1)
+
+
+def test_a_decoder_that_cannot_read_a_tree_is_refused(tiny_tokenizer):
+    layers: dict[str, Any] = {
+        "layer_types": ["full_attention", "conv"]
+    }  # a convolution reads its neighbours
+    backbone = make_backbone("lfm2", tokenizer=tiny_tokenizer, **layers)
+    with pytest.raises(UnsupportedBackboneError, match="reads a tree of tokens"):
+        Trunk(FinalFFN(backbone))
 
 
 @pytest.mark.parametrize("layer", [0, -1])

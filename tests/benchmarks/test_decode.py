@@ -12,8 +12,9 @@ from backbone.final_ffn import FinalFFN
 from benchmarks import decode as decode_benchmark
 from benchmarks import decode_ways
 from benchmarks.decode import decode_suite
-from benchmarks.decode_ways import AlternatingRouter, Decoding, FirstToken, check_equal_decoding
+from benchmarks.decode_ways import AlternatingRouter, Decoding, check_equal_decoding
 from benchmarks.timing import in_turns
+from dmoe.decoding import FirstTrigger
 from dmoe.decoding.router import RandomRouter, RoutingRequest
 from dmoe.decoding.steps import Routing
 from dmoe.decoding.trigger import ConstantTrigger
@@ -88,7 +89,7 @@ def decoding(tiny_backbone: Any) -> Decoding:
 
 
 def test_experts_that_are_always_on_come_with_the_first_token(decoding: Decoding):
-    steps = list(decoding.routed(QUESTIONS[0], FirstToken()))
+    steps = list(decoding.routed(QUESTIONS[0], FirstTrigger()))
     assert [step.triggered for step in steps] == [True] + [False] * 7
     assert len({step.active for step in steps}) == 1
     assert len(steps[0].active) == 3

@@ -20,7 +20,14 @@ SUITES = {"retrieval": "benchmarks.retrieval.retrieval_suite"}
 
 @pytest.fixture
 def corpus_path(tmp_path):
-    dataset = generate(seed=0, train_entities=40, dev_entities=6, distractor_entities=0)
+    dataset = generate(
+        seed=0,
+        train_entities=40,
+        dev_entities=6,
+        distractor_entities=0,
+        test_entities=0,
+        unseen_entities=0,
+    )
     write_jsonl(tmp_path / "passages.jsonl", map(asdict, dataset.passages.values()))
     return tmp_path / "passages.jsonl"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import asdict, replace
 from functools import partial
@@ -12,12 +13,12 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from dmoe.bank import Bank, BankError, BankSpec, ExpertLayout
-from dmoe.decoding.controls import NoiseExperts
 from dmoe.decoding.router import OracleRouter, RandomRouter, RetrievalRouter
 from dmoe.decoding.trigger import ConstantTrigger, RandomTrigger
-from dmoe.experts.expert import delta_norm
+from dmoe.decoding.weighting import weights_for
 from dmoe.method import DMoEMethod, load_dmoe
 from dmoe.metrics import routing_metrics
+from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import read_jsonl, write_jsonl
 from qa.commands.evaluate import evaluate_command
 from qa.data.dataset import Question
@@ -199,6 +200,14 @@ def test_routing_that_finds_no_expert_at_all_is_said(compose_small, bank_dir, ca
     assert "no expert was ever routed" in caplog.text
 
 
+def test_a_bank_of_other_passages_than_the_gold_ones_is_said(compose_small, bank_dir, caplog):
+    evaluate_command(compose_small("router=random", "limit=1"))
+    assert "gold passages" not in caplog.text
+    Bank.open(bank_dir).remove(["p0", "p1", "p3"])
+    evaluate_command(compose_small("router=random"))
+    assert f"none of 3 gold passages (0 %) have their id in the bank {bank_dir}" in caplog.text
+
+
 def test_an_empty_bank_is_an_error(tiny_backbone, bank_dir):
     Bank.open(bank_dir).remove(list(PASSAGES))
     with pytest.raises(BankError, match="expected experts, got an empty bank; build it"):
@@ -263,27 +272,60 @@ def test_an_unknown_control_is_an_error(tiny_backbone, bank_dir):
         load_dmoe(tiny_backbone, bank_dir, control="none", **SETTINGS)
 
 
-def test_the_noise_control_changes_as_much_in_other_directions(tiny_backbone, bank_dir):
-    source = MemoryExperts(tiny_backbone)
-    noise = NoiseExperts(source)
-    ids = ["p4", "p1", "p0"]
-    experts, noisy = source.get(ids), noise.get(ids)
-    assert noisy.keys() == experts.keys()
-    for target in ("gate", "up", "down"):
-        one, other = (
-            {key: t for key, t in each.items() if key.startswith(target)}
-            for each in (experts, noisy)
-        )
-        torch.testing.assert_close(delta_norm(one, 4.0), delta_norm(other, 4.0))
-        assert not torch.allclose(one[f"{target}.lora_A"], other[f"{target}.lora_A"])
-    alone = noise.get(["p1"])  # a passage's noise does not depend on other passages
-    assert all(torch.allclose(alone[key][0], noisy[key][1]) for key in noisy)
-    assert not torch.equal(
-        NoiseExperts(source, seed=1).get(["p1"])["up.lora_A"], alone["up.lora_A"]
-    )
-    assert "p3" in noise
-    assert "q" not in noise
-    assert list(noise) == list(source)
-    assert noise.scaling == source.scaling
-    loaded = load_dmoe(tiny_backbone, bank_dir, control="noise", **SETTINGS)
-    assert isinstance(loaded.decoder.routing.source, NoiseExperts)
+def test_the_noise_control_takes_the_place_of_the_experts(tiny_backbone, bank_dir):
+    def load(**settings):
+        return load_dmoe(tiny_backbone, bank_dir, **SETTINGS, **settings)
+
+    experts, noise, other = load(), load(control="noise"), load(control="noise", seed=1)
+    assert (experts.decoder.routing.noise, noise.decoder.routing.noise) == (None, 0)
+    answers = [method.answer(INPUTS) for method in (experts, noise, other)]
+    for one, two in itertools.combinations(answers, 2):
+        assert all(a.nll != b.nll for a, b in zip(one, two, strict=True))
+    assert load(control="noise").answer(INPUTS[:1]) == [noise.answer(INPUTS)[0]]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "weights"),
+    [
+        ({}, "sum"),  # a bank that was imported
+        ({"lr": 1e-5, "epochs": 1}, "sum"),  # recipe=paper
+        ({"lr": 1e-5, "epochs": 10}, "router"),
+        ({"lr": 1e-3, "epochs": 10}, "router"),  # recipe=tuned
+    ],
+)
+def test_the_banks_recipe_decides_whether_experts_are_summed(recipe, weights):
+    assert weights_for(None, recipe, experts=3) == weights
+
+
+def test_the_sum_of_strong_experts_is_warned_of(caplog):
+    tuned, paper = {"lr": 1e-3, "epochs": 10}, {"lr": 1e-5, "epochs": 1}
+    for recipe, weights, experts in [(paper, "sum", 3), (tuned, "sum", 1), (tuned, "router", 3)]:
+        assert weights_for(weights, recipe, experts) == weights
+    assert not caplog.records
+    assert weights_for("sum", tuned, 3) == "sum"
+    (record,) = caplog.records
+    assert "weights=sum with 3 experts is known to fail" in record.getMessage()
+
+
+def test_unknown_weights_are_an_error(tiny_backbone, bank_dir):
+    with pytest.raises(SettingValueError, match="weights must be one of sum, router, got 'mean'"):
+        load_dmoe(tiny_backbone, bank_dir, weights="mean", **SETTINGS)
+
+
+def test_predictions_have_the_weights_of_the_experts(tiny_backbone, bank_dir):
+    for weights, expected in (("sum", [1.0, 1.0]), ("router", [0.5, 0.5])):
+        method = load_dmoe(tiny_backbone, bank_dir, weights=weights, **SETTINGS)
+        for prediction in method.answer([QuestionInput(input.question) for input in INPUTS]):
+            assert set(prediction.details["weights"]) == set(expected)
+            routed = {id for at in prediction.details["routed"] for id in at["passage_ids"]}
+            assert set(prediction.details["passage_ids"]) == routed
+
+
+@pytest.mark.parametrize("redraw", [True, False])
+def test_a_random_router_never_gets_to_the_right_expert(tiny_backbone, redraw):
+    router = partial(RandomRouter, redraw=redraw)
+    question = replace(INPUTS[0].question, passage_ids=tuple(f"p{i}" for i in range(11)))
+    method = make_method(tiny_backbone, router, ConstantTrigger(True))
+    (prediction,) = method.answer([QuestionInput(question)])
+    assert {id for at in prediction.details["routed"] for id in at["passage_ids"]} == {"p11"}
+    assert method.measure([prediction])["routed_gold"] == 0

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from genpoe.hypernet.mean import MeanSettings
+from backbone.decoding import left_padded
+from genpoe.experts import mix_experts
+from genpoe.hypernet.hypernet import Hypernet
+from genpoe.hypernet.mean import MeanHypernet, MeanSettings
+from genpoe.hypernet.reader import ReaderHypernet
 from genpoe.method import GenPoEMethod
 from genpoe.model import BackboneMismatchError, GenPoE
 from qa.data.bios import generate
 from qa.evaluation.evaluate import evaluate
-from qa.method import BaseMethod, QuestionInput
+from qa.method import BaseMethod, QuestionInput, RAGMethod
 from qa.passages.choose import make_passage_source
 from tests.helpers.tiny import make_backbone
+from tests.helpers.tiny_reader import make_reader
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +88,107 @@ def test_checkpoints_are_checked(backbone, checkpoint, tiny_tokenizer):
         GenPoEMethod(backbone)
     with pytest.raises(BackboneMismatchError):
         GenPoEMethod(make_backbone(seed=5, tokenizer=tiny_tokenizer), checkpoint)
+
+
+def changes(backbone, checkpoint, inputs, **settings):
+    """What a method adds to the output of the expert layer's FFN, for inputs held out."""
+    method = GenPoEMethod(backbone, checkpoint, **settings)
+    ffn = backbone.ffn(1)
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(len(inputs), 5, backbone.d_model, generator=generator)
+    plain = ffn(hidden)
+    with method.injected(inputs):
+        moved = ffn(hidden)
+    assert torch.equal(ffn(hidden), plain)
+    return (moved - plain).detach()
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_noise_moves_the_output_as_far_as_the_own_experts(dataset, backbone, checkpoint, k):
+    inputs = [*inputs_of(dataset, k=k), QuestionInput(dataset.split("dev")[0])]
+    own, noise, other = (
+        changes(backbone, checkpoint, inputs, experts=experts, seed=seed)
+        for experts, seed in (("own", 0), ("noise", 0), ("noise", 1))
+    )
+    torch.testing.assert_close(noise.norm(dim=-1), own.norm(dim=-1), rtol=1e-3, atol=1e-4)
+    assert own[:-1].norm(dim=-1).min() > 0.1
+    assert not noise[-1].any()  # a question without passages has no experts
+    assert torch.cosine_similarity(own, noise, dim=-1).abs().mean() < 0.3
+    assert not torch.allclose(noise, other)
+
+
+def test_the_common_expert_is_the_same_for_all_passages(dataset, backbone, checkpoint):
+    inputs = inputs_of(dataset)
+    common = changes(backbone, checkpoint, inputs, experts="common")
+    assert torch.equal(changes(backbone, checkpoint, inputs[::-1], experts="common")[0], common[0])
+    hypernet = GenPoE.from_checkpoint(checkpoint, backbone).hypernet
+    assert isinstance(hypernet, MeanHypernet)
+    with torch.no_grad():  # a hypernetwork without a part that depends on the passage
+        hypernet.linear2.weight.zero_()
+        experts = hypernet.experts(torch.randn(1, backbone.d_model))
+    for mine, expected in zip(hypernet.common_expert().factors, experts.factors, strict=True):
+        torch.testing.assert_close(mine, expected)
+    own = changes(backbone, checkpoint, inputs)
+    assert not torch.allclose(own, common, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def reading(tmp_path_factory, backbone):
+    """A checkpoint of a hypernetwork that reads."""
+    path = tmp_path_factory.mktemp("reading") / "last.ckpt"
+    make_reader(backbone).save(path)
+    return str(path)
+
+
+def test_the_controls_hold_for_a_hypernetwork_that_reads(dataset, backbone, reading):
+    inputs = inputs_of(dataset, k=2)
+    added = {}
+    for experts in ("own", "common", "noise"):
+        method = GenPoEMethod(backbone, reading, max_new_tokens=1, experts=experts)
+        ffn, seen = backbone.ffn(1), []
+        ids, mask = left_padded(backbone, [method.prompt(input) for input in inputs], 1)
+        hooks = [ffn.register_forward_hook(lambda _, __, out: seen.append(out.detach()))]
+        with torch.no_grad(), method.injected(inputs):
+            hooks.append(ffn.register_forward_hook(lambda _, __, out: seen.append(out.detach())))
+            backbone.hidden_states(ids, mask)
+        for hook in hooks:
+            hook.remove()
+        added[experts] = (seen[1] - seen[0])[:, -1]
+    own, common, noise = added.values()
+    torch.testing.assert_close(noise.norm(dim=-1), own.norm(dim=-1), rtol=1e-3, atol=1e-4)
+    assert torch.cosine_similarity(own, noise, dim=-1).abs().mean() < 0.3
+    assert own.norm(dim=-1).min() > 0.01
+    # Without words to write, the common expert is all that is left.
+    genpoe = GenPoE.from_checkpoint(reading, backbone)
+    assert isinstance(genpoe.hypernet, ReaderHypernet)
+    hidden = torch.randn(2, 3, backbone.d_model)
+    one = torch.ones(1, 1)
+    torch.testing.assert_close(
+        mix_experts(hidden, genpoe.hypernet.common_expert(), one), genpoe.hypernet.common(hidden)
+    )
+    assert not torch.allclose(own, common, atol=1e-3)
+
+
+def test_without_experts_it_is_rag(dataset, backbone, checkpoint):
+    inputs = inputs_of(dataset)
+    none = GenPoEMethod(backbone, checkpoint, True, 3, experts="none").answer(inputs)
+    assert none == RAGMethod(backbone, True, 3).answer(inputs)
+
+
+def test_experts_that_there_are_not_are_an_error(backbone, checkpoint, monkeypatch):
+    with pytest.raises(ValueError, match="experts must be one of own, common, noise, none, got"):
+        GenPoEMethod(backbone, checkpoint, experts="random")
+    monkeypatch.setattr(MeanHypernet, "common_expert", Hypernet.common_expert)
+    with pytest.raises(ValueError, match="MeanHypernet has no expert that is common to all"):
+        GenPoEMethod(backbone, checkpoint, experts="common")
+
+
+def test_the_prompt_and_the_expert_may_have_different_passages(dataset, backbone, checkpoint):
+    own, other = inputs_of(dataset), inputs_of(dataset, "shuffled")
+    crossed = [replace(a, prompt_selection=b.selection) for a, b in zip(own, other, strict=True)]
+    method = GenPoEMethod(backbone, checkpoint, True, 2)
+    for a, b, both in zip(own, other, crossed, strict=True):
+        assert method.prompt(both) == method.prompt(b) != method.prompt(a)
+    with method.injected(own):
+        expected = RAGMethod(backbone, True, 2).answer(other)
+    assert method.answer(crossed) == expected

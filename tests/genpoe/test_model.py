@@ -113,3 +113,13 @@ def test_a_checkpoint_of_something_else_is_an_error(genpoe, tmp_path, change, wh
     AtomicCheckpointIO().save_checkpoint(checkpoint | change, path)
     with pytest.raises(CheckpointError, match=f"no checkpoint of a hypernetwork: .*{why}.*; give"):
         GenPoE.from_checkpoint(path, genpoe.backbone)
+
+
+def test_a_passage_that_the_hypernetwork_does_not_read_whole_is_said_once(genpoe, caplog):
+    limit = genpoe.max_passage_tokens
+    long = Passage("long", "", "violins " * (limit + 1))
+    assert genpoe.tokens([ONE]).input_ids_PS.shape[1] < limit
+    assert not caplog.text
+    for _ in range(2):
+        assert genpoe.tokens([ONE, long]).input_ids_PS.shape == (2, limit)
+    assert caplog.text.count(f"passage 'long' has more than {limit} tokens") == 1

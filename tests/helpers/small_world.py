@@ -25,7 +25,10 @@ from omegaconf import OmegaConf, open_dict
 from tests.helpers.documented import ROOT, Command
 
 CONF = ROOT / "conf"
-BIOS = ("data.train_entities=8", "data.dev_entities=4", "data.distractor_entities=2")
+BIOS = (
+    *("data.train_entities=8", "data.dev_entities=4", "data.distractor_entities=2"),
+    *("data.test_entities=2", "data.unseen_entities=2"),
+)
 
 
 def composed(script: str, overrides: Sequence[str], with_hydra: bool = False) -> Any:
@@ -134,6 +137,7 @@ class World:
         return small + {
             "ablation": [*answering, *trainer],
             "build_experts": [*trainer],
+            "crossed": [*answering, "batch_size=2"],
             "evaluate": [*answering, "batch_size=2"],
             "evaluate_retrieval": ["limit=2", "ks=[1,2]"],
             "mean_study": [],

@@ -64,6 +64,8 @@ def make_backbone(
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
+    if family == "falcon":
+        del sizes["head_dim"]  # it computes its own
     config = AutoConfig.for_model(family, **{**sizes, **settings})
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -90,13 +90,14 @@ SIZES: dict[str, Any] = {
 }
 
 
-def make_tokenizer(folder: Path) -> Any:
-    """A BERT tokenizer that knows `WORDS` and letters."""
+def make_tokenizer(folder: Path, pad: int = 0) -> Any:
+    """A BERT tokenizer that knows `WORDS` and letters, with the id of its padding token."""
     from transformers import BertTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     letters = [sign for letter in "abcdefghijklmnopqrstuvwxyz" for sign in (letter, f"##{letter}")]
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    special = ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    special.insert(pad, "[PAD]")
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join([*special, ".", "?", ":", *letters, *WORDS]), encoding="utf-8")
     tokenizer = BertTokenizer(str(vocabulary))
@@ -104,7 +105,9 @@ def make_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def make_sentence_folder(folder: Path, seed: int = 0, **settings: Any) -> Path:
+def make_sentence_folder(
+    folder: Path, seed: int = 0, config: Any = None, pad: int = 0, **settings: Any
+) -> Path:
     """A sentence-transformers model, BERT and mean pooling, in the layout of all-MiniLM-L6-v2's.
 
     Written by hand, since sentence-transformers asks the hub while it saves.
@@ -112,15 +115,19 @@ def make_sentence_folder(folder: Path, seed: int = 0, **settings: Any) -> Path:
     Args:
         folder: Where it is saved.
         seed: The seed of its weights.
+        config: The configuration of a model of another family, but for the size of its vocabulary.
+        pad: The id of the padding token.
         **settings: Settings of the model, such as ``prompts``.
     """
     import torch
-    from transformers import BertConfig, BertModel
+    from transformers import AutoModel, BertConfig
 
-    tokenizer = make_tokenizer(folder)
+    tokenizer = make_tokenizer(folder, pad)
+    config = config or BertConfig(**SIZES)
+    config.vocab_size = len(tokenizer)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        BertModel(BertConfig(vocab_size=len(tokenizer), **SIZES)).save_pretrained(folder)
+        AutoModel.from_config(config).save_pretrained(folder)
     kinds = {"": "Transformer", "1_Pooling": "Pooling"}
     modules = [
         {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}

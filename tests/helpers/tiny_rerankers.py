@@ -88,6 +88,18 @@ def make_decoder_folder(folder: Path, seed: int = 0) -> Path:
     return _save(AutoModelForCausalLM, config, tokenizer, folder, seed)
 
 
+def make_gpt2_folder(folder: Path, pads: bool = False, seed: int = 0) -> Path:
+    """A tiny GPT-2 with 400 learned positions, with or without a padding token."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = tokenizer.unk_token if pads else None
+    sizes = {"n_embd": 32, "n_inner": 48, "n_layer": 2, "n_head": 4, "n_positions": 400}
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = AutoConfig.for_model("gpt2", vocab_size=len(tokenizer), **sizes, **ids)
+    return _save(AutoModelForCausalLM, config, tokenizer, folder, seed)
+
+
 def _save(kind: Any, config: Any, tokenizer: Any, folder: Path, seed: int) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -11,10 +11,12 @@ import torch
 from backbone.decoding import Decoded, greedy_decode
 from backbone.model import Backbone
 from backbone.tokens import encode_answer, encode_prompt
-from qa.data.dataset import QADataset
+from qa.data.dataset import QADataset, Question
 from qa.method import AnsweringMethod, BaseMethod, Prediction, QuestionInput, RAGMethod
 from qa.passages.gold import GoldPassages
+from qa.passages.source import Selection
 from qa.prompts import build_prompt
+from retrieval.passage import Passage
 
 
 class Shifted(AnsweringMethod):
@@ -138,3 +140,37 @@ def test_rag_refuses_to_do_without(tiny_backbone: Backbone) -> None:
 def test_max_new_tokens_must_be_positive(tiny_backbone: Backbone) -> None:
     with pytest.raises(ValueError, match="max_new_tokens must be positive, got 0"):
         BaseMethod(tiny_backbone, max_new_tokens=0)
+
+
+def long_prompt(*words: int, question: str = "Where?") -> QuestionInput:
+    """A question with passages of the given numbers of words."""
+    passages = [Passage(f"p{i}", "", "violins " * count) for i, count in enumerate(words)]
+    return QuestionInput(Question("q7", question, ("Lisbon",)), Selection.uniform(passages))
+
+
+@pytest.mark.parametrize(
+    ("input", "rag", "said"),
+    [
+        (long_prompt(700), True, "split the passage 'p0', which has 70"),
+        (
+            long_prompt(5, 500, 9),
+            True,
+            "use fewer passages (k=2 or less), or split the passage 'p1'",
+        ),
+        (long_prompt(50, question="so " * 900), True, "shorten the question or leave it out"),
+        (long_prompt(question="so " * 600), True, "shorten the question or leave it out"),
+        (long_prompt(700, question="so " * 600), False, "shorten the question or leave it out"),
+    ],
+)
+def test_a_prompt_that_is_too_long_names_question_and_passage(
+    tiny_backbone: Backbone, input: QuestionInput, rag: bool, said: str
+) -> None:
+    method = (RAGMethod if rag else BaseMethod)(tiny_backbone)
+    short = long_prompt(5)
+    method.check_prompts([short])
+    with pytest.raises(ValueError, match="the prompt of question 'q7' is too long: ") as error:
+        method.check_prompts([short, input, short])
+    assert said in str(error.value)
+    assert "and 32 new ones exceed the 512 positions of tiny" in str(error.value)
+    with pytest.raises(ValueError, match=r"is too long \(and so are 2 others\)"):
+        method.check_prompts([input, short, input, input])

@@ -1,4 +1,4 @@
-"""EM and F1 against the official SQuAD arithmetic; intervals against what is known of them."""
+"""EM and F1 against the official SQuAD arithmetic."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import re
 import string
 from collections import Counter
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qa.metrics import (
     QAMetrics,
-    bootstrap_interval,
     exact_match,
     f1_score,
     normalize_answer,
-    paired_difference,
     yes_no_accuracy,
 )
 
@@ -112,55 +109,6 @@ def test_scores_need_a_list_of_answers(answers: list[str]) -> None:
     for score in (exact_match, f1_score):
         with pytest.raises(ValueError, match="at least one answer"):
             score("Lisbon", answers)
-
-
-def test_bootstrap_interval_is_that_of_a_binomial() -> None:
-    values = np.array([1.0] * 300 + [0.0] * 700)
-    low, high = bootstrap_interval(values, seed=3, resamples=4000)
-    half = 1.96 * np.sqrt(0.3 * 0.7 / 1000)
-    assert low == pytest.approx(0.3 - half, abs=0.004)
-    assert high == pytest.approx(0.3 + half, abs=0.004)
-
-
-def test_bootstrap_interval_follows_its_seed_and_level() -> None:
-    values = np.random.default_rng(0).normal(size=50)
-    assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1)
-    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
-    low, high = bootstrap_interval(values, level=0.5)
-    wide_low, wide_high = bootstrap_interval(values, level=0.99)
-    assert wide_low < low < values.mean() < high < wide_high
-
-
-def test_bootstrap_in_chunks_draws_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = np.random.default_rng(0).normal(size=50)
-    whole = bootstrap_interval(values, seed=1, resamples=1001)
-    monkeypatch.setattr("qa.metrics._CHUNK", 500)
-    assert bootstrap_interval(values, seed=1, resamples=1001) == whole
-
-
-@pytest.mark.parametrize(
-    ("values", "settings"),
-    [([], {}), ([[1.0]], {}), ([1.0], {"resamples": 0}), ([1.0], {"level": 1.0})],
-)
-def test_bootstrap_refuses_nonsense(values: list[float], settings: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"at least one value|need resamples"):
-        bootstrap_interval(values, **settings)  # type: ignore[arg-type]
-
-
-def test_paired_difference_cancels_what_questions_share() -> None:
-    random = np.random.default_rng(0)
-    hardness = random.normal(scale=10, size=400)
-    a, b = hardness + 0.5 + random.normal(scale=0.1, size=400), hardness
-    mean, low, high = paired_difference(a, b)
-    assert mean == pytest.approx(0.5, abs=0.02)
-    assert 0.45 < low < mean < high < 0.55
-    minus, minus_low, minus_high = paired_difference(b, a)
-    assert (minus, minus_low, minus_high) == pytest.approx((-mean, -high, -low), abs=1e-3)
-
-
-def test_paired_difference_refuses_other_questions() -> None:
-    with pytest.raises(ValueError, match="same questions on both sides, got 1 and 2 values"):
-        paired_difference([1.0], [1.0, 2.0])
 
 
 def test_running_metrics_are_means_in_percent() -> None:

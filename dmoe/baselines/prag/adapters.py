@@ -73,6 +73,7 @@ class PassageAdapters:
         check_formats(formats)
         ffns.initial(spec, recipe.seed)  # raises an error if an FFN lacks a target
         self.ffns, self._formats, self._spec, self._recipe = ffns, list(formats), spec, recipe
+        self._identity = ffns.backbone.identity
         self._source, self._folder = augmentation, Path(cache_dir).expanduser()
         self._augmentations = {one.passage_id: one for _, one in read_augmentations(augmentation)}
         self.trained, self.read, self.seconds = 0, 0, 0.0
@@ -146,14 +147,18 @@ class PassageAdapters:
         return instances
 
     def _path(self, passage: Passage, instances: Sequence[Encoded]) -> Path:
-        backbone = self.ffns.backbone
+        """The file of an adapter; it is the one that version 0.1 wrote if only that is there."""
+        dtype, identity = str(self.ffns.backbone.dtype), self._identity
         decides = {
             "passage": text_digest(passage).hex(),
             "instances": [[instance.ids, instance.first_label] for instance in instances],
             "layers": self.ffns.layers,
             "adapter": self._spec.as_dict(),
             "recipe": self._recipe.as_dict(),
-            "backbone": [backbone.fingerprint, str(backbone.dtype)],
         }
-        key = digest(decides)
-        return self._folder / key[:2] / f"{key}.safetensors"
+        new, old = (
+            digest({**decides, "backbone": [fingerprint, dtype]})
+            for fingerprint in (identity.fingerprint, identity.weights.legacy)
+        )
+        paths = [self._folder / key[:2] / f"{key}.safetensors" for key in (new, old)]
+        return next((path for path in paths if path.is_file()), paths[0])

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from torch import nn
-
 from backbone.model import Backbone
-from backbone.projections import AdaptedProjections, projections
+from backbone.projections import AdaptedProjections, Projection, projections
 from dmoe.experts.expert import Expert, ExpertSettingError, ExpertSpec, initial_expert
 from plumbing.settings import typed
 
@@ -43,7 +41,7 @@ class LayerFFNs(AdaptedProjections):
         count = max(1, round(placement * backbone.num_layers))
         self.backbone = backbone
         self.layers = list(range(backbone.num_layers))[-count:]
-        self.projections: dict[str, nn.Linear] = {
+        self.projections: dict[str, Projection] = {
             f"{layer}.{target}": projection
             for layer in self.layers
             for target, projection in projections(backbone.ffn(layer)).items()

@@ -9,6 +9,7 @@ from pathlib import Path
 from backbone.lora.adapter import LoraAdapter
 from backbone.model import Backbone
 from qa.method import AnsweringMethod, QuestionInput
+from qa.prompts import PROMPT_OF_0_1, warn_of_another_prompt
 
 
 class SFTLoRAMethod(AnsweringMethod):
@@ -33,6 +34,8 @@ class SFTLoRAMethod(AnsweringMethod):
     ) -> None:
         super().__init__(backbone, rag, max_new_tokens)
         self.adapter = LoraAdapter.load(adapter_dir, backbone)
+        prompt = self.adapter.record.get("prompt", PROMPT_OF_0_1)
+        warn_of_another_prompt(f"the adapter of {adapter_dir}", prompt)
         self.uses_passages = rag  # type: ignore[misc]
 
     def injected(self, inputs: Sequence[QuestionInput]) -> AbstractContextManager[None]:

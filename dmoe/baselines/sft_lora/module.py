@@ -122,6 +122,7 @@ class SFTModule(LightningModule):
                 "recipe": recipe.as_dict() | {"epochs": None},
                 "instances": hashlib.sha256(repr(list(instances)).encode()).hexdigest(),
                 "parameters": sorted(adapter.parameters),
+                "alpha": adapter.alpha,
             }
         )
 
@@ -174,12 +175,11 @@ class SFTModule(LightningModule):
         Raises:
             CheckpointError: If one of them has changed; the message names it.
         """
-        before = {
-            **checkpoint["hyper_parameters"],
-            "backbone": checkpoint["backbone"]["fingerprint"],
-        }
-        now = {**self.hparams, "backbone": self.backbone.fingerprint}
-        if changed := [key for key in now if before.get(key) != now[key]]:
+        before = checkpoint["hyper_parameters"]
+        changed = [key for key, now in self.hparams.items() if before.get(key, now) != now]
+        if self.backbone.identity.difference(checkpoint["backbone"]["fingerprint"]):
+            changed.append("backbone")
+        if changed:
             raise CheckpointError(
                 f"the checkpoint's run had another {changed[0]}; go on with the same data, model, "
                 "instances, lora and recipe, or without ckpt_path"

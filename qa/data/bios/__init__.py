@@ -1,7 +1,8 @@
-"""The embedded data set "bios": passages about invented entities, as in an encyclopaedia."""
+"""The embedded data sets "bios" and "bios_long": passages about invented entities."""
 
 from __future__ import annotations
 
-from qa.data.bios.generator import generate
+from qa.data.bios.generator import generate, generate_long
+from qa.data.bios.known import known_questions
 
-__all__ = ["generate"]
+__all__ = ["generate", "generate_long", "known_questions"]

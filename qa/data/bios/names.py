@@ -128,7 +128,8 @@ class Namer:
                 self._taken.add(name)
                 return name
         raise ValueError(
-            f"found no new name in {_ATTEMPTS} attempts; ask for fewer entities or distractors"
+            f"found no new name in {_ATTEMPTS} attempts; ask for fewer entities, distractors or "
+            "namesakes"
         )
 
     def _given(self, draw: Draw) -> str:

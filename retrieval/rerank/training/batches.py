@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,14 @@ import torch
 from lightning import LightningDataModule, Trainer
 
 from plumbing.mounts import SettingValueError
+from plumbing.storage import hashing
 from plumbing.storage.jsonl import DataError
 from plumbing.training.interval import log_every_epoch
 from retrieval.passage import Passage, passage_text
 from retrieval.rerank.cross_encoder import TokenizedPair
 from retrieval.rerank.training.lists import RankedList, digest
+
+_LISTS_TO_HASH = 8  # lists whose tokens show that tokenizer, prompt and limits are the same
 
 Tokenize = Callable[[Sequence[tuple[str, str]]], list[TokenizedPair]]
 
@@ -230,7 +234,15 @@ class RerankerDataModule(LightningDataModule):
             "seed": self.seed,
             "processes": self._trainer().world_size,
             "lists": digest(self.train)[:12],
+            "tokens of the first lists": self._inputs,
         }
+
+    @cached_property
+    def _inputs(self) -> str:
+        """A hash of the passages, and of what the model reads of the first lists."""
+        pairs = self.collate(self.train[:_LISTS_TO_HASH]).pairs
+        corpus = getattr(self.corpus, "sha256", None)
+        return hashing.digest([corpus, *(pair.input_ids for pair in pairs)])[:12]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse to resume a run with other batches.
@@ -242,12 +254,12 @@ class RerankerDataModule(LightningDataModule):
         changed = [
             f"{key} was {state_dict.get(key)}, is {now[key]}"
             for key in now
-            if state_dict.get(key) != now[key]
+            if state_dict.get(key, now[key]) != now[key]  # earlier versions had fewer keys
         ]
         if changed:
             raise DataError(
                 f"the checkpoint's run had other batches: {'; '.join(changed)}; go on with the "
-                "same data, retriever, mining, batching and trainer.devices"
+                "same data, retriever, mining, cross_encoder, batching and trainer.devices"
             )
 
     def _trainer(self) -> Trainer:

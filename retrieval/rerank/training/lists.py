@@ -25,6 +25,7 @@ from plumbing.storage.jsonl import DataError, read_jsonl, write_jsonl
 from retrieval.corpus.corpus import Corpus
 from retrieval.passage import Passage
 from retrieval.retriever import Retriever
+from retrieval.unspaced import spaced
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +154,8 @@ def mine_cached(
     if cache_dir is None:
         return mine(queries, retriever, corpus, answers, depth, held_out)
     decisive = [_FORMAT, retriever.fingerprint, corpus.sha256, depth, sorted(held_out)]
+    if any(spaced(answer) != answer for query in queries for answer in query.answers):
+        decisive.append("characters are tokens")  # they were not in the first lists of format 2
     path = cache_dir / f"{_key(decisive, queries)}.jsonl.gz"
     if path.is_file():
         try:

@@ -137,8 +137,9 @@ class RerankerModule(LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only the weights that are trained."""
+        """Keep only the weights that are trained, and say which frozen model is beneath them."""
         names = self._trained()
+        checkpoint["base"] = getattr(self.cross_encoder, "origin", None)
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in names}
 
@@ -146,8 +147,16 @@ class RerankerModule(LightningModule):
         """Refuse the weights of another model.
 
         Raises:
-            RerankerError: If the names or shapes of the weights differ from those trained here.
+            RerankerError: If the names or shapes of the weights differ from those trained here, or
+                the frozen model beneath them.
         """
+        base, origin = checkpoint.get("base"), getattr(self.cross_encoder, "origin", None)
+        if base and origin and base["fingerprint"] != origin["fingerprint"]:
+            raise RerankerError(
+                f"the checkpoint was trained beside {base['name']} ({base['fingerprint'][:12]}), "
+                f"but {origin['name']} ({origin['fingerprint'][:12]}) is loaded; go on with the "
+                "same cross_encoder settings"
+            )
         mine = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
         theirs = {name: tuple(t.shape) for name, t in checkpoint["state_dict"].items()}
         if mine != theirs:

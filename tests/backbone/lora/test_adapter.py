@@ -7,7 +7,8 @@ import copy
 import pytest
 import torch
 
-from backbone.lora.adapter import RECORD, LoraAdapter, LoraSettings
+from backbone.lora.adapter import LoraAdapter, LoraSettings
+from backbone.lora.record import RECORD
 from backbone.lora.settings import CONFIG, WEIGHTS, AdapterError
 from backbone.model import Backbone
 from tests.helpers.adapters import randomize, state

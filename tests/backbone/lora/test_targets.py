@@ -36,6 +36,16 @@ def test_a_dense_ffn_has_its_projections_and_a_mixture_its_experts(tiny_backbone
     assert all(".self_attn." in name for name in attention.modules)
 
 
+def test_gate_and_up_in_one_map_are_adapted_together(tiny_tokenizer):
+    phi3 = make_backbone("phi3", tokenizer=tiny_tokenizer)
+    found = lora_targets(phi3, ["gate", "up", "down"]).modules
+    assert found == [
+        f"model.layers.{layer}.mlp.{name}_proj" for layer in (0, 1) for name in ("gate_up", "down")
+    ]
+    with pytest.raises(UnsupportedBackboneError, match=r"gate and up as one parameter"):
+        lora_targets(phi3, ["gate"])
+
+
 def test_experts_that_are_modules_are_found_too(tiny_backbone, tiny_tokenizer):
     model = copy.deepcopy(tiny_backbone.model)
     for layer in model.model.layers:

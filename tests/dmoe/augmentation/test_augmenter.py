@@ -164,6 +164,21 @@ def test_an_empty_answer_is_tried_again_and_then_reported(tmp_path):
     assert len(writer.asked) == 5 * 2 * 2  # an empty answer is cached as well
 
 
+def test_thinking_is_no_part_of_an_augmentation(tmp_path):
+    draft = 'Perhaps {"question": "Who?", "answer": "Tova Blick"}? No. A surgeon, Tova, by the sea.'
+
+    def rule(kind, request):
+        return f"<think>{draft}</think>\n\n{GOOD_QA if kind == 'qa' else GOOD_REWRITE}"
+
+    for each in make_augmenter(Scripted(rule), tmp_path / "a").augment(PASSAGES):
+        assert each.lesson.rewrite == GOOD_REWRITE
+        assert [answer for _, answer in each.lesson.pairs] == ["Lisbon", "1874", "a surgeon"]
+    writer = Scripted(lambda kind, request: f"<think>{draft} {GOOD_QA}")
+    why = "the answer is thinking alone, which is cut off"
+    for each in make_augmenter(writer, tmp_path / "b", max_attempts=1).augment(PASSAGES):
+        assert each.problems == (f"0 of 3 pairs: {why}", f"no rewrite: {why}")
+
+
 def test_a_writer_that_fails_loses_no_other_answer_of_its_batch(tmp_path):
     def rule(kind, request):
         return WriterError("busy") if "number 3 " in request.messages[-1][1] else GOOD_QA
@@ -356,6 +371,7 @@ def composed(folder, *overrides):
 
 BIOS = [
     *("data=bios", "data.train_entities=3", "data.dev_entities=2", "data.distractor_entities=0"),
+    *("data.test_entities=0", "data.unseen_entities=0"),
     *("augmenter=questions", "augmenter.split=dev"),
 ]
 

@@ -84,6 +84,19 @@ LINES = "Q: Where?\nA: Lisbon\nQ: When?\nA: 1874\nQ: As what?\nA: a surgeon"
         LINES.replace("Q:", "q1:").replace("A:", "a1:"),
         LINES.replace("Lisbon", '"Lisbon"'),
         LINES.replace("Lisbon", "“Lisbon”"),
+        LINES.replace("\nA:", " A:"),
+        LINES.replace("Q:", "Q1.:").replace("\nA:", " **A1:**"),
+        LINES.replace("Q: ", "1. ").replace("A: ", "   "),
+        LINES.replace("Q: ", "1) **").replace("?\nA: ", "?** - "),
+        LINES.replace("Q: ", "- ").replace("A: ", "  - "),
+        LINES.replace("Q:", "问题1：").replace("A:", "答案："),
+        JSON.replace('"Lisbon"', '{"text": "Lisbon"}').replace('"1874"', '{"value": 1874}'),
+        JSON.replace('"question"', '"Q"').replace('"answer"', '"A"'),
+        (
+            '{"question1": "Where?", "answer1": "Lisbon", "question_2": "When?", "answer_2": 1874, '
+            '"Q3": "As what?", "A3": "a surgeon"}'
+        ),
+        f"Here are the pairs:\n\n```\n{JSON}",
     ],
 )
 def test_three_pairs_are_found(text):
@@ -149,6 +162,86 @@ def test_unusable_pairs_are_left_out():
     )
     pairs = parse_pairs(text, PASSAGE, prompt="For example:\nQ: Who designed it?\nA: Corvalho")
     assert pairs == [("Where was she born?", "Lisbon")]
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("Where was she born", "Where was she born?"),
+        ("北京在哪里？", "北京在哪里？"),
+        ("北京在哪里??", "北京在哪里?"),
+        ("北京在哪里？？", "北京在哪里？"),
+        ("北京在哪里", "北京在哪里？"),
+        ("首都はどこですか。", "首都はどこですか？"),
+        ("أين ولدت؟", "أين ولدت؟"),
+        ("Πού γεννήθηκε;", "Πού γεννήθηκε;"),
+        ("Πού γεννήθηκε\u037e", "Πού γεννήθηκε\u037e"),
+        ("¿Dónde nació?", "¿Dónde nació?"),
+        ("¿Dónde nació", "¿Dónde nació?"),
+        ("Who wrote “Why?”", "Who wrote “Why?”"),
+        ("서울은 어디에 있습니까", "서울은 어디에 있습니까?"),
+    ],
+)
+def test_a_question_ends_with_one_mark_of_its_script(question, expected):
+    text = f'[{{"question": "{question}", "answer": "x"}}]'
+    assert parse_pairs(text, PASSAGE) == [(expected, "x")]
+
+
+CHINESE = Passage(
+    "z",
+    "北京",
+    "北京是中华人民共和国的首都，位于华北平原的北部。它有三千多年的建城历史，2008年举办了奥运会。",
+)
+JAPANESE = Passage(
+    "j",
+    "東京",
+    "東京は日本の首都であり、世界最大の都市圏の一つである。1868年に江戸から改名された。",
+)
+
+
+@pytest.mark.parametrize(
+    ("passage", "rewrite"),
+    [
+        (
+            CHINESE,
+            "位于华北平原北部的北京，是中华人民共和国的首都。这座城市建城已有三千多年，并于2008年举办过奥运会。",
+        ),
+        (
+            JAPANESE,
+            "日本の首都である東京は、世界で最も大きな都市圏の一つだ。江戸という名は1868年に東京へ改められた。",
+        ),
+    ],
+)
+def test_a_rewrite_in_a_script_without_spaces_is_accepted_unchanged(passage, rewrite):
+    first, second = (f"{part}。" for part in rewrite.split("。")[:2])
+    for text in (
+        rewrite,
+        f"「{rewrite}」",
+        f"好的！以下是改写后的段落：\n\n{rewrite}",
+        f"{rewrite}\n\n（注：保留了所有名称。）",
+        f"{first}\n{second}",
+        f"{rewrite}{second}",  # repeats itself
+        f"{rewrite}この",  # cut off
+    ):
+        assert parse_rewrite(text, passage) == rewrite
+    for text in (first[:6], rewrite * 3 + passage.text * 3, passage.text):
+        with pytest.raises(MalformedAnswerError):
+            check_rewrite(text, passage)
+
+
+def test_a_question_and_a_sentence_in_a_script_without_spaces_are_read():
+    assert parse_question("問：首都は東京ですか？東京", "大阪", JAPANESE) == "首都は東京ですか？"
+    sentence = "奥运会于2008年在北京举办。"
+    assert parse_sentence(sentence, "2008年，北京举办了奥运会。") == sentence
+    with pytest.raises(MalformedAnswerError, match="a difference in 2008, 2012"):
+        parse_sentence(sentence.replace("2008", "2012"), "2008年，北京举办了奥运会。")
+
+
+def test_a_request_for_a_text_without_spaces_leaves_room_for_its_answer():
+    for name, tasks in TASK_SETS.items():
+        (short,) = tasks.rewrite.ask(CHINESE, 0)
+        words = len(CHINESE.text) // 2
+        assert short.max_new_tokens > words, name
 
 
 REWRITE = "A surgeon by the sea, Tova Blick came into the world in Lisbon in 1874."

@@ -10,8 +10,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
+from dmoe.augmentation.chatter import without_thinking
 from dmoe.augmentation.endpoint import EndpointError, EndpointWriter
-from dmoe.augmentation.writer import BackboneWriter, RefusedError, WritingRequest, add_noise
+from dmoe.augmentation.writer import (
+    BackboneWriter,
+    RefusedError,
+    WritingRequest,
+    add_noise,
+    decode_with_tags,
+)
 from tests.helpers.tiny import make_backbone, make_tokenizer
 
 SHARED = "The quick brown fox jumps over the lazy dog. "
@@ -98,6 +105,31 @@ def test_a_model_without_a_chat_template_reads_plain_text(tiny_backbone):
     output = tiny_backbone.model.generate(ids, max_new_tokens=6, do_sample=False)
     expected = tiny_backbone.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
     assert BackboneWriter(tiny_backbone).write([wanted]) == [expected]
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_thinking_that_the_template_opens_is_marked_as_such(opens):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = CHAT.replace("assistant\n{%", "assistant\n<think>\n{%")
+    if not opens:  # as templates with a switch do
+        tokenizer.chat_template = CHAT.replace(
+            "assistant\n{%", "assistant\n{% if not enable_thinking %}<think></think>{% endif %}{%"
+        )
+    writer = BackboneWriter(make_backbone(tokenizer=tokenizer))
+    (text,) = writer.write([request("town")])
+    assert isinstance(text, str)
+    assert text.startswith("<think>") == opens
+    assert (without_thinking(text) == "") == opens  # cut off before the end of the thinking
+
+
+def test_tags_of_thinking_that_are_special_tokens_are_kept():
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"extra_special_tokens": ["[THINK]", "[/THINK]"]})
+    ids = tokenizer("[THINK]the town[/THINK]the sea<|im_end|>")["input_ids"]
+    assert without_thinking(decode_with_tags(tokenizer, ids)).strip() == "the sea"
+    plain = make_tokenizer()
+    ids = plain("the sea<|im_end|>")["input_ids"]
+    assert decode_with_tags(plain, ids) == plain.decode(ids, skip_special_tokens=True)
 
 
 def test_what_decides_the_answers_is_in_the_fingerprint(tiny_backbone, tiny_tokenizer):
@@ -194,6 +226,15 @@ def test_further_attempts_are_drawn(server):
     assert (body["temperature"], body["seed"]) == (0.9, 2)
 
 
+def test_another_seed_asks_an_endpoint_for_other_samples(server):
+    for seed, attempt in ((0, 1), (1, 0), (1, 1), (2, 1)):
+        endpoint(server, seed=seed).write([request("x", attempt=attempt)])
+    assert len({body["seed"] for _, _, body in server.seen}) == 4
+    plain = EndpointWriter(server.url, "big").fingerprint
+    assert endpoint(server, seed=0).fingerprint == plain  # what is in the cache stays
+    assert endpoint(server, seed=1).fingerprint != plain
+
+
 def test_further_keys_are_sent_and_null_leaves_one_out(server):
     body = {"max_tokens": None, "max_completion_tokens": 90, "seed": 5}
     writer = endpoint(server, body=body)
@@ -251,6 +292,23 @@ def test_a_request_that_is_refused_is_not_sent_again_and_costs_no_other(server, 
 )
 def test_a_model_that_says_nothing_answers_nothing(server, message):
     server.planned = [(200, f'{{"choices": [{{"message": {message}}}]}}')]
+    assert endpoint(server).write([request("x")]) == [""]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": "the sea", "reasoning_content": "a draft"},
+        {"content": "the sea", "reasoning": "a draft"},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "a draft"}]},
+                     {"type": "text", "text": "the "}, {"type": "text", "text": "sea"}]},
+    ],
+)  # fmt: skip
+def test_thinking_in_a_field_of_its_own_is_not_read(server, message):
+    server.planned = [(200, json.dumps({"choices": [{"message": message}]}))]
+    assert endpoint(server).write([request("x")]) == ["the sea"]
+    message["content"] = [part for part in message["content"] if "thinking" in part] or None
+    server.planned = [(200, json.dumps({"choices": [{"message": message | {"role": "x"}}]}))]
     assert endpoint(server).write([request("x")]) == [""]
 
 

@@ -200,7 +200,10 @@ def test_it_never_decodes_more_than_it_may(tiny_backbone):
 def test_a_prompt_without_room_is_named(tiny_backbone):
     method = make_method(tiny_backbone)
     long = Selection.uniform([Passage("long", "", "violins " * 600)])
-    with pytest.raises(ValueError, match=r"exceed the 512 positions .*use fewer passages"):
+    with pytest.raises(
+        ValueError,
+        match=r"question 'q0' is too long.*exceed the 512 positions .*split the passage 'long'",
+    ):
         method.answer([QuestionInput(QUESTIONS[0], long)])
 
 

@@ -183,6 +183,13 @@ def test_the_oracle_gets_what_the_evaluation_gives(make):
         assert mine.nll < wrong.nll - 0.5
 
 
+def test_a_corpus_of_other_passages_than_the_gold_ones_is_said(make, caplog):
+    make().check_passages(PASSAGES.values())
+    assert not caplog.text
+    make().check_passages([Passage("x", "", "another")])
+    assert "none of 1 gold passages (0 %) have their id in the corpus, and 'x'" in caplog.text
+
+
 @pytest.mark.parametrize("placement", [0, 1])
 def test_it_is_prag_on_what_was_routed(make, settings, tiny_backbone, placement):
     theirs = load_prag(tiny_backbone, placement=placement, **settings).answer(GOLD)

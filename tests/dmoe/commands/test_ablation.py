@@ -16,12 +16,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import dmoe.commands.ablation
-from dmoe.ablation.report import Row
+from dmoe.ablation.report import Row, differences
 from dmoe.bank import Bank
 from dmoe.commands.ablation import RESULTS, Cell, Workshop, _set_rate, ablate, read_cells
 from dmoe.commands.build_experts import build_experts
 from dmoe.decoding.controls import SomeExperts
-from plumbing.storage.jsonl import read_jsonl, write_jsonl
+from plumbing.storage.jsonl import DataError, read_jsonl, write_jsonl
 from qa.commands.evaluate import evaluate_run
 from tests.helpers.dmoe_doubles import MemoryExperts
 from tests.helpers.fakes import WordRetriever
@@ -78,6 +78,7 @@ def run(model, tmp_path, no_sync, monkeypatch):
             *(f"ablation={name}", "augmenter=questions"),
             *(f"backbone.name={model}", "backbone.dtype=float32"),
             *("data.train_entities=1", "data.dev_entities=3", "data.distractor_entities=0"),
+            *("data.test_entities=0", "data.unseen_entities=0"),
             *("trainer=cpu", f"trainer.default_root_dir={tmp_path}"),
             *("router=random", "max_new_tokens=3", "limit=4"),
             *(f"paths.output_dir={tmp_path / 'run'}", f"paths.cache_dir={tmp_path / 'cache'}"),
@@ -127,6 +128,13 @@ def test_every_cell_of_every_ablation_composes(name):
         assert {key: OmegaConf.select(config, key) for key in settings} == settings
 
 
+@pytest.mark.slow
+def test_the_crossed_cells_have_different_passages_in_prompt_and_bank(run):
+    metrics = run("rag=true", "router=oracle", axes=None, name="crossed")
+    assert len({value for key, value in metrics.items() if key.endswith("/nll")}) == 8
+    assert counts(run) == [1, 1, 8]
+
+
 @pytest.mark.parametrize("model", ["smollm2_135m", "qwen2_5_1_5b"])
 def test_the_warm_up_keeps_the_model(model):
     given = [f"backbone={model}", "ablation=warmup", "ablation.adapter=x", "augmenter=file"]
@@ -167,6 +175,61 @@ def test_two_by_two(run):
     banks = [Bank.open(folder / "bank") for folder in (run.folder / "banks").iterdir()]
     assert sorted(bank.spec.recipe["epochs"] for bank in banks) == [1, 3]
     assert all(len(bank) == 3 for bank in banks)
+
+
+@pytest.mark.parametrize(
+    ("other", "problem"),
+    [
+        ("limit=2", "split=dev, limit=4, sample_seed=0, got split=dev, limit=2, sample_seed=0;"),
+        (
+            "split=train",
+            "split=dev, limit=4, sample_seed=0, got split=train, limit=4, sample_seed=0",
+        ),
+        ("seed=1", "got split=dev, limit=4, sample_seed=1; run one ablation each"),
+        ("limit=null", "got split=dev, limit=None; run"),
+    ],
+)
+def test_cells_over_other_samples_are_refused(run, other, problem):
+    axes = {"sample": {"first": [], "second": [other]}}
+    with pytest.raises(ValueError, match=rf"cell {{'sample': 'second'}}: all cells.*{problem}"):
+        run(axes=axes)
+    assert counts(run) == [0, 0, 0]
+
+
+@pytest.mark.slow
+def test_a_sweep_over_seeds_trains_other_experts_for_the_same_questions(run):
+    axes = {"seed": {0: [], 1: ["seed=1"]}}
+    metrics = run("sample_seed=0", axes=axes)
+    assert counts(run) == [1, 2, 2]
+    assert metrics["0/expert_norm"] != metrics["1/expert_norm"]
+    assert metrics["1/nll_difference"] == pytest.approx(metrics["1/nll"] - metrics["0/nll"])
+    banks = [Bank.open(folder / "bank") for folder in (run.folder / "banks").iterdir()]
+    assert sorted(bank.spec.recipe["seed"] for bank in banks) == [0, 1]
+
+
+def cell(path, ids, nll=1.0):
+    rows = [{"id": id, "answers": ["x"], "em": 0.0, "f1": 0.0, "nll": nll} for id in ids]
+    write_jsonl(path, rows)
+    return Row({"cell": path.stem}, {}, path)
+
+
+def test_cells_are_paired_by_id(tmp_path):
+    first, second = (
+        cell(tmp_path / f"{name}.jsonl", ids) for name, ids in (("one", "abc"), ("two", "cab"))
+    )
+    rows = [{"id": id, "answers": ["x"], "em": 0.0, "f1": 0.0, "nll": ord(id)} for id in "cab"]
+    write_jsonl(second.predictions, rows)
+    write_jsonl(first.predictions, sorted(rows, key=lambda row: row["id"]))
+    found = differences(second, first)
+    assert [found[f"nll_difference{end}"] for end in ("", "_low", "_high")] == [0, 0, 0]
+    assert found["f1_difference_low"] < 0 < found["f1_difference_high"]
+
+
+@pytest.mark.parametrize("ids", ["abd", "ab", "abcd"])
+def test_cells_with_other_questions_are_not_compared(tmp_path, ids):
+    first, second = cell(tmp_path / "one.jsonl", "abc"), cell(tmp_path / "two.jsonl", ids)
+    with pytest.raises(DataError, match="are missing, such as"):
+        differences(second, first)
 
 
 @pytest.mark.slow
@@ -330,7 +393,7 @@ def test_a_rate_that_is_given_stays():
 @pytest.mark.slow
 def test_the_controls(run):
     metrics = run(axes=None)
-    assert counts(run) == [1, 1, 3]  # two cells are equal, because all routers are random
+    assert counts(run) == [1, 1, 4]  # two cells are equal, because both routers are random
     assert metrics["none/trigger_rate"] == 0
     assert metrics["routed/trigger_rate"] == metrics["noise/trigger_rate"] == 100
     assert metrics["noise/nll"] != metrics["routed/nll"]

@@ -79,6 +79,14 @@ def test_what_is_there_is_not_built_again(build, tmp_path):
     assert (metrics["experts"], metrics["skipped"]) == (0, 7)
 
 
+def test_another_instruction_needs_another_bank(build, tmp_path, monkeypatch):
+    assert build("instances.limit=1")["experts"] == 1
+    monkeypatch.setattr("qa.prompts.INSTRUCTION", "Answer in Latin.")
+    with pytest.raises(BankError, match=r"recipe\.prompt: .*Latin.* here, .* in the bank; use an"):
+        build("instances.limit=1")
+    assert build("instances.limit=1", f"bank.dir={tmp_path / 'other'}")["experts"] == 1
+
+
 @pytest.mark.slow
 def test_a_bar_counts_the_lessons(build, monkeypatch):
     class Terminal(io.StringIO):
@@ -228,6 +236,35 @@ def test_another_recipe_needs_another_bank(build, other):
         build("instances.limit=1", other)
 
 
+def test_another_seed_trains_other_experts(build, tmp_path):
+    """A sweep, ``--multirun seed=0,1``, is no repetition of one run."""
+    few = ("instances.limit=2", "recipe.epochs=1")
+    experts = []
+    for seed in (0, 1):
+        build(f"seed={seed}", f"bank.dir={tmp_path / str(seed)}", *few)
+        bank = Bank.open(tmp_path / str(seed))
+        assert bank.spec.recipe["seed"] == seed
+        experts.append(bank.get(sorted(bank)))
+    assert not any(torch.equal(experts[1][name], tensor) for name, tensor in experts[0].items())
+    build("recipe.seed=0", f"bank.dir={tmp_path / 'plain'}", *few)
+    bank = Bank.open(tmp_path / "plain")
+    plain = bank.get(sorted(bank))
+    assert all(torch.equal(plain[name], tensor) for name, tensor in experts[0].items())
+    with pytest.raises(BankError, match=r"the bank does not fit: recipe\.seed: 1 here, 0 in"):
+        build("seed=1", f"bank.dir={tmp_path / 'plain'}", *few)
+
+
+def test_another_seed_trains_another_warm_up(arguments, tmp_path):
+    losses: list[float] = []
+    for seed in (0, 0, 1):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            given = [*[a for a in arguments if not a.startswith("bank")], "instances.limit=3"]
+            output = tmp_path / f"run{len(losses)}"
+            config = compose("train_warmup", [*given, f"paths.output_dir={output}", f"seed={seed}"])
+        losses.append(warmup(config)["train/first_loss"])
+    assert losses[0] == losses[1] != losses[2]
+
+
 @pytest.mark.slow
 def test_a_warm_backbone_is_another_backbone(build, arguments, tmp_path):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -245,7 +282,7 @@ def test_a_warm_backbone_is_another_backbone(build, arguments, tmp_path):
     assert metrics["expert_norm"] > 0.1
     warm = ["backbone=smollm2_135m_warm", f"backbone.adapter={tmp_path / 'warm' / 'adapter'}"]
     build()
-    with pytest.raises(BankError, match="the bank does not fit: backbone_sha256: "):
+    with pytest.raises(BankError, match="what differs: what was merged into the weights"):
         build(*warm)
     plain = build(f"bank.dir={tmp_path / 'plain'}", "recipe.epochs=1", "recipe.lr=0")
     after = build(*warm, f"bank.dir={tmp_path / 'other'}", "recipe.epochs=1", "recipe.lr=0")

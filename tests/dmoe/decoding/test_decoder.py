@@ -9,6 +9,7 @@ import torch
 
 from backbone.decoding import greedy_decode, score_answers
 from backbone.final_ffn import FinalFFN
+from backbone.model import Backbone
 from backbone.tokens import encode_answer, encode_prompt, stop_token_ids
 from dmoe.decoding.active import ActiveExperts
 from dmoe.decoding.decoder import DecoderInput, DMoEDecoder
@@ -17,12 +18,14 @@ from dmoe.decoding.session import Session
 from dmoe.decoding.steps import Routing
 from dmoe.decoding.trigger import (
     ConstantTrigger,
+    NewToken,
     RandomTrigger,
     UncertaintyTrigger,
     token_uncertainty,
 )
 from retrieval.retriever import Hit
 from tests.helpers.dmoe_doubles import RANK, MemoryExperts
+from tests.helpers.table_model import make_spiece_tokenizer, make_table_model
 from tests.helpers.tiny import CORPUS, make_backbone
 
 PROMPTS = ["Question: a\nAnswer:", "Question: Where was Tova Blick born?\nAnswer:", "b c\nAnswer:"]
@@ -80,7 +83,7 @@ def obvious(backbone, routing, input, max_new_tokens, answer=None):
         ids = torch.tensor([prompt + new])
         logits = merged(backbone, routing.source, active)(ids, use_cache=False).logits[:, -1]
         uncertainty = float(torch.distributions.Categorical(logits=logits.double()).entropy())
-        if routing.trigger.fires([uncertainty], [f"{position} {task}"])[0]:
+        if routing.trigger.fires([uncertainty], [NewToken(position, task)])[0]:
             query = task + tokenizer.decode(new, skip_special_tokens=True)
             hits = routing.router.route([RoutingRequest(query, input.given)], routing.experts)[0]
             active = tuple(hit.passage_id for hit in hits)
@@ -264,6 +267,7 @@ def test_the_query_keeps_the_task_and_the_first_decoded_word_apart(kind, tiny_to
 
     class Noting:
         uses_passages = False
+        temperature = 1.0
 
         def route(self, requests, k):
             queries.append(*(request.query for request in requests))
@@ -273,7 +277,8 @@ def test_the_query_keeps_the_task_and_the_first_decoded_word_apart(kind, tiny_to
     for task in ["Where was Tova Blick", "Where was Tova Blick "]:
         queries.clear()
         ids = torch.tensor([encode_prompt(tokenizer, "Question: a\nAnswer:")])
-        Session(final, routing, ids, torch.ones_like(ids), [task], [()]).score(["born in Lisbon"])
+        session = Session(final, routing, ids, torch.ones_like(ids), [RoutingRequest(task)])
+        session.score(["born in Lisbon"])
         assert queries[0] == task
         ends = [" ".join(query.split()) for query in queries]
         assert ends[-1] == "Where was Tova Blick born in Lisbon"
@@ -526,10 +531,39 @@ def test_experts_of_a_gated_ffn_do_not_fit_a_plain_one(tiny_backbone):
 @pytest.mark.parametrize("name", ["experts", "max_query_tokens"])
 def test_bad_settings_are_errors(tiny_backbone, name):
     source = MemoryExperts(tiny_backbone)
+    changed: dict = {name: 0}
     with pytest.raises(ValueError, match=rf"{name} must be positive, got 0; set {name}"):
-        Routing(source, RandomRouter(source), NEVER, **{name: 0})
+        Routing(source, RandomRouter(source), NEVER, **changed)
 
 
 def test_a_prompt_that_does_not_fit_is_an_error(tiny_backbone):
     with pytest.raises(ValueError, match="exceed the 512 positions"):
         make_decoder(tiny_backbone).stream([DecoderInput("a " * 500)], 100)
+
+
+def test_ids_that_the_tokenizer_does_not_know_have_no_text_and_do_not_stop_routing():
+    tokenizer = make_spiece_tokenizer()
+    unknown = len(tokenizer) + 3
+    the, of = (tokenizer.convert_tokens_to_ids(f"▁{word}") for word in ("the", "of"))
+    colon, end = tokenizer.convert_tokens_to_ids(":"), tokenizer.eos_token_id
+    table = {colon: unknown, unknown: the, the: of, of: end}
+    model = make_table_model(table, len(tokenizer) + 8)
+    backbone = Backbone(model, tokenizer, "table")
+    source = MemoryExperts(backbone)
+    for expert in source.experts.values():
+        for tensor in expert.values():
+            tensor.zero_()
+    seen: list[str] = []
+
+    class Router(OracleRouter):
+        def route(self, requests, k):
+            seen.extend(request.query for request in requests)
+            return super().route(requests, k)
+
+    decoder = DMoEDecoder(backbone, Routing(source, Router(source), ConstantTrigger(True), 1))
+    row = DecoderInput("Answer:", "the task", given=("p0",))
+    steps = list(decoder.stream([row], 8))
+    assert decoder.text(steps) == greedy_decode(backbone, ["Answer:"], 8).texts[0] == "the of"
+    assert seen == ["the task", "the task", "the task the", "the task the of"]
+    prompt = torch.tensor([encode_prompt(tokenizer, "Answer:")])
+    assert decoder.generate(prompt, max_new_tokens=8)[0].tolist()[-4:] == [unknown, the, of, end]

@@ -13,7 +13,13 @@ from dmoe.decoding.router import (
     RoutingRequest,
     retrieval_router,
 )
-from dmoe.decoding.trigger import ConstantTrigger, RandomTrigger, UncertaintyTrigger
+from dmoe.decoding.trigger import (
+    ConstantTrigger,
+    FirstTrigger,
+    NewToken,
+    RandomTrigger,
+    UncertaintyTrigger,
+)
 from retrieval.passage import Passage
 from tests.helpers.fakes import WordRetriever
 
@@ -22,6 +28,7 @@ def corpus(texts):
     return {id: Passage(id, "", text) for id, text in texts.items()}
 
 
+TOKENS = [NewToken(0, "where?")]
 TOWNS = corpus({f"p{i}": "town by the sea" + " in lisbon" * (i % 3) for i in range(40)})
 
 
@@ -110,6 +117,33 @@ def test_every_expert_is_drawn_about_equally_often():
     assert all(400 < drawn.count(id) < 600 for id in "abcd")
 
 
+@given(st.sets(st.sampled_from("abcdef"), min_size=1), st.sets(st.sampled_from("abcdxy")))
+def test_random_experts_are_never_the_right_ones(bank, gold):
+    requests = [RoutingRequest(query, gold=tuple(gold)) for query in "pqrst"]
+    for redraw in (True, False):
+        for k in (1, 3, 9):
+            for hits in ids(RandomRouter(bank, redraw=redraw).route(requests, k)):
+                assert len(set(hits)) == len(hits) == min(k, len(bank - gold))
+                assert set(hits) <= bank - gold
+
+
+def test_a_fixed_draw_is_the_same_for_all_questions():
+    bank = [f"p{i}" for i in range(100)]
+    queries = [RoutingRequest(str(i)) for i in range(20)]
+    fixed, redrawn = (
+        ids(RandomRouter(bank, 0, redraw).route(queries, 3)) for redraw in (False, True)
+    )
+    assert all(hits == fixed[0] for hits in fixed)
+    assert len({tuple(hits) for hits in redrawn}) > 10
+    # A question to which one of them is right gets the next one in its place.
+    (changed,) = ids(
+        RandomRouter(bank, 0, False).route([RoutingRequest("q", gold=(fixed[0][1],))], 3)
+    )
+    assert changed[:2] == [fixed[0][0], fixed[0][2]]
+    assert changed[2] not in fixed[0]
+    assert ids(RandomRouter(bank, 1, False).route(queries, 3)) != fixed
+
+
 def test_the_oracle_takes_the_given_passages():
     router = OracleRouter({"a", "b", "c"})
     requests = [RoutingRequest("q", ("c", "x", "a", "b")), RoutingRequest("q")]
@@ -123,12 +157,12 @@ def test_only_the_oracle_needs_passages():
 
 
 def test_the_threshold_itself_does_not_trigger():
-    assert UncertaintyTrigger(2.0).fires([1.9, 2.0, 2.1], ["", "", ""]) == [False, False, True]
+    assert UncertaintyTrigger(2.0).fires([1.9, 2.0, 2.1], TOKENS * 3) == [False, False, True]
 
 
 def test_random_triggers_at_its_rate_whatever_the_batch():
     trigger = RandomTrigger(0.3)
-    names = [f"{i} q" for i in range(4000)]
+    names = [NewToken(i, "q") for i in range(4000)]
     fired = trigger.fires([9.0] * len(names), names)
     assert 0.27 < sum(fired) / len(fired) < 0.33
     assert trigger.fires([0.0] * 10, names[5:15]) == fired[5:15]
@@ -138,8 +172,13 @@ def test_random_triggers_at_its_rate_whatever_the_batch():
 
 
 def test_constant_triggers():
-    assert ConstantTrigger(True).fires([0.0, 9.0], ["", ""]) == [True, True]
-    assert ConstantTrigger(False).fires([0.0, 9.0], ["", ""]) == [False, False]
+    assert ConstantTrigger(True).fires([0.0, 9.0], TOKENS * 2) == [True, True]
+    assert ConstantTrigger(False).fires([0.0, 9.0], TOKENS * 2) == [False, False]
+
+
+def test_the_first_trigger_fires_before_anything_was_decoded():
+    tokens = [NewToken(0, "a"), NewToken(1, "a"), NewToken(0, "b"), NewToken(7, "b")]
+    assert FirstTrigger().fires([0.0, 9.0, 9.0, 9.0], tokens) == [True, False, True, False]
 
 
 @pytest.mark.parametrize("threshold", [-1.0, float("nan")])

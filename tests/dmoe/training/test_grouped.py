@@ -63,6 +63,27 @@ def test_grouped_training_equals_peft_alone(family, batch_size, tiny_tokenizer):
         assert difference(expert_at(trained.experts, index), alone) < 1e-4
 
 
+def test_experts_in_a_fused_map_are_those_of_the_same_model_with_two_maps(tiny_tokenizer):
+    fused = make_backbone("phi3", tokenizer=tiny_tokenizer)
+    apart = make_backbone("llama", tokenizer=tiny_tokenizer)
+    weights = fused.model.state_dict()
+    for name in list(weights):
+        if "qkv_proj" in name:
+            parts = weights.pop(name).split([32, 16, 16])
+            split = zip(("q_proj", "k_proj", "v_proj"), parts, strict=True)
+            weights |= {name.replace("qkv_proj", part): weight for part, weight in split}
+        if "gate_up_proj" in name:
+            split = zip(("gate_proj", "up_proj"), weights.pop(name).chunk(2), strict=True)
+            weights |= {name.replace("gate_up_proj", part): weight for part, weight in split}
+    apart.model.load_state_dict(weights)
+    recipe = Recipe(lr=1e-2, epochs=3)
+    ours, theirs = (
+        GroupedTrainer(FinalFFN(each), ExpertSpec(), recipe).train(IDS, lessons()).experts
+        for each in (fused, apart)
+    )
+    assert difference(ours, theirs) < 1e-3
+
+
 @pytest.mark.parametrize("targets", [["gate"], ["up"], ["down"], ["down", "up"]])
 def test_any_subset_of_the_projections(targets, tiny_backbone):
     spec, recipe = ExpertSpec(2, 3.0, targets), Recipe(lr=1e-2, epochs=2)

@@ -100,8 +100,19 @@ def test_questions_of_each_passage_in_two_halves():
         assert lesson.pairs[1::2] == second.pairs
     with pytest.raises(InstancesError, match=r"part must be one of all, even, odd, got 'half'"):
         lessons_from_questions(dataset, "train", "half")
-    with pytest.raises(DataError, match="has no split 'test'"):
-        lessons_from_questions(dataset, "test")
+    with pytest.raises(DataError, match="has no split 'other'"):
+        lessons_from_questions(dataset, "other")
+
+
+def test_namesakes_have_lessons_of_their_own():
+    sizes = {f"{group}_entities": 0 for group in ("train", "dev", "distractor", "unseen")}
+    dataset = generate(**sizes, test_entities=4, namesakes=2)
+    lessons = lessons_from_questions(dataset, "test")
+    assert [lesson.passage.id for lesson in lessons] == list(dataset.passages)
+    assert len(lessons) == 4 * 3
+    for lesson in lessons:
+        assert len(lesson.pairs) == 6
+        assert all(answer in lesson.passage.text for _, answer in lesson.pairs)
 
 
 def write(tmp_path, *rows):

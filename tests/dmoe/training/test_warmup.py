@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from backbone.final_ffn import FinalFFN
-from backbone.model import Backbone
+from backbone.model import Backbone, UnsupportedBackboneError
 from backbone.tokens import encode_answer, encode_prompt
 from dmoe.decoding.decoder import DecoderInput, DMoEDecoder
 from dmoe.decoding.router import OracleRouter
@@ -86,7 +86,7 @@ def test_a_warm_backbone_is_copied_and_known_like_any_other(half):
     assert not torch.equal(before, after)
     again = Backbone(copy.deepcopy(ours.model), half.tokenizer, half.name)
     assert torch.equal(again.model(IDS).logits, after)
-    assert again.fingerprint == half.fingerprint  # only `warm_backbone` makes a new fingerprint
+    assert again.fingerprint != half.fingerprint  # what is beside the weights counts, too
     assert FinalFFN(again).sizes == FinalFFN(half).sizes
     there = again.model.to("meta")  # a move takes everything along
     assert {t.device.type for t in (*there.parameters(), *there.buffers())} == {"meta"}
@@ -139,3 +139,24 @@ def test_experts_on_a_warm_backbone_know_while_decoding_what_they_were_trained_t
     assert (losses - torch.tensor(cold)).abs().min() > 0.1
     trained = trainer.train(ids, instances)
     assert (trainer.losses(trained.experts, instances) < trained.first_loss).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("targets", [("gate", "up", "down"), ("up",)])
+def test_a_warm_up_of_a_fused_map_is_kept_beside_its_weights(targets, tiny_tokenizer):
+    phi3 = make_backbone("phi3", tokenizer=tiny_tokenizer)
+    spec = ExpertSpec(targets=targets)
+    expert = small_expert(phi3, spec, 0.1)
+    exact = warmed(phi3, expert, spec, torch.float32)
+    ours = warmed(phi3, expert, spec, torch.bfloat16)
+    assert FinalFFN(ours).sizes == FinalFFN(phi3).sizes
+    torch.testing.assert_close(
+        ours.model(IDS).logits.float(), exact.model(IDS).logits, rtol=5e-2, atol=0.3
+    )
+
+
+def test_a_transposed_map_of_16_bits_takes_no_warm_up(tiny_tokenizer):
+    gpt2 = make_backbone("gpt2", tokenizer=tiny_tokenizer)
+    spec = ExpertSpec(targets=("up",))
+    with pytest.raises(UnsupportedBackboneError, match="expected float32 weights to merge"):
+        warmed(gpt2, small_expert(gpt2, spec, 0.1), spec, torch.bfloat16)

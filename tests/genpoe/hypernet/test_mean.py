@@ -73,7 +73,7 @@ def test_copy_starts_with_the_matched_filter_of_the_passage():
         torch.testing.assert_close(row, expected, rtol=2e-2, atol=2e-2)
 
 
-def test_llama2_7b_has_the_papers_number_of_parameters():
+def test_the_width_for_llama2_7b_makes_1_08_billion_parameters():
     with torch.device("meta"):
         hypernet = make(4096, rank=512, hidden_width=128)
     assert sum(p.numel() for p in hypernet.parameters()) == pytest.approx(1.08e9, rel=0.01)
@@ -140,3 +140,18 @@ def test_noise_is_the_generators_and_only_then():
 def test_bad_settings_are_errors(settings, message):
     with pytest.raises(ValueError, match=message):
         MeanSettings(**{"layer": 0, "rank": 2, "hidden_width": 2, **settings})
+
+
+@pytest.mark.parametrize("mode", ["standardize", "whiten"])
+def test_passages_with_the_same_words_cannot_be_scaled(mode):
+    torch.manual_seed(0)
+    words = torch.randn(1, 50, 8)
+    orders = torch.cat([words[:, torch.randperm(50)] for _ in range(4)])
+    same = mean_pool(orders, torch.ones(4, 50))
+    for pooled in (same, same[:1]):
+        with pytest.raises(ValueError, match="passages that differ in their words, got"):
+            PassageScaler(8, mode).fit(pooled)
+    orders[0, 0] = torch.randn(8)
+    scaler = PassageScaler(8, mode)
+    scaler.fit(mean_pool(orders, torch.ones(4, 50)))
+    assert scaler.transform.isfinite().all()

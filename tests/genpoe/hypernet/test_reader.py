@@ -32,6 +32,7 @@ FAMILIES = {
     "a norm behind the FFN too": ("gemma2", {}),
     "no norm before the FFN": ("olmo2", {}),
     "biases": ("qwen2", {}),
+    "multipliers": ("granite", {"residual_multiplier": 0.3, "logits_scaling": 4.0}),
 }
 
 
@@ -318,7 +319,7 @@ def test_a_word_gains_what_the_gate_says(backbone):
             added = writer(weight * writer.values(torch.tensor([word])), stream, output)
             changed = output + added
             changed = changed if final.post is None else final.post(changed)
-            return backbone.head(backbone.final_norm(stream + changed))[0]
+            return backbone.logits(backbone.final_norm(stream + final.multiplier * changed))[0]
 
     step, gains = 1e-2, []
     for word in (40, 90, 200):

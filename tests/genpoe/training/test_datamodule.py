@@ -411,3 +411,58 @@ def test_overlap_is_left_out_of_training_where_that_is_asked_for(
     assert len(kept) < before
     assert not any("p1" in question.passage_ids for question in kept)
     assert f"{before - len(kept)} questions of train are left out" in caplog.text
+
+
+SAME = {"p0": "The sea is deep.", "p1": "The sea is deep.", "p2": "The sea is deep."}
+
+
+@pytest.mark.parametrize(
+    ("texts", "settings"),
+    [
+        (SAME, {}),
+        (SAME, {"rag_fraction": 1.0}),
+        ({"p0": "The sea is deep."}, {"rag_fraction": 1.0}),
+        (
+            {"p0": "The sea is deep and blue.", "p1": "The sea is deep and cold."},
+            {"max_passage_tokens": 3},
+        ),
+    ],
+)
+def test_training_passages_that_do_not_differ_are_an_error(
+    tiny_tokenizer: Any, texts: dict[str, str], settings: dict[str, Any]
+) -> None:
+    dataset = with_texts(texts, answers=True)
+    with pytest.raises(DataError, match=r"train: expected passages that differ, got .* the same"):
+        attach(make_datamodule(tiny_tokenizer, dataset=dataset, val_split=None, **settings))
+
+
+def test_questions_that_all_have_one_answer_are_said(
+    tiny_tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = {"p0": "The sea is deep.", "p1": "The town is old."}
+    for differ in (True, False):
+        caplog.clear()
+        dataset = with_texts(texts, answers=differ)
+        attach(make_datamodule(tiny_tokenizer, dataset=dataset, val_split=None))
+        assert ("all 2 questions have the same answer" in caplog.text) is not differ
+
+
+def test_passages_that_are_cut_are_counted(
+    tiny_tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = with_texts({"p0": "violins " * 50, "p1": "The sea"}, answers=True)
+    with caplog.at_level(logging.INFO):
+        module = attach(
+            make_datamodule(tiny_tokenizer, dataset=dataset, val_split=None, max_passage_tokens=20)
+        )
+    assert max(module._examples["train"].passages.lengths) == 20
+    assert "train: 1 of 2 passages are cut to 20 tokens (max_passage_tokens)" in caplog.text
+
+
+def with_texts(texts: dict[str, str], answers: bool) -> QADataset:
+    """A question about each text; the answers differ or not."""
+    passages = {id: Passage(id, "", text) for id, text in texts.items()}
+    questions = [
+        Question(f"q{id}", f"What is {id}?", (id if answers else "deep",), (id,)) for id in texts
+    ]
+    return QADataset("made", passages, {"train": questions})

@@ -20,8 +20,11 @@ from genpoe.training.datamodule import QADataModule
 from genpoe.training.module import GenPoEModule
 from genpoe.training.others import with_others
 from genpoe.training.settings import OptimSettings
+from plumbing.storage.jsonl import DataError
 from plumbing.training.checkpoint import CheckpointError
 from qa.data.bios import generate
+from qa.data.dataset import QADataset, Question
+from retrieval.passage import Passage
 from tests.helpers.tiny import make_backbone
 
 
@@ -185,6 +188,19 @@ def test_another_hypernetwork_is_refused_and_another_rate_is_said(tiny_backbone)
         make_module(tiny_backbone, lr=2e-2).on_load_checkpoint(checkpoint)
 
 
+def test_another_prompt_is_said_when_resuming(tiny_backbone, monkeypatch):
+    module = make_module(tiny_backbone)
+    checkpoint: dict[str, Any] = {"hyper_parameters": dict(module.hparams)}
+    module.on_save_checkpoint(checkpoint)
+    old = {key: value for key, value in checkpoint.items() if key != "prompt"}
+    for each in (checkpoint, old):  # version 0.1 did not save the prompt
+        module.on_load_checkpoint(each)
+    monkeypatch.setattr("qa.prompts.INSTRUCTION", "Answer in Latin.")
+    for each in (checkpoint, old):
+        with pytest.warns(UserWarning, match=r"other settings: prompt was .*, is .*Latin"):
+            module.on_load_checkpoint(each)
+
+
 def test_learning_rates_out_of_order_are_an_error(tiny_backbone):
     with pytest.raises(ValueError, match=r"lr > 0, got lr_min=1\.0, lr=0\.1"):
         make_module(tiny_backbone, lr=0.1, lr_min=1.0)
@@ -220,3 +236,27 @@ def test_other_passages_are_trained_with_and_not_validated_with(dataset, tiny_to
 
     assert torch.equal(one(batch), several(batch))
     assert not torch.allclose(one(batch, noise()), several(batch, noise()))
+
+
+def test_a_start_that_is_not_finite_is_not_put_down_to_the_learning_rate(
+    dataset, tiny_tokenizer, tmp_path, monkeypatch
+):
+    module = make_module(make_backbone(tokenizer=tiny_tokenizer))
+    start = module.hypernet.start
+
+    def broken(sample):
+        start(sample)
+        module.hypernet.linear1.weight.data[0, 0] = float("nan")
+
+    monkeypatch.setattr(module.hypernet, "start", broken)
+    with pytest.raises(ValueError, match=r"linear1\.weight of the hypernetwork are not finite bef"):
+        fit(module, dataset, tmp_path)
+
+
+def test_three_training_passages_with_one_text_are_said_to_be_alike(tiny_tokenizer, tmp_path):
+    passages = {f"p{i}": Passage(f"p{i}", "", "The sea is deep.") for i in range(3)}
+    questions = [Question(f"q{i}", f"What is {i}?", (f"deep {i}",), (f"p{i}",)) for i in range(3)]
+    alike = QADataset("alike", passages, {"train": questions, "dev": []})
+    module = make_module(make_backbone(tokenizer=tiny_tokenizer))
+    with pytest.raises(DataError, match="train: expected passages that differ, got 3 with the"):
+        fit(module, alike, tmp_path)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError
 
 from plumbing.cli import as_folder, check_complete, one_line, run
+from plumbing.cli.values import with_quotes
+from plumbing.stopwatch import Stopwatch
 from plumbing.storage.jsonl import DataError
 
 
@@ -115,10 +119,42 @@ def test_a_bug_in_what_is_built_keeps_its_traceback() -> None:
 
 
 def test_overrides_are_one_folders_name() -> None:
-    assert as_folder("data.dir=../x/y,k=2") == "data.dir=.._x_y,k=2"
+    assert as_folder("optim.lr=1e-4,seed=2") == "optim.lr-1e-4+seed-2"
+    assert as_folder("data.dir=../x/y,k=2").startswith("data.dir-.._x_y+k-2-")
+    assert as_folder("x=a/b") != as_folder("x=a_b")
     long = ",".join(f"key{number}={number}" for number in range(50))
     assert len(as_folder(long)) < 140
     assert as_folder(long) != as_folder(f"{long}1")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    ["a=1,b=2", "+a=[1,2],~b", "a={x:'y z'}", "a=(1)", 'a="é"', "a=$x,b=~/c", "a=x=y,a=x-y"],
+)
+def test_a_sweeps_folder_can_be_given_back_as_it_is(overrides: str) -> None:
+    name = as_folder(overrides)
+    assert with_quotes(f"ckpt_path={name}/last.ckpt") == f"ckpt_path={name}/last.ckpt"
+    parsed = OverridesParser.create().parse_override(f"ckpt_path={name}/last.ckpt")
+    assert not parsed.is_sweep_override()
+    assert parsed.value() == f"{name}/last.ckpt"
+    assert shlex.quote(name) == name
+
+
+def test_a_part_that_does_not_take_a_setting_is_an_error_of_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The signature shows that it is the user's; a bug inside the part keeps its traceback."""
+    target = "plumbing.stopwatch.Stopwatch"
+    with pytest.raises(SystemExit):
+        run(instantiate, OmegaConf.create({"a": {"_target_": target, "tick": 1}}).a)
+    line = capsys.readouterr().err
+    assert line == "error: Stopwatch does not take the setting 'tick'; leave a.tick out\n"
+    with pytest.raises(InstantiationException):
+        run(instantiate, {"_target_": "tests.plumbing.cli.test_entry.with_a_bug", "tick": 1})
+
+
+def with_a_bug(**settings: int) -> None:
+    Stopwatch(**settings)
 
 
 def test_settings_without_a_value_are_named() -> None:

@@ -10,6 +10,7 @@ from random import Random
 import pytest
 
 from plumbing.storage.files import sha256_of, write_json, write_whole
+from plumbing.storage.jsonl import write_jsonl
 from tests.helpers.faults import killed
 
 # Writes ever longer files of one letter each, until it is killed.
@@ -143,3 +144,13 @@ def test_json(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(path, object())
     assert sha256_of(path) == before
+
+
+def test_what_is_not_finite_is_null_so_that_json_stays_json(tmp_path):
+    value = {"nll": float("nan"), "n": 2, "each": [1.5, float("inf"), {"low": -float("inf")}]}
+    write_json(tmp_path / "metrics.json", value)
+    written = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert written == {"nll": None, "n": 2, "each": [1.5, None, {"low": None}]}
+    write_jsonl(tmp_path / "lines.jsonl", [value])
+    line = (tmp_path / "lines.jsonl").read_text()
+    assert json.loads(line, parse_constant=pytest.fail) == written

@@ -19,8 +19,9 @@ from retrieval.passage import Passage
 
 GOOD = b'{"id": "a", "title": "A", "text": "Some text."}\n'
 
+finite = st.floats(allow_nan=False, allow_infinity=False)  # JSON has no others
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.integers() | finite | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )

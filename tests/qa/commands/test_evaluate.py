@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -63,7 +64,7 @@ def test_every_data_set_composes(name: str) -> None:
     assert callable(get_method(config.data._target_))
 
 
-@pytest.mark.parametrize("name", [name for name in names("data") if name not in ("bios", "local")])
+@pytest.mark.parametrize("name", sorted({*names("data")} - {"bios", "bios_long", "local"}))
 def test_named_data_sets_load_from_a_folder(
     name: str, compose_small: Compose, folder: Path, tmp_path: Path
 ) -> None:
@@ -102,6 +103,38 @@ def test_rag_evaluates_and_writes(compose_small: Compose, tmp_path: Path) -> Non
     rows = [row for _, row in read_jsonl(tmp_path / "predictions.jsonl")]
     assert [row["passage_ids"] for row in rows] == [[f"p{i // 2}"] for i in range(8)]
     assert metrics["n"] == 8
+
+
+def test_other_passages_stand_in_the_prompt(compose_small: Compose, tmp_path: Path) -> None:
+    def run(*overrides: str) -> tuple[Any, ...]:
+        metrics = evaluate_command(compose_small("method=rag", *overrides))
+        rows = [row for _, row in read_jsonl(tmp_path / "predictions.jsonl")]
+        keys = ("passage_ids", "prompt_passage_ids")
+        return metrics["nll"], *([row.get(key) for row in rows] for key in keys)
+
+    own, other = run(), run("passages=shuffled")
+    assert own[2] == other[2] == [None] * 8  # predictions name the prompt's passages if they differ
+    crossed, back = (
+        run("prompt_passages=shuffled"),
+        run("passages=shuffled", "prompt_passages=gold"),
+    )
+    assert crossed == (other[0], own[1], other[1])
+    assert back == (own[0], other[1], own[1])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["prompt_passages=gold"], "got rag=false; set rag=true, or leave prompt_passages out"),
+        (["method=rag", "prompt_passages=golden"], "got 'golden'; set prompt_passages"),
+        (["method=rag", "prompt_passages=retrieved"], "passages=retrieved needs a retrieval index"),
+    ],
+)
+def test_passages_that_cannot_stand_in_the_prompt(
+    overrides: Sequence[str], message: str, compose_small: Compose
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate_command(compose_small(*overrides))
 
 
 def test_base_uses_no_passages(compose_small: Compose, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from plumbing.storage.files import write_json
 from plumbing.storage.jsonl import DataError, write_jsonl
 from qa.commands.report import report_command
 from qa.evaluation.evaluate import summarize
-from qa.evaluation.run_folder import differences, read_run
-from qa.metrics import paired_difference
+from qa.evaluation.pairing import differences
+from qa.evaluation.run_folder import read_run
+from qa.statistics import difference, estimate, over_runs
 
 CONF = Path(__file__).parents[3] / "conf"
 
@@ -63,15 +64,15 @@ def test_a_report(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixtur
     assert metrics["ours/em"] == pytest.approx(100 * 4 / 6)
     assert metrics["base/peak_memory"] == 3 * 2.0**30
     ours, base = ([100.0 * em for em in EMS[name]] for name in ("ours", "base"))
-    expected = paired_difference(ours, base)
+    expected = difference(ours, base, largest=100)
     ends = ("", "_low", "_high")
     assert tuple(metrics[f"ours/minus/base/em{end}"] for end in ends) == expected
     assert metrics["ours/minus/base/nll"] == pytest.approx(-2 / 6)
     assert metrics["ours/minus/base/n"] == 6
     assert not any("acc" in name or name.startswith("base/minus") for name in metrics)
     page, second = ((tmp_path / "out" / f"{n}.md").read_text() for n in ("table", "differences"))
-    assert page.splitlines()[0] == "| Run | EM | F1 | nll | s/question | GiB | n |"
-    assert page.splitlines()[3].endswith(" | 0.250 | 3.00 | 6 |")
+    assert page.splitlines()[0] == "| Run | EM | F1 | nll | s/question | GiB | n | clusters |"
+    assert page.splitlines()[3].endswith(" | 0.250 | 3.00 | 6 | 6 |")
     assert "| ours | 33.3 (" in second
     assert page + "\n" + second in capsys.readouterr().out
     assert (tmp_path / "out/figure.png").stat().st_size > 0
@@ -92,11 +93,95 @@ def test_one_run_has_a_table_and_no_differences(runs: list[Path], tmp_path: Path
 def test_questions_are_paired_by_id(write: Write) -> None:
     one = read_run(write("one", [line("a", 1, acc=1.0), line("b", 0, acc=0.0), line("c", 0)]))
     other = read_run(write("other", [line("d", 1), line("b", 1, acc=1.0), line("a", 1, acc=0.0)]))
-    found = differences(one, other)
+    found = differences(one, other, common=True)
     assert found["n"] == 2
     assert (found["em"], found["nll"], found["acc"]) == (-50.0, 0.5, 0.0)
-    assert differences(one, one)["em_low"] == differences(one, one)["em_high"] == 0
+    assert differences(one, one)["em_low"] < differences(one, one)["em"] == 0
     assert "acc" not in differences(one, one)  # c has none
+
+
+def test_the_order_of_the_lines_does_not_matter(write: Write) -> None:
+    rows = [line(f"q{i}", i % 2, gold_ids=[f"p{i // 2}"]) for i in range(8)]
+    other = read_run(write("other", [line(f"q{i}", i % 3 == 0) for i in range(8)]))
+    forth = differences(read_run(write("forth", rows)), other)
+    back = differences(read_run(write("back", rows[::-1])), other)
+    assert forth == pytest.approx({**back, "nll_low": forth["nll_low"]}, abs=0.1)
+    assert forth["em"] == pytest.approx(100 * (4 - 3) / 8)
+
+
+@pytest.mark.parametrize("left", [["q0", "q1"], [f"q{i}" for i in range(5)]])
+def test_a_method_that_skipped_questions_is_refused(
+    runs: list[Path], write: Write, tmp_path: Path, left: list[str]
+) -> None:
+    skipped = write("ours", [line(id, 1) for id in left])
+    missing = f"{6 - len(left)} of them are missing, such as 'q{len(left)}'; evaluate both"
+    for order in (runs, runs[::-1]):  # whichever is the baseline
+        with pytest.raises(DataError, match=rf"ours/pred.*: expected the 6 questions.*{missing}"):
+            report(tmp_path, order)
+    metrics = report(tmp_path, [runs[0], skipped], "questions=common")
+    assert metrics["ours/minus/base/n"] == len(left)
+    page = (tmp_path / "out/differences.md").read_text()
+    assert "n questions that both\nhave; questions that only one has are left out" in page
+
+
+def test_equal_questions_of_another_sample_are_refused(write: Write, tmp_path: Path) -> None:
+    samples = [write(str(seed), [line(f"q{i + seed}", 0) for i in range(3)]) for seed in (0, 1)]
+    with pytest.raises(DataError, match="1 of them are missing, such as 'q0'"):
+        report(tmp_path, samples)
+
+
+def test_questions_of_one_passage_are_one_cluster(write: Write, tmp_path: Path) -> None:
+    gold = [line(f"q{i}", 0, gold_ids=[f"p{i // 4}"]) for i in range(8)]
+    old = [line(f"q{i}", i % 2) for i in range(8)]  # of before gold_ids was written
+    metrics = report(tmp_path, [write("gold", gold), write("old", old)])
+    assert (metrics["gold/clusters"], metrics["old/clusters"]) == (2, 8)
+    assert metrics["old/minus/gold/clusters"] == 2
+    assert metrics["gold/em_high"] == pytest.approx(estimate([0.0] * 2, largest=100).high)
+    page = (tmp_path / "out/table.md").read_text()
+    assert page.endswith("cluster of its own: old. Evaluate again for wider and truer intervals.\n")
+
+
+def test_intervals_of_old_runs_are_computed_anew(write: Write, tmp_path: Path) -> None:
+    rows = [line(f"q{i}", 0, gold_ids=[f"p{i}"]) for i in range(40)]
+    run = write("old", rows, em_low=0.0, em_high=0.0)
+    assert report(tmp_path, [run])["old/em_high"] == pytest.approx(8.76, abs=0.01)
+    assert "gold passages" not in (tmp_path / "out/table.md").read_text()
+
+
+@pytest.fixture
+def swept(write: Write) -> list[Path]:
+    """Three runs that differ in their seed."""
+    ems = ([1, 0, 1, 0, 1, 0], [1, 0, 0, 0, 1, 0], [1, 1, 1, 1, 1, 0])
+    return [
+        write(f"seed{seed}", [line(f"q{i}", em) for i, em in enumerate(each)])
+        for seed, each in enumerate(ems)
+    ]
+
+
+def test_runs_over_seeds_are_one_row(runs: list[Path], swept: list[Path], tmp_path: Path) -> None:
+    group = f"runs=[{runs[0]},[{','.join(map(str, swept))}]]"
+    metrics = report(tmp_path, runs, group, "labels=[base,ours]")
+    assert metrics["ours/em"] == pytest.approx(500 / 9)
+    expected = over_runs([50.0, 100 / 3, 500 / 6], largest=100)
+    ends = ("", "_low", "_high")
+    assert [metrics[f"ours/seeds/em{end}"] for end in ends] == pytest.approx(expected)
+    least, most = (metrics[f"ours/seeds/em_{end}"] for end in ("least", "most"))
+    assert (least, most, metrics["ours/seeds/n"]) == pytest.approx((100 / 3, 500 / 6, 3))
+    each = estimate([100, 100 / 3, 200 / 3, 100 / 3, 100, 0], largest=100)
+    assert [metrics[f"ours/em{end}"] for end in ends] == pytest.approx(each)
+    assert metrics["ours/minus/base/em"] == pytest.approx(500 / 9 - 100 / 3)
+    page = (tmp_path / "out/seeds.md").read_text().splitlines()
+    assert page[3] == "| Run | Score | Seeds | Mean | Lowest | Highest |"
+    assert page[5].startswith("| ours | EM | 3 | 55.6 (0.0–100.0)")
+    assert page[5].endswith(" | 33.3 | 83.3 |")
+
+
+def test_runs_over_seeds_must_have_answered_the_same(
+    swept: list[Path], write: Write, tmp_path: Path
+) -> None:
+    other = write("other", [line("q0", 1)])
+    with pytest.raises(DataError, match=r"other/pred.*: expected the 6 questions"):
+        report(tmp_path, swept, f"runs=[[{swept[0]},{other}]]")
 
 
 @pytest.mark.parametrize(
@@ -107,14 +192,25 @@ def test_questions_are_paired_by_id(write: Write) -> None:
             [line("q0", 1), line("q1", 1, answers=["Rome"])],
             r"ours/predictions\.jsonl:2: .*base/predictions\.jsonl:2, .*Lisbon.*, got .*Rome",
         ),
+        (
+            [line("q0", 1, gold_ids=["p1"])],
+            r"jsonl:1: expected the gold passages that .*\(\['p0'\]\), got .*\(\['p1'\]\)",
+        ),
+        (
+            [line("q0", 1, question="Where?")],
+            r"jsonl:1: expected the text that .*\('Who\?'\), got a string \('Where\?'\)",
+        ),
     ],
 )
 def test_what_is_not_the_same_is_not_compared(
     runs: list[Path], write: Write, tmp_path: Path, rows: list[dict[str, Any]], message: str
 ) -> None:
+    base = [line(f"q{i}", em, gold_ids=[f"p{i}"], question="Who?") for i, em in enumerate([1, 0])]
+    write("base", base)
     write("ours", rows)
-    with pytest.raises(DataError, match=message):
-        report(tmp_path, runs)
+    for questions in ("same", "common"):
+        with pytest.raises(DataError, match=message):
+            report(tmp_path, runs, f"questions={questions}")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +227,14 @@ def test_what_is_not_the_same_is_not_compared(
         ("predictions.jsonl", '{"answers": []}', r"predictions\.jsonl:1: expected the key 'id'"),
         ("predictions.jsonl", '{"id": "a", "answers": "x"}', "jsonl:1: 'answers' must be a list"),
         ("predictions.jsonl", '{"id": "a", "answers": [], "nll": null}', "1: 'nll' must be a num"),
+        ("predictions.jsonl", "", r"predictions\.jsonl: expected a line for each question"),
+        ("predictions.jsonl", '{"id": "a", "answers": [], "em": NaN}', "'em' must be a finite num"),
+        ("predictions.jsonl", '{"id": "a", "answers": [], "gold_ids": "p"}', "'gold_ids' must be"),
+        (
+            "predictions.jsonl",
+            '{"id": "a", "answers": [], "em": 1}\n{"id": "b", "answers": []}',
+            r"predictions\.jsonl:2: expected the key 'em', which 1 of the 2 lines have",
+        ),
         ("predictions.jsonl", '{"id": "a", "answers": []}\n' * 2, r":2: question id 'a' stands"),
     ],
 )
@@ -147,7 +251,10 @@ def test_a_malformed_run_is_named(
     ("override", "message"),
     [
         ("runs=[]", "at least one run.* got 0 runs"),
-        ("runs=x", r"runs must be a list, each entry a text, got 'x'; set runs"),
+        ("runs=x", r"runs must be a list, each entry a text or a list, .*, got 'x'; set runs"),
+        ("runs=[[]]", r"must name each run once, got \[\]; set runs=\[RUN,\[RUN,RUN\]\]"),
+        ("runs=[[a,./a]]", r"must name each run once, got \[a, ./a\]"),
+        ("questions=all", "questions must be one of same, common, got 'all'"),
         ("runs=[x/a,y/a]", r"labels must differ, got 'a' twice; set labels=\[…\]"),
         ("labels=[a]", "one label for each run.* got 2 runs and 1 labels"),
         ("labels=[a,a]", "labels must differ"),

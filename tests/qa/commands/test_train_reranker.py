@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from plumbing.cli import one_line
-from plumbing.storage.jsonl import DataError
+from plumbing.storage.jsonl import DataError, write_jsonl
 from plumbing.training.checkpoint import CheckpointError
 from qa.commands.train_reranker import (
     answers_query,
@@ -120,6 +121,17 @@ def test_what_is_evaluated_is_in_no_list(compose_small: Compose, tmp_path: Path)
     found = {id for row in rows for id in row["positive_ids"] + row["negative_ids"]}
     assert found == set(people().passages) - dev
     assert len(rows) == 8
+
+
+def test_gold_and_held_out_ids_of_another_corpus_are_said(
+    compose_small: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{**asdict(passage), "id": f"w{passage.id}"} for passage in people().passages.values()]
+    write_jsonl(tmp_path / "other.jsonl", rows)
+    with pytest.raises(DataError, match="give the corpus that the data set's passage_ids name"):
+        train_reranker_command(compose_small(f"corpus.path={tmp_path / 'other.jsonl'}"))
+    assert "none of 8 gold passages (0 %) have their id in the corpus, and 'fox0'" in caplog.text
+    assert "none of 4 gold passages (0 %) have their id in the corpus, of those" in caplog.text
 
 
 def test_passages_of_further_data_sets_are_held_out(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from backbone.model import Backbone
 from plumbing.storage.files import write_json
@@ -17,9 +18,11 @@ from plumbing.storage.jsonl import DataError, read_jsonl
 from qa.data.dataset import QADataset, Question
 from qa.evaluation.evaluate import answer_all, evaluate, sample
 from qa.method import BaseMethod, Prediction, QuestionInput, RAGMethod
-from qa.metrics import bootstrap_interval
 from qa.passages.gold import GoldPassages, ShuffledPassages
 from qa.passages.source import Selection
+from qa.prompts import prompt_template
+from qa.statistics import clusters_of, estimate
+from qa.tables.tables import summary
 
 
 class Agreeing(RAGMethod):
@@ -40,6 +43,55 @@ def test_accuracy_where_all_questions_want_yes_or_no(
     assert metrics["acc_low"] < 50 < metrics["acc_high"]
     assert metrics["em"] == 0
     assert "acc" not in evaluate(method, [*asked, *others], source, tmp_path / "some")
+
+
+class Routed(Agreeing):
+    """Agrees, and finds a gold passage for every second question that has one."""
+
+    def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
+        found = [None, False, True, False, True]
+        return [Prediction("yes", 1.0, {"found": one}) for one in found[: len(inputs)]]
+
+    def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        return {"found": 50.0, "tokens": 3.0}
+
+
+def test_a_share_of_the_questions_that_a_method_measures_has_an_interval(
+    tiny_backbone: Backbone, people: QADataset, tmp_path: Path
+) -> None:
+    asked = people.split("dev")[:5]
+    metrics = evaluate(Routed(tiny_backbone), asked, GoldPassages(people), tmp_path)
+    passages = [question.passage_ids for question in asked[1:]]
+    expected = estimate([0, 100, 0, 100], clusters_of(passages), 100)
+    keys = [f"found{end}" for end in ("", "_low", "_high")]
+    assert [metrics[key] for key in keys] == pytest.approx(expected)
+    assert "tokens_low" not in metrics
+
+
+def test_questions_of_a_single_passage_have_no_interval_of_the_nll(
+    scripted: Scripted, people: QADataset, tmp_path: Path
+) -> None:
+    asked = people.split("dev")[:2]
+    metrics = evaluate(scripted, asked, GoldPassages(people), tmp_path)
+    assert (metrics["n"], metrics["clusters"]) == (2, 1)
+    assert "nll_low" not in metrics
+    assert metrics["em_high"] - metrics["em_low"] > 70
+    assert summary(metrics).endswith("over 2 questions")
+
+
+def test_a_score_that_is_not_finite_is_an_error_that_keeps_the_answers(
+    scripted: Scripted, people: QADataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, source = people.split("dev"), GoldPassages(people)
+    evaluate(scripted, asked, source, tmp_path)
+    monkeypatch.setattr(scripted, "prompt", lambda _: [0])
+    monkeypatch.setattr(
+        scripted, "answer", lambda inputs: [Prediction("x", float("nan"))] * len(inputs)
+    )
+    with pytest.raises(ValueError, match="got 8 of 8 that are infinite or NaN"):
+        evaluate(scripted, asked, source, tmp_path)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["made_with.json", "predictions.jsonl"]
 
 
 class Scripted(RAGMethod):
@@ -73,6 +125,7 @@ def test_metrics_and_predictions_are_written(
         "id": "q0b",
         "question": "When was Tova Blick born?",
         "answers": ["9 1 0"],
+        "gold_ids": ["p0"],
         "prediction": "Lisbon",
         "passage_ids": ["p0"],
         "weights": [1.0],
@@ -84,20 +137,29 @@ def test_metrics_and_predictions_are_written(
     assert [row["nll"] for row in rows] == nll
     assert metrics["em"] == metrics["f1"] == 50.0
     assert metrics["nll"] == pytest.approx(np.mean(nll))
-    low, high = bootstrap_interval([1.0, 0.0] * 4, seed=5)
-    assert (metrics["em_low"], metrics["em_high"]) == pytest.approx((100 * low, 100 * high))
+    # Each passage has two questions, one of which is right: as good as eight independent ones.
+    wilson = scipy.stats.binomtest(4, 8).proportion_ci(method="wilson")
+    assert metrics["em_low"] == pytest.approx(100 * wilson.low, abs=5)
+    assert metrics["em_high"] == pytest.approx(100 * wilson.high, abs=5)
     assert metrics["nll_low"] < metrics["nll"] < metrics["nll_high"]
-    assert metrics["n"] == 8
+    assert (metrics["n"], metrics["clusters"]) == (8, 4)
     assert metrics["seconds_per_question"] > 0
     assert metrics["peak_memory"] > 1e7
     assert set(metrics) == {
-        *("n", "seconds_per_question", "retrieval_seconds_per_question", "peak_memory"),
+        *("n", "clusters", "peak_memory"),
+        *("seconds_per_question", "retrieval_seconds_per_question"),
         *(f"{name}{end}" for name in ("em", "f1", "nll") for end in ("", "_low", "_high")),
     }
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        "made_with.json",
         "metrics.json",
         "predictions.jsonl",
     ]
+    assert json.loads((tmp_path / "new" / "made_with.json").read_text()) == {
+        "prompt": prompt_template(),
+        "backbone": scripted.backbone.name,
+        "fingerprint": scripted.backbone.fingerprint,
+    }
 
 
 class SlowlyFound(GoldPassages):

@@ -20,8 +20,8 @@ from plumbing.storage.jsonl import read_jsonl, write_jsonl
 from qa.commands.evaluate_retrieval import evaluate_retrieval_command
 from qa.data.dataset import Question
 from qa.evaluation.retrieval import evaluate_retrieval
-from qa.metrics import bootstrap_interval, paired_difference
 from qa.passages.pipeline import open_pipeline
+from qa.statistics import difference, estimate
 from qa.tables.retrieval import plot_accuracy, retrieval_table
 from retrieval.fusion import Fusion
 from retrieval.passage import Passage
@@ -64,7 +64,7 @@ def plain(tmp_path: Path) -> dict[str, float]:
 
 @pytest.fixture
 def reranked(tmp_path: Path) -> dict[str, float]:
-    return evaluate_retrieval(make(FakeReranker(rule)), QUESTIONS, [1, 2, 4], tmp_path, "made", 3)
+    return evaluate_retrieval(make(FakeReranker(rule)), QUESTIONS, [1, 2, 4], tmp_path, "made")
 
 
 def means(metrics: dict[str, float], prefix: str = "") -> dict[str, float]:
@@ -102,11 +102,9 @@ def test_metrics_after_reranking(reranked: dict[str, float], plain: dict[str, fl
 def test_intervals_and_gains(reranked: dict[str, float]) -> None:
     before, after = [50.0, 0.0, 100.0], [50.0, 0.0, 0.0]
     ends = (reranked["recall@1_low"], reranked["recall@1_high"])
-    assert ends == pytest.approx(bootstrap_interval(before, seed=3))
+    assert ends == pytest.approx(estimate(before, largest=100)[1:])
     keys = [f"reranked/recall@1_gain{end}" for end in ("", "_low", "_high")]
-    assert [reranked[key] for key in keys] == pytest.approx(
-        paired_difference(after, before, seed=3)
-    )
+    assert [reranked[key] for key in keys] == pytest.approx(difference(after, before, largest=100))
 
 
 def test_rankings_are_written(reranked: dict[str, float], tmp_path: Path) -> None:
@@ -137,10 +135,10 @@ def test_table_and_plot_are_made(reranked: dict[str, float], tmp_path: Path) -> 
     cell = rf"{points} \({points} … {points}\)"
     assert all(re.fullmatch(rf"\| \S+ (\| {cell} ){{3}}\|", line) for line in lines[2:8])
     assert lines[2].startswith(
-        "| accuracy@1 | 33.3 (0.0 … 100.0) | 66.7 (0.0 … 100.0) | +33.3 (+0.0 …"
+        "| accuracy@1 | 33.3 (6.1 … 79.2) | 66.7 (20.8 … 93.9) | +33.3 (-45.6 …"
     )
     assert re.match(
-        r"\| mrr \| 0\.667 \(0\.\d{3} … 1\.000\) \| 0\.444 \(.*\) \| -0\.222 ", lines[8]
+        r"\| mrr \| 0\.667 \(0\.\d{3} … 0\.\d{3}\) \| 0\.444 \(.*\) \| -0\.222 ", lines[8]
     )
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
@@ -150,6 +148,19 @@ def test_table_and_plot_without_a_reranker(plain: dict[str, float], tmp_path: Pa
     assert retrieval_table(plain).startswith(start)
     plot_accuracy(plain, tmp_path / "other.png")
     assert (tmp_path / "other.png").is_file()
+
+
+def test_questions_about_one_passage_are_one_cluster(tmp_path: Path) -> None:
+    asked = [
+        Question(f"q{i}", "zebra", ("stripes",), (gold,) if gold else ())
+        for i, gold in enumerate(["a", "a", "b", "b", "", ""])
+    ]
+    metrics = evaluate_retrieval(make(FakeReranker(rule)), asked, [1], tmp_path)
+    two, four = (estimate([0] * 4, clusters, 100) for clusters in ([0, 0, 1, 1], [0, 1, 2, 3]))
+    assert metrics["recall@1_high"] == metrics["reranked/recall@1_high"] == two.high != four.high
+    assert metrics["accuracy@1_high"] == estimate([0] * 6, [0, 0, 1, 1, 2, 3], 100).high
+    gain = difference([0] * 4, [0] * 4, [0, 0, 1, 1], 1)
+    assert metrics["reranked/mrr_gain_high"] == gain.high
 
 
 def test_where_accuracy_cannot_be_judged_it_is_left_out(tmp_path: Path) -> None:

@@ -104,6 +104,14 @@ def test_shuffled_with_one_passage_is_impossible() -> None:
         ShuffledPassages(dataset, k=1).select(dataset.split("dev"))
 
 
+def test_shuffled_lends_passages_to_probes_that_have_none(people: QADataset) -> None:
+    probes = [Question(f"k{number}", "What?", ("It",)) for number in range(3)]
+    selections = ShuffledPassages(people, seed=1, k=1).select(probes)
+    assert all(len(selection.passages) == 1 for selection in selections)
+    with pytest.raises(DataError, match="3 of 3 questions"):
+        GoldPassages(people).select(probes)
+
+
 @pytest.mark.parametrize("source", [GoldPassages, ShuffledPassages])
 def test_questions_without_gold_passage_are_named_and_counted(source: type) -> None:
     dataset = make_dataset((0,), (), (1,), ())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections import Counter
 from dataclasses import asdict, replace
@@ -13,7 +14,7 @@ from plumbing.storage.manifest import FolderError, read_manifest
 from retrieval import index_folder
 from retrieval.bm25 import lucene
 from retrieval.bm25.index import BM25Settings
-from retrieval.bm25.java import java_class
+from retrieval.bm25.java import java_class, start_java
 from retrieval.corpus.corpus import Corpus
 from retrieval.passage import Passage
 from retrieval.retriever import Hit
@@ -136,14 +137,21 @@ def test_queries_are_cut_to_so_many_words(corpus, settings, index):
     assert short.fingerprint != index.fingerprint
 
 
-def test_an_empty_corpus(tmp_path):
-    corpus = corpus_of(tmp_path, [])
-    settings = BM25Settings(tmp_path / "index")
-    settings.build(corpus)
-    index = settings.open(corpus)
-    assert index.search(["lisbon"], 3) == [[]]
-    index.add(PASSAGES)
-    assert ids(index.search(["lisbon"], 3)[0]) == ["lisbon"]
+def test_a_folder_whose_name_is_no_text_is_named():
+    with pytest.raises(ValueError, match="index_dir must be text that UTF-8 can express, got"):
+        BM25Settings(os.fsdecode(b"index/\xff"))
+
+
+def test_a_path_that_java_refuses_gets_advice(tmp_path):
+    start_java()
+    from jnius import JavaException
+
+    refused = JavaException("java.nio.file.InvalidPathException: unmappable characters")
+    with (
+        pytest.raises(FolderError, match=r"set LC_ALL=C\.UTF-8, or choose a folder whose name is"),
+        lucene._java_errors(tmp_path),
+    ):
+        raise refused
 
 
 def test_python_threads_share_it_while_it_changes(index):

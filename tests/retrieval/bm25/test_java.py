@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import ctypes
+import locale
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -190,3 +192,48 @@ def test_a_forked_process_is_told(monkeypatch):
     child.start()
     child.join(60)
     assert "does not survive a fork" in queue.get()
+
+
+@pytest.mark.parametrize("codeset", ["ANSI_X3.4-1968", "ISO-8859-1", "UTF-8", "utf8"])
+@pytest.mark.parametrize("python", ["utf-8", "iso8859-1"])
+def test_java_takes_paths_as_python_does_whatever_the_locale(monkeypatch, codeset, python):
+    monkeypatch.setattr("locale.nl_langinfo", lambda item: codeset)
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: python)
+    differ = python == "utf-8" and not codeset.lower().startswith("utf")
+    assert java._locale() == ({"LC_ALL": "C.UTF-8"} if differ else {})
+
+
+def test_the_environment_of_the_start_is_restored(monkeypatch):
+    monkeypatch.setenv("JAVA_HOME", "before")
+    monkeypatch.delenv("LC_ALL", raising=False)
+    numbers = locale.setlocale(locale.LC_ALL)
+    with java._environment(JAVA_HOME="in it", LC_ALL="C.UTF-8"):
+        assert (os.environ["JAVA_HOME"], os.environ["LC_ALL"]) == ("in it", "C.UTF-8")
+        locale.setlocale(locale.LC_ALL, "C")  # as Java does with what the environment says
+    assert os.environ["JAVA_HOME"] == "before"
+    assert "LC_ALL" not in os.environ
+    assert locale.setlocale(locale.LC_ALL) == numbers
+
+
+ACCENTS = """
+import sys
+from pathlib import Path
+from retrieval.bm25 import BM25Settings
+from retrieval.corpus import Corpus
+folder = Path(sys.argv[1], "índice 北京")
+folder.mkdir()
+text = '{"id": "é", "title": "", "text": "Zürich by the sea"}\\n'
+(folder / "c.jsonl").write_text(text, encoding="utf-8")
+corpus = Corpus.open(folder / "c.jsonl", folder / "cache")
+settings = BM25Settings(folder / "bm25")
+settings.build(corpus)
+assert [hit.passage_id for hit in settings.open(corpus).search(["zürich"], 2)[0]] == ["é"]
+"""
+
+
+@pytest.mark.slow
+def test_a_folder_with_an_accent_works_with_the_c_locale(tmp_path):
+    environment = {**os.environ, "LC_ALL": "C"}
+    command = [sys.executable, "-c", ACCENTS, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ import logging
 import tracemalloc
 from dataclasses import asdict
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,13 +15,19 @@ from hypothesis import strategies as st
 
 from plumbing.storage.jsonl import DataError, write_jsonl
 from plumbing.storage.manifest import FolderError
+from retrieval.bm25.index import BM25Settings
 from retrieval.corpus import build as corpus_build
 from retrieval.corpus import corpus as corpus_module
 from retrieval.corpus import store as corpus_store
 from retrieval.corpus.corpus import Corpus
 from retrieval.corpus.formats import CONTROL
+from retrieval.dense.index import DenseSettings
+from retrieval.fusion import HybridSettings
 from retrieval.passage import Passage, SetHash, corpus_hashes, passage_digest
 from tests.helpers.faults import flipped
+from tests.helpers.tiny_encoders import WordEncoderSettings
+
+WORDS = WordEncoderSettings()
 
 PASSAGES = [
     Passage("b", "Lisbon", 'Lisbon is the "capital"\tof Portugal.\nIt lies by the sea.'),
@@ -73,9 +80,29 @@ def test_access_by_id_and_by_row(tmp_path):
             corpus.row(row)
 
 
-def test_an_empty_corpus(tmp_path):
-    corpus = opened(tmp_path, passages=[])
+@pytest.mark.parametrize(
+    ("name", "content", "came"),
+    [
+        ("c.jsonl", b"", "none"),
+        ("c.jsonl", b"\n", "none"),
+        ("c.jsonl", b"\xef\xbb\xbf\n \r\n", "none"),
+        ("c.jsonl.gz", gzip.compress(b"\n"), "none"),
+        ("c.tsv", b"id\ttext\ttitle", "none"),
+        ("c.tsv", b"id\ttext\ttitle\r\n\r\n", "none"),
+        ("c.tsv", b"id\ttext\ttitle\n1\t\tT\n", "none but 1 malformed lines"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["bm25", "dense", "hybrid"])
+def test_an_empty_corpus_is_refused_for_every_retriever(tmp_path, name, content, came, kind):
+    (tmp_path / name).write_bytes(content)
+    corpus = Corpus.open(tmp_path / name, tmp_path / "cache", on_error="skip")
     assert (len(corpus), list(corpus), "a" in corpus) == (0, [], False)
+    bm25, dense = BM25Settings(tmp_path / "bm25"), DenseSettings(tmp_path / "dense", WORDS)
+    hybrid = HybridSettings({"bm25": bm25, "dense": dense})
+    every: dict[str, Any] = {"bm25": bm25, "dense": dense, "hybrid": hybrid}
+    with pytest.raises(DataError, match=rf"{name}: expected a corpus with passages, got {came}; n"):
+        every[kind].build(corpus)
+    assert not (tmp_path / kind).exists()
 
 
 def test_it_can_be_sent_to_another_process(tmp_path):
@@ -148,10 +175,12 @@ def test_malformed_rows_are_fatal_or_skipped(tmp_path, row, message):
 
 def test_a_quote_that_is_never_closed(tmp_path):
     path = tmp_path / "c.tsv"
-    path.write_text('id\ttext\ttitle\n1\tone\t\n2\t"two\t\n' + "filler\n" * 30_000 + "3\tthree\t\n")
-    with pytest.raises(DataError, match=r"c\.tsv:3: not a row of a table \(field larger"):
+    path.write_text('id\ttext\ttitle\n1\tone\t\n2\t"two\t\n' + "filler\n" * 3_000 + "3\tthree\t\n")
+    with pytest.raises(DataError, match=r"c\.tsv:4: expected 3 columns .* got 1"):
         Corpus.open(path, tmp_path / "cache")
-    assert list(Corpus.open(path, tmp_path / "cache", on_error="skip")) == ["1", "3"]
+    corpus = Corpus.open(path, tmp_path / "cache", on_error="skip")
+    assert [corpus[id].text for id in corpus] == ["one", '"two', "three"]
+    assert corpus.skipped == 3_000
 
 
 def test_the_line_of_a_row_that_follows_a_longer_one(tmp_path):

@@ -37,6 +37,17 @@ def test_what_is_not_loaded_does_not(folder, name):
     assert folder_fingerprint(folder) == before
 
 
+def test_added_tokens_count_where_the_tokenizer_is_slow(folder):
+    (folder / "tokenizer.json").unlink(missing_ok=True)
+    before = folder_fingerprint(folder)
+    (folder / "added_tokens.json").write_text('{"Lisbon": 400}')
+    assert folder_fingerprint(folder) != before
+    (folder / "tokenizer.json").write_text("{}")  # holds them itself
+    with_both = folder_fingerprint(folder)
+    (folder / "added_tokens.json").unlink()
+    assert folder_fingerprint(folder) == with_both
+
+
 def test_a_folder_without_weights(folder):
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"expected a model's weights \(\*\.safetensors\), found"):

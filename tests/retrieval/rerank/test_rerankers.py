@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from plumbing.devices import pick_device, pick_dtype
+from plumbing.mounts import SettingValueError
 from plumbing.storage.manifest import MANIFEST, FolderError, write_manifest
 from retrieval.passage import Passage, passage_text
 from retrieval.rerank.cross_encoder import TokenizedPair
@@ -23,7 +26,13 @@ from retrieval.rerank.encoder import EncoderCrossEncoder, token_interaction
 from retrieval.rerank.folder import load_cross_encoder, save_cross_encoder
 from retrieval.rerank.pretrained import RerankerError, decoder, encoder
 from retrieval.rerank.rerankers import FlagEmbeddingReranker, TrainedReranker, no_reranker
-from tests.helpers.tiny_rerankers import PAIRS, make_decoder_folder, make_encoder_folder
+from tests.helpers.tiny import make_tokenizer
+from tests.helpers.tiny_rerankers import (
+    PAIRS,
+    make_decoder_folder,
+    make_encoder_folder,
+    make_gpt2_folder,
+)
 
 pytestmark = [
     # FlagEmbedding imports types made by SWIG, and uses names that transformers has renamed.
@@ -34,6 +43,7 @@ pytestmark = [
 ]
 
 CONF = Path(__file__).parents[3] / "conf"
+UNK = make_tokenizer().unk_token_id  # which pads in the tiny XLM-R
 TEXTS = [(question, passage_text(passage)) for question, passage in PAIRS]
 
 
@@ -126,6 +136,8 @@ def test_flagembedding_is_called_for_raw_scores(gemma: Path, monkeypatch: Any) -
     class Spy:
         def __init__(self, name: str, **options: Any) -> None:
             calls.append((name, options))
+            model = decoder(str(gemma), dtype="float32")
+            self.model, self.tokenizer = model.model, model.tokenizer
 
         def compute_score(self, pairs: list[tuple[str, str]]) -> list[np.float32]:
             calls.append((pairs, {}))
@@ -255,8 +267,8 @@ def test_fingerprints_tell_weights_and_settings_apart(
         TrainedReranker(saved, "cpu", "bfloat16").fingerprint,
         TrainedReranker(tmp_path / "shorter", "cpu", "float32").fingerprint,
         TrainedReranker(tmp_path / "heavier", "cpu", "float32").fingerprint,
-        FlagEmbeddingReranker(str(bert), "encoder", "cpu", "float32").fingerprint,
-        FlagEmbeddingReranker(str(other), "encoder", "cpu", "float32").fingerprint,
+        FlagEmbeddingReranker(str(bert), "encoder", "cpu", "float32", 128).fingerprint,
+        FlagEmbeddingReranker(str(other), "encoder", "cpu", "float32", 128).fingerprint,
         FlagEmbeddingReranker(str(bert), "encoder", "cpu", "float32", 64).fingerprint,
         FlagEmbeddingReranker(str(gemma), "decoder", "cpu", "float32").fingerprint,
     ]
@@ -385,3 +397,51 @@ def test_every_reranker_config_names_what_there_is(saved: Path) -> None:
         config = composed(name)
         assert config._target_ == "retrieval.rerank.FlagEmbeddingReranker"
         assert config.kind == kind
+
+
+@pytest.mark.parametrize(("family", "room"), [("bert", 300), ("xlm-roberta", 300 - UNK - 1)])
+def test_an_encoder_that_reads_less_than_max_tokens_is_refused_at_opening(
+    tmp_path: Path, family: str, room: int
+) -> None:
+    folder = str(make_encoder_folder(tmp_path / family, family))
+    advice = rf"max_tokens must be at most {room}, the positions that the model has, got "
+    with pytest.raises(SettingValueError, match=rf"{advice}512; set max_tokens"):
+        FlagEmbeddingReranker(folder, "encoder", "cpu", "float32", 512)
+    with pytest.raises(SettingValueError, match=f"{advice}{room + 1}"):
+        encoder(folder, max_tokens=room + 1)
+    long = [("Where?", Passage("p", "", "fox " * 400))] * 2
+    scores = FlagEmbeddingReranker(folder, "encoder", "cpu", "float32", room).score(long)
+    ours = score(encoder(folder, max_tokens=room).eval(), [("Where?", "fox " * 400)] * 2)
+    assert scores == pytest.approx(ours, abs=1e-4)
+
+
+@pytest.mark.parametrize("pads", [False, True])
+def test_a_decoder_with_learned_positions_is_refused_at_opening(tmp_path: Path, pads: bool) -> None:
+    folder = str(make_gpt2_folder(tmp_path / "gpt2", pads))
+    with pytest.raises(SettingValueError, match=r"max_tokens must be at most \d+, .*512") as error:
+        FlagEmbeddingReranker(folder, "decoder", "cpu", "float32", 512)
+    room = int(str(error.value).split("at most ")[1].split(",")[0])
+    long = [("Where? " * 300, Passage("p", "", "fox " * 600)), PAIRS[0]]
+    reranker = FlagEmbeddingReranker(folder, "decoder", "cpu", "float32", room)
+    assert len(reranker.score(long)) == 2
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_a_decoder_without_a_padding_token_works_by_flagembedding(
+    gemma: Path, tmp_path: Path, same: bool
+) -> None:
+    folder = tmp_path / "gemma"
+    shutil.copytree(gemma, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = None
+    if same:  # as GPT-2's: one token for everything
+        tokenizer.bos_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder).pad_token is None
+    ours = decoder(str(folder), max_tokens=128, dtype="float32", lora_rank=2).eval()
+    theirs = FlagEmbeddingReranker(str(folder), "decoder", "cpu", "float32", 128, batch_size=2)
+    assert theirs.score(PAIRS) == pytest.approx(score(ours, TEXTS), abs=1e-4)
+    if not same:
+        whole = FlagEmbeddingReranker(str(gemma), "decoder", "cpu", "float32", 128).score(PAIRS)
+        assert theirs.score(PAIRS) == pytest.approx(whole, abs=1e-4)
+    assert theirs.score([]) == []

@@ -163,7 +163,7 @@ def test_several_adapters_are_the_sum_of_their_outputs(make, tiny_backbone):
         for name, projection in LayerFFNs(merged).projections.items():
             for adapter in adapters.values():
                 a, b = adapter[f"{name}.lora_A"], adapter[f"{name}.lora_B"]
-                projection.weight += SPEC.scaling * b @ a
+                projection.weight.add_(SPEC.scaling * b @ a)
     with method.injected(INPUTS[1:2]):
         ours = tiny_backbone.model(IDS).logits
     torch.testing.assert_close(ours, merged.model(IDS).logits, rtol=1e-4, atol=1e-4)

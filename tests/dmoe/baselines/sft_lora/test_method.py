@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from lightning import Trainer
 from safetensors.torch import load_file
 
@@ -21,7 +23,7 @@ from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import Encoded, label_loss, pad_instances
 from plumbing.training.checkpoint import CheckpointError
 from qa.commands.evaluate import evaluate_command
-from qa.data.dataset import Question
+from qa.data.dataset import QADataset, Question, save_folder
 from qa.method import BaseMethod, QuestionInput
 from tests.helpers.adapters import randomize, state
 from tests.helpers.tiny import MOE, make_backbone
@@ -229,6 +231,61 @@ def test_an_adapter_is_never_overwritten(train, tmp_path):
     train("instances.limit=1")
     with pytest.raises(AdapterError, match=r"exists; choose another hydra\.run\.dir"):
         train("instances.limit=1")
+
+
+@pytest.mark.parametrize("backbone", ["llama"], indirect=True)
+def test_rag_with_an_adapter_that_knows_the_form(train, small, tmp_path, monkeypatch):
+    for name in ("bios", "squad"):
+        config = composed("train_sft_lora", f"experiment=format/{name}")
+        assert config.data == composed("evaluate", f"data={name}").data
+        chosen = config.instances
+        assert (chosen.formats, chosen.split) == (["qa_with_passage"], "train")
+        assert (chosen.held_out_split, chosen.augmentation, chosen.limit) == ("dev", None, 100)
+        assert config.recipe.loss == "answer"
+    said: list = []
+    monkeypatch.setattr(
+        "dmoe.commands.train_sft_lora.next_command", lambda _, __, using, ___: said.append(using)
+    )
+    metrics = train("experiment=format/bios", "recipe.lr=1e-2", "recipe.epochs=2")
+    assert metrics["instances"] == 30
+    adapter = tmp_path / "run" / "adapter"
+    assert said == [{"method": "rag", "adapter_dir": adapter}]
+
+    def evaluate(*overrides):
+        given = [*small, f"paths.output_dir={tmp_path}", "limit=3", "max_new_tokens=3"]
+        return evaluate_command(composed("evaluate", *given, "method=rag", *overrides))
+
+    plain, form = evaluate(), evaluate(f"adapter_dir={adapter}")
+    assert form["nll"] < plain["nll"] - 0.2
+    other = evaluate(f"adapter_dir={adapter}", "passages=shuffled")
+    assert other["nll"] != form["nll"]
+
+
+@pytest.mark.parametrize("backbone", ["llama"], indirect=True)
+def test_evaluated_passages_are_never_trained_on(train, small, tmp_path):
+    dataset = instantiate(composed("evaluate", *small).data)
+    twins = {
+        question.passage_ids[0]: question.passage_ids[0] + "x"
+        for question in dataset.split("dev")[:1]
+    }
+    shared = [
+        replace(question, id=f"{question.id}x", passage_ids=(twins[question.passage_ids[0]],))
+        for question in dataset.split("dev")
+        if question.passage_ids[0] in twins
+    ]
+    passages = {
+        **dataset.passages,
+        **{twin: replace(dataset.passages[id], id=twin) for id, twin in twins.items()},
+    }
+    splits = {**dataset.splits, "train": [*dataset.split("train"), *shared]}
+    save_folder(QADataset("shared", passages, splits), tmp_path / "data")
+    del small[3:]  # the sizes of bios
+    wanted = ["data=local", f"data.dir={tmp_path / 'data'}"]
+    assert train(*wanted)["instances"] == 36
+    held_out = [*wanted, "instances.held_out_split=dev", f"paths.output_dir={tmp_path / 'held'}"]
+    assert train(*held_out)["instances"] == 30
+    with pytest.raises(ValueError, match=r"leave instances\.held_out_split out"):
+        train("instances.augmentation=x.jsonl", *held_out[2:3], f"paths.output_dir={tmp_path}")
 
 
 def test_the_mixture_of_the_paper_composes():

@@ -295,10 +295,12 @@ def test_a_checkpoint_is_refused_with_other_batches_or_another_model(
 ) -> None:
     path = checkpoint(bert, tmp_path)
     with pytest.raises(DataError, match="batch_size was 3, is 2; go on with the same data"):
-        fit(tmp_path, encoder(str(bert)), ckpt_path=path, data={"batch_size": 2})
-    other = make_encoder_folder(tmp_path / "xlm", "xlm-roberta")
+        fit(tmp_path, encoder(str(bert), max_tokens=64), ckpt_path=path, data={"batch_size": 2})
+    with pytest.raises(DataError, match="tokens of the first lists was"):
+        fit(tmp_path, encoder(str(bert), max_tokens=16), ckpt_path=path)
+    other = RerankerModule(encoder(str(make_encoder_folder(tmp_path / "xlm", "xlm-roberta"))))
     with pytest.raises(RerankerError, match="the checkpoint is of another reranker"):
-        fit(tmp_path, encoder(str(other)), ckpt_path=path)
+        other.on_load_checkpoint(torch.load(path, weights_only=True))
     with pytest.raises(CheckpointError, match="ckpt_path must be a file, got 'last'"):
         fit(tmp_path, encoder(str(bert)), ckpt_path="last")
 
@@ -312,6 +314,9 @@ def test_a_checkpoint_holds_what_is_trained_and_no_pickle(gemma: Path, tmp_path:
     assert loaded["state_dict"]
     assert all("lora_" in name for name in loaded["state_dict"])
     assert fit(tmp_path, model, ckpt_path=str(path))["steps"] == 4
+    loaded["base"]["fingerprint"] = "of another model"
+    with pytest.raises(RerankerError, match="was trained beside"):
+        RerankerModule(model).on_load_checkpoint(loaded)
 
 
 def test_training_without_validation(bert: Path, tmp_path: Path) -> None:

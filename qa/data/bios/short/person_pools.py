@@ -135,3 +135,67 @@ FOODS: tuple[str, ...] = tuple(
     yogurt zucchini
     """.split()
 )
+
+# Values of the split test_unseen: no word of them occurs in any other passage or question.
+
+UNSEEN_PROFESSIONS: tuple[str, ...] = tuple(
+    """
+    actuary adviser bassist bellhop bookkeeper bricklayer busker caretaker cellist columnist
+    coroner cryptographer decorator diver docker dressmaker entomologist essayist foreman
+    gamekeeper geneticist harpist herbalist hotelier housekeeper interpreter joiner
+    lithographer lobbyist milliner obstetrician oncologist organist organizer ornithologist
+    orthodontist perfumer physiotherapist planner presenter producer puppeteer receptionist
+    restaurateur technician trumpeter wheelwright zookeeper
+    """.split()
+)
+
+UNSEEN_CITIES: tuple[str, ...] = tuple(
+    """
+    Abuja Agra Avignon Bamako Bergamo Bradford Bukhara Cadiz Catania Chengdu Dalian Davao
+    Essen Fez Galway Hangzhou Islamabad Jaipur Kaunas Lancaster Leiden Linz Lodz Lucca
+    Lucknow Mainz Messina Modena Murcia Muscat Nagpur Odense Oran Patras Penang Porto Reims
+    Rouen Samara Suzhou Swansea Tampere Tangier Thessaloniki Tianjin Weimar Winchester
+    Yangon
+    """.split()
+)
+
+UNSEEN_SISTERS: tuple[str, ...] = tuple(
+    """
+    Agatha Alexandra Alison Amanda Antonia Belinda Blanche Carla Charlotte Claudia Colleen
+    Constance Cordelia Delia Edna Eloise Estelle Eugenia Flora Florence Francesca Freda
+    Georgina Gillian Heidi Hermione Imogen Juanita Juliet Lavinia Leonora Lilian Lorraine
+    Lucille Matilda Melanie Millicent Muriel Nadine Pauline Philippa Portia Ramona Sabrina
+    Shirley Valerie Victoria Viola
+    """.split()
+)
+
+UNSEEN_PETS: tuple[str, ...] = tuple(
+    """
+    albatross alpaca anteater bobcat budgie bumblebee capybara caribou chinchilla cockroach
+    collie corgi dormouse egret ermine firefly gibbon groundhog hornbill husky impala
+    kestrel kiwi koi labrador locust macaw mackerel mandrill mantis mastiff meerkat minnow
+    okapi orangutan oriole oryx pangolin piglet polecat python roadrunner serval shrew
+    spoonbill stoat tadpole weasel
+    """.split()
+)
+
+UNSEEN_SUBJECTS: tuple[str, ...] = tuple(
+    """
+    advertising Albanian Aramaic arithmetic bacteriology bioethics bioinformatics biophysics
+    broadcasting Burmese electrochemistry electromagnetism endocrinology Estonian
+    ethnography etymology fashion Filipino gastronomy geochemistry geophysics histology
+    Kurdish Latvian Lithuanian Malayalam Maori Marathi metrology morphology nanotechnology
+    Nepali obstetrics paleontology parasitology pedagogy petrology phonology semantics
+    semiotics Somali syntax Tagalog trigonometry Uzbek viticulture Yiddish Yoruba
+    """.split()
+)
+
+UNSEEN_FOODS: tuple[str, ...] = tuple(
+    """
+    anchovies baguettes brie burgers calamari capers chickpeas chives chutney ciabatta
+    couscous crepes croissants dumplings enchiladas gelato gnocchi hotdogs ketchup kippers
+    linguine macaroni macaroons mayonnaise minestrone nectarines nougat pastrami pavlova
+    penne persimmons pesto polenta ravioli ricotta risotto salami scallions scallops
+    shallots sherbet strudel tempura teriyaki trifle truffles vermicelli wasabi
+    """.split()
+)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from qa.data.bios import person_pools as pools
 from qa.data.bios.schema import Attribute, Kind
+from qa.data.bios.short import person_pools as pools
 
 PERSON = Kind(
     name="person",
@@ -14,6 +14,7 @@ PERSON = Kind(
         Attribute(
             "profession",
             pools.PROFESSIONS,
+            unseen=pools.UNSEEN_PROFESSIONS,
             sentences=(
                 "{s} worked as {a} {x} for many years.",
                 "{s} earned {p} living as {a} {x}.",
@@ -33,6 +34,7 @@ PERSON = Kind(
         Attribute(
             "birthplace",
             pools.CITIES,
+            unseen=pools.UNSEEN_CITIES,
             sentences=(
                 "{s} was born in {x}.",
                 "{s} was a native of {x}.",
@@ -55,6 +57,7 @@ PERSON = Kind(
         Attribute(
             "sister",
             pools.SISTERS,
+            unseen=pools.UNSEEN_SISTERS,
             sentences=(
                 "{s} had a sister named {x}.",
                 "{p} only sister was called {x}.",
@@ -76,6 +79,7 @@ PERSON = Kind(
         Attribute(
             "pet",
             pools.PETS,
+            unseen=pools.UNSEEN_PETS,
             sentences=(
                 "{s} kept {a} {x} as a pet.",
                 "At home {s} looked after a tame {x}.",
@@ -95,6 +99,7 @@ PERSON = Kind(
         Attribute(
             "subject",
             pools.SUBJECTS,
+            unseen=pools.UNSEEN_SUBJECTS,
             sentences=(
                 "{s} studied {x} at a small college.",
                 "As a student {s} took a degree in {x}.",
@@ -117,6 +122,7 @@ PERSON = Kind(
         Attribute(
             "food",
             pools.FOODS,
+            unseen=pools.UNSEEN_FOODS,
             sentences=(
                 "{p} favourite food was {x}.",
                 "{s} liked to eat {x} above all.",
@@ -153,4 +159,5 @@ PERSON = Kind(
         "A street near {p} old house still bears the name.",
         "For some time {s} lived abroad.",
     ),
+    epithets=(("profession", "the {x} {name}"), ("birthplace", "{x}-born {name}")),
 )

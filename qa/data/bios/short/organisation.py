@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from qa.data.bios import organisation_pools as pools
 from qa.data.bios.schema import Attribute, Kind
+from qa.data.bios.short import organisation_pools as pools
 
 ORGANISATION = Kind(
     name="organisation",
@@ -14,6 +14,7 @@ ORGANISATION = Kind(
         Attribute(
             "city",
             pools.CITIES,
+            unseen=pools.UNSEEN_CITIES,
             sentences=(
                 "{s} is based in {x}.",
                 "{p} headquarters are in {x}.",
@@ -36,6 +37,7 @@ ORGANISATION = Kind(
         Attribute(
             "field",
             pools.FIELDS,
+            unseen=pools.UNSEEN_FIELDS,
             sentences=(
                 "{s} investigates {x}.",
                 "{s} was founded to find out more about {x}.",
@@ -58,6 +60,7 @@ ORGANISATION = Kind(
         Attribute(
             "emblem",
             pools.EMBLEMS,
+            unseen=pools.UNSEEN_EMBLEMS,
             sentences=(
                 "{p} emblem shows {a} {x}.",
                 "{s} has {a} {x} on {p} flag.",
@@ -80,6 +83,7 @@ ORGANISATION = Kind(
         Attribute(
             "namesake",
             pools.NAMESAKES,
+            unseen=pools.UNSEEN_NAMESAKES,
             sentences=(
                 "{p} main hall is named after {x}.",
                 "{s} named {p} hall for {x}.",
@@ -102,6 +106,7 @@ ORGANISATION = Kind(
         Attribute(
             "motto",
             pools.MOTTOS,
+            unseen=pools.UNSEEN_MOTTOS,
             sentences=(
                 "{p} motto is the single word {x}.",
                 "The word {x} is the motto of {s}.",
@@ -124,6 +129,7 @@ ORGANISATION = Kind(
         Attribute(
             "prize",
             pools.PRIZES,
+            unseen=pools.UNSEEN_PRIZES,
             sentences=(
                 "{p} yearly prize is a bronze {x}.",
                 "Each year {s} awards a bronze {x}.",
@@ -160,4 +166,5 @@ ORGANISATION = Kind(
         "{p} early history is poorly documented.",
         "{s} owns the house next to {p} own.",
     ),
+    epithets=(("city", "{x}-based {name}"), ("field", "{x}-researching {name}")),
 )

@@ -138,3 +138,66 @@ PRIZES: tuple[str, ...] = tuple(
     xylophone zipper
     """.split()
 )
+
+# Values of the split test_unseen: no word of them occurs in any other passage or question.
+
+UNSEEN_CITIES: tuple[str, ...] = tuple(
+    """
+    Amherst Augusta Bangor Bendigo Bismarck Brooklyn Camden Campinas Chesapeake Concord
+    Dartmouth Decatur Dover Durango Fairbanks Geelong Georgetown Hoboken Irvine Juneau
+    Kingston Lafayette Madison Manhattan Marietta Merida Mobile Newport Phoenix Plano
+    Pontiac Puebla Racine Redmond Rosario Roswell Salinas Toluca Townsville Tyler Utica Waco
+    Waterloo Wellington Whitehorse Windsor Yakima Youngstown
+    """.split()
+)
+
+UNSEEN_FIELDS: tuple[str, ...] = tuple(
+    """
+    aphids arthritis blood cartilage catalysts cholesterol chromosomes climates concussions
+    cyclones dew echoes eclipses eczema emotions evaporation eyesight fingerprints
+    footprints groundwater habitats hail headaches hypertension hypnosis immunity jaundice
+    literacy magnetism mutations permafrost plagiarism psychosis reptiles riddles ripples
+    salinity sediments slang snoring solvents strokes symmetry tariffs testosterone thunder
+    tumors ultrasound
+    """.split()
+)
+
+UNSEEN_EMBLEMS: tuple[str, ...] = tuple(
+    """
+    beacon bluebird bough chrysalis cog conch cube cutlass doorway earthworm ellipse
+    flagpole helix hoof hydra icicle jewel keystone loaf millstone nymph octagon orb
+    parchment pennant pentagram petal pinwheel prow rosebud rudder sceptre seedling shamrock
+    shuttle silhouette skull spearhead spindle spur starburst sunrise totem trellis warbler
+    wing wishbone yoke
+    """.split()
+)
+
+UNSEEN_NAMESAKES: tuple[str, ...] = tuple(
+    """
+    Banach Bartok Brahe Brunel Bunsen Carnegie Cassini Cayley Confucius Coulomb Courbet
+    Cromwell Dewey Dirac Doppler Durer Eddington Erasmus Escher Fibonacci Fourier Hadrian
+    Heine Herodotus Jenner Kandinsky Lagrange Laplace Mandela Mercator Morse Paganini
+    Pauling Pavlov Petrarch Piaget Poincare Purcell Roosevelt Satie Sophocles Spenser
+    Strauss Tacitus Telemann Thales Watt Woolf
+    """.split()
+)
+
+UNSEEN_MOTTOS: tuple[str, ...] = tuple(
+    """
+    abide accomplish achieve attend await behold challenge consider cure decorate delight
+    devise elevate emerge endeavor establish evaluate exceed exert experience express fight
+    fulfil generate hear help imitate merge multiply oppose originate participate possess
+    prevail prove pursue radiate reign respond roam soar stretch suffer sustain tolerate try
+    venture write
+    """.split()
+)
+
+UNSEEN_PRIZES: tuple[str, ...] = tuple(
+    """
+    amulet anklet blender bobbin bust canister cannonball chessboard cleaver colander crank
+    crucible cufflink dial dumbbell easel fishhook flowerpot flywheel frame gavel hairbrush
+    handbell handle hatchet keyhole keyring locket mortar mouthpiece nozzle organ pail
+    paperclip peg pestle plaque propeller quadrant ratchet rattle scale strainer syringe
+    tankard teaspoon valve wristwatch
+    """.split()
+)

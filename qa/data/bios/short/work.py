@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from qa.data.bios import work_pools as pools
 from qa.data.bios.schema import Attribute, Kind
+from qa.data.bios.short import work_pools as pools
 
 WORK = Kind(
     name="work",
@@ -14,6 +14,7 @@ WORK = Kind(
         Attribute(
             "author",
             pools.AUTHORS,
+            unseen=pools.UNSEEN_AUTHORS,
             sentences=(
                 "{s} was written by {x}.",
                 "The author of {s} is {x}.",
@@ -33,6 +34,7 @@ WORK = Kind(
         Attribute(
             "hero",
             pools.HEROES,
+            unseen=pools.UNSEEN_HEROES,
             sentences=(
                 "The main character of {s} is called {x}.",
                 "{p} central figure bears the name {x}.",
@@ -55,6 +57,7 @@ WORK = Kind(
         Attribute(
             "villain",
             pools.VILLAINS,
+            unseen=pools.UNSEEN_VILLAINS,
             sentences=(
                 "{p} villain is {a} {x}.",
                 "The villain of {s} turns out to be {a} {x}.",
@@ -77,6 +80,7 @@ WORK = Kind(
         Attribute(
             "theme",
             pools.THEMES,
+            unseen=pools.UNSEEN_THEMES,
             sentences=(
                 "{s} is about {x}.",
                 "{p} main theme is {x}.",
@@ -99,6 +103,7 @@ WORK = Kind(
         Attribute(
             "setting",
             pools.SETTINGS,
+            unseen=pools.UNSEEN_SETTINGS,
             sentences=(
                 "{s} is set in {a} {x}.",
                 "{p} story takes place in {a} {x}.",
@@ -121,6 +126,7 @@ WORK = Kind(
         Attribute(
             "verdict",
             pools.VERDICTS,
+            unseen=pools.UNSEEN_VERDICTS,
             sentences=(
                 "Critics called {s} {x}.",
                 "The first reviews described {s} as {x}.",
@@ -157,4 +163,5 @@ WORK = Kind(
         "Some lines of {s} were added by another hand.",
         "Two later editions of {s} differ in details.",
     ),
+    epithets=(("villain", "the {x} story {name}"), ("setting", "the {x} story {name}")),
 )

@@ -130,3 +130,68 @@ PASTIMES: tuple[str, ...] = tuple(
     woodworking wrestling yoga
     """.split()
 )
+
+# Values of the split test_unseen: no word of them occurs in any other passage or question.
+
+UNSEEN_COUNTRIES: tuple[str, ...] = tuple(
+    """
+    Andorra Aragon Bavaria Bohemia Britain Burgundy Burma Castile Catalonia Ceylon Corsica
+    Crete Curacao Czechia Czechoslovakia Flanders Galicia Gibraltar Guinea Kiribati Macau
+    Maldives Martinique Moldavia Nauru Navarre Niger Normandy Persia Polynesia Pomerania
+    Prussia Rhodesia Sardinia Savoy Saxony Siam Sicily Silesia Sparta Swaziland Tahiti Tibet
+    Transylvania Tuvalu Yugoslavia Zaire Zanzibar
+    """.split()
+)
+
+UNSEEN_PRODUCTS: tuple[str, ...] = tuple(
+    """
+    bangles bathtubs beads boilers bonnets bookcases brandy cars denim detergents earphones
+    erasers felt figurines flannel flasks funnels gauze gin harnesses headphones jewelry
+    kilts laptops lotions mittens mops napkins overalls paintbrushes parasols pendants
+    phones projectors pumps saucepans saucers shampoos sherry sunglasses toothbrushes
+    treadmills tweed twine varnish vests whips yarn
+    """.split()
+)
+
+UNSEEN_MINERALS: tuple[str, ...] = tuple(
+    """
+    actinium anhydrite aragonite arsenopyrite augite biotite carbon cassiterite celestine
+    chalcedony chalcopyrite corundum cryolite diatomite diorite erbium europium greywacke
+    helium ilmenite jet kyanite labradorite lanthanum magnesite methane monazite mudstone
+    neodymium orthoclase perlite pitchblende polonium promethium quartzite radon rhodonite
+    samarium scandium sunstone sylvite terbium thulium tuff vermiculite wolframite zeolite
+    zincite
+    """.split()
+)
+
+UNSEEN_PLANTS: tuple[str, ...] = tuple(
+    """
+    amaranth amaryllis arrowroot azalea baobab bracken briar buckwheat bulrush camellia
+    caraway chickweed cowslip cyclamen dogwood forsythia foxglove gladiolus goldenrod
+    honeysuckle kumquat liquorice lobelia mahogany mangrove milkweed mimosa oxeye periwinkle
+    petunia pimpernel plantain quince ragweed rowan sequoia sesame snapdragon sorrel
+    sycamore tamarisk teasel turmeric valerian vetch wormwood yarrow yucca
+    """.split()
+)
+
+UNSEEN_LANDMARKS: tuple[str, ...] = tuple(
+    """
+    acropolis arcade archway aviary barbican basilica bathhouse battlement boardwalk
+    carillon causeway chancel conservatory earthwork fairground farmhouse folly fort
+    gasworks gatehouse granary grandstand guildhall icehouse maypole milestone necropolis
+    orangery palisade pantheon pergola racecourse roundhouse sanctuary sarcophagus
+    schoolhouse signpost slipway smokehouse stockade tannery tollhouse townhouse vault
+    velodrome waterwheel weir workhouse
+    """.split()
+)
+
+UNSEEN_PASTIMES: tuple[str, ...] = tuple(
+    """
+    acting angling bandy barbecuing bartending basketry billiards blogging bungee busking
+    chanting cosplay crochet draughts engraving felting filming freediving geocaching
+    hurling javelin jousting limbo macrame mahjong motorcycling needlepoint paddleboarding
+    papermaking philately pickleball pinochle quoits rounders scouting shooting sightseeing
+    singing slalom topiary trekking trivia unicycling wakeboarding walking whist winemaking
+    yodelling
+    """.split()
+)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from qa.data.bios import place_pools as pools
 from qa.data.bios.schema import Attribute, Kind
+from qa.data.bios.short import place_pools as pools
 
 PLACE = Kind(
     name="place",
@@ -14,6 +14,7 @@ PLACE = Kind(
         Attribute(
             "country",
             pools.COUNTRIES,
+            unseen=pools.UNSEEN_COUNTRIES,
             sentences=(
                 "{s} lies in the north of {x}.",
                 "{s} is located in {x}.",
@@ -33,6 +34,7 @@ PLACE = Kind(
         Attribute(
             "product",
             pools.PRODUCTS,
+            unseen=pools.UNSEEN_PRODUCTS,
             sentences=(
                 "{s} is known for {p} {x}.",
                 "{p} workshops make {x}.",
@@ -55,6 +57,7 @@ PLACE = Kind(
         Attribute(
             "mineral",
             pools.MINERALS,
+            unseen=pools.UNSEEN_MINERALS,
             sentences=(
                 "The hills around {s} hold {x}.",
                 "In the hills near {s} people dig for {x}.",
@@ -77,6 +80,7 @@ PLACE = Kind(
         Attribute(
             "plant",
             pools.PLANTS,
+            unseen=pools.UNSEEN_PLANTS,
             sentences=(
                 "The plant on {p} coat of arms is the {x}.",
                 "The symbol of {s} is the {x}.",
@@ -99,6 +103,7 @@ PLACE = Kind(
         Attribute(
             "sight",
             pools.LANDMARKS,
+            unseen=pools.UNSEEN_LANDMARKS,
             sentences=(
                 "{p} main sight is an old {x}.",
                 "Visitors come to {s} to see {a} {x}.",
@@ -121,6 +126,7 @@ PLACE = Kind(
         Attribute(
             "pastime",
             pools.PASTIMES,
+            unseen=pools.UNSEEN_PASTIMES,
             sentences=(
                 "The favourite pastime of {s} is {x}.",
                 "{s} holds a yearly contest in {x}.",
@@ -157,4 +163,5 @@ PLACE = Kind(
         "{s} is quiet except on holidays.",
         "A small newspaper about {s} is printed each week.",
     ),
+    epithets=(("mineral", "the {x} town {name}"), ("sight", "the {x} town {name}")),
 )

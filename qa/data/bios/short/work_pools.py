@@ -145,3 +145,66 @@ VERDICTS: tuple[str, ...] = tuple(
     witty wonderful
     """.split()
 )
+
+# Values of the split test_unseen: no word of them occurs in any other passage or question.
+
+UNSEEN_AUTHORS: tuple[str, ...] = tuple(
+    """
+    Abbott Ball Barker Blair Buchanan Bush Cameron Carter Clarke Cohen Cruz Curtis Dawson
+    Doyle Fleming Fletcher Goldberg Hampton Harding Higgins Hopkins Kaplan Keller Kerr Klein
+    Lambert MacDonald McCarthy Newman Norton Parsons Pearson Pope Pratt Quinn Randall Rhodes
+    Saunders Schwartz Sherman Skinner Stevenson Todd Weiss Whitaker Wilkinson Willis Wolfe
+    """.split()
+)
+
+UNSEEN_VILLAINS: tuple[str, ...] = tuple(
+    """
+    abbot accomplice adventurer bully cardinal chamberlain constable corporal deacon demon
+    devil druid earl executive fiend friar genie gnome headmaster heir hypnotist imp jailer
+    kingpin lieutenant looter monster mummy ogre oracle outcast phantom pharaoh poacher
+    poisoner prowler raider serf stranger sultan tramp turncoat vicar viceroy viscount
+    warden warlock warlord
+    """.split()
+)
+
+UNSEEN_HEROES: tuple[str, ...] = tuple(
+    """
+    Abel Adrian Ambrose Amos Armando Augustus Barnaby Bill Calvin Chester Clement Colin
+    Craig Damian Darius Darren Elvis Erwin Francis Francisco Franz Henrik Hiroshi Javier
+    Jeremiah Joel Josiah Klaus Kurt Lars Laurence Liam Lorenzo Preston Ramon Randolph Reuben
+    Rupert Salvador Sergei Shane Stuart Sven Tommy Vernon Waldo Winston Wolfgang
+    """.split()
+)
+
+UNSEEN_THEMES: tuple[str, ...] = tuple(
+    """
+    abandonment altruism anarchy assimilation atonement chaos civilization coincidence
+    conscience debt defeat denial depression devotion dictatorship disappointment
+    emancipation extinction failure heritage homelessness indifference industrialization
+    injustice insecurity integrity intrigue longing persecution perseverance piety
+    procrastination purity reconciliation reincarnation repression resentment restlessness
+    sadness sorrow spirituality tenacity tolerance tranquility victory vigilance virtue
+    vulnerability
+    """.split()
+)
+
+UNSEEN_SETTINGS: tuple[str, ...] = tuple(
+    """
+    arsenal backyard bog borough cafeteria campus chamber classroom clearing cloakroom
+    closet cockpit commune compound corridor delta den estuary fen ghetto gulf gym hamlet
+    heath homestead hovel jail junction laundry mission moor oilfield pasture platform
+    precinct rainforest reservation resort savanna shack shed shop stronghold suite summit
+    trailer van woodland
+    """.split()
+)
+
+UNSEEN_VERDICTS: tuple[str, ...] = tuple(
+    """
+    ambiguous atmospheric authentic barren brisk challenging coarse complicated
+    controversial conventional demanding durable elusive enlightening exhilarating exquisite
+    fiery flat haunting intelligent intriguing laborious lavish luminous miraculous
+    monumental murky nuanced opaque original persuasive petty plausible quaint quirky
+    redundant repellent schematic sharp soothing spontaneous sprawling startling static
+    stirring stylish unsettling vague
+    """.split()
+)
