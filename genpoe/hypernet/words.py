@@ -109,10 +109,9 @@ class WordWriter(nn.Module):
         written = written + written @ self.turn
         if post is None:
             return written * root_mean_square(stream + self._final.multiplier * output)
-        after = self._final.multiplier * post(output.to(self._final.backbone.dtype))
-        return (
-            written * root_mean_square(stream + after.to(stream.dtype)) * root_mean_square(output)
-        )
+        after = post(output.to(self._final.backbone.dtype)).to(stream.dtype)
+        total = stream + self._final.multiplier * after
+        return written * root_mean_square(total) * root_mean_square(output)
 
 
 def _norm_weight(norm: Any, width: int, device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -140,21 +141,29 @@ def reading(tmp_path_factory, backbone):
     return str(path)
 
 
+def added_while_reading(method, inputs):
+    """What a method adds to the FFN's output at the last token of each prompt."""
+    backbone, seen = method.backbone, []
+    ffn = backbone.ffn(1)
+    ids, mask = left_padded(backbone, [method.prompt(input) for input in inputs], 1)
+
+    def note(_, __, output):
+        seen.append(output.detach())
+
+    with torch.no_grad(), ExitStack() as stack:  # hooks run in the order of their registration
+        stack.callback(ffn.register_forward_hook(note).remove)
+        stack.enter_context(method.injected(inputs))
+        stack.callback(ffn.register_forward_hook(note).remove)
+        backbone.hidden_states(ids, mask)
+    return (seen[1] - seen[0])[:, -1]
+
+
 def test_the_controls_hold_for_a_hypernetwork_that_reads(dataset, backbone, reading):
     inputs = inputs_of(dataset, k=2)
-    added = {}
-    for experts in ("own", "common", "noise"):
-        method = GenPoEMethod(backbone, reading, max_new_tokens=1, experts=experts)
-        ffn, seen = backbone.ffn(1), []
-        ids, mask = left_padded(backbone, [method.prompt(input) for input in inputs], 1)
-        hooks = [ffn.register_forward_hook(lambda _, __, out: seen.append(out.detach()))]
-        with torch.no_grad(), method.injected(inputs):
-            hooks.append(ffn.register_forward_hook(lambda _, __, out: seen.append(out.detach())))
-            backbone.hidden_states(ids, mask)
-        for hook in hooks:
-            hook.remove()
-        added[experts] = (seen[1] - seen[0])[:, -1]
-    own, common, noise = added.values()
+    own, common, noise = (
+        added_while_reading(GenPoEMethod(backbone, reading, experts=experts), inputs)
+        for experts in ("own", "common", "noise")
+    )
     torch.testing.assert_close(noise.norm(dim=-1), own.norm(dim=-1), rtol=1e-3, atol=1e-4)
     assert torch.cosine_similarity(own, noise, dim=-1).abs().mean() < 0.3
     assert own.norm(dim=-1).min() > 0.01
