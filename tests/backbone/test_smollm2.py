@@ -9,7 +9,9 @@ import torch
 
 from backbone.decoding import greedy_decode
 from backbone.embedded import PACKAGE
+from backbone.final_ffn import FinalFFN
 from backbone.loading import load_backbone
+from backbone.split import SplitBackbone, Trunk
 
 
 @pytest.mark.slow
@@ -23,3 +25,13 @@ def test_the_embedded_backbone_is_smollm2_and_knows_the_world():
     ids = torch.tensor([backbone.tokenizer(prompt)["input_ids"]])
     logits = backbone.logits(backbone.hidden_states(ids, torch.ones_like(ids)))
     assert torch.equal(logits, backbone.model(ids).logits)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason=f"{PACKAGE} not installed")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_embedded_backbone_can_be_cut_in_either_dtype(dtype):
+    """Its first state has entries of thousands, of which rounding makes whole tenths."""
+    backbone = load_backbone(dtype=dtype)
+    SplitBackbone(backbone, 8)
+    Trunk(FinalFFN(backbone))

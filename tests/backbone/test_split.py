@@ -9,7 +9,7 @@ import torch
 
 from backbone.final_ffn import FinalFFN
 from backbone.model import UnsupportedBackboneError
-from backbone.split import SplitBackbone, Trunk
+from backbone.split import SplitBackbone, Trunk, _close
 from tests.helpers.tiny import make_backbone
 
 
@@ -38,6 +38,22 @@ def test_a_decoder_that_cannot_read_a_tree_is_refused(tiny_tokenizer):
     backbone = make_backbone("lfm2", tokenizer=tiny_tokenizer, **layers)
     with pytest.raises(UnsupportedBackboneError, match="reads a tree of tokens"):
         Trunk(FinalFFN(backbone))
+
+
+def test_an_entry_that_dwarfs_the_others_is_no_difference(tiny_tokenizer):
+    """Rounding is of its size, and far larger than the smallest entries of the same state."""
+    backbone = make_backbone(tokenizer=tiny_tokenizer)
+    with torch.no_grad():
+        backbone.embedding.weight[:, 3] += 1e5
+    Trunk(FinalFFN(backbone))
+    SplitBackbone(backbone, 1)
+
+
+def test_states_that_are_not_finite_are_a_difference():
+    states = torch.ones(2, 3)
+    assert _close(states, states.clone())
+    assert not _close(states, states * float("nan"))
+    assert not _close(states, states + torch.tensor([[0.0], [1e-3]]))
 
 
 @pytest.mark.parametrize("layer", [0, -1])
