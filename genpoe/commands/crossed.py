@@ -63,7 +63,9 @@ def crossed(config: DictConfig) -> dict[str, float]:
         evaluate_run(_cell(config, prompt, expert, runs[cell]), dataset, backbone)
     report = {"runs": [*runs.values()], "labels": [*runs], "paths": {"output_dir": str(folder)}}
     return report_command(
-        OmegaConf.create({**report, "baseline": config.baseline, "seed": config.seed})
+        OmegaConf.create(
+            {**report, "baseline": config.baseline, "questions": "same", "seed": config.seed}
+        )
     )
 
 
