@@ -227,7 +227,11 @@ def test_different_ids_may_have_equal_hashes(tmp_path, monkeypatch, buckets):
         ("c.txt", b"x", r"named \*\.jsonl or \*\.tsv, or either with \.gz, got 'c\.txt'"),
         ("c.tsv", b"1\tone\ttitle\n", r"c\.tsv:1: expected the header id, text, title"),
         ("c.tsv", b"", r"c\.tsv:1: expected the header"),
-        ("c.jsonl.gz", gzip.compress(b'{"id": "1", "title": "", "text": "t"}\n' * 9, mtime=0)[:-9], "gzip"),
+        (
+            "c.jsonl.gz",
+            gzip.compress(b'{"id": "1", "title": "", "text": "t"}\n' * 9, mtime=0)[:-9],
+            "gzip",
+        ),
     ],
 )
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
