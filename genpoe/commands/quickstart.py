@@ -1,14 +1,19 @@
-"""``make train``: train, evaluate beside the baselines and the controls, and print one table."""
+"""``make train``: train two hypernetworks, evaluate them beside baselines, and print one table.
+
+Both are trained on the same batches for the same number of steps: the paper's, whose rows are
+called ``genpoe``, and the one that reads, whose rows are called ``reader``.
+"""
 
 from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from backbone.loading import training_backbone
 from backbone.model import Backbone
@@ -18,6 +23,7 @@ from genpoe.training.curves import plot_training
 from plumbing.cli import say_written
 from plumbing.output import show
 from plumbing.storage.files import write_json
+from plumbing.training.checkpoint import AtomicCheckpointIO, load_checkpoint, previous_path
 from qa.data.dataset import QADataset
 from qa.evaluation.evaluate import evaluate
 from qa.evaluation.pairing import differences
@@ -38,7 +44,7 @@ def quickstart(config: DictConfig) -> dict[str, float]:
 
     Returns:
         The content of ``metrics.json`` in the run directory: flat keys ``<setting>/<metric>``. A
-        setting is ``base``, ``rag/gold``, ``genpoe/norag/gold``, …
+        setting is ``base``, ``rag/gold``, ``genpoe/norag/gold``, ``reader/norag/gold``, …
 
     Raises:
         ValueError: If there is more than one device, or if a setting is wrong.
@@ -50,25 +56,57 @@ def quickstart(config: DictConfig) -> dict[str, float]:
             f"the quickstart runs on one device, got trainer.devices={config.trainer.devices}; for "
             "several use scripts/train_hypernet.py, then scripts/evaluate.py"
         )
-    if config.ckpt_path is None:
-        _set_aside(run_dir)
+    trainings = {"genpoe": config}
+    if config.reader is not None:
+        # It comes first, because it looks at more states, and those are computed once for both.
+        trainings = {"reader": _of_reader(config), **trainings}
+    for training in trainings.values():
+        if training.ckpt_path is None:
+            _set_aside(Path(training.paths.output_dir))
     dataset: QADataset = instantiate(config.data)
     backbone = training_backbone(config)
-    train(config, backbone, dataset)
-    (run_dir / "metrics.json").replace(run_dir / "training.json")
-    if (run_dir / "csv").is_dir():
-        plot_training(run_dir / "csv", run_dir / "training.png")
-    checkpoint = str(run_dir / "checkpoints" / LAST)
-    metrics = compare(config.evaluation, backbone, dataset, checkpoint, run_dir)
+    checkpoints = {name: _train(each, backbone, dataset) for name, each in trainings.items()}
+    metrics = compare(config.evaluation, backbone, dataset, checkpoints, run_dir)
     write_json(run_dir / "metrics.json", metrics)
-    gains = paired(run_dir)
+    gains = paired(run_dir, metrics)
     write_json(run_dir / "differences.json", gains)
     table = "\n".join([results_table(metrics), *map(_sentence, gains)]) + "\n"
     (run_dir / "table.md").write_text(table, encoding="utf-8")
     show(f"\n{table}")
     files = ["table.md", "training.png", "metrics.json", "differences.json"]
-    say_written({run_dir: [*files, f"checkpoints/{LAST}"]}, [evaluation_of(config)])
+    written = [*files, *(str(path.relative_to(run_dir)) for path in checkpoints.values())]
+    say_written({run_dir: written}, [evaluation_of(training) for training in trainings.values()])
     return metrics
+
+
+def _of_reader(config: DictConfig) -> DictConfig:
+    """The settings of the second training: those of the first, but for the section ``reader``."""
+    differing: Any = OmegaConf.to_container(config.reader, resolve=True)
+    hypernet = differing.pop("hypernet")
+    folder = str(Path(config.paths.output_dir, "reader"))
+    changed: Any = OmegaConf.merge(config, differing, {"paths": {"output_dir": folder}})
+    changed.hypernet = hypernet
+    return changed
+
+
+def _train(config: DictConfig, backbone: Backbone, dataset: QADataset) -> Path:
+    """Train one hypernetwork, draw its curves, and keep what its evaluation needs."""
+    run_dir = Path(config.paths.output_dir)
+    train(config, backbone, dataset)
+    (run_dir / "metrics.json").replace(run_dir / "training.json")
+    if (run_dir / "csv").is_dir():
+        plot_training(run_dir / "csv", run_dir / "training.png")
+    checkpoint = run_dir / "checkpoints" / LAST
+    _drop_optimizer(checkpoint)
+    return checkpoint
+
+
+def _drop_optimizer(path: Path) -> None:
+    """Keep no state of the optimiser, which has ended its work and is twice the weights' size."""
+    checkpoint = load_checkpoint(path)
+    checkpoint.pop("optimizer_states", None)
+    AtomicCheckpointIO().save_checkpoint(checkpoint, path)
+    previous_path(path).unlink(missing_ok=True)
 
 
 def _set_aside(run_dir: Path) -> None:
@@ -84,9 +122,13 @@ def _set_aside(run_dir: Path) -> None:
 
 
 def compare(
-    settings: Any, backbone: Backbone, dataset: QADataset, ckpt_path: str, run_dir: Path
+    settings: Any,
+    backbone: Backbone,
+    dataset: QADataset,
+    checkpoints: Mapping[str, Path],
+    run_dir: Path,
 ) -> dict[str, float]:
-    """Evaluate Base, RAG, and GenPoE without and with RAG.
+    """Evaluate Base, RAG, and each hypernetwork without and with RAG.
 
     Each method that uses passages is also evaluated with the passages of other questions.
 
@@ -94,7 +136,7 @@ def compare(
         settings: ``split``, ``limit``, ``limit_rag``, ``batch_size`` and ``max_new_tokens``.
         backbone: The frozen model.
         dataset: Questions and passages.
-        ckpt_path: The checkpoint of the trained hypernetwork.
+        checkpoints: The checkpoint of each trained hypernetwork, by the name of its rows.
         run_dir: The folder in which each setting gets a folder for its predictions.
 
     Returns:
@@ -104,9 +146,10 @@ def compare(
     methods: dict[tuple[str, bool], AnsweringMethod] = {
         ("base", False): BaseMethod(backbone, False, tokens),
         ("rag", True): RAGMethod(backbone, True, tokens),
-        ("genpoe", False): GenPoEMethod(backbone, ckpt_path, False, tokens),
-        ("genpoe", True): GenPoEMethod(backbone, ckpt_path, True, tokens),
     }
+    for name, checkpoint in checkpoints.items():
+        for rag in (False, True):
+            methods[name, rag] = GenPoEMethod(backbone, str(checkpoint), rag, tokens)
     questions = dataset.split(settings.split)
     metrics: dict[str, float] = {}
     for (name, rag), method in methods.items():
@@ -128,17 +171,24 @@ def compare(
 _PAIRS = (
     ("genpoe/norag/gold", "genpoe/norag/shuffled", "em", "EM, GenPoE, own − another's passage"),
     ("genpoe/norag/shuffled", "genpoe/norag/gold", "nll", "nll, GenPoE, another's − own passage"),
+    ("reader/norag/gold", "reader/norag/shuffled", "em", "EM, reader, own − another's passage"),
+    ("reader/norag/shuffled", "reader/norag/gold", "nll", "nll, reader, another's − own passage"),
+    ("reader/norag/gold", "genpoe/norag/gold", "em", "EM, reader − GenPoE"),
+    ("genpoe/norag/gold", "reader/norag/gold", "nll", "nll, GenPoE − reader"),
     ("genpoe/rag/gold", "rag/gold", "em", "EM, GenPoE with RAG − RAG"),
     ("genpoe/rag/gold", "rag/gold", "f1", "F1, GenPoE with RAG − RAG"),
     ("rag/gold", "genpoe/rag/gold", "nll", "nll, RAG − GenPoE with RAG"),
+    ("reader/rag/gold", "rag/gold", "em", "EM, reader with RAG − RAG"),
+    ("rag/gold", "reader/rag/gold", "nll", "nll, RAG − reader with RAG"),
 )
 
 
-def paired(run_dir: Path) -> list[dict[str, Any]]:
+def paired(run_dir: Path, metrics: Mapping[str, float]) -> list[dict[str, Any]]:
     """Paired differences between rows of the table that answered the same questions.
 
     Args:
         run_dir: The folder in which `compare` left the predictions.
+        metrics: What it returned. Pairs of which it has not both rows are left out.
 
     Returns:
         For each pair: its label, the mean difference, the ends of its 95 % interval (null where
@@ -150,6 +200,8 @@ def paired(run_dir: Path) -> list[dict[str, Any]]:
     """
     gains = []
     for left, right, score, label in _PAIRS:
+        if not {f"{left}/{score}", f"{right}/{score}"} <= metrics.keys():
+            continue
         ours, theirs = (
             read_predictions(run_dir / key / "predictions.jsonl") for key in (left, right)
         )

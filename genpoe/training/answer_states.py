@@ -26,6 +26,7 @@ from genpoe.experts import Around
 from genpoe.training.frozen_states import FrozenStates, cached_states
 from plumbing.storage.hashing import digest
 
+_STREAM = -1  # stands for the residual stream before the last FFN, beside the indices of layers
 _TREE_TOKENS = 384  # nodes of one tree, in which questions share their beginnings
 _TREES = 4  # trees in one forward pass
 
@@ -70,22 +71,30 @@ class AnswerStates:
         progress: Callable[[Sequence[Any]], Any] = iter,
     ) -> None:
         backbone = final.backbone
-        self._width = backbone.d_model
-        decisive = [backbone.fingerprint, str(backbone.dtype), "answers", list(layers)]
         ids = [([*map(int, prompt)], [*map(int, answer)]) for prompt, answer in questions]
+        decisive = [backbone.fingerprint, str(backbone.dtype), "answers", digest([ids])]
+        sources = [_STREAM, *layers]
+        homes = [folder / digest([*decisive, source])[:32] for source in sources]
+        # Each kind is kept by itself, so that another hypernetwork can use those that it shares.
         self._states = cached_states(
-            folder / digest([*decisive, ids])[:32],
+            homes,
             [len(answer) for _, answer in ids],
-            (1 + len(layers)) * backbone.d_model,
+            backbone.d_model,
             backbone.dtype,
-            lambda states: _compute(final, layers, ids, states, progress),
+            lambda missing: _compute(
+                final,
+                {s: missing[h] for s, h in zip(sources, homes, strict=True) if h in missing},
+                ids,
+                progress,
+            ),
         )
 
     def of(self, batch: dict[str, Any]) -> AtAnswers:
         """The states of a batch's questions, on the device of the batch."""
         ids_NL, mask_NL, targets_NA = answers_of(batch)
-        states = self._states.rows(batch["examples"], left=True).to(ids_NL.device)
-        stream, *earlier = states.split(self._width, dim=-1)
+        stream, *earlier = (
+            states.rows(batch["examples"], left=True).to(ids_NL.device) for states in self._states
+        )
         return AtAnswers(stream, Around(ids_NL, mask_NL, tuple(earlier)), targets_NA)
 
 
@@ -113,33 +122,34 @@ def answers_of(batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
 @torch.no_grad()
 def _compute(
     final: FinalFFN,
-    layers: Sequence[int],
+    states: dict[int, FrozenStates],
     questions: Sequence[tuple[list[int], list[int]]],
-    states: FrozenStates,
     progress: Callable[[Sequence[Any]], Any],
 ) -> None:
+    """Write the states of each source: of a layer's input, or of the `_STREAM`."""
     trunk, backbone = Trunk(final), final.backbone
     forest = _plant(questions)
-    earlier: dict[int, Tensor] = {}
+    seen: dict[int, Tensor] = {}
 
     def note(layer: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            earlier[layer] = args[0] if args else kwargs["hidden_states"]
+            seen[layer] = args[0] if args else kwargs["hidden_states"]
 
         return hook
 
     handles = [
         backbone.layers[layer].register_forward_pre_hook(note(layer), with_kwargs=True)
-        for layer in layers
+        for layer in states
+        if layer != _STREAM
     ]
     try:
         for first in progress(range(0, len(forest), _TREES)):
             trees = forest[first : first + _TREES]
-            stream = trunk.residual([tree for tree, _ in trees])
-            both = torch.cat([stream, *(earlier[layer] for layer in layers)], -1)
+            seen[_STREAM] = trunk.residual([tree for tree, _ in trees])
             for row, (_, places) in enumerate(trees):
                 for index, nodes in places:
-                    states.write(index, both[row, nodes])
+                    for source, kept in states.items():
+                        kept.write(index, seen[source][row, nodes])
     finally:
         for handle in handles:
             handle.remove()
@@ -150,7 +160,8 @@ def _plant(
 ) -> list[tuple[TokenTree, list[tuple[int, list[int]]]]]:
     """Trees of questions that share their beginnings, and the nodes that predict each answer."""
     forest: list[tuple[TokenTree, list[tuple[int, list[int]]]]] = []
-    for index, (prompt, answer) in enumerate(questions):
+    # Sorted, those that begin alike are in the same tree.
+    for index, (prompt, answer) in sorted(enumerate(questions), key=lambda pair: pair[1]):
         if not forest or len(forest[-1][0]) + len(prompt) + len(answer) > _TREE_TOKENS:
             forest.append((TokenTree(), []))
         tree, places = forest[-1]

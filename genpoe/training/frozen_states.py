@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def frozen_states(
     layer: int,
     folder: Path,
     progress: Callable[[Sequence[Any]], Any] = iter,
+    dtype: torch.dtype | None = None,
 ) -> FrozenStates:
     """Open the cached states of some sequences; compute them first if they are not cached.
 
@@ -91,52 +93,61 @@ def frozen_states(
         layer: The layer below which the backbone is cut.
         folder: The folder of all caches. This one gets a name made of all that it depends on.
         progress: Wraps the list of batches, for a progress bar.
+        dtype: The dtype in which the states are kept; None: that of the backbone.
 
     Raises:
         FrozenStatesError: If the disk is too full, or if the cache is damaged.
     """
     backbone = split.backbone
-    return cached_states(
-        _home(folder, backbone, sequences, layer),
+    home = _home(folder, backbone, sequences, layer)
+    if dtype is not None and dtype != backbone.dtype:
+        home = home.with_name(f"{home.name}-{str(dtype).removeprefix('torch.')}")
+    (states,) = cached_states(
+        [home],
         [len(sequence) for sequence in sequences],
         backbone.d_model,
-        backbone.dtype,
-        lambda states: _compute(split, sequences, states, progress),
+        dtype or backbone.dtype,
+        lambda missing: _compute(split, sequences, missing[home], progress),
     )
+    return states
 
 
 def cached_states(
-    home: Path,
+    homes: Sequence[Path],
     lengths: Sequence[int],
     width: int,
     dtype: torch.dtype,
-    compute: Callable[[FrozenStates], None],
-) -> FrozenStates:
-    """Open cached states; compute them first if they are not there.
+    compute: Callable[[dict[Path, FrozenStates]], None],
+) -> list[FrozenStates]:
+    """Open several kinds of states of the same tokens; those that are missing are computed first.
 
     Args:
-        home: The folder of these states, with a name made of all that they depend on.
+        homes: The folder of each kind, with a name made of all that it depends on.
         lengths: The number of states of each sequence.
         width: The width of a state.
         dtype: The dtype of the states.
-        compute: Writes all of them.
+        compute: Writes the states of all kinds that are missing, which it gets by their folders.
 
     Raises:
         FrozenStatesError: If the disk is too full, or if the cache is damaged.
     """
     shape = (lengths, width, dtype)
-    if _unfinished(home):
-        with new_folder(home, replace=_unfinished) as part:
-            _check_space(part, sum(lengths) * width * dtype.itemsize)
-            compute(FrozenStates(part / _STATES, *shape))
-            write_manifest(part, {}, [_STATES])
-    try:
-        read_manifest(home, _WHAT, older_form=_older_form)
-    except FolderError as error:
-        raise FrozenStatesError(
-            f"the cached states in {home} are damaged; remove that folder ({error})"
-        ) from error
-    return FrozenStates(home / _STATES, *shape)
+    if missing := [home for home in homes if _unfinished(home)]:
+        with ExitStack() as stack:
+            parts = [stack.enter_context(new_folder(h, replace=_unfinished)) for h in missing]
+            _check_space(parts[0], len(missing) * sum(lengths) * width * dtype.itemsize)
+            states = [FrozenStates(part / _STATES, *shape) for part in parts]
+            compute(dict(zip(missing, states, strict=True)))
+            for part in parts:
+                write_manifest(part, {}, [_STATES])
+    for home in homes:
+        try:
+            read_manifest(home, _WHAT, older_form=_older_form)
+        except FolderError as error:
+            raise FrozenStatesError(
+                f"the cached states in {home} are damaged; remove that folder ({error})"
+            ) from error
+    return [FrozenStates(home / _STATES, *shape) for home in homes]
 
 
 def _unfinished(home: Path) -> bool:

@@ -277,7 +277,8 @@ class GenPoEModule(LightningModule):
                 self._answers[name] = self._once(at_answers)
             if reads is not None:
                 below, bar = SplitBackbone(self.backbone, reads), _progress(f"Passages ({name})")
-                read = partial(frozen_states, below, passages, reads, folder, bar)
+                half = torch.bfloat16 if self.backbone.dtype == torch.float32 else None
+                read = partial(frozen_states, below, passages, reads, folder, bar, half)
                 self._read[name] = self._once(read)
 
     def _once(self, compute: Callable[[], Any]) -> Any:
@@ -315,8 +316,14 @@ class GenPoEModule(LightningModule):
 
         Raises:
             BackboneMismatchError: If the backbone is another one.
-            CheckpointError: If a setting on which the weights depend has changed.
+            CheckpointError: If a setting on which the weights depend has changed, or if the
+                checkpoint has no state of the optimiser.
         """
+        if "loops" in checkpoint and "optimizer_states" not in checkpoint:
+            raise CheckpointError(
+                "this checkpoint is of a training that has ended, and its optimiser's state was "
+                "not kept; give one of a training that was interrupted, or none to start afresh"
+            )
         origin = checkpoint["backbone"]
         check_backbone(self.backbone, origin["name"], origin["fingerprint"])
         before, now = as_nested(checkpoint["hyper_parameters"]), dict(self.hparams)

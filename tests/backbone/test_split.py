@@ -40,13 +40,12 @@ def test_a_decoder_that_cannot_read_a_tree_is_refused(tiny_tokenizer):
         Trunk(FinalFFN(backbone))
 
 
-def test_an_entry_that_dwarfs_the_others_is_no_difference(tiny_tokenizer):
+def test_an_entry_that_dwarfs_the_others_decides_how_near_states_are():
     """Rounding is of its size, and far larger than the smallest entries of the same state."""
-    backbone = make_backbone(tokenizer=tiny_tokenizer)
-    with torch.no_grad():
-        backbone.embedding.weight[:, 3] += 1e5
-    Trunk(FinalFFN(backbone))
-    SplitBackbone(backbone, 1)
+    states = torch.tensor([[6e3, 1.0, 2.0]])
+    assert _close(states, states + torch.tensor([[0.0, 0.2, 0.0]]))
+    assert not _close(states, states + torch.tensor([[6.0, 0.0, 0.0]]))
+    assert not _close(states[:, 1:], states[:, 1:] + torch.tensor([[0.2, 0.0]]))
 
 
 def test_states_that_are_not_finite_are_a_difference():

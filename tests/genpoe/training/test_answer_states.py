@@ -33,6 +33,7 @@ def test_states_are_those_of_the_model_and_computed_once(
 ):
     backbone = make_backbone(family, tokenizer=tiny_tokenizer, num_hidden_layers=3)
     final = FinalFFN(backbone)
+    AnswerStates(final, [1], QUESTIONS, tmp_path)  # what another hypernetwork looks at
     states = AnswerStates(final, [1, 2], QUESTIONS, tmp_path)
     order = [2, 0, 1]
     known = states.of(batch_of(order))
@@ -51,8 +52,10 @@ def test_states_are_those_of_the_model_and_computed_once(
     monkeypatch.setattr(Trunk, "residual", lambda *_: pytest.fail("computed again"))
     again = AnswerStates(final, [1, 2], QUESTIONS, tmp_path).of(batch_of(order))
     assert torch.equal(again.stream_NAD, known.stream_NAD)
+    fewer = AnswerStates(final, [2], QUESTIONS, tmp_path).of(batch_of(order))
+    assert torch.equal(fewer.around.earlier[0], known.around.earlier[1])
     with pytest.raises(pytest.fail.Exception, match="computed again"):
-        AnswerStates(final, [1], QUESTIONS, tmp_path)  # other states
+        AnswerStates(final, [2], QUESTIONS[:2], tmp_path)  # other states
 
 
 def test_the_loss_is_that_of_the_whole_model(tmp_path, tiny_tokenizer):
@@ -71,7 +74,9 @@ def test_the_loss_is_that_of_the_whole_model(tmp_path, tiny_tokenizer):
     losses = [module._losses(batch, None) for module in (plain, kept)]
     for one, other in zip(*losses, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
-    assert len(list(tmp_path.iterdir())) == 2  # the answers' states and the passages'
+    # The states before the last FFN and before layer 1, and the passages' in half the bytes.
+    sizes = sorted(file.stat().st_size for file in tmp_path.glob("*/states.bin"))
+    assert sizes == [6 * 32 * 2, 8 * 32 * 4, 8 * 32 * 4]
 
 
 def test_rows_are_aligned_at_their_ends():
