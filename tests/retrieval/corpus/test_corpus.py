@@ -28,6 +28,7 @@ from tests.helpers.faults import flipped
 from tests.helpers.tiny_encoders import WordEncoderSettings
 
 WORDS = WordEncoderSettings()
+ROW = b'{"id": "1", "title": "", "text": "t"}\n'
 
 PASSAGES = [
     Passage("b", "Lisbon", 'Lisbon is the "capital"\tof Portugal.\nIt lies by the sea.'),
@@ -229,7 +230,7 @@ def test_different_ids_may_have_equal_hashes(tmp_path, monkeypatch, buckets):
         ("c.tsv", b"", r"c\.tsv:1: expected the header"),
         (
             "c.jsonl.gz",
-            gzip.compress(b'{"id": "1", "title": "", "text": "t"}\n' * 9, mtime=0)[:-9],
+            gzip.compress(ROW * 9, mtime=0)[:-9],
             "gzip",
         ),
     ],
