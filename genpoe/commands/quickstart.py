@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from backbone.loading import training_backbone
 from backbone.model import Backbone
+from backbone.read_prompts import ReadPrompts
 from genpoe.commands.train_hypernet import evaluation_of, train
 from genpoe.method import GenPoEMethod
 from genpoe.training.curves import plot_training
@@ -130,7 +132,8 @@ def compare(
 ) -> dict[str, float]:
     """Evaluate Base, RAG, and each hypernetwork without and with RAG.
 
-    Each method that uses passages is also evaluated with the passages of other questions.
+    Each method that uses passages is also evaluated with the passages of other questions. Rows
+    with the same prompts share their reading, where nothing below the final FFN differs.
 
     Args:
         settings: ``split``, ``limit``, ``limit_rag``, ``batch_size`` and ``max_new_tokens``.
@@ -150,21 +153,34 @@ def compare(
     for name, checkpoint in checkpoints.items():
         for rag in (False, True):
             methods[name, rag] = GenPoEMethod(backbone, str(checkpoint), rag, tokens)
+    rows = [
+        Setting(name, rag, kind)
+        for (name, rag), method in methods.items()
+        for kind in (("gold", "shuffled") if method.uses_passages else ("",))
+    ]
     questions = dataset.split(settings.split)
     metrics: dict[str, float] = {}
-    for (name, rag), method in methods.items():
-        for kind in ("gold", "shuffled") if method.uses_passages else ("",):
-            key = Setting(name, rag, kind).key
+    for _, alike in groupby(sorted(rows, key=_prompts), _prompts):
+        read = ReadPrompts()
+        for row in alike:
+            method = methods[row.method, row.rag]
+            if not isinstance(method, GenPoEMethod) or method.keeps_prompts:
+                method.read_prompts = read
             measured = evaluate(
                 method,
                 questions,
-                make_passage_source(kind or "gold", dataset, seed=0),
-                run_dir / key,
+                make_passage_source(row.passages or "gold", dataset, seed=0),
+                run_dir / row.key,
                 batch_size=settings.batch_size,
-                limit=settings.limit_rag if rag else settings.limit,
+                limit=settings.limit_rag if row.rag else settings.limit,
             )
-            metrics |= {f"{key}/{metric}": value for metric, value in measured.items()}
+            metrics |= {f"{row.key}/{metric}": value for metric, value in measured.items()}
     return metrics
+
+
+def _prompts(row: Setting) -> tuple[bool, str]:
+    """Rows for which this is the same have the same prompts."""
+    return row.rag, row.passages if row.rag else ""
 
 
 # Two settings that are compared, the score, and the label of the difference.
