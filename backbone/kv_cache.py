@@ -35,8 +35,8 @@ class _RoomyLayer(DynamicLayer):
 
     def trim(self) -> None:
         """Give back the room that is not used."""
-        self._buffers = [self.keys.clone(), self.values.clone()]
-        self.keys, self.values = self._buffers
+        kept: list[Any] = [self.keys, self.values]
+        self.keys, self.values = self._buffers = [states.clone() for states in kept]
 
 
 def _is_in(states: Tensor, buffer: Tensor) -> bool:

@@ -62,12 +62,16 @@ def quickstart(config: DictConfig) -> dict[str, float]:
     if config.reader is not None:
         # It comes first, because it looks at more states, and those are computed once for both.
         trainings = {"reader": _of_reader(config), **trainings}
-    for training in trainings.values():
+    for name, training in trainings.items():
         if training.ckpt_path is None:
-            _set_aside(Path(training.paths.output_dir))
+            key = "reader.ckpt_path" if name == "reader" else "ckpt_path"
+            _set_aside(Path(training.paths.output_dir), key)
     dataset: QADataset = instantiate(config.data)
     backbone = training_backbone(config)
-    checkpoints = {name: _train(each, backbone, dataset) for name, each in trainings.items()}
+    checkpoints: dict[str, Path] = {}
+    for name, training in trainings.items():
+        log.info("training %d of %d: %s", len(checkpoints) + 1, len(trainings), name)
+        checkpoints[name] = _train(training, backbone, dataset)
     metrics = compare(config.evaluation, backbone, dataset, checkpoints, run_dir)
     write_json(run_dir / "metrics.json", metrics)
     gains = paired(run_dir, metrics)
@@ -111,8 +115,11 @@ def _drop_optimizer(path: Path) -> None:
     previous_path(path).unlink(missing_ok=True)
 
 
-def _set_aside(run_dir: Path) -> None:
-    """Move an earlier run's logs and checkpoints to ``previous/``, apart from those of this run."""
+def _set_aside(run_dir: Path, key: str) -> None:
+    """Move an earlier run's logs and checkpoints to ``previous/``, apart from those of this run.
+
+    If that run was interrupted, the setting ``key`` goes on with it.
+    """
     for name in ("csv", "tensorboard", "checkpoints"):
         if (run_dir / name).is_dir():
             previous = run_dir / "previous" / name
@@ -120,7 +127,8 @@ def _set_aside(run_dir: Path) -> None:
             previous.parent.mkdir(exist_ok=True)
             (run_dir / name).rename(previous)
             if name == "checkpoints":
-                log.info("an earlier run's are kept; ckpt_path=%s goes on with it", previous / LAST)
+                what = "an earlier run's are kept; if it was interrupted, %s=%s goes on with it"
+                log.info(what, key, previous / LAST)
 
 
 def compare(

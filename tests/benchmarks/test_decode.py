@@ -138,6 +138,7 @@ def test_other_tokens_than_the_backbones_are_an_error(
 def test_the_alternating_router_swaps_all_experts():
     class Found:
         uses_passages = False
+        temperature = 1.0
 
         def route(self, requests: Any, k: int) -> list[list[Hit]]:
             return [[Hit(f"p{i}", 0.0) for i in range(k)] for _ in requests]

@@ -26,7 +26,7 @@ PROMPTS = [
     "The sea.\n\nQuestion: a\nAnswer:",
     "b c",
 ]
-FAMILIES = {
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "tied": ("llama", {"tie_word_embeddings": True}),
     "untied": ("llama", {"tie_word_embeddings": False}),
     "a norm behind the FFN too": ("gemma2", {}),
