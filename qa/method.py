@@ -185,9 +185,9 @@ class AnsweringMethod:
             return []
         prompts = [self.prompt(input) for input in inputs]
         answers = [input.question.answers[0] for input in inputs]
-        cache = None if self.read_prompts is None else self.read_prompts.take(prompts)
+        read = {} if self.read_prompts is None else {"cache": self.read_prompts.take(prompts)}
         with self.injected(inputs):
-            decoded = greedy_decode(self.backbone, prompts, self.max_new_tokens, cache)
+            decoded = greedy_decode(self.backbone, prompts, self.max_new_tokens, **read)
             nll = score_answers(self.backbone, decoded, answers).tolist()
         if self.read_prompts is not None:
             self.read_prompts.keep(prompts, decoded)
