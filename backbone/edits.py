@@ -98,8 +98,9 @@ class WeightEdits:
         if not 0 <= commits <= self.commits:
             raise ValueError(f"commits must be in 0..{self.commits}, got {commits}")
         while self.commits > commits:
-            for name, value in self._previous.pop().items():
+            for name, value in self._previous[-1].items():
                 self._parameters[name].copy_(value)
+            self._previous.pop()  # only now: an interruption leaves a commit that can be taken back
         self._name()
 
     @contextmanager

@@ -58,7 +58,7 @@ def load_backbone(
 
         path, source = str(embedded_backbone()), {"local_files_only": True}
     if (Path(path) / CONFIG).is_file():
-        raise _is_adapter(name, json.loads((Path(path) / CONFIG).read_text(encoding="utf-8")))
+        raise _is_adapter(name, _settings_of_adapter(Path(path) / CONFIG))
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
         model, loading = _load(path, dtype=chosen, **source)
@@ -96,6 +96,13 @@ def _load(path: str, **settings: Any) -> tuple[Any, dict[str, Any]]:
         except AssertionError:  # torch's: the padding token in config.json has no row
             model, loading = read(path, pad_token_id=None, **settings)  # padding never counts
     return model, loading
+
+
+def _settings_of_adapter(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # damaged, but an adapter all the same
+        return None
 
 
 def _is_adapter(name: str, config: Any) -> SettingValueError:

@@ -76,8 +76,10 @@ class Backbone:
         self._weights: WeightsIdentity | None = None
         self._watch = WeightsWatch(model) if folder is not None else None
         # Cohere multiplies its logits, and Granite divides them.
-        factors = (getattr(config, name, None) or 1.0 for name in ("logit_scale", "logits_scaling"))
-        self._factor, self._divisor = factors
+        self._factor, self._divisor = (
+            _number(config, "logit_scale"),
+            _number(config, "logits_scaling"),
+        )
 
     def _need(self, part: Any, what: str, where: str) -> Any:
         if part is None:
@@ -182,6 +184,12 @@ class Backbone:
         It does not depend on the dtype in which a folder's weights were loaded, nor on the device.
         """
         return self.identity.fingerprint
+
+
+def _number(config: Any, name: str) -> float:
+    """A factor in the configuration; MPT has a word of the same name, which means nothing there."""
+    value = getattr(config, name, None)
+    return value if value and isinstance(value, int | float) else 1.0
 
 
 def own_end_ids(model: Any) -> list[int]:

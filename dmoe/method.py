@@ -21,6 +21,7 @@ from plumbing.mounts import SettingValueError, mounted
 from plumbing.settings import typed
 from qa.method import AnsweringMethod, Prediction, QuestionInput
 from qa.passages.gold_ids import warn_of_missing_gold
+from qa.prompts import warn_of_another_prompt
 from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
@@ -152,6 +153,8 @@ def load_dmoe(
 ) -> DMoEMethod:
     """Open a bank on disk, and make the method that answers with its experts.
 
+    If these were trained under another prompt than the present one, a warning says so.
+
     Args:
         backbone: The frozen model that the experts were trained for.
         bank_dir: The bank's folder.
@@ -173,6 +176,7 @@ def load_dmoe(
         raise SettingValueError("control", f"control must be null or noise, got {control!r}")
     bank = Bank.open(bank_dir, backbone=backbone, read_only=True)
     bank.check_filled()
+    warn_of_another_prompt(f"the bank {bank_dir}", bank.spec.prompt)
     source: ExpertSource = bank
     if fraction != 1:
         source = SomeExperts(source, fraction, seed)

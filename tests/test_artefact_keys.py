@@ -8,6 +8,7 @@ What else decides an artefact (a text, a rank, a rate, k) is changed in the test
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import logging
 from pathlib import Path
@@ -36,9 +37,11 @@ from dmoe.baselines.prag.layer_ffns import LayerFFNs
 from dmoe.baselines.sft_lora.method import SFTLoRAMethod
 from dmoe.baselines.sft_lora.module import SFTModule
 from dmoe.commands.ablation import Cell, _augmentations
+from dmoe.decoding import ConstantTrigger, OracleRouter
 from dmoe.experts.expert import ExpertSpec, expert_at
 from dmoe.experts.peft import export_adapter, import_adapter
 from dmoe.experts.recipe import Recipe
+from dmoe.method import load_dmoe
 from dmoe.training.instances import encode_all
 from dmoe.training.lessons import Lesson, prompt_of
 from dmoe.training.warmup import warm_backbone
@@ -143,6 +146,32 @@ def test_bank_of_another_prompt(
             Bank.create(folder, spec_of(backbone), exist_ok=True, backbone=backbone)
     texts = spec_of(backbone, formats=["passage"])  # no question is asked in these
     Bank.create(folders[2], texts, exist_ok=True, backbone=backbone)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "warns"), [({}, True), ({"prompt": None}, True), ({"formats": ["passage"]}, False)]
+)
+def test_dmoe_with_a_bank_of_another_prompt(
+    recipe: dict[str, Any],
+    warns: bool,
+    backbone: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    spec = spec_of(backbone, **recipe)
+    if "prompt" in recipe:
+        del spec.recipe["prompt"]  # as version 0.1 wrote it
+    expert = {name: torch.zeros(1, *shape) for name, shape in spec.layout.shapes.items()}
+    Bank.create(tmp_path / "bank", spec).add([PASSAGE], expert)
+    load = functools.partial(
+        load_dmoe, backbone, tmp_path / "bank", router=OracleRouter, trigger=ConstantTrigger(True)
+    )
+    load()
+    assert "prompt" not in caplog.text
+    set_instruction(monkeypatch)
+    load()
+    assert (f"the bank {tmp_path / 'bank'} was trained under the prompt" in caplog.text) == warns
 
 
 def make_genpoe(backbone: Backbone) -> GenPoE:

@@ -25,7 +25,9 @@ from plumbing.settings import check_fits
 
 _Names = Sequence[str] | str | None
 _Section = Mapping[str, Any] | None
-_NAMED = re.compile(r"(\.lora_[AB])\.[^.]+\.weight$")  # with the adapter's own name
+_NAMED = re.compile(r"(\.lora_[AB])\.([^.]+)\.weight$")  # with the adapter's own name
+_DEFAULT = "default"  # the only such name that PEFT reads past
+_PAIR = re.compile(r"\.lora_([AB])\.(?=weight$)")
 _OFF: tuple[Any, ...] = (None, False, {}, [])
 
 
@@ -165,10 +167,12 @@ def read_factors(folder: Path) -> dict[str, Tensor]:
     """Read the tensors of an adapter by PEFT's names, without the adapter's own name in them.
 
     PEFT writes ``….lora_A.weight``. Other tools write what the model calls the same tensor while
-    the adapter is in it, such as ``….lora_A.default.weight``.
+    the adapter is in it, such as ``….lora_A.default.weight``. Behind another name than "default"
+    PEFT would look for nothing, and begin anew.
 
     Raises:
-        AdapterError: If the file is damaged, or if it holds several adapters.
+        AdapterError: If the file is damaged, if it holds several adapters or half a pair of
+            factors, or if its names are such that PEFT would not read it.
     """
     path = folder / WEIGHTS
     try:
@@ -177,6 +181,12 @@ def read_factors(folder: Path) -> dict[str, Tensor]:
         raise AdapterError(f"{folder} is damaged ({error}); export the adapter again") from error
     found: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
+        named = _NAMED.search(key)
+        if named and named[2] != _DEFAULT:
+            raise AdapterError(
+                f"{path}: expected tensors such as …{named[1]}.weight, got {key} with the name of "
+                f"the adapter, under which PEFT does not find it; take .{named[2]} out of the names"
+            )
         plain = _NAMED.sub(r"\1.weight", key)
         if plain in found:
             raise AdapterError(
@@ -184,6 +194,12 @@ def read_factors(folder: Path) -> dict[str, Tensor]:
                 "in a folder of its own"
             )
         found[plain] = tensor
+    for key in found:
+        other = _PAIR.sub(lambda part: ".lora_B." if part[1] == "A" else ".lora_A.", key)
+        if other not in found:
+            raise AdapterError(
+                f"{path}: expected {other} beside {key}, got none; export the adapter again"
+            )
     return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from dmoe.augmentation.objects import find_objects
 from dmoe.augmentation.sentences import split_sentences
 
 _TAG = re.compile(
@@ -27,7 +28,8 @@ _STEM = r"(?:re-?writ|rewrote|re-?word|re-?phras|para-?phras|revis)"
 _ABOUT = rf"(?:{_STEM}|version|passage|text|paragraph)"
 _OPENER = (
     r"(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|alright|yes|gladly|great|"
-    r"understood|no problem|happy to help|got it|好的|当然|當然|はい|もちろん)"
+    r"understood|no problem|happy to help|got it|as (?:you )?(?:requested|asked|wished)|"
+    r"好的|当然|當然|はい|もちろん)"
 )
 _WELCOME = re.compile(rf"(?<!\w){_OPENER}(?!\w)", re.IGNORECASE)
 _HERE = r"(?:here(?:['’]s| is| are)|below is|this is|the following is)"
@@ -38,7 +40,7 @@ _NAME = (
     rf"(?:the |my |a |one )?(?:(?:new|final|updated|alternative) )?"
     rf"(?:{_STEM}\w*(?: (?:version|passage|text|paragraph|form))?"
     r"(?: of the (?:\w+ )?(?:passage|text|paragraph))?"
-    r"|passage|version|text|answer|output|response|result)"
+    r"|passage|version|text|answer|output|response|result|assistant)"
 )
 _OTHER = r"(?:以下是|下面是|以下は|改写|改寫|重写|重寫|書き換え|言い換え)"
 
@@ -83,6 +85,9 @@ _LABEL = re.compile(
     r"[\W_]{0,3}[:：][\s*_]*(?=\S)",
     re.IGNORECASE,
 )
+# Signs of a chat template at the ends, and a pair of tags or of JSON's braces around the text.
+_SIGNS = re.compile(r"^(?:\s*<\|\w+\|>|\s*</?s>)+|(?:<\|\w+\|>\s*|</?s>\s*|<end_of_turn>\s*)+$")
+_TAGGED = re.compile(r"<(?P<tag>[A-Za-z][\w-]*)>(?P<inside>.*)</(?P=tag)>", re.DOTALL)
 _COLON = re.compile(r"[:：]\s*$", re.MULTILINE)
 _RULE = re.compile(r"\s*(?:[-*_=]\s*){3,}$")
 _QUOTES = ('""', "“”", "„“", "«»", "»«", "「」", "『』", "‘’", "''", "``")
@@ -153,8 +158,10 @@ def without_chatter(text: str, source: str) -> str:
     greetings = unlike_source(_GREETINGS)
     if not _WELCOME.search(source):
         greetings += _OPENINGS
+    text = _SIGNS.sub("", text)
     if "```" not in source and "~~~" not in source:
         text = _unfenced(text)
+    text = _untagged(text, source)
     lines = [line for line in text.strip().splitlines() if line.strip()]
     while len(lines) > 1 and _is_head(lines[0], lines[1], greetings, heads, source):
         del lines[0]
@@ -223,6 +230,18 @@ def _unfenced(text: str) -> str:
             block = f"{first['rest']}\n{block}"
         inside = max(inside, block.strip(), key=len)
     return inside if inside.strip() else _FENCE.sub("", text)
+
+
+def _untagged(text: str, source: str) -> str:
+    """The inside of a pair of tags, or of a JSON object with one text, if most is in it."""
+    tagged = _TAGGED.search(text)
+    if tagged and f"<{tagged['tag']}>" not in source and 2 * len(tagged["inside"]) > len(text):
+        return tagged["inside"].strip()
+    if text.lstrip().startswith("{") and not source.lstrip().startswith("{"):
+        said = [value for found in find_objects(text)[:1] for value in found.values()]
+        if len(said) == 1 and isinstance(said[0], str):
+            return said[0].strip()
+    return text
 
 
 def _unwrapped(text: str, source: str) -> str:

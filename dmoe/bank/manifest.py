@@ -57,6 +57,12 @@ class BankSpec:
         object.__setattr__(self, "recipe", recipe)
         object.__setattr__(self, "alpha", float(self.alpha))
 
+    @property
+    def prompt(self) -> str | None:
+        """The `qa.prompts.prompt_template` of the training; None if no question was asked in it."""
+        prompt: str | None = _told(self).get("recipe.prompt")
+        return prompt
+
     def to_json(self) -> dict[str, Any]:
         """Return the spec as plain JSON values."""
         return {

@@ -194,8 +194,7 @@ def _export_peft(settings: argparse.Namespace) -> _Results:
     bank = Bank.open(settings.dir)
     expert = {name: tensors[0] for name, tensors in bank.get([settings.id]).items()}
     ffn = _final_ffn(bank, settings)
-    prompt = bank.spec.recipe.get("prompt")
-    record = AdapterRecord(ffn.backbone.name, ffn.backbone.fingerprint, prompt)
+    record = AdapterRecord(ffn.backbone.name, ffn.backbone.fingerprint, bank.spec.prompt)
     export_adapter(settings.target, expert, _expert_spec(bank), ffn, record)
     yield {"exported": 1}
 

@@ -96,7 +96,10 @@ def import_adapter(folder: str | Path, ffn: FinalFFN) -> tuple[Expert, ExpertSpe
     check_places(folder / CONFIG, config, ffn.backbone.model, sorted(held))
     expert = from_maps({places[key]: tensor.float() for key, tensor in tensors.items()}, ffn)
     expert, spec = of_least_rank(expert, _spec(folder, config, expert), ffn)
-    check_expert(expert, spec, ffn.sizes)
+    try:
+        check_expert(expert, spec, ffn.sizes)
+    except ExpertError as error:
+        raise ExpertError(f"{folder / WEIGHTS}: {error}") from error
     return expert, spec
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,7 @@ def evaluate(
     (folder / "metrics.json").unlink(missing_ok=True)
     write_jsonl(folder / "predictions.jsonl", rows)
     write_json(folder / MADE_WITH, _made_with(method))
+    _check_finite(method, rows)
     metrics = {
         **summarize(rows, seed),
         "n": len(rows),
@@ -130,6 +132,18 @@ def evaluate(
     }
     write_json(folder / "metrics.json", metrics)
     return metrics
+
+
+def _check_finite(method: AnsweringMethod, rows: Sequence[Mapping[str, Any]]) -> None:
+    broken = [row["id"] for row in rows if not math.isfinite(row["nll"])]
+    if broken:
+        dtype = str(method.backbone.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"the likelihood of {len(broken)} of {len(rows)} right answers is not finite, such as "
+            f"that of question {broken[0]!r}: numbers overflow in {dtype}, or what the method puts "
+            "into the model is damaged; evaluate with backbone.dtype=float32, or with method=base "
+            "to see what the backbone says alone"
+        )
 
 
 def _made_with(method: AnsweringMethod) -> dict[str, str]:

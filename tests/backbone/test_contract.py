@@ -14,8 +14,9 @@ from backbone.contract import check_contract
 from backbone.decoding import greedy_decode, score_answers
 from backbone.loading import load_backbone
 from backbone.model import Backbone
+from tests.helpers.families import FAMILIES
 from tests.helpers.table_model import make_spiece_tokenizer, make_table_model, table_of
-from tests.helpers.tiny import make_backbone, make_tokenizer
+from tests.helpers.tiny import make_backbone, make_tokenizer, save_backbone
 
 PROMPTS = ["Answer:", "Question: the?\nAnswer:", "Question: of the New York?\nAnswer:"]
 
@@ -106,6 +107,24 @@ def test_a_weight_for_which_the_model_has_no_place_is_named(tmp_path):
     assert "its files hold model.layers.0.mlp.up_proj.bias, for which" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("family", "mask"),
+    [
+        ("gpt2", "h.0.attn.bias"),
+        ("gpt2", "transformer.h.0.attn.masked_bias"),
+        ("gptj", "transformer.h.0.attn.bias"),
+        ("gpt_neo", "transformer.h.0.attn.attention.masked_bias"),
+    ],
+)
+def test_the_masks_in_files_of_old_versions_are_no_weights(family, mask, tmp_path):
+    backbone = make_backbone(family, **FAMILIES[family][1])
+    save_backbone(backbone, tmp_path)
+    change(tmp_path, mask, torch.zeros(1))
+    ids = torch.arange(5)[None]
+    theirs = load(tmp_path).model(ids).logits
+    torch.testing.assert_close(theirs, backbone.model(ids).logits)
+
+
 def test_a_tied_head_needs_no_weight_of_its_own_and_an_untied_one_does(tmp_path):
     save(tmp_path)
     change(tmp_path, "lm_head.weight", None)
@@ -132,6 +151,15 @@ def test_a_weight_that_is_not_finite_is_the_backbones_own_fault(tmp_path, name, 
     weight[-1] = value
     change(tmp_path, name, weight)
     assert "the backbone itself computes logits that are not finite" in refusal(tmp_path)
+
+
+def test_a_row_that_is_not_finite_is_found_before_its_token_occurs(tmp_path):
+    save(tmp_path)
+    weight = load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"].clone()
+    weight[0] = float("nan")  # the unknown token
+    change(tmp_path, "model.embed_tokens.weight", weight)
+    words = "the backbone itself has numbers that are not finite in model.embed_tokens.weight"
+    assert words in refusal(tmp_path)
 
 
 def test_a_dtype_that_is_too_narrow_is_named(tmp_path):
@@ -174,6 +202,7 @@ def test_logits_that_are_not_the_models_own_are_refused(tiny_tokenizer):
         ("cohere", {"logit_scale": 0.1}),
         ("gemma2", {"final_logit_softcapping": 1.0}),
         ("llama", {"attention_dropout": 0.9}),
+        ("mpt", {**FAMILIES["mpt"][1], "logit_scale": "inv_sqrt_d_model"}),
     ],
 )
 def test_factors_caps_and_dropout_are_known(family, settings, tiny_tokenizer):
@@ -281,6 +310,12 @@ def test_an_adapter_must_be_merged_first(tmp_path, tiny_backbone):
     assert "adapters must be merged first" in refusal(tmp_path)
     base.model.config.save_pretrained(tmp_path)  # a folder of both is no clearer
     assert "adapters must be merged first" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b'{"r": ', b"\xff\xfe", b"[]"])
+def test_an_adapter_with_damaged_settings_must_be_merged_first_too(content, tmp_path):
+    (tmp_path / "adapter_config.json").write_bytes(content)
+    assert "is a LoRA adapter of another model" in refusal(tmp_path)
 
 
 def test_an_encoder_is_no_causal_language_model(tmp_path):

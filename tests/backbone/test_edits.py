@@ -80,3 +80,22 @@ def test_what_cannot_be_written_changes_nothing(tiny_tokenizer, name, change, me
     assert edits.commits == 0
     with pytest.raises(ValueError, match=r"commits must be in 0\.\.0, got 1"):
         edits.rollback(1)
+
+
+def test_an_interrupted_rollback_can_be_repeated(tiny_tokenizer):
+    backbone = make_backbone(tokenizer=tiny_tokenizer)
+    before = state_hash(backbone)
+    edits = WeightEdits(backbone)
+    weights = dict(backbone.model.named_parameters())
+    edits.write({name: weights[name] * 2 for name in (UP, DOWN)})
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    weights[DOWN].copy_ = stop
+    with pytest.raises(KeyboardInterrupt):
+        edits.rollback()
+    del weights[DOWN].copy_
+    assert edits.commits == 1
+    edits.rollback()
+    assert state_hash(backbone) == before

@@ -25,6 +25,11 @@ from omegaconf import OmegaConf, open_dict
 from tests.helpers.documented import ROOT, Command
 
 CONF = ROOT / "conf"
+# Editors' layers that a model of two layers has.
+EDITED_LAYERS = {
+    "method=ultraedit": "editor.recipes.tuned.layers=[0,1]",
+    "method=grace": "editor.recipes.tuned.layer=1",
+}
 BIOS = (
     *("data.train_entities=8", "data.dev_entities=4", "data.distractor_entities=2"),
     *("data.test_entities=2", "data.unseen_entities=2"),
@@ -126,6 +131,7 @@ class World:
             small += [f"backbone.name={self._backbone}", "backbone.dtype=float32"]
         if any(word.startswith("retriever=") for word in given) and "evaluate" in script:
             small.append("pipeline.n=4")
+        small += [layers for method, layers in EDITED_LAYERS.items() if method in given]
         width = () if "hypernet=shared" in given else ("hypernet.hidden_width=8",)
         hypernet = ("hypernet.rank=2", "hypernet.layer=1", *width)
         if "reader" in " ".join(given):

@@ -131,6 +131,15 @@ def test_a_tag_of_the_passage_is_no_thinking() -> None:
         "「{}」",
         "**{}**",
         "> {}",
+        "<answer>{}</answer>",
+        "Sure!\n<rewritten_passage>\n{}\n</rewritten_passage>\nI hope this helps.",
+        '{"rewrite": "{}"}',
+        '```json\n{"rewritten_passage": "{}"}\n```',
+        "{}<|return|>",
+        "<|im_start|>{}<|im_end|>",
+        "{}</s>",
+        "Assistant: {}",
+        "As requested, here is a paraphrase of the passage.\n\n{}",
         'Sure! Here it is:\n\n"{}"\n\n(Note: all names are the same.)\n\nLet me know!',
     ],
 )
@@ -200,7 +209,11 @@ def test_any_answer_is_read_without_an_error(text: str, source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["<think>", "</think>", "```\n", "Sure! ", "Note: ", "> ", "a " * 9]
+    "part",
+    [
+        *("<think>", "</think>", "```\n", "Sure! ", "Note: ", "> ", "a " * 9),
+        *("<a>", "{", "<|a|>", "</s>"),
+    ],
 )
 def test_the_longest_chatter_is_read_in_no_time(part: str) -> None:
     start = time.perf_counter()

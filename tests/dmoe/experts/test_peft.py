@@ -235,26 +235,50 @@ def test_a_setting_that_later_versions_leave_off_is_no_obstacle(adapter):
     import_adapter(folder, ffn)
 
 
-@pytest.mark.parametrize("name", ["default", "my-adapter"])
-def test_keys_with_the_name_of_the_adapter_are_imported(name, adapter, tiny_backbone):
+def renamed(folder, name):
+    """Put the name of an adapter into the keys of its tensors."""
+    tensors = load_file(folder / WEIGHTS)
+    with_name = {key.replace(".weight", f".{name}.weight"): tensors[key] for key in tensors}
+    save_file(with_name, folder / WEIGHTS)
+    return tensors
+
+
+def test_keys_with_the_name_of_the_adapter_are_imported(adapter, tiny_backbone):
     from peft import PeftModel
 
     folder, ffn = adapter
     expert, spec = import_adapter(folder, ffn)
-    tensors = load_file(folder / WEIGHTS)
-    save_file(
-        {key.replace(".weight", f".{name}.weight"): tensors[key] for key in tensors},
-        folder / WEIGHTS,
-    )
+    tensors = renamed(folder, "default")
     again, settings = import_adapter(folder, ffn)
     assert settings == spec
     assert all(torch.equal(again[key], tensor) for key, tensor in expert.items())
-    if name == "default":
-        theirs = PeftModel.from_pretrained(copy_of(tiny_backbone).model, str(folder))
-        ours = logits_with(tiny_backbone, again, settings, IDS)
-        torch.testing.assert_close(theirs(IDS).logits, ours, rtol=1e-4, atol=1e-4)
+    theirs = PeftModel.from_pretrained(copy_of(tiny_backbone).model, str(folder))
+    ours = logits_with(tiny_backbone, again, settings, IDS)
+    torch.testing.assert_close(theirs(IDS).logits, ours, rtol=1e-4, atol=1e-4)
     save_file(tensors | load_file(folder / WEIGHTS), folder / WEIGHTS)
     with pytest.raises(AdapterError, match="expected one adapter, got several tensors for"):
+        import_adapter(folder, ffn)
+
+
+def test_keys_with_a_name_that_peft_does_not_find_are_refused(adapter, tiny_backbone):
+    from peft import PeftModel
+
+    folder, ffn = adapter
+    renamed(folder, "my-adapter")
+    with pytest.warns(UserWarning, match="missing adapter keys"):
+        theirs = PeftModel.from_pretrained(copy_of(tiny_backbone).model, str(folder))
+    torch.testing.assert_close(theirs(IDS).logits, tiny_backbone.model(IDS).logits)
+    with pytest.raises(AdapterError, match=r"PEFT does not find it; take \.my-adapter out"):
+        import_adapter(folder, ffn)
+
+
+@pytest.mark.parametrize("matrix", ["lora_A", "lora_B"])
+def test_half_a_pair_of_factors_is_refused(matrix, adapter):
+    folder, ffn = adapter
+    tensors = load_file(folder / WEIGHTS)
+    lost = next(key for key in tensors if matrix in key)
+    save_file({key: tensors[key] for key in tensors if key != lost}, folder / WEIGHTS)
+    with pytest.raises(AdapterError, match=rf"{WEIGHTS}: expected {lost} beside .*, got none"):
         import_adapter(folder, ffn)
 
 
@@ -331,8 +355,8 @@ def test_other_methods_than_lora_are_refused(method, tiny_backbone, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"target_modules": ["gate_proj"]}, "to choose model.layers.1.mlp.up_proj"),
-        ({"layers_to_transform": [0]}, "to choose model.layers.1.mlp.gate_proj"),
+        ({"target_modules": ["gate_proj"]}, "to choose model.layers.1.mlp.down_proj"),
+        ({"layers_to_transform": [0]}, "to choose model.layers.1.mlp.down_proj"),
         ({"exclude_modules": ["down_proj"]}, "to choose model.layers.1.mlp.down_proj"),
         ({"target_modules": None}, "got target_modules=None"),
         (
@@ -345,7 +369,6 @@ def test_other_methods_than_lora_are_refused(method, tiny_backbone, tmp_path):
         ({"init_lora_weights": "lora_ga"}, "the base weights are changed"),
         ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "no linear map"),
         ({"megatron_config": {"x": 1}}, "Megatron"),
-        ({"fan_in_fan_out": True}, "the other way round"),
         ({"use_qalora": True}, "something else than B A x"),
         ({"arrow_config": {"x": 1}}, "several adapters"),
     ],
@@ -358,11 +381,23 @@ def test_what_peft_would_read_otherwise_is_refused(adapter, changes, message):
         import_adapter(folder, ffn)
 
 
+def test_fan_in_fan_out_is_read_past_as_peft_does(adapter, tiny_backbone):
+    from peft import PeftModel
+
+    folder, ffn = adapter
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | {"fan_in_fan_out": True}))
+    with pytest.warns(UserWarning, match="fan_in_fan_out"):
+        theirs = PeftModel.from_pretrained(copy_of(tiny_backbone).model, str(folder))
+    ours = logits_with(tiny_backbone, *import_adapter(folder, ffn), IDS)
+    torch.testing.assert_close(theirs(IDS).logits, ours, rtol=1e-4, atol=1e-4)
+
+
 def test_another_rank_than_the_configs_is_refused(adapter):
     folder, ffn = adapter
     config = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps(config | {"r": 8}))
-    with pytest.raises(ExpertError, match=r"expected the shape \[8, 32\], got \[4, 32\]"):
+    with pytest.raises(ExpertError, match=rf"{WEIGHTS}: .*the shape \[8, 32\], got \[4, 32\]"):
         import_adapter(folder, ffn)
 
 

@@ -84,11 +84,11 @@ def test_a_score_that_is_not_finite_is_an_error_that_keeps_the_answers(
 ) -> None:
     asked, source = people.split("dev"), GoldPassages(people)
     evaluate(scripted, asked, source, tmp_path)
-    monkeypatch.setattr(scripted, "prompt", lambda _: [0])
     monkeypatch.setattr(
         scripted, "answer", lambda inputs: [Prediction("x", float("nan"))] * len(inputs)
     )
-    with pytest.raises(ValueError, match="got 8 of 8 that are infinite or NaN"):
+    message = rf"of 8 of 8 right answers is not finite, such as that of question '{asked[0].id}'"
+    with pytest.raises(ValueError, match=message):
         evaluate(scripted, asked, source, tmp_path)
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["made_with.json", "predictions.jsonl"]

@@ -28,6 +28,7 @@ from tests.helpers.faults import flipped
 from tests.helpers.tiny_encoders import WordEncoderSettings
 
 WORDS = WordEncoderSettings()
+ROW = b'{"id": "1", "title": "", "text": "t"}\n'
 
 PASSAGES = [
     Passage("b", "Lisbon", 'Lisbon is the "capital"\tof Portugal.\nIt lies by the sea.'),
@@ -86,7 +87,7 @@ def test_access_by_id_and_by_row(tmp_path):
         ("c.jsonl", b"", "none"),
         ("c.jsonl", b"\n", "none"),
         ("c.jsonl", b"\xef\xbb\xbf\n \r\n", "none"),
-        ("c.jsonl.gz", gzip.compress(b"\n"), "none"),
+        ("c.jsonl.gz", gzip.compress(b"\n", mtime=0), "none"),
         ("c.tsv", b"id\ttext\ttitle", "none"),
         ("c.tsv", b"id\ttext\ttitle\r\n\r\n", "none"),
         ("c.tsv", b"id\ttext\ttitle\n1\t\tT\n", "none but 1 malformed lines"),
@@ -227,7 +228,11 @@ def test_different_ids_may_have_equal_hashes(tmp_path, monkeypatch, buckets):
         ("c.txt", b"x", r"named \*\.jsonl or \*\.tsv, or either with \.gz, got 'c\.txt'"),
         ("c.tsv", b"1\tone\ttitle\n", r"c\.tsv:1: expected the header id, text, title"),
         ("c.tsv", b"", r"c\.tsv:1: expected the header"),
-        ("c.jsonl.gz", gzip.compress(b'{"id": "1", "title": "", "text": "t"}\n' * 9)[:-9], "gzip"),
+        (
+            "c.jsonl.gz",
+            gzip.compress(ROW * 9, mtime=0)[:-9],
+            "gzip",
+        ),
     ],
 )
 @pytest.mark.parametrize("on_error", ["raise", "skip"])

@@ -1,0 +1,121 @@
+"""Facts of passages: exact ones from a data set's own questions, or ready ones from a file."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from genpoe.editors.parts.facts import Fact, read_facts
+from plumbing.mounts import SettingValueError
+from plumbing.storage.jsonl import DataError
+from qa.data.dataset import QADataset, Question
+from qa.metrics import normalize_answer
+from qa.prompts import build_prompt
+from retrieval.passage import Passage
+
+
+class Material(Protocol):
+    """What gives the facts of a passage."""
+
+    def facts(self, passage: Passage, asked: Question) -> tuple[list[Fact], int]:
+        """The facts of a passage without the question that is asked, and how many it left out."""
+        ...
+
+
+class QuestionFacts:
+    """The questions of a data set about each passage, with their answers.
+
+    They are exact for `bios`, whose passages have the subject as their title. Every fact comes
+    once: of several phrasings with one answer, the first that is not the question asked.
+
+    Args:
+        dataset: The data set.
+        splits: The splits whose questions are used; None: all of them.
+        pairs: The most facts of a passage; None: all.
+    """
+
+    def __init__(
+        self, dataset: QADataset, splits: Sequence[str] | None = None, pairs: int | None = None
+    ) -> None:
+        if pairs is not None and pairs < 1:
+            raise SettingValueError("pairs", f"pairs must be positive or null, got {pairs}")
+        self._pairs = pairs
+        self._of: dict[str, list[Question]] = defaultdict(list)
+        for name in dataset.splits if splits is None else splits:
+            for question in dataset.split(name):
+                for id in question.passage_ids:
+                    self._of[id].append(question)
+
+    def facts(self, passage: Passage, asked: Question) -> tuple[list[Fact], int]:
+        """The facts of a passage, and how many questions were left out because they are asked."""
+        found: dict[str, Fact] = {}
+        out = 0
+        for question in self._of[passage.id]:
+            if is_same_question(question.question, asked.question):
+                out += 1
+                continue
+            title = passage.title.strip()
+            subject = title if title and title in question.question else None
+            prompt = build_prompt(question.question)
+            fact = Fact(question.id, prompt, question.answers[0], subject, passage_id=passage.id)
+            found.setdefault(normalize_answer(question.answers[0]), fact)
+        return list(found.values())[: self._pairs], out
+
+
+class FileFacts:
+    """Facts from a file of JSON lines, by the passage that each of them names.
+
+    Args:
+        path: The file, as `read_facts` reads it.
+
+    Raises:
+        DataError: If a line is malformed, or names no passage.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._of: dict[str, list[Fact]] = defaultdict(list)
+        for fact in read_facts(path):
+            if fact.passage_id is None:
+                raise DataError(
+                    f"{path}: the fact {fact.id!r} must name its passage as 'passage_id'; add it"
+                )
+            self._of[fact.passage_id].append(fact)
+
+    def facts(self, passage: Passage, asked: Question) -> tuple[list[Fact], int]:
+        """The facts of a passage, and how many were left out because their prompt is asked."""
+        prompt = build_prompt(asked.question)
+        every = self._of[passage.id]
+        kept = [fact for fact in every if not is_same_question(fact.prompt, prompt)]
+        return kept, len(every) - len(kept)
+
+
+def is_same_question(one: str, other: str) -> bool:
+    """Whether two questions are the same but for case, punctuation, articles and white space."""
+    return normalize_answer(one) == normalize_answer(other)
+
+
+def make_material(
+    facts: str | Path | None,
+    dataset: QADataset | None,
+    splits: Sequence[str] | None = None,
+    pairs: int | None = None,
+) -> Material:
+    """The facts of a file, or those of a data set's questions if no file is named."""
+    if facts is not None:
+        return FileFacts(facts)
+    if dataset is None:
+        raise SettingValueError(
+            "facts", "expected a file of facts or a data set, got neither", "set {} to a file"
+        )
+    return QuestionFacts(dataset, splits, pairs)
+
+
+def count_applicable(facts: Sequence[Fact], needs_subject: bool) -> Mapping[bool, list[Fact]]:
+    """The facts that an editor can edit (True), and those without the subject it needs (False)."""
+    found: dict[bool, list[Fact]] = {True: [], False: []}
+    for fact in facts:
+        subject = (fact.subject or "").strip()
+        found[not needs_subject or bool(subject and subject in fact.prompt)].append(fact)
+    return found

@@ -1,0 +1,152 @@
+"""Editors among the other answering methods: a question's passage is edited in, asked, and undone.
+
+Deviation: the paper's editors get 16 pairs that GPT-4o-mini writes about a passage; here they get
+the data set's own pairs, or those of a file, without the question that is asked.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backbone.model import Backbone
+from genpoe.editors.editor import Editor, EditReport
+from genpoe.editors.material import Material, count_applicable, make_material
+from genpoe.editors.parts.facts import Fact
+from genpoe.editors.recipes import open_editor
+from plumbing.mounts import mounted
+from qa.data.dataset import QADataset
+from qa.method import AnsweringMethod, Prediction, QuestionInput
+
+log = logging.getLogger(__name__)
+
+
+class EditedMethod(AnsweringMethod):
+    """The backbone with the facts of each question's passages edited into it.
+
+    Questions are answered one by one, because an edit acts on the whole model. A fact that lacks
+    the subject that the editor needs is not edited; it is counted as not applicable.
+
+    Args:
+        editor: The editor, on the frozen backbone.
+        material: What gives the facts of a passage.
+        rag: Whether the passages also stand in the prompt.
+        max_new_tokens: The most tokens that are decoded.
+    """
+
+    def __init__(
+        self, editor: Editor, material: Material, rag: bool = False, max_new_tokens: int = 32
+    ) -> None:
+        super().__init__(editor.backbone, rag, max_new_tokens)
+        self.editor = editor
+        self.material = material
+        self._details: dict[str, Any] = {}
+
+    def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
+        """Answer a batch of questions, each on the backbone with its own edits alone."""
+        found = []
+        for input in inputs:
+            (prediction,) = super().answer([input])
+            details = {**prediction.details, **self._details}
+            found.append(replace(prediction, details=details))
+        return found
+
+    @contextmanager
+    def injected(self, inputs: Sequence[QuestionInput]) -> Iterator[None]:
+        """Edit the facts of the passages of one question, and undo them at the end.
+
+        Raises:
+            ValueError: If there are several questions.
+        """
+        if len(inputs) != 1:
+            raise ValueError(
+                f"an edit acts on the whole model, so one question is answered at a time, got "
+                f"{len(inputs)}; call `answer`"
+            )
+        facts, left_out = self._facts(inputs[0])
+        some = count_applicable(facts, self.editor.needs_subject)
+        with torch.inference_mode(False), self.editor.edited(some[True]) as report:
+            self._details = _details(report, len(some[False]), left_out)
+            with torch.inference_mode():
+                yield
+
+    def _facts(self, input: QuestionInput) -> tuple[list[Fact], int]:
+        facts: dict[str, Fact] = {}
+        left_out = 0
+        for passage in input.selection.passages:
+            found, out = self.material.facts(passage, input.question)
+            facts |= {fact.id: fact for fact in found}
+            left_out += out
+        return list(facts.values()), left_out
+
+    def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        """Means of what the edits were and did.
+
+        Returns:
+            ``edits``, ``edits_not_applicable`` and ``edits_left_out`` (the question itself) for
+            each question, ``edit_seconds`` for each question, ``edit_nll_before`` and
+            ``edit_nll_after`` for each edit, and ``edits_stuck``, the number of edits whose value
+            did not get better.
+        """
+        every = [each.details for each in predictions if "edits" in each.details]
+        made = sum(each["edits"] for each in every)
+        if not every:
+            return {}
+        if not made:
+            log.warning("no fact could be edited: every answer is that of the backbone alone")
+        names = ("edits", "edits_not_applicable", "edits_left_out", "edit_seconds")
+        found = {name: sum(each[name] for each in every) / len(every) for name in names}
+        for name in ("edit_nll_before", "edit_nll_after"):
+            found[name] = sum(each[name] * each["edits"] for each in every) / max(1, made)
+        return found | {"edits_stuck": float(sum(each["edits_stuck"] for each in every))}
+
+
+def _details(report: EditReport, not_applicable: int, left_out: int) -> dict[str, Any]:
+    count = max(1, len(report.ids))
+    return {
+        "edits": len(report.ids),
+        "edits_not_applicable": not_applicable,
+        "edits_left_out": left_out,
+        "edit_seconds": report.seconds,
+        "edit_nll_before": sum(report.nll_before) / count,
+        "edit_nll_after": sum(report.nll_after) / count,
+        "edits_stuck": len(report.stuck),
+        "edit_moved": max(report.moved.values(), default=0.0),
+    }
+
+
+def load_edited(
+    backbone: Backbone,
+    editor: Mapping[str, Any],
+    facts: str | Path | None = None,
+    dataset: QADataset | None = None,
+    splits: Sequence[str] | None = None,
+    pairs: int | None = None,
+    rag: bool = False,
+    max_new_tokens: int = 32,
+) -> EditedMethod:
+    """Make the method from plain settings.
+
+    Args:
+        backbone: The frozen model.
+        editor: The arguments of `open_editor`.
+        facts: A file of facts; None: the data set's own questions are the facts.
+        dataset: The data set.
+        splits: The splits whose questions are facts; None: all.
+        pairs: The most facts of a passage; None: all.
+        rag: Whether the passages also stand in the prompt.
+        max_new_tokens: The most tokens that are decoded.
+
+    Raises:
+        ValueError: If a setting is out of range, or the facts are malformed.
+    """
+    material = make_material(facts, dataset, splits, pairs)
+    with mounted("editor"):
+        opened = open_editor(backbone, **editor)
+    return EditedMethod(opened, material, rag, max_new_tokens)
