@@ -51,7 +51,9 @@ class Continuation:
 
 
 @torch.inference_mode()
-def greedy_decode(backbone: Backbone, prompts: Sequence[str], max_new_tokens: int = 32) -> Decoded:
+def greedy_decode(
+    backbone: Backbone, prompts: Sequence[str], max_new_tokens: int = 32, cache: Any = None
+) -> Decoded:
     """Continue each prompt greedily until the model ends its line or its text.
 
     What is injected into the backbone acts in every step; row i of an injection serves prompt i.
@@ -61,6 +63,8 @@ def greedy_decode(backbone: Backbone, prompts: Sequence[str], max_new_tokens: in
         backbone: The frozen model.
         prompts: N prompts.
         max_new_tokens: The largest number of new tokens.
+        cache: The KV cache of these prompts without their last token, if they have been read; see
+            `backbone.read_prompts.ReadPrompts`. Decoding appends to it.
 
     Returns:
         N continuations, first line only, stripped; and the KV cache.
@@ -69,7 +73,9 @@ def greedy_decode(backbone: Backbone, prompts: Sequence[str], max_new_tokens: in
         ValueError: If a prompt is longer than the backbone can read.
     """
     prompt_ids, prompt_mask = left_padded(backbone, prompts, max_new_tokens)
-    output = _generate(backbone, prompt_ids, prompt_mask, max_new_tokens)
+    if cache is not None:
+        cache.token_ids = prompt_ids  # for hooks that look at what was read before
+    output = _generate(backbone, prompt_ids, prompt_mask, max_new_tokens, cache=cache)
     new = output.sequences[:, prompt_ids.shape[1] :]
     texts = [answer_text(backbone, row) for row in new.tolist()]
     return Decoded(texts, prompt_ids, prompt_mask, output.past_key_values)
@@ -180,6 +186,7 @@ def _generate(
     mask: Tensor,
     max_new_tokens: int,
     processors: Sequence[LogitsProcessor] = (),
+    cache: Any = None,
 ) -> Any:
     """Decode greedily, whatever the model's own defaults are.
 
@@ -199,7 +206,7 @@ def _generate(
         return backbone.model.generate(
             ids,
             attention_mask=mask,
-            past_key_values=make_cache(backbone.model),
+            past_key_values=make_cache(backbone.model) if cache is None else cache,
             generation_config=settings,
             logits_processor=LogitsProcessorList(processors),
         )

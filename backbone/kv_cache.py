@@ -33,6 +33,11 @@ class _RoomyLayer(DynamicLayer):
         self.keys, self.values = (buffer[..., :end, :] for buffer in self._buffers)
         return self.keys, self.values
 
+    def trim(self) -> None:
+        """Give back the room that is not used."""
+        kept: list[Any] = [self.keys, self.values]
+        self.keys, self.values = self._buffers = [states.clone() for states in kept]
+
 
 def _is_in(states: Tensor, buffer: Tensor) -> bool:
     """True if states are a view of a buffer; they are not once rows were chosen or repeated."""
@@ -62,3 +67,10 @@ def make_cache(model: Any) -> DynamicCache:
         _RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
     return cache
+
+
+def trim(cache: Any) -> None:
+    """Give back what the layers of a cache do not use."""
+    for layer in cache.layers:
+        if isinstance(layer, _RoomyLayer):
+            layer.trim()

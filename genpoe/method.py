@@ -60,6 +60,11 @@ class GenPoEMethod(AnsweringMethod):
                 lambda factor: factor.to(backbone.dtype)
             )
 
+    @property
+    def keeps_prompts(self) -> bool:
+        """Whether the experts change no key and no value, because they are beside the last FFN."""
+        return self.genpoe.expert_layer.layer == self.backbone.num_layers - 1
+
     def injected(self, inputs: Sequence[QuestionInput]) -> AbstractContextManager[Any]:
         """Generate and inject the experts of each question's passages (eq. 4 and 6)."""
         if self._experts == "none":

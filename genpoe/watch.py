@@ -85,6 +85,8 @@ class Watch:
         ids = args[0] if args else kwargs.get("input_ids")
         cache = kwargs.get("past_key_values")
         past = cache.get_seq_length() if cache is not None else 0
+        if past and self._ids is None:  # the prompt was read before these hooks were there
+            self._ids = getattr(cache, "token_ids", None)
         if ids is None or (past and (self._ids is None or self._ids.shape[1] < past)):
             self._ids = self._mask = None
             return

@@ -13,6 +13,7 @@ import torch
 from backbone.decoding import greedy_decode, positions, score_answers
 from backbone.lora.adapter import LoraAdapter
 from backbone.model import Backbone
+from backbone.read_prompts import ReadPrompts
 from backbone.tokens import encode_prompt
 from plumbing.mounts import SettingValueError
 from qa.data.dataset import Question
@@ -75,6 +76,8 @@ class AnsweringMethod:
             selects none for a method that is not.
         retrieves: Whether the method itself asks for passages while it answers. An evaluation
             then hands it the source of passages, by `retrieve_from`, before the first question.
+        read_prompts: Prompts that need not be read again. Methods may share them that change
+            nothing of the backbone below its final FFN's output. By default there are none.
 
     Raises:
         SettingValueError: If ``max_new_tokens`` is not positive.
@@ -91,6 +94,7 @@ class AnsweringMethod:
         self.backbone = backbone
         self.rag = rag
         self.max_new_tokens = max_new_tokens
+        self.read_prompts: ReadPrompts | None = None
 
     def injected(self, inputs: Sequence[QuestionInput]) -> AbstractContextManager[Any]:
         """Make a context in which row i of a batch knows the passages of input i.
@@ -181,9 +185,12 @@ class AnsweringMethod:
             return []
         prompts = [self.prompt(input) for input in inputs]
         answers = [input.question.answers[0] for input in inputs]
+        read = {} if self.read_prompts is None else {"cache": self.read_prompts.take(prompts)}
         with self.injected(inputs):
-            decoded = greedy_decode(self.backbone, prompts, self.max_new_tokens)
+            decoded = greedy_decode(self.backbone, prompts, self.max_new_tokens, **read)
             nll = score_answers(self.backbone, decoded, answers).tolist()
+        if self.read_prompts is not None:
+            self.read_prompts.keep(prompts, decoded)
         return [Prediction(*pair) for pair in zip(decoded.texts, nll, strict=True)]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from backbone.loading import training_backbone
 from backbone.model import Backbone
+from backbone.read_prompts import ReadPrompts
 from genpoe.commands.train_hypernet import evaluation_of, train
 from genpoe.method import GenPoEMethod
 from genpoe.training.curves import plot_training
@@ -60,12 +62,16 @@ def quickstart(config: DictConfig) -> dict[str, float]:
     if config.reader is not None:
         # It comes first, because it looks at more states, and those are computed once for both.
         trainings = {"reader": _of_reader(config), **trainings}
-    for training in trainings.values():
+    for name, training in trainings.items():
         if training.ckpt_path is None:
-            _set_aside(Path(training.paths.output_dir))
+            key = "reader.ckpt_path" if name == "reader" else "ckpt_path"
+            _set_aside(Path(training.paths.output_dir), key)
     dataset: QADataset = instantiate(config.data)
     backbone = training_backbone(config)
-    checkpoints = {name: _train(each, backbone, dataset) for name, each in trainings.items()}
+    checkpoints: dict[str, Path] = {}
+    for name, training in trainings.items():
+        log.info("training %d of %d: %s", len(checkpoints) + 1, len(trainings), name)
+        checkpoints[name] = _train(training, backbone, dataset)
     metrics = compare(config.evaluation, backbone, dataset, checkpoints, run_dir)
     write_json(run_dir / "metrics.json", metrics)
     gains = paired(run_dir, metrics)
@@ -109,8 +115,11 @@ def _drop_optimizer(path: Path) -> None:
     previous_path(path).unlink(missing_ok=True)
 
 
-def _set_aside(run_dir: Path) -> None:
-    """Move an earlier run's logs and checkpoints to ``previous/``, apart from those of this run."""
+def _set_aside(run_dir: Path, key: str) -> None:
+    """Move an earlier run's logs and checkpoints to ``previous/``, apart from those of this run.
+
+    If that run was interrupted, the setting ``key`` goes on with it.
+    """
     for name in ("csv", "tensorboard", "checkpoints"):
         if (run_dir / name).is_dir():
             previous = run_dir / "previous" / name
@@ -118,7 +127,8 @@ def _set_aside(run_dir: Path) -> None:
             previous.parent.mkdir(exist_ok=True)
             (run_dir / name).rename(previous)
             if name == "checkpoints":
-                log.info("an earlier run's are kept; ckpt_path=%s goes on with it", previous / LAST)
+                what = "an earlier run's are kept; if it was interrupted, %s=%s goes on with it"
+                log.info(what, key, previous / LAST)
 
 
 def compare(
@@ -130,7 +140,8 @@ def compare(
 ) -> dict[str, float]:
     """Evaluate Base, RAG, and each hypernetwork without and with RAG.
 
-    Each method that uses passages is also evaluated with the passages of other questions.
+    Each method that uses passages is also evaluated with the passages of other questions. Rows
+    with the same prompts share their reading, where nothing below the final FFN differs.
 
     Args:
         settings: ``split``, ``limit``, ``limit_rag``, ``batch_size`` and ``max_new_tokens``.
@@ -150,21 +161,34 @@ def compare(
     for name, checkpoint in checkpoints.items():
         for rag in (False, True):
             methods[name, rag] = GenPoEMethod(backbone, str(checkpoint), rag, tokens)
+    rows = [
+        Setting(name, rag, kind)
+        for (name, rag), method in methods.items()
+        for kind in (("gold", "shuffled") if method.uses_passages else ("",))
+    ]
     questions = dataset.split(settings.split)
     metrics: dict[str, float] = {}
-    for (name, rag), method in methods.items():
-        for kind in ("gold", "shuffled") if method.uses_passages else ("",):
-            key = Setting(name, rag, kind).key
+    for _, alike in groupby(sorted(rows, key=_prompts), _prompts):
+        read = ReadPrompts()
+        for row in alike:
+            method = methods[row.method, row.rag]
+            if not isinstance(method, GenPoEMethod) or method.keeps_prompts:
+                method.read_prompts = read
             measured = evaluate(
                 method,
                 questions,
-                make_passage_source(kind or "gold", dataset, seed=0),
-                run_dir / key,
+                make_passage_source(row.passages or "gold", dataset, seed=0),
+                run_dir / row.key,
                 batch_size=settings.batch_size,
-                limit=settings.limit_rag if rag else settings.limit,
+                limit=settings.limit_rag if row.rag else settings.limit,
             )
-            metrics |= {f"{key}/{metric}": value for metric, value in measured.items()}
+            metrics |= {f"{row.key}/{metric}": value for metric, value in measured.items()}
     return metrics
+
+
+def _prompts(row: Setting) -> tuple[bool, str]:
+    """Rows for which this is the same have the same prompts."""
+    return row.rag, row.passages if row.rag else ""
 
 
 # Two settings that are compared, the score, and the label of the difference.

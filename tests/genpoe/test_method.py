@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from backbone.decoding import left_padded
+from backbone.read_prompts import ReadPrompts
 from genpoe.experts import mix_experts
 from genpoe.hypernet.hypernet import Hypernet
 from genpoe.hypernet.mean import MeanHypernet, MeanSettings
@@ -176,6 +177,28 @@ def test_the_controls_hold_for_a_hypernetwork_that_reads(dataset, backbone, read
         mix_experts(hidden, genpoe.hypernet.common_expert(), one), genpoe.hypernet.common(hidden)
     )
     assert not torch.allclose(own, common, atol=1e-3)
+
+
+@pytest.mark.parametrize("rag", [False, True])
+def test_prompts_that_another_method_has_read_give_the_same_answers(
+    dataset, backbone, checkpoint, reading, rag
+):
+    inputs = inputs_of(dataset)
+    first = RAGMethod(backbone, True, 4) if rag else BaseMethod(backbone, max_new_tokens=4)
+    methods = [first, *(GenPoEMethod(backbone, path, rag, 4) for path in (checkpoint, reading))]
+    expected = [method.answer(inputs) for method in methods]
+    read = []
+    note = backbone.layers[-1].register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    shared = ReadPrompts()
+    for method, alone in zip(methods, expected, strict=True):
+        assert not isinstance(method, GenPoEMethod) or method.keeps_prompts
+        method.read_prompts = shared
+        read.clear()
+        for mine, other in zip(method.answer(inputs), alone, strict=True):
+            assert mine.text == other.text
+            assert mine.nll == pytest.approx(other.nll, rel=1e-4)
+        assert (max(states.shape[1] for states in read) > 20) == (method is first)
+    note.remove()
 
 
 def test_without_experts_it_is_rag(dataset, backbone, checkpoint):

@@ -118,6 +118,14 @@ def test_what_predicts_answers_is_computed_once_for_both(run_dir):
     assert len(list((run_dir / "cache" / "frozen").glob("*/states.bin"))) == 2 * 3
 
 
+def test_an_earlier_run_is_set_aside_and_named_by_its_setting(tmp_path, caplog):
+    (tmp_path / "checkpoints").mkdir()
+    caplog.set_level("INFO")
+    module._set_aside(tmp_path, "reader.ckpt_path")
+    assert (tmp_path / "previous" / "checkpoints").is_dir()
+    assert f"reader.ckpt_path={tmp_path / 'previous' / 'checkpoints' / 'last.ckpt'}" in caplog.text
+
+
 def test_without_the_reader_its_rows_are_left_out(run_dir):
     metrics = json.loads((run_dir / "metrics.json").read_text())
     alone = {key: value for key, value in metrics.items() if not key.startswith("reader")}
