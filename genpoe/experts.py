@@ -119,7 +119,7 @@ class GeneratedExperts(ABC):
         Args:
             site: What is known at the FFN.
             relevance_BK: Weights of the experts; each row sums to 1, or is 0 (eq. 9).
-            rows_N: The index of each row's expert set, as in `Rows`.
+            rows_N: The index of each row's expert set, as in `SharedRows`.
 
         Raises:
             ValueError: If the experts, the relevance and the rows disagree in shape.
@@ -184,7 +184,7 @@ def mix_experts(
         hidden_NTD: The FFN's input at the expert layer.
         experts: B sets of K experts.
         relevance_BK: Weights of the experts; each row sums to 1 (eq. 9).
-        rows_N: The index of each row's expert set, as in `Rows`.
+        rows_N: The index of each row's expert set, as in `SharedRows`.
 
     Returns:
         The term to add to the FFN's output, shape ``[N, T, D]``, in the dtype of ``hidden_NTD``.
@@ -193,7 +193,7 @@ def mix_experts(
         ValueError: If the experts, the relevance and the rows disagree in shape.
     """
     check_relevance(experts, relevance_BK)
-    rows = Rows(hidden_NTD.shape[0], experts.num_sets, rows_N)
+    rows = SharedRows(hidden_NTD.shape[0], experts.num_sets, rows_N)
     return rows.ungroup(_mix_grouped(rows.group(hidden_NTD), experts, relevance_BK))
 
 
@@ -211,7 +211,7 @@ def check_relevance(experts: GeneratedExperts, relevance_BK: Tensor) -> None:
         )
 
 
-class Rows:
+class SharedRows:
     """Which rows share an expert set. All positions that share one are computed as one matrix.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from genpoe.experts import GeneratedExperts, Looked, Looks, Mixed, Rows, Site, check_relevance
+from genpoe.experts import GeneratedExperts, Looked, Looks, Mixed, SharedRows, Site, check_relevance
 
 MIXINGS = ("softmax", "experts")
 
@@ -89,7 +89,7 @@ class ReaderExperts(GeneratedExperts):
         """The words that the experts write at each position, and the common expert's output."""
         check_relevance(self, relevance_BK)
         hidden = site.hidden_NTD
-        rows = Rows(len(hidden), self.num_sets, rows_N)
+        rows = SharedRows(len(hidden), self.num_sets, rows_N)
         query_NTQ, null_NT, states_NTD = self.reader.query(site, self.noise)
         scores_BMKS = torch.einsum("bmq,bksq->bmks", rows.group(query_NTQ), self.keys)
         scores_BMKS = scores_BMKS.masked_fill(~self.mask.bool()[:, None], float("-inf"))
