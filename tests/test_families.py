@@ -22,8 +22,8 @@ def dataset():
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in FAMILIES]
 )
-def test_a_family_does_what_the_table_says(name, tiny_tokenizer, dataset):
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+def test_a_family_does_what_the_table_says(name, tiny_tokenizer, dataset, caplog):
+    caplog.set_level(logging.ERROR, "transformers")  # until the end of the test
     found = table([run_family(name, tiny_tokenizer, dataset)]).splitlines()[-1]
     assert found in documented_table().splitlines(), "run python -m tests.helpers.families"
 
