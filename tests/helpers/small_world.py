@@ -148,6 +148,8 @@ class World:
             "evaluate_retrieval": ["limit=2", "ks=[1,2]"],
             "mean_study": [],
             "quickstart": [
+                *("reader.hypernet.read_layer=1", "reader.hypernet.query_layers=[1]"),
+                *("reader.hypernet.common_rank=2", "reader.hypernet.layer=1"),
                 *(*hypernet, *batching, *trainer, "trainer.max_epochs=1"),
                 *("evaluation.limit=2", "evaluation.limit_rag=2", "evaluation.max_new_tokens=2"),
             ],
