@@ -140,7 +140,7 @@ def test_help_shows_the_settings_of_what_is_chosen(answers: dict[str, Answer]) -
 @pytest.mark.parametrize(
     ("call", "line"),
     [
-        ("evaluate method=dmeo", "method has no choice 'dmeo'; did you mean dmoe? there are alphaedit,"),
+        ("evaluate method=dmeo", "method has no choice 'dmeo'; did you mean dmoe? there are"),
         ("evaluate k", "expected KEY=VALUE, got 'k'; give k=…"),
         ("evaluate k=[1", "cannot read the value of k, got '[1'"),
         ("evaluate --foo", "scripts/evaluate.py has no option --foo; settings are given as KEY="),

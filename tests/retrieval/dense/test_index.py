@@ -238,7 +238,7 @@ def test_building_what_is_there_does_nothing(settings, corpus, caplog, tmp_path)
         settings.build(corpus)
     assert "the dense index is there already" in caplog.text
     after = (tmp_path / "index" / "manifest.json").stat()
-    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)  # reading moves atime
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_builds_that_end_after_each_shard_come_to_the_same_index(
