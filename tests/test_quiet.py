@@ -34,7 +34,7 @@ DENSE = ("retriever=dense", "corpus.path=FILE", "retriever.index_dir=INDEX")
 # Each command's script, what it is told, and the scripts that it says to type next.
 CALLS: list[tuple[str, tuple[str, ...], list[str]]] = [
     ("train_hypernet", ("experiment=genpoe/bios",), ["evaluate"]),
-    ("quickstart", (), ["evaluate"]),
+    ("quickstart", (), ["evaluate", "evaluate"]),
     ("evaluate", ("method=rag",), ["report"]),
     ("report", ("runs=[RUN1,RUN2]", "labels=[a,b]"), []),
     ("build_index", DENSE, ["evaluate_retrieval"]),
