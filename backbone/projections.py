@@ -68,7 +68,7 @@ class Block:
         return torch.cat([before, (own + term).to(out.dtype), after], -1)
 
     def of(self, module: nn.Module) -> Block:
-        """The same outputs of another map."""
+        """The block with this place among the outputs of another map of the same shape."""
         return replace(self, module=module)
 
 

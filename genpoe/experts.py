@@ -130,7 +130,7 @@ class GeneratedExperts(ABC):
         return replace(self, **{name: function(tensor) for name, tensor in self._tensors()})
 
     def cast(self: E, dtype: torch.dtype) -> E:
-        """The same experts in another dtype, as far as they can be computed in it."""
+        """Convert the tensors that hold numbers to a dtype; ids and masks stay as they are."""
         return self.map(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
     def arranged(self: E, index_BK: Tensor) -> E:

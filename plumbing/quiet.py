@@ -128,13 +128,8 @@ def without_report_of_new_head() -> Iterator[None]:
     A new head is expected where a model is about to be trained. If any other weight is missing or
     is not used, transformers' report is shown.
     """
-    logger = logging.getLogger("transformers.modeling_utils")
-    new_head = _NewHeadAlone()
-    logger.addFilter(new_head)
-    try:
+    with _filtered("transformers.modeling_utils", _NewHeadAlone()):
         yield
-    finally:
-        logger.removeFilter(new_head)
 
 
 @contextmanager
@@ -144,13 +139,19 @@ def without_report_of_weights() -> Iterator[None]:
     Whoever calls this asks transformers for the same facts, and says them in one line. What the
     table says about a conversion that failed is shown.
     """
-    logger = logging.getLogger("transformers.modeling_utils")
-    weights = _WeightsAlone()
-    logger.addFilter(weights)
+    with _filtered("transformers.modeling_utils", _WeightsAlone()):
+        yield
+
+
+@contextmanager
+def _filtered(name: str, records: logging.Filter) -> Iterator[None]:
+    """Put a filter upon a logger for the duration of a ``with`` block."""
+    logger = logging.getLogger(name)
+    logger.addFilter(records)
     try:
         yield
     finally:
-        logger.removeFilter(weights)
+        logger.removeFilter(records)
 
 
 class _WeightsAlone(logging.Filter):

@@ -206,6 +206,21 @@ def test_genpoe_checkpoint_of_another_prompt(
     assert torch.load(tmp_path / "again.ckpt", weights_only=True)["prompt"] == PROMPT_OF_0_1
 
 
+def backbones_in(
+    monkeypatch: pytest.MonkeyPatch, part: type[SplitBackbone | Trunk], name: str
+) -> list[Backbone]:
+    """The backbones with which a method of a cut decoder is called from now on."""
+    called: list[Backbone] = []
+    method = getattr(part, name)
+
+    def noted(self: Any, *inputs: Any) -> torch.Tensor:
+        called.append(self.backbone)
+        return method(self, *inputs)
+
+    monkeypatch.setattr(part, name, noted)
+    return called
+
+
 def test_frozen_states(
     backbone: Backbone,
     same: Backbone,
@@ -213,14 +228,7 @@ def test_frozen_states(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    computed: list[Any] = []
-    below = SplitBackbone.below
-
-    def counted(self: SplitBackbone, *batch: Any) -> torch.Tensor:
-        computed.append(self.backbone)
-        return below(self, *batch)
-
-    monkeypatch.setattr(SplitBackbone, "below", counted)
+    computed = backbones_in(monkeypatch, SplitBackbone, "below")
     for each in (backbone, same, changed, changed):
         frozen_states(SplitBackbone(each, 1), [[5, 6, 7]], 1, tmp_path)
     assert computed == [backbone, changed]
@@ -233,19 +241,13 @@ def test_states_at_answers(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    computed: list[Any] = []
-    residual = Trunk.residual
-
-    def counted(self: Trunk, *trees: Any) -> torch.Tensor:
-        computed.append(self.backbone)
-        return residual(self, *trees)
+    computed = backbones_in(monkeypatch, Trunk, "residual")
 
     def states(backbone: Backbone) -> None:
         encode = backbone.tokenizer.encode
         asked = [(encode(build_prompt(question)), encode(answer)) for question, answer in PAIRS]
         AnswerStates(FinalFFN(backbone), [1], asked, tmp_path)
 
-    monkeypatch.setattr(Trunk, "residual", counted)
     for each in (backbone, same, changed, changed):
         states(each)
     set_instruction(monkeypatch)

@@ -39,7 +39,7 @@ class EditReport:
     Attributes:
         ids: The ids of the facts.
         nll_before: The negative log-likelihood of each target before, in nats a token.
-        nll_after: The same afterwards.
+        nll_after: The negative log-likelihood of each target after the edit, in nats a token.
         moved: How far each changed parameter moved, relative to its norm.
         seconds: How long it took, without the two likelihoods.
         stuck: The ids of facts whose optimised value lowered its loss by less than 5 %.

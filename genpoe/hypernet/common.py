@@ -74,6 +74,6 @@ class CommonExpert(nn.Module):
         return inner @ self.down2 * self.output_scale
 
     def expert(self) -> Experts:
-        """The same as one set of K = 1 expert."""
+        """Write the common expert in the form of generated ones: one set of K = 1 expert."""
         factors = self.up1, self.up2, self.down1, self.down2 * self.output_scale
         return Experts(*(factor[None, None] for factor in factors))

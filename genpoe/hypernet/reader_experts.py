@@ -82,7 +82,7 @@ class ReaderExperts(GeneratedExperts):
         return self.reader.looks
 
     def cast(self, dtype: torch.dtype) -> ReaderExperts:
-        """The same experts: they stay in their own dtype, because their work is small."""
+        """Leave the tensors in their own dtype, because little is computed with them."""
         return self
 
     def mix(self, site: Site, relevance_BK: Tensor, rows_N: Tensor | None = None) -> Mixed:

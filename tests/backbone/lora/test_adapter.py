@@ -11,22 +11,20 @@ from backbone.lora.adapter import LoraAdapter, LoraSettings
 from backbone.lora.record import RECORD
 from backbone.lora.settings import CONFIG, WEIGHTS, AdapterError
 from backbone.model import Backbone
-from tests.helpers.adapters import randomize, state
-from tests.helpers.tiny import MOE, make_backbone
+from tests.helpers.adapters import FAMILIES, adapted_backbone, randomize, save_adapter, state
+from tests.helpers.tiny import make_backbone
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [9, 8, 7, 6, 5]])
 
 
-@pytest.fixture(params=["llama", "gemma2", "olmoe"])
+@pytest.fixture(params=FAMILIES)
 def backbone(request, tiny_tokenizer):
-    more = MOE if request.param == "olmoe" else {}
-    return make_backbone(request.param, tokenizer=tiny_tokenizer, **more)
+    return adapted_backbone(request.param, tiny_tokenizer)
 
 
 @pytest.fixture
 def adapter_dir(tiny_backbone, tmp_path):
-    randomize(LoraAdapter.new(tiny_backbone, LoraSettings())).save(tmp_path / "adapter")
-    return tmp_path / "adapter"
+    return save_adapter(tiny_backbone, tmp_path / "adapter")
 
 
 def test_what_is_removed_leaves_nothing(backbone):

@@ -56,6 +56,13 @@ def test_peft_reads_what_we_write(spec, tiny_backbone, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter"]  # no temporary files are left
 
 
+def randomize_lora(model, std):
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora" in name:
+                parameter.normal_(std=std)
+
+
 @pytest.mark.parametrize("rslora", [False, True])
 def test_we_read_what_peft_writes(rslora, tiny_backbone, tmp_path):
     from peft import LoraConfig, get_peft_model
@@ -68,10 +75,7 @@ def test_we_read_what_peft_writes(rslora, tiny_backbone, tmp_path):
         use_rslora=rslora,
     )
     model = get_peft_model(copy_of(tiny_backbone).model, config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora" in name:
-                parameter.normal_(std=0.1)
+    randomize_lora(model, 0.1)
     model.save_pretrained(str(tmp_path))
     expert, spec = import_adapter(tmp_path, FinalFFN(tiny_backbone))
     assert spec.targets == ("gate", "down")
@@ -127,10 +131,7 @@ def test_an_adapter_of_any_family_that_peft_writes_is_read(family, maps, tiny_to
         fan_in_fan_out=family == "gpt2",
     )
     model = get_peft_model(copy_of(backbone).model, config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora" in name:
-                parameter.normal_(std=0.2)
+    randomize_lora(model, 0.2)
     model.save_pretrained(str(tmp_path))
     expert, spec = import_adapter(tmp_path, FinalFFN(backbone))
     ours = logits_with(backbone, expert, spec, IDS)

@@ -25,8 +25,8 @@ from plumbing.training.checkpoint import CheckpointError
 from qa.commands.evaluate import evaluate_command
 from qa.data.dataset import QADataset, Question, save_folder
 from qa.method import BaseMethod, QuestionInput
-from tests.helpers.adapters import randomize, state
-from tests.helpers.tiny import MOE, make_backbone
+from tests.helpers.adapters import FAMILIES, adapted_backbone, save_adapter, state
+from tests.helpers.tiny import make_backbone
 
 CONF = str(Path(__file__).parents[4] / "conf")
 IDS = torch.tensor([[5, 6, 7, 8, 9], [9, 8, 7, 6, 5]])
@@ -41,16 +41,14 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-@pytest.fixture(params=["llama", "gemma2", "olmoe"])
+@pytest.fixture(params=FAMILIES)
 def backbone(request, tiny_tokenizer):
-    more = MOE if request.param == "olmoe" else {}
-    return make_backbone(request.param, tokenizer=tiny_tokenizer, **more)
+    return adapted_backbone(request.param, tiny_tokenizer)
 
 
 @pytest.fixture
 def adapter_dir(tiny_backbone, tmp_path):
-    randomize(LoraAdapter.new(tiny_backbone, LoraSettings())).save(tmp_path / "adapter")
-    return tmp_path / "adapter"
+    return save_adapter(tiny_backbone, tmp_path / "adapter")
 
 
 def test_the_method_answers_and_leaves_the_backbone_alone(tiny_backbone, adapter_dir):
