@@ -26,7 +26,7 @@ from backbone.model import Backbone
 from backbone.split import SplitBackbone
 from dmoe.augmentation.sources import surrogates
 from dmoe.bank import Bank, BankError
-from dmoe.bank.upkeep import verify
+from qa.bank.upkeep import verify
 from dmoe.baselines.prag.method import load_prag
 from dmoe.baselines.sft_lora.method import SFTLoRAMethod
 from dmoe.baselines.sft_lora.module import SFTModule

@@ -21,13 +21,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dmoe.bank.bank import Bank
-    from dmoe.bank.errors import BankError, DamagedExpertError
-    from dmoe.bank.hub import from_pretrained, push_to_hub, save_pretrained
+    from qa.bank.bank import Bank
+    from qa.bank.errors import BankError, DamagedExpertError
+    from qa.bank.hub import from_pretrained, push_to_hub, save_pretrained
     from dmoe.bank.layout import ExpertLayout
-    from dmoe.bank.manifest import BankSpec
-    from dmoe.bank.merging import merge
-    from dmoe.bank.upkeep import compact, verify
+    from qa.bank.manifest import BankSpec
+    from qa.bank.merging import merge
+    from qa.bank.upkeep import compact, verify
 
 __all__ = [
     "Bank",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from dmoe.bank.locks import writing
-from dmoe.bank.version import View
+from qa.bank.locks import writing
+from qa.bank.version import View
 from plumbing.storage.files import write_whole
 
 CARD = "README.md"

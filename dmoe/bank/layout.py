@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmoe.bank.errors import BankError
+from qa.bank.errors import BankError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # A LoRA weight is far below 1. A larger number than this has diverged or was tampered with.

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from dmoe.bank.errors import CONFLICTS, BankError, shown
+from qa.bank.errors import CONFLICTS, BankError, shown
 from plumbing.cli import say_written, type_script
 from plumbing.storage.files import json_text, write_json
 from plumbing.storage.jsonl import read_jsonl, text_field
@@ -21,7 +21,7 @@ from plumbing.storage.jsonl import read_jsonl, text_field
 # torch is imported by the functions: a page of help needs none.
 if TYPE_CHECKING:
     from backbone.final_ffn import FinalFFN
-    from dmoe.bank.bank import Bank
+    from qa.bank.bank import Bank
     from dmoe.experts.expert import ExpertSpec
 
 _Results = Iterator[dict[str, Any]]
@@ -112,7 +112,7 @@ def _numbers(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _list(settings: argparse.Namespace) -> _Results:
-    from dmoe.bank.bank import Bank
+    from qa.bank.bank import Bank
 
     bank = Bank.open(settings.dir)
     for id, sha256 in bank.entries():
@@ -120,7 +120,7 @@ def _list(settings: argparse.Namespace) -> _Results:
 
 
 def _info(settings: argparse.Namespace) -> _Results:
-    from dmoe.bank.bank import Bank
+    from qa.bank.bank import Bank
 
     bank = Bank.open(settings.dir)
     yield {
@@ -132,7 +132,7 @@ def _info(settings: argparse.Namespace) -> _Results:
 
 
 def _verify(settings: argparse.Namespace) -> _Results:
-    from dmoe.bank.upkeep import verify
+    from qa.bank.upkeep import verify
 
     report = verify(settings.dir)
     yield asdict(report)
@@ -145,16 +145,16 @@ def _verify(settings: argparse.Namespace) -> _Results:
 
 
 def _compact(settings: argparse.Namespace) -> _Results:
-    from dmoe.bank.bank import Bank
-    from dmoe.bank.upkeep import compact
+    from qa.bank.bank import Bank
+    from qa.bank.upkeep import compact
 
     bank = Bank.open(settings.dir)
     yield asdict(compact(bank, settings.drop_damaged)) | {"experts": len(bank)}
 
 
 def _merge(settings: argparse.Namespace) -> _Results:
-    from dmoe.bank.bank import Bank
-    from dmoe.bank.merging import merge
+    from qa.bank.bank import Bank
+    from qa.bank.merging import merge
 
     bank = Bank.open(settings.dir)
     for source in settings.sources:
@@ -165,7 +165,7 @@ def _remove(settings: argparse.Namespace) -> _Results:
     ids = [*settings.id, *(_read_ids(settings.ids) if settings.ids else ())]
     if not ids:
         raise BankError("expected passage ids to remove, got none; give --id ID or --ids FILE")
-    from dmoe.bank.bank import Bank
+    from qa.bank.bank import Bank
 
     bank = Bank.open(settings.dir)
     bank.remove(ids)
@@ -173,22 +173,22 @@ def _remove(settings: argparse.Namespace) -> _Results:
 
 
 def _export(settings: argparse.Namespace) -> _Results:
-    from dmoe.bank.bank import Bank
-    from dmoe.bank.hub import save_pretrained
+    from qa.bank.bank import Bank
+    from qa.bank.hub import save_pretrained
 
     yield {"experts": len(save_pretrained(Bank.open(settings.dir), settings.target))}
 
 
 def _push(settings: argparse.Namespace) -> _Results:
-    from dmoe.bank.bank import Bank
-    from dmoe.bank.hub import push_to_hub
+    from qa.bank.bank import Bank
+    from qa.bank.hub import push_to_hub
 
     yield {"commit": push_to_hub(Bank.open(settings.dir), settings.repo_id, settings.private)}
 
 
 def _export_peft(settings: argparse.Namespace) -> _Results:
     from backbone.lora.record import AdapterRecord
-    from dmoe.bank.bank import Bank
+    from qa.bank.bank import Bank
     from dmoe.experts.peft import export_adapter
 
     bank = Bank.open(settings.dir)
@@ -200,7 +200,7 @@ def _export_peft(settings: argparse.Namespace) -> _Results:
 
 
 def _import_peft(settings: argparse.Namespace) -> _Results:
-    from dmoe.bank.bank import Bank
+    from qa.bank.bank import Bank
     from dmoe.experts.peft import import_adapter
     from retrieval.corpus.formats import read_passages
 

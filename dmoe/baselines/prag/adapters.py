@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from dmoe.bank.errors import shown
+from qa.bank.errors import shown
 from dmoe.baselines.prag.layer_ffns import LayerFFNs
 from dmoe.baselines.prag.training import train_adapter
 from dmoe.experts.expert import Expert, ExpertSpec

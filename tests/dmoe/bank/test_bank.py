@@ -154,7 +154,7 @@ def test_a_bank_is_a_dict(tmp_path_factory: pytest.TempPathFactory, steps: list)
 
 
 def test_a_large_addition_becomes_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("dmoe.bank.publish.SHARD_BYTES", 1000)
+    monkeypatch.setattr("qa.bank.publish.SHARD_BYTES", 1000)
     bank = make_bank(tmp_path)
     ids = [str(n) for n in range(20)]
     add(bank, ids)
@@ -303,7 +303,7 @@ def test_what_a_stranger_poisoned_is_refused_too(tmp_path: Path, monkeypatch: py
     poisoned["gate.lora_A"][1] = float("nan")
     # The writer makes no checks, but its checksums are right.
     with monkeypatch.context() as patch:
-        patch.setattr("dmoe.bank.bank.poisoned", lambda rows: torch.zeros(len(rows)).bool())
+        patch.setattr("qa.bank.bank.poisoned", lambda rows: torch.zeros(len(rows)).bool())
         bank.add([passage("a"), passage("b")], poisoned)
     with pytest.raises(BankError, match="passage 'b' is damaged: it holds a NaN"):
         bank.get(["a", "b"])

@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from dmoe.bank import Bank, BankError
 from dmoe.bank import shard as shard_file
-from dmoe.bank.shard import ShardEntry
+from qa.bank.shard import ShardEntry
 from retrieval.passage import text_digest
 from tests.helpers.tiny_bank import add, experts, holds, make_bank, passage
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from dmoe.bank.errors import BankError
+from qa.bank.errors import BankError
 
 LOCKS = (".writers.lock", ".publish.lock")
 WAIT = 60.0  # seconds that a writer waits for its turn, although each turn takes milliseconds

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmoe.bank import places as table_module
-from dmoe.bank.places import ABSENT, PlaceTable, split_place, split_places
-from dmoe.bank.records import Records, keys_of
+from qa.bank.places import ABSENT, PlaceTable, split_place, split_places
+from qa.bank.records import Records, keys_of
 
 IDS = [f"passage {n}" for n in range(12)]
 SHARDS = st.lists(
@@ -32,7 +32,7 @@ def test_a_table_is_a_dict(few: int, colliding: bool, monkeypatch: pytest.Monkey
             keys[:, 0] = 7  # all keys have the same first half
         return keys
 
-    monkeypatch.setattr("dmoe.bank.records.keys_of", find_keys)
+    monkeypatch.setattr("qa.bank.records.keys_of", find_keys)
 
     @given(shards=SHARDS)
     @settings(max_examples=30, deadline=None)

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from backbone.model import Backbone
 from dmoe.bank.card import write_card
-from dmoe.bank.errors import BankError, shown
+from qa.bank.errors import BankError, shown
 from dmoe.bank.layout import LARGEST, ExpertLayout, poisoned
-from dmoe.bank.locks import publishing, writing
-from dmoe.bank.manifest import COPY, MANIFEST, BankSpec, Manifest, publish
-from dmoe.bank.places import ABSENT
-from dmoe.bank.publish import publish_shards, write_rows
-from dmoe.bank.records import SHA_BYTES, Records, encode_id, keys_of
-from dmoe.bank.shard import FOLDER, write_shard
-from dmoe.bank.version import View, open_view
+from qa.bank.locks import publishing, writing
+from qa.bank.manifest import COPY, MANIFEST, BankSpec, Manifest, publish
+from qa.bank.places import ABSENT
+from qa.bank.publish import publish_shards, write_rows
+from qa.bank.records import SHA_BYTES, Records, encode_id, keys_of
+from qa.bank.shard import FOLDER, write_shard
+from qa.bank.version import View, open_view
 from retrieval.passage import Passage, text_digest
 
 _BATCH = 4096  # how many passages are looked up at a time

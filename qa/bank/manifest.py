@@ -15,9 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dmoe.bank.errors import BankError
+from qa.bank.errors import BankError
 from dmoe.bank.layout import ExpertLayout
-from dmoe.bank.shard import FOLDER, ShardEntry
+from qa.bank.shard import FOLDER, ShardEntry
 from plumbing.storage.files import sync_folder, write_whole
 from qa.prompts import PROMPT_OF_0_1
 

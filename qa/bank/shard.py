@@ -25,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dmoe.bank.errors import BankError
+from qa.bank.errors import BankError
 from dmoe.bank.layout import ExpertLayout
-from dmoe.bank.records import KEY_BYTES, SHA_BYTES, Records
+from qa.bank.records import KEY_BYTES, SHA_BYTES, Records
 
 FOLDER = "shards"
 _ALIGN = 64  # the rows begin at a multiple of this many bytes

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from backbone.model import Backbone
-from dmoe.bank.bank import Bank
+from qa.bank.bank import Bank
 from dmoe.bank.card import CARD, write_card
-from dmoe.bank.errors import BankError
-from dmoe.bank.manifest import COPY, MANIFEST
-from dmoe.bank.publish import copy_rows, publish_shards
-from dmoe.bank.shard import FOLDER
+from qa.bank.errors import BankError
+from qa.bank.manifest import COPY, MANIFEST
+from qa.bank.publish import copy_rows, publish_shards
+from qa.bank.shard import FOLDER
 
 _PATTERNS = [MANIFEST, COPY, CARD, f"{FOLDER}/*"]
 

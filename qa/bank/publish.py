@@ -9,14 +9,14 @@ from pathlib import Path
 
 from torch import Tensor, uint8
 
-from dmoe.bank.errors import BankError
+from qa.bank.errors import BankError
 from dmoe.bank.layout import ExpertLayout
-from dmoe.bank.locks import publishing, writing
-from dmoe.bank.manifest import Manifest, publish, read_bank_manifest
-from dmoe.bank.places import Places
-from dmoe.bank.records import Records
-from dmoe.bank.shard import ShardEntry, write_shard
-from dmoe.bank.version import View, open_view
+from qa.bank.locks import publishing, writing
+from qa.bank.manifest import Manifest, publish, read_bank_manifest
+from qa.bank.places import Places
+from qa.bank.records import Records
+from qa.bank.shard import ShardEntry, write_shard
+from qa.bank.version import View, open_view
 
 SHARD_BYTES = 256 << 20  # a write that is larger is split into several shards
 _ROWS = 256  # how many experts are copied at a time

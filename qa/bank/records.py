@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dmoe.bank.errors import BankError, shown
+from qa.bank.errors import BankError, shown
 
 KEY_BYTES, SHA_BYTES = 16, 32
 

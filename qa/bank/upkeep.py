@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dmoe.bank.bank import Bank
+from qa.bank.bank import Bank
 from dmoe.bank.card import write_card
-from dmoe.bank.errors import BankError
-from dmoe.bank.locks import cleaning, publishing, writing
-from dmoe.bank.manifest import check_copy, mend, read_bank_manifest
-from dmoe.bank.places import Places, split_places
-from dmoe.bank.publish import SHARD_BYTES, copy_rows, publish_shards
-from dmoe.bank.shard import FOLDER, ShardEntry
-from dmoe.bank.version import View, open_view
+from qa.bank.errors import BankError
+from qa.bank.locks import cleaning, publishing, writing
+from qa.bank.manifest import check_copy, mend, read_bank_manifest
+from qa.bank.places import Places, split_places
+from qa.bank.publish import SHARD_BYTES, copy_rows, publish_shards
+from qa.bank.shard import FOLDER, ShardEntry
+from qa.bank.version import View, open_view
 
 _WAIT = 1.0  # seconds for writers to finish, before the files are left to the next compaction
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dmoe.bank.bank import Bank
-from dmoe.bank.errors import CONFLICTS, BankError, shown
-from dmoe.bank.places import ABSENT
-from dmoe.bank.publish import copy_rows, publish_shards
-from dmoe.bank.records import keys_of
-from dmoe.bank.version import View, open_view
+from qa.bank.bank import Bank
+from qa.bank.errors import CONFLICTS, BankError, shown
+from qa.bank.places import ABSENT
+from qa.bank.publish import copy_rows, publish_shards
+from qa.bank.records import keys_of
+from qa.bank.version import View, open_view
 
 
 def merge(bank: Bank, source: str | Path, on_conflict: str = "error") -> int:

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmoe.bank.errors import BankError, DamagedExpertError, shown
+from qa.bank.errors import BankError, DamagedExpertError, shown
 from dmoe.bank.layout import poisoned
-from dmoe.bank.manifest import BankSpec, Manifest, read_bank_manifest
-from dmoe.bank.places import ABSENT, Places, PlaceTable, split_place, split_places
-from dmoe.bank.records import SHA_BYTES, keys_of
-from dmoe.bank.shard import Shard
+from qa.bank.manifest import BankSpec, Manifest, read_bank_manifest
+from qa.bank.places import ABSENT, Places, PlaceTable, split_place, split_places
+from qa.bank.records import SHA_BYTES, keys_of
+from qa.bank.shard import Shard
 
 _BATCH = 256  # how many experts are in memory at a time
 _POISONED = "it holds a NaN, an infinity, or a number that no LoRA weight can be"
