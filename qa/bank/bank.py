@@ -1,44 +1,48 @@
-"""The class that reads and changes an expert bank. The package says what is on disk.
+"""The class that reads and changes a bank of any kind. The package says what is on disk.
 
-Shapes: N experts, P parameters of one, R rank.
+Shapes: N rows.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import ClassVar, Self
 
 from backbone.model import Backbone
-from dmoe.bank.card import write_card
+from qa.bank.card import write_card
 from qa.bank.errors import BankError, shown
-from dmoe.bank.layout import LARGEST, ExpertLayout, poisoned
+from qa.bank.layout import Layout, Rows
 from qa.bank.locks import publishing, writing
-from qa.bank.manifest import COPY, MANIFEST, BankSpec, Manifest, publish
+from qa.bank.manifest import COPY, MANIFEST, Manifest, publish
 from qa.bank.places import ABSENT
 from qa.bank.publish import publish_shards, write_rows
 from qa.bank.records import SHA_BYTES, Records, encode_id, keys_of
 from qa.bank.shard import FOLDER, write_shard
+from qa.bank.spec import Spec, check_kind
 from qa.bank.version import View, open_view
 from retrieval.passage import Passage, text_digest
 
 _BATCH = 4096  # how many passages are looked up at a time
 
 
-class Bank:
-    """Experts by passage id, all of one backbone, layout and recipe.
+class PassageBank:
+    """Rows by passage id, all of one backbone and made in one way.
+
+    What can be done without knowing what a row is, this class does for banks of every kind. A
+    subclass also hands out what the rows stand for.
 
     An open bank is a snapshot. What it holds changes only when its own ``add``, ``remove`` or
     ``refresh`` is called. Any number of processes may read and write one folder at the same time.
 
     Args:
-        view: The version to start from. Call ``Bank.open`` or ``Bank.create`` instead.
+        view: The version to start from. Call ``open`` or ``create`` instead.
         read_only: Whether to refuse changes.
     """
+
+    # The only kind of banks that the class can open; None: it can open all of them.
+    KIND: ClassVar[str | None] = None
 
     def __init__(self, view: View, read_only: bool = False) -> None:
         self.view = view
@@ -46,44 +50,39 @@ class Bank:
 
     @classmethod
     def open(
-        cls,
-        path: str | Path,
-        backbone: Backbone | None = None,
-        recipe: Mapping[str, Any] | None = None,
-        read_only: bool = False,
-    ) -> Bank:
+        cls, path: str | Path, backbone: Backbone | None = None, *, read_only: bool = False
+    ) -> Self:
         """Open a bank.
 
         Args:
             path: The bank's folder.
-            backbone: The model that the experts must belong to. None accepts any.
-            recipe: The recipe that the experts must have been trained with. None accepts any.
+            backbone: The model that the rows must belong to. None accepts any.
             read_only: Whether to refuse changes.
 
         Raises:
             BankError: If there is no bank, if its copies cannot make up for the damage, or if it
-                belongs to another backbone or recipe.
+                is of another kind or belongs to another backbone.
         """
         bank = cls(open_view(Path(path)), read_only)
+        if cls.KIND is not None:
+            check_kind(bank.spec, cls.KIND, path)
         if backbone is not None:
             bank.check_backbone(backbone)
-        if recipe is not None:
-            bank.spec.check_same(dataclasses.replace(bank.spec, recipe=dict(recipe)), path)
         return bank
 
     @classmethod
     def create(
         cls,
         path: str | Path,
-        spec: BankSpec,
+        spec: Spec,
         exist_ok: bool = False,
         backbone: Backbone | None = None,
-    ) -> Bank:
+    ) -> Self:
         """Make an empty bank.
 
         Args:
             path: The bank's folder, which is made if it is missing.
-            spec: What all experts of the bank will have in common.
+            spec: What all rows of the bank will have in common.
             exist_ok: Whether to open a bank that is there already, if it has the same spec.
             backbone: The model of the spec. If it is given, a bank that is there may also name the
                 model as version 0.1 did.
@@ -111,23 +110,18 @@ class Bank:
         return self.view.path
 
     @property
-    def spec(self) -> BankSpec:
-        """What all experts of the bank have in common."""
+    def spec(self) -> Spec:
+        """What all rows of the bank have in common."""
         return self.view.spec
 
     @property
-    def layout(self) -> ExpertLayout:
-        """The names and shapes of an expert's tensors, and the dtype that they are stored in."""
-        return self.view.spec.layout
-
-    @property
-    def scaling(self) -> float:
-        """LoRA's scale, ``alpha / rank``."""
-        return self.spec.alpha / self.layout.rank
+    def layout(self) -> Layout:
+        """How a row is laid out."""
+        return self.spec.layout
 
     @property
     def fingerprint(self) -> str:
-        """A hash of everything that decides the experts, for use as the key of a cache."""
+        """A hash of everything that decides the rows, for use as the key of a cache."""
         return self.view.manifest.sha256
 
     def __len__(self) -> int:
@@ -141,63 +135,45 @@ class Bank:
         return iter(self.view)
 
     def entries(self) -> Iterator[tuple[str, str]]:
-        """Yield every passage id with the SHA-256 of the passage that its expert was made of."""
+        """Yield every passage id with the SHA-256 of the passage that its row was made of."""
         places = self.view.table.places
         for start in range(0, len(places), _BATCH):
             some = places[start : start + _BATCH]
             for place, sha256 in zip(some.tolist(), self.view.checksums(some)[0], strict=True):
                 yield self.view.id(place), sha256.hex()
 
-    def get(self, ids: Sequence[str]) -> dict[str, Tensor]:
-        """Read N experts, and check each against its checksum.
-
-        Args:
-            ids: N passage ids.
-
-        Returns:
-            ``<projection>.lora_A`` ``[N, R, in]`` and ``<projection>.lora_B`` ``[N, out, R]``, in
-            the bank's dtype on the CPU.
+    def rows(self, ids: Sequence[str]) -> Rows:
+        """Read N rows, and check each against its checksum.
 
         Raises:
-            BankError: If a passage has no expert; the message names it.
-            DamagedExpertError: If experts are damaged; it names each of them.
-        """
-        return self.layout.split(self.rows(ids))
-
-    def rows(self, ids: Sequence[str]) -> Tensor:
-        """Read N experts as rows ``[N, P]``.
-
-        The rows can be moved to a GPU in one transfer; ``layout.split`` then makes tensors of them.
-
-        Raises:
-            BankError: If a passage has no expert; the message names it.
-            DamagedExpertError: If experts are damaged; it names each of them.
+            BankError: If a passage has no row; the message names it.
+            DamagedError: If rows are damaged; it names each of them.
         """
         return self.view.sound_rows(self.view.places(ids))
 
     def missing(self, passages: Iterable[Passage]) -> Iterator[Passage]:
-        """Yield the passages that still need an expert.
+        """Yield the passages that still need a row.
 
-        These are the passages that have none, and those whose expert was made of another text.
+        These are the passages that have none, and those whose row was made of another text.
         """
         return (passage for passage, same in self._compared(passages) if not same)
 
     def check_passages(self, passages: Iterable[Passage]) -> None:
-        """Check that each expert was made of the text that its passage has now.
+        """Check that each row was made of the text that its passage has now.
 
         Raises:
-            BankError: If an expert was made of another text; the message names its passage.
+            BankError: If a row was made of another text; the message names its passage.
         """
         for passage, same in self._compared(passages):
             if same is False:
                 raise BankError(
-                    f"{self.path}: the expert of passage {shown(passage.id)} was made of another "
-                    "text than the corpus has; build it again (scripts/build_experts.py), or give "
-                    "the corpus that the bank was built from"
+                    f"{self.path}: the {self.layout.NOUN} of passage {shown(passage.id)} was made "
+                    f"of another text than the corpus has; make it again ({self.layout.MADE_BY}), "
+                    "or give the corpus that the bank was built from"
                 )
 
     def check_backbone(self, backbone: Backbone) -> None:
-        """Check that the experts belong to a model.
+        """Check that the rows belong to a model.
 
         Raises:
             BankError: If they belong to another model.
@@ -205,7 +181,7 @@ class Bank:
         identity, made_with = backbone.identity, self.spec.backbone_sha256
         if differing := identity.difference(made_with):
             raise BankError(
-                f"{self.path}: expected experts of {backbone.name} "
+                f"{self.path}: expected {self.spec.kind} of {backbone.name} "
                 f"({identity.fingerprint[:12]}), got a bank for {self.spec.backbone} "
                 f"({made_with[:12]}); what differs: {differing}; use that model, or another bank"
             )
@@ -214,16 +190,16 @@ class Bank:
         """Check that the bank is not empty.
 
         Raises:
-            BankError: If it holds no expert.
+            BankError: If it holds no row.
         """
         if not len(self):
             raise BankError(
-                f"{self.path}: expected experts, got an empty bank; build it "
-                "(scripts/build_experts.py), or choose another bank"
+                f"{self.path}: expected {self.spec.kind}, got an empty bank; build it "
+                f"({self.layout.MADE_BY}), or choose another bank"
             )
 
     def _compared(self, passages: Iterable[Passage]) -> Iterator[tuple[Passage, bool | None]]:
-        """Yield each passage, and whether its expert was made of its text; None without expert."""
+        """Yield each passage, and whether its row was made of its text; None without a row."""
         view, stream = self.view, iter(passages)
         while some := list(islice(stream, _BATCH)):
             places = view.table.find(keys_of([passage.id for passage in some]))
@@ -236,48 +212,36 @@ class Bank:
         """Take up what other writers have published in the meantime."""
         self.view = open_view(self.path, self.view)
 
-    def add(
-        self,
-        passages: Sequence[Passage],
-        experts: Mapping[str, Tensor],
-        replace: bool = False,
-    ) -> None:
-        """Add experts, either all of them or none.
+    def add_rows(self, passages: Sequence[Passage], rows: Rows, replace: bool = False) -> None:
+        """Add rows, either all of them or none.
 
         When the method returns, all of them are on the disk and survive a loss of power. Until
         then, no reader sees any of them.
 
         Args:
-            passages: The N passages that the experts were made of.
-            experts: ``[N, R, in]`` and ``[N, out, R]`` for every projection, in any float dtype.
-            replace: Whether a passage may have an expert already, which the new one replaces.
+            passages: The N passages that the rows were made of.
+            rows: The N rows.
+            replace: Whether a passage may have a row already, which the new one replaces.
 
         Raises:
-            BankError: If the experts do not have the bank's layout or hold a number that is not
-                finite, or if a passage is given twice or has an expert already. Then nothing is
-                added.
+            BankError: If the number of rows is another one, or if a passage is given twice or has
+                a row already. Then nothing is added.
         """
         self.check_writable()
+        noun = self.layout.NOUN
         ids = [passage.id for passage in passages]
         _check_ids(ids)
-        rows = self.layout.flatten(experts)
         if len(rows) != len(ids):
-            raise BankError(f"expected an expert for each of {len(ids)} passages, got {len(rows)}")
-        for index in poisoned(rows).nonzero().flatten().tolist():
-            raise BankError(
-                f"the expert of passage {shown(ids[index])} holds a NaN, an infinity, or a number "
-                f"beyond {LARGEST:g} (in {self.layout.dtype}); its training has diverged: lower "
-                "the learning rate, or leave it out"
-            )
-
+            raise BankError(f"expected {len(ids)} {noun}s, one a passage, got {len(rows)}")
         keys = keys_of(ids)
 
         def check(view: View) -> None:
             taken = [] if replace else (view.table.find(keys) != ABSENT).nonzero()[0]
             if len(taken):
                 raise BankError(
-                    f"{self.path}: passage {shown(ids[taken[0]])} (and {len(taken) - 1} more) has "
-                    "an expert already; replace it (replace=True), or leave it out"
+                    f"{self.path}: the {noun} of passage {shown(ids[taken[0]])} (and "
+                    f"{len(taken) - 1} more) is there already; replace it (replace=True), or leave "
+                    "it out"
                 )
 
         made_of = list(map(text_digest, passages))
@@ -286,10 +250,10 @@ class Bank:
         )
 
     def remove(self, ids: Sequence[str]) -> None:
-        """Remove experts. Their bytes stay on the disk until the bank is compacted.
+        """Remove rows. Their bytes stay on the disk until the bank is compacted.
 
         Raises:
-            BankError: If a passage has no expert or is named twice. Then nothing is removed.
+            BankError: If a passage has no row or is named twice. Then nothing is removed.
         """
         self.check_writable()
         _check_ids(ids)

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from backbone.model import Backbone
-from qa.bank.bank import Bank
-from dmoe.bank.card import CARD, write_card
+from qa.bank.bank import PassageBank
+from qa.bank.card import CARD, write_card
 from qa.bank.errors import BankError
 from qa.bank.manifest import COPY, MANIFEST
 from qa.bank.publish import copy_rows, publish_shards
 from qa.bank.shard import FOLDER
 
+B = TypeVar("B", bound=PassageBank)
+
 _PATTERNS = [MANIFEST, COPY, CARD, f"{FOLDER}/*"]
 
 
-def save_pretrained(bank: Bank, folder: str | Path) -> Bank:
+def save_pretrained(bank: B, folder: str | Path) -> B:
     """Copy what a bank holds now into a new folder, packed and with a card.
 
-    Each expert is checked on the way.
+    Each row is checked on the way.
 
     Args:
         bank: The bank to copy.
@@ -32,9 +32,9 @@ def save_pretrained(bank: Bank, folder: str | Path) -> Bank:
 
     Raises:
         BankError: If there is a bank in the folder already.
-        DamagedExpertError: If an expert is damaged. Then the copy stays empty.
+        DamagedError: If a row is damaged. Then the copy stays empty.
     """
-    copy = Bank.create(folder, bank.spec)
+    copy = type(bank).create(folder, bank.spec)
     view = bank.view
     copy.view = publish_shards(copy.view, lambda: copy_rows(copy.path, view, view.table.places))
     write_card(copy.view)
@@ -42,11 +42,11 @@ def save_pretrained(bank: Bank, folder: str | Path) -> Bank:
 
 
 def push_to_hub(
-    bank: Bank,
+    bank: PassageBank,
     repo_id: str,
     private: bool | None = None,
     token: str | None = None,
-    message: str = "Upload expert bank",
+    message: str = "Upload bank",
 ) -> str:
     """Upload what a bank holds now in one commit, so that nobody downloads half of it.
 
@@ -77,44 +77,34 @@ def push_to_hub(
     return str(commit.commit_url)
 
 
-def from_pretrained(
-    name: str | Path,
-    backbone: Backbone | None = None,
-    recipe: Mapping[str, Any] | None = None,
-    revision: str | None = None,
-    token: str | None = None,
-) -> Bank:
-    """Open a bank for reading, from a folder or from the hub.
+def fetched(name: str | Path, revision: str | None = None, token: str | None = None) -> Path:
+    """The folder of a bank that lies in a folder or on the hub.
 
     Args:
         name: A folder, or ``owner/name`` on the Hugging Face hub.
-        backbone: The model that the experts must belong to. None accepts any.
-        recipe: The recipe that the experts must have been trained with. None accepts any.
         revision: A branch, tag or commit on the hub.
         token: The token for the hub. None takes the one that is logged in.
 
     Raises:
-        BankError: If there is no such bank, or if it belongs to another backbone or recipe.
+        BankError: If there is no such folder, and nothing on the hub.
     """
     folder = Path(name)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import (
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-        )
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
-        try:
-            folder = Path(
-                snapshot_download(
-                    str(name), revision=revision, token=token, allow_patterns=_PATTERNS
-                )
-            )
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-            first_line = str(error).strip().partition("\n")[0]
-            raise BankError(
-                f"expected a folder or a bank on the hub that this machine can reach, got "
-                f"{str(name)!r}: {first_line}; check the name, or download it first"
-            ) from error
-    return Bank.open(folder, backbone, recipe, read_only=True)
+    try:
+        return Path(
+            snapshot_download(str(name), revision=revision, token=token, allow_patterns=_PATTERNS)
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise BankError(
+            f"expected a folder or a bank on the hub that this machine can reach, got "
+            f"{str(name)!r}: {first_line}; check the name, or download it first"
+        ) from error

@@ -1,4 +1,4 @@
-"""A table of where the expert of each passage is. The newest shard that holds an id wins.
+"""A table of where the row of each passage is. The newest shard that holds an id wins.
 
 Shapes: N ids that are looked up, S ids that are sorted.
 """
@@ -24,11 +24,11 @@ _FEW = 4096  # ids are sorted into the others when at least this many are collec
 
 
 class PlaceTable:
-    """An immutable map from the key of an id to the place of its expert.
+    """An immutable map from the key of an id to the place of its row.
 
     A place is the number of a shard and a row in it. Nearly all keys stand in sorted arrays, where
     each takes 24 bytes with its place. The newest keys stand in a dict, which is sorted into the
-    arrays once it has grown to an eighth of them. So the cost of adding experts depends on how many
+    arrays once it has grown to an eighth of them. So the cost of adding rows depends on how many
     are added and not on how many there are.
     """
 
@@ -65,7 +65,7 @@ class PlaceTable:
 
     @property
     def places(self) -> Places:
-        """The places of all experts, in the order of the shards and of the rows in them."""
+        """The places of all rows, in the order of the shards and of the rows in them."""
         return np.sort(self._folded.places)
 
     @cached_property
@@ -88,7 +88,7 @@ def split_places(places: Places) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.
 
 @dataclass(frozen=True)
 class _Sorted:
-    """Distinct keys, sorted, as their two halves ``[S]``, and the places ``[S]`` of the experts."""
+    """Distinct keys, sorted, as their two halves ``[S]``, and the places ``[S]`` of the rows."""
 
     high: npt.NDArray[np.uint64]
     low: npt.NDArray[np.uint64]
@@ -112,9 +112,8 @@ class _Sorted:
         high = np.concatenate([self.high, more[:, 0]])
         low = np.concatenate([self.low, more[:, 1]])
         place = np.concatenate([self.places, *places])
-        order = np.lexsort(
-            (low, high)
-        )  # the sort is stable, so the newest of equal keys comes last
+        # The sort is stable, so the newest of equal keys comes last.
+        order = np.lexsort((low, high))
         high, low, place = high[order], low[order], place[order]
         keep = np.ones(len(place), bool)
         keep[:-1] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])

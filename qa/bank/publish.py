@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from torch import Tensor, uint8
+import numpy as np
 
 from qa.bank.errors import BankError
-from dmoe.bank.layout import ExpertLayout
+from qa.bank.layout import Ends, Layout, Rows
 from qa.bank.locks import publishing, writing
 from qa.bank.manifest import Manifest, publish, read_bank_manifest
 from qa.bank.places import Places
@@ -19,7 +19,7 @@ from qa.bank.shard import ShardEntry, write_shard
 from qa.bank.version import View, open_view
 
 SHARD_BYTES = 256 << 20  # a write that is larger is split into several shards
-_ROWS = 256  # how many experts are copied at a time
+_ROWS = 256  # how many rows are copied at a time
 
 
 def publish_shards(
@@ -66,49 +66,63 @@ def publish_shards(
 
 
 def write_rows(
-    bank: Path, layout: ExpertLayout, ids: Sequence[str], passages: Sequence[bytes], rows_NP: Tensor
+    bank: Path, layout: Layout, ids: Sequence[str], passages: Sequence[bytes], rows: Rows
 ) -> Iterable[ShardEntry]:
-    """Write experts that are in memory.
+    """Write rows that are in memory.
 
     Args:
         bank: The bank's folder.
-        layout: The layout of the bank's experts.
+        layout: The layout of the bank's rows.
         ids: The ids of the N passages.
-        passages: The SHA-256 of each passage.
-        rows_NP: The weights of the experts.
+        passages: The digest of each passage.
+        rows: The N rows.
     """
-    raw = rows_NP.view(uint8).numpy()
-    for part in _parts(len(ids), layout, SHARD_BYTES):
-        weights = [hashlib.sha256(row).digest() for row in raw[part]]
-        records = Records.of(ids[part], passages[part], weights)
-        yield write_shard(bank, layout, records, [raw[part]])
+    for part in _parts(np.diff(rows.ends, prepend=0), SHARD_BYTES):
+        some = rows.part(part)
+        checksums = [hashlib.sha256(some[row].data).digest() for row in range(len(some))]
+        sizes = np.diff(some.ends, prepend=0)
+        records = _records(layout, ids[part], passages[part], checksums, sizes)
+        yield write_shard(bank, layout, records, [some.data])
 
 
 def copy_rows(
     bank: Path, view: View, places: Places, shard_bytes: int = SHARD_BYTES
 ) -> Iterable[ShardEntry]:
-    """Write experts of an open bank, with only a few of them in memory at a time.
+    """Write rows of an open bank, with only a few of them in memory at a time.
 
     Args:
-        bank: The folder of the bank that gets the experts.
-        view: The bank that has the experts.
-        places: The places of the experts in that bank.
+        bank: The folder of the bank that gets the rows.
+        view: The bank that has the rows.
+        places: The places of the rows in that bank.
         shard_bytes: How large a shard may become.
 
     Raises:
-        DamagedExpertError: If one of the experts is damaged.
+        DamagedError: If one of the rows is damaged.
     """
-    for part in _parts(len(places), view.spec.layout, shard_bytes):
+    layout, sizes = view.spec.layout, view.sizes(places)
+    for part in _parts(sizes, shard_bytes):
         some = places[part]
-        records = Records.of([view.id(place) for place in some], *view.checksums(some))
+        ids = [view.id(place) for place in some]
+        records = _records(layout, ids, *view.checksums(some), sizes[part])
         chunks = (some[start : start + _ROWS] for start in range(0, len(some), _ROWS))
-        rows = (view.sound_rows(chunk).view(uint8).numpy() for chunk in chunks)
-        yield write_shard(bank, view.spec.layout, records, rows)
+        yield write_shard(bank, layout, records, (view.sound_rows(c).data for c in chunks))
 
 
-def _parts(count: int, layout: ExpertLayout, shard_bytes: int) -> Iterable[slice]:
-    step = max(1, shard_bytes // layout.row_bytes)
-    return (slice(start, start + step) for start in range(0, count, step))
+def _records(
+    layout: Layout, ids: Sequence[str], passages: Sequence[bytes], rows: list[bytes], sizes: Ends
+) -> Records:
+    return Records.of(ids, passages, rows, sizes if layout.row_bytes is None else None)
+
+
+def _parts(sizes: Ends, shard_bytes: int) -> Iterable[slice]:
+    """Divide rows of these sizes among shards; each gets one row at least."""
+    ends = np.cumsum(sizes)
+    start = 0
+    while start < len(ends):
+        before = ends[start - 1] if start else 0
+        fits = int(np.searchsorted(ends, before + shard_bytes, side="right"))
+        yield slice(start, max(start + 1, fits))
+        start = max(start + 1, fits)
 
 
 def _before(view: View, newest: View, kept: Sequence[ShardEntry] | None) -> Sequence[ShardEntry]:

@@ -1,37 +1,38 @@
 """A shard of a bank: what it is on disk, how it is written, and how it is read.
 
 A shard is a safetensors file. It begins with its header and the columns of `Records`, and ends with
-the weights, a row for each expert. So an expert is loaded by a single read, however many there are.
-Everything before the rows is the *head*. A second file holds a copy of the head, and the manifest
-holds its SHA-256. An open shard keeps its ids and checksums in memory and maps its weights.
+the rows. So a row is loaded by a single read, however many there are. Where rows have lengths of
+their own, one more column says where each ends. Everything before the rows is the *head*. A second
+file holds a copy of the head, and the manifest holds its SHA-256. An open shard keeps its head in
+memory and maps its rows.
 
-Shapes: N experts, P parameters of one.
+Shapes: N rows.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from qa.bank.errors import BankError
-from dmoe.bank.layout import ExpertLayout
+from qa.bank.layout import Bytes, Ends, Layout
 from qa.bank.records import KEY_BYTES, SHA_BYTES, Records
 
 FOLDER = "shards"
 _ALIGN = 64  # the rows begin at a multiple of this many bytes
-_TAGS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_DTYPES = {"U64": "<u8", "I64": "<i8", "U8": "u1"}
 _NAME = re.compile(r"[0-9a-f]{32}")
 
 
@@ -42,7 +43,7 @@ class ShardEntry:
     Attributes:
         name: The name of its two files without their endings. No part of it comes from an id.
         rows: How many ids the shard holds.
-        removed: Whether the shard removes these ids; then it holds no weights.
+        removed: Whether the shard removes these ids; then it holds no rows.
         head_bytes: How many bytes its head has.
         head_sha256: The SHA-256 of its head.
     """
@@ -86,9 +87,9 @@ class ShardEntry:
 
 def write_shard(
     bank: Path,
-    layout: ExpertLayout,
+    layout: Layout,
     records: Records,
-    rows: Iterable[npt.NDArray[np.uint8]] | None,
+    rows: Iterable[Bytes] | None,
 ) -> ShardEntry:
     """Write a shard. It does not count before a manifest names it.
 
@@ -97,14 +98,15 @@ def write_shard(
 
     Args:
         bank: The bank's folder.
-        layout: The layout of the bank's experts.
-        records: The ids and checksums of the experts.
-        rows: The weights, one or several rows at a time. None makes a shard that removes the ids.
+        layout: The layout of the bank's rows.
+        records: The ids and checksums of the rows.
+        rows: The bytes of the rows, one or several at a time. None makes a shard that removes the
+            ids.
 
     Returns:
         The entry for the manifest. If ``rows`` raises an error, nothing is left behind.
     """
-    head = _head(records, len(records.ids), 0 if rows is None else len(records), layout)
+    head = _head(records, rows is None, layout)
     sha256 = hashlib.sha256(head).hexdigest()
     entry = ShardEntry(uuid.uuid4().hex, len(records), rows is None, len(head), sha256)
     path, copy = entry.paths(bank)
@@ -119,7 +121,7 @@ def write_shard(
     return entry
 
 
-def _write(path: Path, head: bytes, rows: Iterable[npt.NDArray[np.uint8]], sync: bool) -> None:
+def _write(path: Path, head: bytes, rows: Iterable[Bytes], sync: bool) -> None:
     with path.open("xb") as file:
         file.write(head)
         for row in rows:
@@ -129,65 +131,84 @@ def _write(path: Path, head: bytes, rows: Iterable[npt.NDArray[np.uint8]], sync:
             os.fsync(file.fileno())
 
 
-def _header(rows: int, id_bytes: int, experts: int, layout: ExpertLayout) -> bytes:
-    """Make the header of safetensors: the length of a JSON object, and the object with padding."""
-    columns: list[tuple[str, str, tuple[int, ...], int]] = [
+_Column = tuple[str, str, tuple[int, ...], int]  # name, type, shape, bytes
+
+
+def _columns(layout: Layout, rows: int, id_bytes: int, there: int) -> list[_Column]:
+    """The columns of a head, in their order.
+
+    Args:
+        layout: The layout of the rows.
+        rows: How many ids there are.
+        id_bytes: How many bytes the ids have together.
+        there: How many rows of bytes there are: none if the ids are removed.
+    """
+    columns: list[_Column] = [
         ("keys", "U64", (rows, 2), KEY_BYTES * rows),
         ("id_ends", "I64", (rows,), 8 * rows),
         ("ids", "U8", (id_bytes,), id_bytes),
         ("passage_sha256", "U8", (rows, SHA_BYTES), SHA_BYTES * rows),
-        ("expert_sha256", "U8", (experts, SHA_BYTES), SHA_BYTES * experts),
+        (f"{layout.NOUN}_sha256", "U8", (there, SHA_BYTES), SHA_BYTES * there),
     ]
+    if layout.row_bytes is None:
+        columns.append((f"{layout.NOUN}_ends", "I64", (there,), 8 * there))
+    return columns
+
+
+def _header(columns: list[_Column], layout: Layout, there: int, total: int) -> bytes:
+    """Make the header of safetensors: the length of a JSON object, and the object with padding."""
     ahead = sum(size for *_, size in columns)
-    shape = (experts, layout.numel)
-    columns.append(("experts", _TAGS[layout.dtype], shape, experts * layout.row_bytes))
     header: dict[str, Any] = {"__metadata__": {"layout": json.dumps(layout.to_json())}}
     start = 0
-    for name, tag, shape_, size in columns:
-        header[name] = {"dtype": tag, "shape": shape_, "data_offsets": (start, start + size)}
+    for name, tag, shape, size in [
+        *columns,
+        (f"{layout.NOUN}s", *layout.column(there, total), total),
+    ]:
+        header[name] = {"dtype": tag, "shape": shape, "data_offsets": (start, start + size)}
         start += size
     text = json.dumps(header).encode("ascii")
     text += b" " * (-(8 + len(text) + ahead) % _ALIGN)
     return len(text).to_bytes(8, "little") + text
 
 
-def _head(records: Records, id_bytes: int, experts: int, layout: ExpertLayout) -> bytes:
-    columns = (records.keys, records.id_ends, records.ids, records.passages, records.weights)
-    header = _header(len(records), id_bytes, experts, layout)
-    return header + b"".join(column.tobytes() for column in columns)
+def _total(layout: Layout, there: int, ends: Ends) -> int:
+    """How many bytes the rows have together."""
+    size = layout.row_bytes
+    return there * size if size is not None else int(ends[-1]) if there else 0
 
 
-def parse_head(path: Path, head: bytes, entry: ShardEntry, layout: ExpertLayout) -> Records:
+def _head(records: Records, removed: bool, layout: Layout) -> bytes:
+    there = 0 if removed else len(records)
+    columns = _columns(layout, len(records), len(records.ids), there)
+    header = _header(columns, layout, there, _total(layout, there, records.ends))
+    return header + b"".join(getattr(records, one.name).tobytes() for one in fields(records))
+
+
+def parse_head(path: Path, head: bytes, entry: ShardEntry, layout: Layout) -> Records:
     """Read the columns of a head.
 
     Raises:
         BankError: If its header is not the one that `write_shard` would write.
     """
-    rows, experts = entry.rows, 0 if entry.removed else entry.rows
+    rows, there = entry.rows, 0 if entry.removed else entry.rows
     length = 8 + int.from_bytes(head[:8], "little")
-    id_bytes = len(head) - length - (KEY_BYTES + 8 + SHA_BYTES) * rows - SHA_BYTES * experts
-    if id_bytes < 0 or head[:length] != _header(rows, id_bytes, experts, layout):
-        raise BankError(
-            f"{path}: expected a shard of {rows} experts in the manifest's layout, got another "
-            "header; another version wrote the bank, or somebody tampered with it"
-        )
-    columns = []
-    for count, dtype in (
-        (2 * rows, "<u8"),
-        (rows, "<i8"),
-        (id_bytes, "u1"),
-        (SHA_BYTES * rows, "u1"),
-        (SHA_BYTES * experts, "u1"),
-    ):
-        columns.append(np.frombuffer(head, dtype, count, length))
-        length += columns[-1].nbytes
-    keys, id_ends, ids, passages, weights = columns
-    return Records(
-        keys.reshape(-1, 2),
-        id_ends,
-        ids,
-        passages.reshape(-1, SHA_BYTES),
-        weights.reshape(-1, SHA_BYTES),
+    known = sum(size for *_, size in _columns(layout, rows, 0, there))
+    id_bytes = len(head) - length - known
+    if id_bytes >= 0:
+        columns = _columns(layout, rows, id_bytes, there)
+        parts, start = [], length
+        for _, tag, shape, _ in columns:
+            parts.append(np.frombuffer(head, _DTYPES[tag], math.prod(shape), start).reshape(shape))
+            start += parts[-1].nbytes
+        ends = parts[5] if layout.row_bytes is None else np.empty(0, np.int64)
+        records = Records(*parts[:5], ends)
+        rising = bool((np.diff(ends, prepend=0) >= 0).all())
+        total = _total(layout, there, ends)
+        if rising and head[:length] == _header(columns, layout, there, total):
+            return records
+    raise BankError(
+        f"{path}: expected a shard of {rows} {layout.NOUN}s in the manifest's layout, got another "
+        "header; another version wrote the bank, or somebody tampered with it"
     )
 
 
@@ -197,12 +218,12 @@ class Shard:
     Args:
         bank: The bank's folder.
         entry: What the manifest says about the shard.
-        layout: The layout of the bank's experts.
+        layout: The layout of the bank's rows.
 
     Attributes:
         entry: What the manifest says about the shard.
         paths: The paths of the shard and of the copy of its head.
-        records: The ids and checksums of its experts.
+        records: The ids and checksums of its rows.
         problems: What is wrong with its files, a line for each problem. The rows are checked only
             when they are read.
 
@@ -210,13 +231,14 @@ class Shard:
         BankError: If neither copy of the head is intact.
     """
 
-    def __init__(self, bank: Path, entry: ShardEntry, layout: ExpertLayout) -> None:
+    def __init__(self, bank: Path, entry: ShardEntry, layout: Layout) -> None:
         self.entry = entry
         self.problems: list[str] = []
         self.paths = entry.paths(bank)
         self._row_bytes = layout.row_bytes
-        self._end = entry.head_bytes + (0 if entry.removed else entry.rows * layout.row_bytes)
         self.records = parse_head(self.paths[0], self._intact_head(), entry, layout)
+        there = 0 if entry.removed else entry.rows
+        self._end = entry.head_bytes + _total(layout, there, self.records.ends)
         self._bytes = self._map()
 
     def check_copy(self) -> str | None:
@@ -247,7 +269,7 @@ class Shard:
             return head, f"{path}: its ids and checksums are damaged"
         return head, None
 
-    def _map(self) -> npt.NDArray[np.uint8]:
+    def _map(self) -> Bytes:
         size = self._size()
         if size != self._end:
             self.problems.append(f"{self.paths[0]}: expected {self._end} bytes, got {size or 0}")
@@ -269,22 +291,32 @@ class Shard:
         except FileNotFoundError:
             return None
 
-    def read(self, row: int, out: npt.NDArray[np.uint8]) -> str | None:
-        """Copy one expert's bytes, and check the copy.
+    def sizes(self, rows: Ends) -> Ends:
+        """How many bytes rows have, by their numbers ``[N]``."""
+        if self._row_bytes is not None:
+            return np.full(len(rows), self._row_bytes, np.int64)
+        ends = self.records.ends
+        return ends[rows] - np.where(rows > 0, ends[rows - 1], 0)
+
+    def read(self, row: int, out: Bytes) -> str | None:
+        """Copy one row's bytes, and check the copy.
 
         Args:
-            row: The row of the expert.
-            out: ``[row_bytes]``, which gets the bytes.
+            row: The number of the row.
+            out: Gets the bytes; it has as many as `sizes` says.
 
         Returns:
-            What is wrong with the expert, or None if it is intact.
+            What is wrong with the row, or None if it is intact.
         """
-        start = self.entry.head_bytes + row * self._row_bytes
-        end = start + self._row_bytes
+        size = self._row_bytes
+        ends = self.records.ends
+        start = row * size if size is not None else int(ends[row - 1]) if row else 0
+        start += self.entry.head_bytes
+        end = start + len(out)
         size = self._size()  # a mapping survives that the file is deleted, but not that it shrinks
         if end > len(self._bytes) or (size is not None and end > size):
             return f"{self.paths[0].name} ends before it"
         out[:] = self._bytes[start:end]
-        if hashlib.sha256(out.data).digest() != self.records.weights[row].tobytes():
+        if hashlib.sha256(out.data).digest() != self.records.rows[row].tobytes():
             return f"its checksum differs from the one in {self.paths[0].name}"
         return None

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qa.bank.bank import Bank
-from dmoe.bank.card import write_card
+from qa.bank.bank import PassageBank
+from qa.bank.card import write_card
 from qa.bank.errors import BankError
 from qa.bank.locks import cleaning, publishing, writing
 from qa.bank.manifest import check_copy, mend, read_bank_manifest
@@ -33,7 +33,7 @@ class Compaction:
     Attributes:
         shards: How many shards there were before, and how many there are now.
         bytes: How many bytes the folder of the shards took before, and how many it takes now.
-        dropped: What was wrong with each damaged expert that was left out, by passage id.
+        dropped: What was wrong with each damaged row that was left out, by passage id.
         unnamed: How many files that no longer count are still there, because a writer was at work.
     """
 
@@ -43,8 +43,10 @@ class Compaction:
     unnamed: int = 0
 
 
-def compact(bank: Bank, drop_damaged: bool = False, shard_bytes: int = SHARD_BYTES) -> Compaction:
-    """Write the experts of shards that are small, have gaps or are partly damaged to new shards.
+def compact(
+    bank: PassageBank, drop_damaged: bool = False, shard_bytes: int = SHARD_BYTES
+) -> Compaction:
+    """Write the rows of shards that are small, have gaps or are partly damaged to new shards.
 
     Full shards stay as they are. Writers and readers can go on meanwhile. Afterwards the disk no
     longer holds what was removed or replaced, nor what killed writers left. A shard is also written
@@ -52,11 +54,11 @@ def compact(bank: Bank, drop_damaged: bool = False, shard_bytes: int = SHARD_BYT
 
     Args:
         bank: The bank, which shows the new version afterwards.
-        drop_damaged: Whether to leave out experts whose weights are damaged.
+        drop_damaged: Whether to leave out rows whose bytes are damaged.
         shard_bytes: How large a shard may become.
 
     Raises:
-        DamagedExpertError: If an expert that has to be moved is damaged and may not be left out.
+        DamagedError: If a row that has to be moved is damaged and may not be left out.
         BankError: If another process compacted the bank meanwhile, or if the bank was opened for
             reading only.
     """
@@ -111,6 +113,7 @@ def unnamed_files(path: Path) -> Iterator[Path]:
 def _plan(view: View, places: Places, shard_bytes: int) -> tuple[list[ShardEntry], Places]:
     """Choose the shards that can stay; return them and the places that are in none of them."""
     numbers, _ = split_places(places)
+    sizes = view.sizes(places)
     live = np.bincount(numbers, minlength=len(view.shards))
     whole = [
         not shard.entry.removed
@@ -119,8 +122,8 @@ def _plan(view: View, places: Places, shard_bytes: int) -> tuple[list[ShardEntry
         and shard.check_copy() is None
         for number, shard in enumerate(view.shards)
     ]
-    enough = shard_bytes / 2 / view.spec.layout.row_bytes  # rows that are worth a file
-    stays = np.array([ok and live[number] >= enough for number, ok in enumerate(whole)], bool)
+    full = np.bincount(numbers, sizes, minlength=len(whole)) >= shard_bytes / 2  # worth a file
+    stays = np.array(whole, bool) & full
     if all(whole) and (~stays).sum() == 1:
         stays[:] = True  # a single small shard has no other to be packed with
     kept = [shard.entry for number, shard in enumerate(view.shards) if stays[number]]
@@ -128,7 +131,7 @@ def _plan(view: View, places: Places, shard_bytes: int) -> tuple[list[ShardEntry
 
 
 def _sound(view: View) -> tuple[Places, dict[str, str]]:
-    """Return the places of all intact experts, and what is wrong with the others."""
+    """Return the places of all intact rows, and what is wrong with the others."""
     places = view.table.places
     damaged = view.damaged(places)
     named = {view.id(places[index]): problem for index, problem in damaged.items()}
@@ -148,15 +151,17 @@ class Report:
     """What a verification found.
 
     Attributes:
-        experts: How many experts there are.
-        damaged: What is wrong with each expert whose weights are damaged, by passage id.
+        kind: What the bank is a bank of.
+        rows: How many rows there are.
+        damaged: What is wrong with each row whose bytes are damaged, by passage id.
         files: What is wrong with files that have an intact copy. Nothing is lost, and the next
             compaction writes these files again.
         unnamed: Files that do not count, of killed writers or of writers at work. They are no
             damage.
     """
 
-    experts: int
+    kind: str
+    rows: int
     damaged: dict[str, str]
     files: tuple[str, ...]
     unnamed: tuple[str, ...]
@@ -168,7 +173,7 @@ class Report:
 
 
 def verify(path: str | Path) -> Report:
-    """Check a whole bank: both manifests, both heads of each shard, and every expert.
+    """Check a whole bank: both manifests, both heads of each shard, and every row.
 
     Args:
         path: The bank's folder.
@@ -186,7 +191,7 @@ def verify(path: str | Path) -> Report:
     places = view.table.places
     damaged = {view.id(places[index]): problem for index, problem in view.damaged(places).items()}
     unnamed = tuple(sorted(str(file) for file in unnamed_files(path)))
-    return Report(len(view), damaged, tuple(files), unnamed)
+    return Report(view.spec.kind, len(view), damaged, tuple(files), unnamed)
 
 
 def _file_problems(view: View) -> list[str]:

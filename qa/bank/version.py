@@ -1,6 +1,6 @@
 """One version of a bank as a reader sees it. It stays the same until the reader looks again.
 
-Shapes: N experts, P parameters of one.
+Shapes: N rows.
 """
 
 from __future__ import annotations
@@ -9,18 +9,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from qa.bank.errors import BankError, DamagedExpertError, shown
-from dmoe.bank.layout import poisoned
-from qa.bank.manifest import BankSpec, Manifest, read_bank_manifest
+from qa.bank.errors import BankError, DamagedError, shown
+from qa.bank.layout import Ends, Rows
+from qa.bank.manifest import Manifest, read_bank_manifest
 from qa.bank.places import ABSENT, Places, PlaceTable, split_place, split_places
 from qa.bank.records import SHA_BYTES, keys_of
 from qa.bank.shard import Shard
+from qa.bank.spec import Spec
 
-_BATCH = 256  # how many experts are in memory at a time
-_POISONED = "it holds a NaN, an infinity, or a number that no LoRA weight can be"
+_BATCH = 256  # how many rows are in memory at a time
 
 
 class View:
@@ -35,7 +33,7 @@ class View:
         path: The bank's folder.
         manifest: The manifest of this version.
         shards: All shards, open.
-        table: Says where each expert is.
+        table: Says where each row is.
 
     Raises:
         BankError: If a shard cannot be opened.
@@ -60,8 +58,8 @@ class View:
         )
 
     @property
-    def spec(self) -> BankSpec:
-        """What all experts of the bank have in common."""
+    def spec(self) -> Spec:
+        """What all rows of the bank have in common."""
         return self.manifest.spec
 
     def __contains__(self, id: object) -> bool:
@@ -74,82 +72,88 @@ class View:
         return (self.id(place) for place in self.table.places.tolist())
 
     def id(self, place: int) -> str:
-        """Return the passage id of the expert at a place."""
+        """Return the passage id of the row at a place."""
         shard, row = split_place(place)
         return self.shards[shard].records.id(row)
 
     def places(self, ids: Sequence[str]) -> Places:
-        """Look up the places ``[N]`` of experts by passage id.
+        """Look up the places ``[N]`` of rows by passage id.
 
         Raises:
-            BankError: If a passage has no expert; the message names its id.
+            BankError: If a passage has no row; the message names its id.
         """
         if isinstance(ids, str):
             raise BankError(f"expected a list of passage ids, got the string {shown(ids)}")
         places = self.table.find(keys_of(ids))
         absent = np.flatnonzero(places == ABSENT)
         if len(absent):
+            layout = self.spec.layout
             raise BankError(
-                f"{self.path}: no expert of passage {shown(ids[absent[0]])} (nor of "
+                f"{self.path}: no {layout.NOUN} of passage {shown(ids[absent[0]])} (nor of "
                 f"{len(absent) - 1} more of the {len(ids)} asked for); ask only for ids that are "
-                "in the bank, or build it (scripts/build_experts.py)"
+                f"in the bank, or make what it lacks ({layout.MADE_BY})"
             )
         return places
 
-    def rows(self, places: Places) -> tuple[Tensor, dict[int, str]]:
-        """Read and check experts.
+    def sizes(self, places: Places) -> Ends:
+        """How many bytes rows have ``[N]``, by their places."""
+        sizes = np.empty(len(places), np.int64)
+        numbers, rows = split_places(places)
+        for number in np.unique(numbers):
+            here = numbers == number
+            sizes[here] = self.shards[number].sizes(rows[here])
+        return sizes
+
+    def rows(self, places: Places) -> tuple[Rows, dict[int, str]]:
+        """Read and check rows.
 
         Args:
-            places: The places ``[N]`` of the experts.
+            places: The places ``[N]`` of the rows.
 
         Returns:
-            A copy of their rows ``[N, P]``, and what is wrong with each damaged one, by index.
+            A copy of the rows, and what is wrong with each damaged one, by index.
         """
-        layout = self.spec.layout
-        rows = torch.empty(len(places), layout.numel, dtype=layout.torch_dtype)
-        raw = rows.view(torch.uint8).numpy()
+        rows = Rows.empty(self.sizes(places))
         problems: dict[int, str] = {}
         for index, (number, row) in enumerate(map(split_place, places.tolist())):
-            problem = self.shards[number].read(row, raw[index])
+            problem = self.shards[number].read(row, rows[index])
             if problem is not None:
                 problems[index] = problem
-                raw[index] = 0
-        for index in poisoned(rows).nonzero().flatten().tolist():
-            problems[index] = _POISONED
-        return rows, problems
+                rows[index][:] = 0
+        return rows, self.spec.layout.wrong(rows) | problems
 
     def damaged(self, places: Places) -> dict[int, str]:
-        """Check many experts; return what is wrong with each damaged one, by index."""
+        """Check many rows; return what is wrong with each damaged one, by index."""
         found: dict[int, str] = {}
         for start in range(0, len(places), _BATCH):
             _, problems = self.rows(places[start : start + _BATCH])
             found |= {start + index: problem for index, problem in problems.items()}
         return found
 
-    def sound_rows(self, places: Places) -> Tensor:
-        """Read experts that must be intact, as rows ``[N, P]``.
+    def sound_rows(self, places: Places) -> Rows:
+        """Read rows that must be intact.
 
         Raises:
-            DamagedExpertError: If experts are damaged; it names each of them.
+            DamagedError: If rows are damaged; it names each of them.
         """
         rows, problems = self.rows(places)
         if problems:
-            named = {self.id(places[index]): problem for index, problem in problems.items()}
-            raise DamagedExpertError(self.path, named)
+            named = {self.id(places[index]): problems[index] for index in sorted(problems)}
+            raise DamagedError(self.path, self.spec.layout, named)
         return rows
 
     def checksums(self, places: Places) -> tuple[list[bytes], list[bytes]]:
-        """Return the SHA-256 of the passage of each expert, and that of its weights."""
+        """Return the digest of the passage of each row, and the checksum of its bytes."""
         if not len(places):
             return [], []
-        passages, weights = np.empty((2, len(places), SHA_BYTES), np.uint8)
+        passages, sums = np.empty((2, len(places), SHA_BYTES), np.uint8)
         numbers, rows = split_places(places)
         for number in np.unique(numbers):
             here = numbers == number
             records = self.shards[number].records
             passages[here] = records.passages[rows[here]]
-            weights[here] = records.weights[rows[here]]
-        return [row.tobytes() for row in passages], [row.tobytes() for row in weights]
+            sums[here] = records.rows[rows[here]]
+        return [row.tobytes() for row in passages], [row.tobytes() for row in sums]
 
 
 def open_view(path: Path, before: View | None = None) -> View:

@@ -258,7 +258,7 @@ class World:
     @property
     def passage_id(self) -> str:
         """A passage that has an expert."""
-        from qa.bank.bank import Bank
+        from dmoe.bank.bank import Bank
 
         return next(id for id, _ in Bank.open(self._bank).entries())
 

@@ -100,7 +100,7 @@ def test_the_second_of_two_that_add_the_same_is_told(tmp_path: Path):
     first, second = make_bank(tmp_path), Bank.open(tmp_path)
     add(first, ["a"])
     assert "a" not in second
-    with pytest.raises(BankError, match=r"passage 'a' .* has an expert already"):
+    with pytest.raises(BankError, match=r"passage 'a' .* is there already"):
         add(second, ["b", "a"])
     second.refresh()
     assert holds(second, {"a": 0})

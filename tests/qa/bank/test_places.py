@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmoe.bank import places as table_module
+from qa.bank import places as table_module
 from qa.bank.places import ABSENT, PlaceTable, split_place, split_places
 from qa.bank.records import Records, keys_of
 
