@@ -186,15 +186,18 @@ class GenPoE:
         return self.hypernet.experts(code.to(self.backbone.device))
 
     @torch.inference_mode()
-    def codes(self, passages: Sequence[Passage]) -> ReaderCode:
+    def code(self, tokens: PassageTokens) -> ReaderCode:
         """Read passages, and return what must be kept to make their experts again.
+
+        Args:
+            tokens: What `tokens` returned.
 
         Raises:
             ValueError: If the hypernetwork is none that reads.
         """
         if not isinstance(self.hypernet, ReaderHypernet):
             raise not_reading(self.hypernet)
-        return self.hypernet.code(self.hypernet.encode(self.tokens(passages)))
+        return self.hypernet.code(self.hypernet.encode(tokens))
 
     def inject(
         self,

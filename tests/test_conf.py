@@ -103,6 +103,7 @@ ROOTS = {
     "build_experts": ("bank.dir=bank",),
     "build_index": ("retriever=bm25",),
     "crossed": (),
+    "encode_passages": ("ckpt_path=a", "bank.dir=bank"),
     "evaluate": (),
     "evaluate_retrieval": ("data=bios", "retriever=hybrid"),
     "mean_study": (),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from backbone.model import Backbone
+from plumbing.mounts import SettingValueError
 from qa.bank.card import write_card
 from qa.bank.errors import BankError, shown
 from qa.bank.layout import Layout, Rows
@@ -156,7 +157,7 @@ class PassageBank:
 
         These are the passages that have none, and those whose row was made of another text.
         """
-        return (passage for passage, same in self._compared(passages) if not same)
+        return (passage for passage, same in self.compared(passages) if not same)
 
     def check_passages(self, passages: Iterable[Passage]) -> None:
         """Check that each row was made of the text that its passage has now.
@@ -164,7 +165,7 @@ class PassageBank:
         Raises:
             BankError: If a row was made of another text; the message names its passage.
         """
-        for passage, same in self._compared(passages):
+        for passage, same in self.compared(passages):
             if same is False:
                 raise BankError(
                     f"{self.path}: the {self.layout.NOUN} of passage {shown(passage.id)} was made "
@@ -198,7 +199,7 @@ class PassageBank:
                 f"({self.layout.MADE_BY}), or choose another bank"
             )
 
-    def _compared(self, passages: Iterable[Passage]) -> Iterator[tuple[Passage, bool | None]]:
+    def compared(self, passages: Iterable[Passage]) -> Iterator[tuple[Passage, bool | None]]:
         """Yield each passage, and whether its row was made of its text; None without a row."""
         view, stream = self.view, iter(passages)
         while some := list(islice(stream, _BATCH)):
@@ -275,6 +276,20 @@ class PassageBank:
                 f"{self.path}: the bank is open for reading only; change a copy of it "
                 "(scripts/bank.py export)"
             )
+
+
+def check_folder(path: object) -> None:
+    """Check that a path can be the folder of a bank, before anything is loaded.
+
+    Raises:
+        ValueError: If it is none; the message names the setting ``dir``.
+    """
+    if not isinstance(path, str | Path) or not str(path):
+        raise SettingValueError("dir", f"dir must be the path of a folder, got {path!r}")
+    folder = Path(path).absolute()
+    there = next(part for part in (folder, *folder.parents) if part.exists())
+    if not there.is_dir():
+        raise SettingValueError("dir", f"dir must be a folder, got {path} ({there} is a file)")
 
 
 def _check_ids(ids: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ that no manifest names. Verification compares every byte that counts with its ch
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from qa.bank.publish import SHARD_BYTES, copy_rows, publish_shards
 from qa.bank.shard import FOLDER, ShardEntry
 from qa.bank.version import View, open_view
 
+log = logging.getLogger(__name__)
+
+_MANY = 64  # a bank with more shards is packed; those who fill a bank add many small ones
 _WAIT = 1.0  # seconds for writers to finish, before the files are left to the next compaction
 
 
@@ -79,6 +83,20 @@ def compact(
     write_card(bank.view)
     shards = len(view.shards), len(bank.view.shards)
     return Compaction(shards, (before, _folder_bytes(bank.path)), dropped, unnamed)
+
+
+def pack(bank: PassageBank) -> None:
+    """Compact a bank that has many shards. If that fails, the error is logged; nothing is lost.
+
+    Args:
+        bank: The bank. Afterwards it shows the newest version on disk.
+    """
+    try:
+        bank.refresh()
+        if len(bank.view.shards) > _MANY:
+            compact(bank)
+    except (BankError, OSError) as error:
+        log.warning("the bank is left unpacked: %s", error)
 
 
 def clean(path: Path, wait: float = _WAIT) -> int:

@@ -96,7 +96,9 @@ class World:
     def _filled(self, command: Command) -> list[str]:
         made = r"(?<=bank\.dir=)BANK$|(?<=index_dir=)INDEX$"  # by these commands, so not there yet
         overrides = [
-            re.sub(made, str(self.new_folder), word) if "build_" in command.script else word
+            re.sub(made, str(self.new_folder), word)
+            if command.script.startswith(("build_", "encode_"))
+            else word
             for word in command.overrides
         ]
         return [self._fill(override) for override in overrides]
@@ -276,6 +278,19 @@ class World:
         return self._run("train_hypernet", ["experiment=genpoe/bios"]) / "checkpoints/last.ckpt"
 
     @cached_property
+    def reader(self) -> Path:
+        """A trained hypernetwork that reads."""
+        run = self._run("train_hypernet", ["experiment=genpoe/bios_reader"])
+        return run / "checkpoints/last.ckpt"
+
+    @cached_property
+    def codes(self) -> Path:
+        """A bank of codes."""
+        folder = self._root / "codes"
+        self._run("encode_passages", [f"ckpt_path={self.reader}", f"bank.dir={folder}"])
+        return folder
+
+    @cached_property
     def sft_adapter(self) -> Path:
         """An adapter of SFT-LoRA."""
         return self._run("train_sft_lora", ["data=bios", "instances.split=dev"]) / "adapter"
@@ -311,6 +326,8 @@ _PLACEHOLDERS = {
     r"(?<=backbone\.adapter=)RUN/adapter$": "warm_adapter",
     r"(?<=adapter_dir=)RUN/adapter$": "sft_adapter",
     r"\bRUN/reranker$": "reranker",
+    r"\bREADER/checkpoints/last\.ckpt$": "reader",
+    r"\bCODES$": "codes",
     r"\b(CKPT|(RUN|logs/quickstart)/checkpoints/last\.ckpt)$": "checkpoint",
     r"\bRUN1\b": "first_run",
     r"\bRUN2\b": "second_run",

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from plumbing.engines import engines
+from plumbing.engines.engines import LightningEngine, PlainEngine, RayEngine, make_engine
+from plumbing.engines.job import check_rounding
 from plumbing.signals import signals_kept
 from retrieval.bm25.java import start_java
-from retrieval.dense import engines
-from retrieval.dense.encoding import EncodingJob, check_rounding, encode_corpus
-from retrieval.dense.engines import LightningEngine, PlainEngine, RayEngine, make_engine
+from retrieval.dense.encoding import EncodingJob, ShardEncoder, StoredJob, encode_corpus
 from retrieval.dense.shard import find_shards
 from retrieval.encoders.settings import encoder_settings
 from tests.helpers.faults import handlers
@@ -168,7 +169,7 @@ class Workers:
     def actor(self, worker):
         return SimpleNamespace(
             start=SimpleNamespace(remote=lambda: _Done(worker.start())),
-            encode=SimpleNamespace(remote=lambda *given: _Done(worker.encode(*given))),
+            work=SimpleNamespace(remote=lambda *given: _Done(worker.work(*given))),
         )
 
     def wait(self, pending, num_returns):
@@ -187,11 +188,11 @@ class _Done:
 
 
 def test_rays_workers_say_how_they_round(job, expected, tmp_path):
-    def other(maker, storage):
-        return engines._Worker(Elsewhere(), storage)
+    def other(_):
+        return engines._Actor(lambda: ShardEncoder(Elsewhere(), "float32"))
 
     folder = tmp_path / "ray"
-    encode_corpus(job, OnStandIn(Workers(engines._Worker)), folder)
+    encode_corpus(job, OnStandIn(Workers(engines._Actor)), folder)
     assert files(folder) == expected
     with pytest.raises(ValueError, match="got one of none; start from a machine with the workers'"):
         encode_corpus(job, OnStandIn(Workers(other)), tmp_path / "other")
@@ -204,8 +205,8 @@ class OnStandIn(RayEngine):
         super().__init__(2, "cpu")
         self._ray = ray
 
-    def encode(self, job, numbers, folder):
-        self._encode(self._ray, job, numbers, folder)
+    def run(self, job, numbers):
+        self._run(self._ray, job, numbers)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +231,7 @@ def test_a_device_keeps_its_number(job, tmp_path, monkeypatch, device, there, ac
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: there)
     monkeypatch.setattr("lightning.Trainer", Trainer)
-    LightningEngine(1, device).encode(job, [0], tmp_path)
+    LightningEngine(1, device).run(StoredJob(job, tmp_path), [0])
     assert (seen["accelerator"], seen["devices"]) == (accelerator, devices)
 
 
