@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from genpoe.editors.editor import EditError, Editor, EditReport
+from genpoe.editors.material import FactSet, load_counterfact, load_zsre
 from genpoe.editors.method import EditedMethod, load_edited
 from genpoe.editors.parts.covariance import Covariances, measure_covariances
 from genpoe.editors.parts.facts import Fact, FactError, read_facts
@@ -17,7 +18,10 @@ __all__ = [
     "Editor",
     "Fact",
     "FactError",
+    "FactSet",
+    "load_counterfact",
     "load_edited",
+    "load_zsre",
     "measure_covariances",
     "open_editor",
     "read_facts",
