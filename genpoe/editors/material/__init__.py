@@ -12,6 +12,7 @@ from genpoe.editors.material.ready import (
     is_same_question,
     make_material,
 )
+from genpoe.editors.material.written import WrittenFacts, written_by_backbone
 
 __all__ = [
     "FactSet",
@@ -19,9 +20,11 @@ __all__ = [
     "Material",
     "QuestionFacts",
     "SetFacts",
+    "WrittenFacts",
     "count_applicable",
     "is_same_question",
     "load_counterfact",
     "load_zsre",
     "make_material",
+    "written_by_backbone",
 ]

@@ -19,12 +19,15 @@ from retrieval.passage import Passage
 class Material(Protocol):
     """What gives the facts of a passage."""
 
+    def prepare(self, passages: Sequence[Passage]) -> None:
+        """Make the facts of passages ahead, on the model as it is now; by default, they exist."""
+
     def facts(self, passage: Passage, asked: Question) -> tuple[list[Fact], int]:
         """The facts of a passage without the question that is asked, and how many it left out."""
         ...
 
 
-class QuestionFacts:
+class QuestionFacts(Material):
     """The questions of a data set about each passage, with their answers.
 
     They are exact for `bios`, whose passages have the subject as their title. Every fact comes
@@ -64,7 +67,7 @@ class QuestionFacts:
         return list(found.values())[: self._pairs], out
 
 
-class SetFacts:
+class SetFacts(Material):
     """The facts of a fact set themselves; each has a passage of one line.
 
     Args:
@@ -79,7 +82,7 @@ class SetFacts:
         return [self._of[passage.id]] if passage.id in self._of else [], 0
 
 
-class FileFacts:
+class FileFacts(Material):
     """Facts from a file of JSON lines, by the passage that each of them names.
 
     Args:
@@ -100,10 +103,14 @@ class FileFacts:
 
     def facts(self, passage: Passage, asked: Question) -> tuple[list[Fact], int]:
         """The facts of a passage, and how many were left out because their prompt is asked."""
-        prompt = asked.prompt()
-        every = self._of[passage.id]
-        kept = [fact for fact in every if not is_same_question(fact.prompt, prompt)]
-        return kept, len(every) - len(kept)
+        return without_asked(self._of[passage.id], asked)
+
+
+def without_asked(facts: Sequence[Fact], asked: Question) -> tuple[list[Fact], int]:
+    """The facts whose prompt is not the question that is asked, and how many others there are."""
+    prompt = asked.prompt()
+    kept = [fact for fact in facts if not is_same_question(fact.prompt, prompt)]
+    return kept, len(facts) - len(kept)
 
 
 def is_same_question(one: str, other: str) -> bool:
