@@ -18,7 +18,6 @@ from backbone.tokens import encode_prompt
 from plumbing.mounts import SettingValueError
 from qa.data.dataset import Question
 from qa.passages.source import PassageSource, Selection
-from qa.prompts import build_prompt
 from retrieval.passage import Passage, passage_text
 
 
@@ -133,7 +132,7 @@ class AnsweringMethod:
     def prompt(self, input: QuestionInput) -> str:
         """Write what the model reads: the question, after its passages if there is RAG."""
         passages = input.prompt_passages if self.rag else ()
-        return build_prompt(input.question.question, passages)
+        return input.question.prompt(passages)
 
     def check_prompts(self, inputs: Sequence[QuestionInput]) -> None:
         """Check that each prompt leaves room for ``max_new_tokens`` in the backbone's positions.

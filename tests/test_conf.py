@@ -125,7 +125,7 @@ def test_roots_compose(root):
 
 GROUPS = [
     *(("evaluate", group) for group in ("method", "retriever", "reranker", "data", "backbone")),
-    *(("evaluate", group) for group in ("corpus", "pipeline", "editor")),
+    *(("evaluate", group) for group in ("corpus", "pipeline", "editor", "material")),
     *(("evaluate_retrieval", group) for group in ("retriever", "reranker")),
     *(("evaluate_retrieval", group) for group in ("corpus", "pipeline")),
     *(("build_index", group) for group in ("retriever", "corpus")),
