@@ -59,7 +59,8 @@ class ReaderSettings(HypernetSettings):
             logarithm of the relevance (GenPoE eq. 9) added to a passage's units. "experts": one
             softmax for each passage, weighted by its relevance (eq. 6).
         copy_loss: The weight in training of the attention's own loss, which asks it to look at the
-            word that is to be written, or at the null unit if no passage has it.
+            word that is to be written, or at the null unit if no passage has it or if all passages
+            are those of others.
         dropout: The share of the inputs of keys and queries that is set to 0 in training.
         scalar_lr_scale: Factor on the learning rate of the few scalars of lexical keys.
 
@@ -283,14 +284,20 @@ class ReaderHypernet(Hypernet):
         looked: Looked | None,
         rows_N: Tensor | None,
         targets_NT: Tensor,
+        wrong_N: Tensor | None = None,
     ) -> Tensor | None:
-        """The copy loss ``[N]``: how little the attention is on the word that is to be written."""
+        """The copy loss ``[N]``: how little the attention is on the word that is to be written.
+
+        With passages of others alone, nothing is to be written, even if a word stands there.
+        """
         if not self.settings.copy_loss or looked is None or not isinstance(experts, ReaderExperts):
             return None
         ids_NKS, mask_NKS = experts.ids, experts.mask
         if rows_N is not None:
             ids_NKS, mask_NKS = ids_NKS[rows_N], mask_NKS[rows_N]
         right = (ids_NKS[:, None] == targets_NT[..., None, None]) & mask_NKS.bool()[:, None]
+        if wrong_N is not None:
+            right = right & ~wrong_N[:, None, None, None]
         found_NT = (looked.units_NTKS * right).sum((-2, -1))
         wanted_NT = torch.where(right.any(-1).any(-1), found_NT, looked.null_NT)
         scored_NT = targets_NT != IGNORE

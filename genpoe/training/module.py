@@ -61,6 +61,8 @@ class GenPoEModule(LightningModule):
             The experts must stand beside the last FFN.
         other_passages: The most passages of other questions that are injected in training along
             with a question's own, with random relevance.
+        wrong_passages: The share of the questions, 0 to 1, that get passages of others alone in a
+            training step, so that the hypernetwork learns to be silent there.
         seed: Seed of the noise.
 
     Raises:
@@ -77,6 +79,7 @@ class GenPoEModule(LightningModule):
         cache_dir: str | None = None,
         answers_only: bool = False,
         other_passages: int = 0,
+        wrong_passages: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -89,7 +92,7 @@ class GenPoEModule(LightningModule):
         )
         layer = hypernet.settings.layer
         self._seed = seed
-        self._other_passages = other_passages
+        self._other_passages, self._wrong_passages = other_passages, wrong_passages
         self._optim = optim
         self.backbone = backbone
         self._cache_dir = cache_dir
@@ -112,8 +115,11 @@ class GenPoEModule(LightningModule):
         experts = self.hypernet(self._passages(batch), noise)
         weight = torch.ones(experts.num_sets, 1, device=self.device)
         rows: Any = batch["rows"]
-        if noise is not None and self._other_passages:
-            index, weight = with_others(rows, experts.num_sets, self._other_passages, noise)
+        wrong = None
+        if noise is not None and (self._other_passages or self._wrong_passages):
+            index, weight, wrong = with_others(
+                rows, experts.num_sets, self._other_passages, noise, self._wrong_passages
+            )
             experts, rows = experts.arranged(index), None
         known = self.at_answers(batch)
         around = None if known is None else known.around
@@ -121,7 +127,7 @@ class GenPoEModule(LightningModule):
             nll = self.answer_nll(batch, known)
             looked = self.expert_layer.looked
         targets = self.targets(batch, known)
-        return nll, self.hypernet.extra_loss(experts, looked, rows, targets)
+        return nll, self.hypernet.extra_loss(experts, looked, rows, targets, wrong)
 
     def answer_nll(self, batch: dict[str, Any], known: AtAnswers | None = None) -> Tensor:
         """The answer nll ``[N]`` of each question with what is injected now, nats per token.

@@ -341,6 +341,10 @@ def test_the_copy_loss_is_small_where_the_attention_is_right(genpoe):
     null = torch.tensor([[1.0, 0.5, 1.0]])
     loss = reader.extra_loss(experts, Looked(units, null), torch.tensor([0]), targets)
     assert loss.tolist() == pytest.approx([0.5 * torch.tensor(2.0).log().item() / 2])
+    only_null = torch.tensor([[1.0, 0.25, 1.0]])
+    wrong = torch.tensor([True])  # the word stands in the passage, but the passage is another's
+    loss = reader.extra_loss(experts, Looked(units, only_null), torch.tensor([0]), targets, wrong)
+    assert loss.tolist() == pytest.approx([0.5 * torch.tensor(4.0).log().item() / 2])
     reader.settings = replace(reader.settings, copy_loss=0.0)
     assert reader.extra_loss(experts, Looked(units, null), torch.tensor([0]), targets) is None
 
