@@ -30,7 +30,7 @@ from genpoe.injection import ExpertLayer
 from genpoe.model import check_backbone
 from genpoe.training.answer_states import AnswerStates, AtAnswers
 from genpoe.training.frozen_states import FrozenStates, frozen_states
-from genpoe.training.others import with_others
+from genpoe.training.others import with_further, with_others
 from genpoe.training.settings import OptimSettings
 from genpoe.training.start_sample import TrainingSample
 from plumbing.progress import progress
@@ -115,11 +115,16 @@ class GenPoEModule(LightningModule):
         experts = self.hypernet(self._passages(batch), noise)
         weight = torch.ones(experts.num_sets, 1, device=self.device)
         rows: Any = batch["rows"]
-        wrong = None
+        index, wrong, also = None, None, batch.get("also")
         if noise is not None and (self._other_passages or self._wrong_passages):
             index, weight, wrong = with_others(
-                rows, experts.num_sets, self._other_passages, noise, self._wrong_passages
+                rows, _groups(batch), self._other_passages, noise, self._wrong_passages
             )
+        if also is not None:
+            if index is None:
+                index, weight = rows[:, None], weight[rows]
+            index, weight = with_further(index, weight, also)
+        if index is not None:
             experts, rows = experts.arranged(index), None
         known = self.at_answers(batch)
         around = None if known is None else known.around
@@ -189,7 +194,7 @@ class GenPoEModule(LightningModule):
         # A float, because Lightning averages the ranks' counts and would round down integers.
         size: Any = float(len(batch["rows"]))
         self.log("val/loss", self(batch).mean(), batch_size=size, sync_dist=True, prog_bar=True)
-        passages = len(batch["passage_input_ids"])
+        passages = _groups(batch)
         if passages > 1:
             shuffled = {**batch, "rows": (batch["rows"] + passages // 2) % passages}
             loss = self(shuffled).sum()
@@ -348,6 +353,11 @@ class GenPoEModule(LightningModule):
         if others := others | _changes({"prompt": prompts[0]}, {"prompt": prompts[1]}):
             said = _said(others)
             rank_zero_warn(f"the run goes on with other settings: {said}", category=UserWarning)
+
+
+def _groups(batch: dict[str, Any]) -> int:
+    """The number of passages of a batch without the further gold passages behind them."""
+    return len(batch["also"] if "also" in batch else batch["passage_input_ids"])
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -46,3 +46,19 @@ def with_others(
         there[:, 1:2] &= ~wrong_N[:, None]  # it stands in the first place already
     weight_NK = torch.randn(index_NK.shape, generator=noise, device=device).exp() * there
     return index_NK, weight_NK / weight_NK.sum(1, keepdim=True), wrong_N
+
+
+def with_further(index_NK: Tensor, weight_NK: Tensor, also_PG: Tensor) -> tuple[Tensor, Tensor]:
+    """Give each question the further gold passages of its first one, each as relevant as that.
+
+    Args:
+        index_NK: The indices of each question's passages; the first one decides.
+        weight_NK: Their relevance.
+        also_PG: The indices of the further gold passages that belong to each passage, -1 for none.
+
+    Returns:
+        The indices and their relevance, which sums to 1, both ``[N, K + G]``.
+    """
+    further_NG = also_PG[index_NK[:, 0]]
+    weights = torch.cat([weight_NK, weight_NK[:, :1] * (further_NG >= 0)], 1)
+    return torch.cat([index_NK, further_NG.clamp(min=0)], 1), weights / weights.sum(1, keepdim=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -257,6 +257,36 @@ def test_wrong_passages_change_the_loss_of_their_questions_alone(dataset, tiny_t
     torch.testing.assert_close(mixed[~wrong], own[~wrong], rtol=1e-4, atol=1e-4)
     assert (mixed - own)[wrong].abs().max() > 1e-3
     torch.testing.assert_close(modules[1](batch), modules[0](batch))  # not in validation
+
+
+def test_two_gold_passages_are_injected_together(dataset, tiny_tokenizer):
+    """The loss of each question is that under both its experts, each with half the weight."""
+    train = dataset.split("train")
+    ids = [question.passage_ids[0] for question in train]
+    questions = [
+        replace(question, passage_ids=(own, other))
+        for question, own, other in zip(train, ids, reversed(ids), strict=True)
+        if own != other
+    ]
+    both = replace(dataset, splits={"train": questions})
+    module = make_module(make_backbone(tokenizer=tiny_tokenizer), embedding_scaling="none")
+    torch.nn.init.normal_(module.hypernet.linear2.weight, std=1.0)
+    datamodule = QADataModule(
+        both, tiny_tokenizer, passages_per_batch=4, val_split=None, gold_passages=2
+    )
+    examples = datamodule._prepare("train", None)
+    batch = examples[datamodule._sampler("train", True).batches(0)[0]]
+    nll_N = module(batch)
+    experts = module.hypernet(
+        PassageTokens(batch["passage_input_ids"], batch["passage_attention_mask"])
+    )
+    for i, row in enumerate(batch["rows"].tolist()):
+        pair = torch.tensor([[row, int(batch["also"][row, 0])]])
+        one = {k: batch[k][i : i + 1] for k in ("input_ids", "attention_mask", "labels")}
+        with module.expert_layer.injected(experts.arranged(pair), torch.full((1, 2), 0.5)):
+            alone = answer_nll(module.backbone, *one.values())
+        torch.testing.assert_close(alone[0], nll_N[i], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(nll_N, module({k: v for k, v in batch.items() if k != "also"}))
 
 
 def after_noise(module, batch):
