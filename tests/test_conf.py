@@ -79,7 +79,7 @@ CASES = [
     (group, option)
     for group in (
         *("backbone", "hypernet", "data", "trainer", "callbacks", "logger", "experiment"),
-        *("debug", "hparams_search", "paths", "hydra"),
+        *("debug", "hparams_search", "paths", "hydra", "without"),
     )
     for option in options(group)
     if not option.startswith(("dmoe/", "format/"))  # experiments of other commands
