@@ -28,8 +28,12 @@ PROMPT_OF_0_1 = (
 
 def build_prompt(question: str, passages: Sequence[Passage] = ()) -> str:
     """The prompt of a question; with RAG, its passages stand before it, the best one first."""
-    context = "".join(f"{passage_text(passage)}\n\n" for passage in passages)
-    return f"{context}{INSTRUCTION}\nQuestion: {question.strip()}\nAnswer:"
+    return behind_passages(f"{INSTRUCTION}\nQuestion: {question.strip()}\nAnswer:", passages)
+
+
+def behind_passages(prompt: str, passages: Sequence[Passage]) -> str:
+    """A prompt with passages before it, the best one first."""
+    return "".join(f"{passage_text(passage)}\n\n" for passage in passages) + prompt
 
 
 def prompt_template() -> str:

@@ -36,6 +36,7 @@ class Fact:
         rephrasings: Other prompts behind which the target is right.
         locality: Prompts whose answers are to stay.
         passage_id: The passage that says the fact, if there is one.
+        locality_answers: The right answer of each prompt of ``locality``; empty: not known.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Fact:
     rephrasings: tuple[str, ...] = ()
     locality: tuple[str, ...] = ()
     passage_id: str | None = None
+    locality_answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
