@@ -1,0 +1,1 @@
+"""Sequential editing: edits that add up, what is still known after each batch, and a journal."""
