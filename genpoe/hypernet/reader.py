@@ -37,6 +37,7 @@ from plumbing.mounts import SettingValueError
 from plumbing.settings import check_choice, check_positive
 
 _GATE = 8.0  # logits that a word gains at first if all attention is on it
+_AHEAD = 6.0  # tokens in which the weight of what follows a place falls to 1 / e at first
 _BATCHES_TO_START = 8  # batches of passages whose states are measured before a training
 
 
@@ -54,6 +55,9 @@ class ReaderSettings(HypernetSettings):
         lexical: Whether keys and queries also have the words around a place, and those of the
             question.
         follow: Whether keys and queries also have the word before a place, and the current word.
+        ahead: Whether keys also have the states behind a place, the more the nearer. A state knows
+            only what stands before it, so without them a name at the beginning of a sentence does
+            not know what its bearer does there.
         common_rank: The rank of the expert that is common to all passages.
         mixing: How K passages are mixed. "softmax": one softmax over the units of all K, with the
             logarithm of the relevance (GenPoE eq. 9) added to a passage's units. "experts": one
@@ -74,6 +78,7 @@ class ReaderSettings(HypernetSettings):
     key_width: int = 64
     lexical: bool = True
     follow: bool = True
+    ahead: bool = False
     common_rank: int = 16
     mixing: str = "softmax"
     copy_loss: float = 0.5
@@ -107,7 +112,8 @@ class ReaderHypernet(Hypernet):
     """Makes an expert of keys and words from each passage.
 
     * A **key** is ``Linear(LN(Linear([x_j; x_j−1])))`` of the passage's states x at a token and at
-      the one before, beside what `WordMatch` adds.
+      the one before, beside what `WordMatch` adds. With ``ahead`` there is a third state,
+      ``(e^{1/λ} − 1) Σ_{i>j} e^{−(i−j)/λ} x_i``, of what follows.
     * The **query** is ``Linear(GELU(Linear([u; h…])))`` of the FFN's input u and of earlier states
       h at the same position.
     * All states are divided by their root mean square, then centred and scaled by statistics of the
@@ -145,7 +151,9 @@ class ReaderHypernet(Hypernet):
         for name, size in (("state", D), ("query", sources * D)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_scale", torch.ones(size))
-        self.key1, self.key_norm, self.key2 = nn.Linear(2 * D, H), nn.LayerNorm(H), nn.Linear(H, U)
+        self.key1 = nn.Linear((2 + settings.ahead) * D, H)
+        self.key_norm, self.key2 = nn.LayerNorm(H), nn.Linear(H, U)
+        self.log_ahead = nn.Parameter(torch.tensor(_AHEAD).log()) if settings.ahead else None
         self.query1, self.query2 = nn.Linear(sources * D, H), nn.Linear(H, U)
         self.null, self.gate = nn.Linear(H, 1), nn.Linear(D, 1)
         for linear, bias in ((self.null, 0.0), (self.gate, _GATE)):
@@ -177,6 +185,7 @@ class ReaderHypernet(Hypernet):
     def fast_parameters(self) -> list[tuple[list[nn.Parameter], float]]:
         """The scalars of the lexical keys."""
         scalars = self.match.scalars() if self.match is not None else []
+        scalars += [self.log_ahead] if self.log_ahead is not None else []
         return [(scalars, self.settings.scalar_lr_scale)] if scalars else []
 
     def common_expert(self) -> Experts:
@@ -208,8 +217,10 @@ class ReaderHypernet(Hypernet):
         x = self._states(encoded)
         x = (x / root_mean_square(x) - self.state_mean) * self.state_scale
         x = self._dropped(x, noise)
-        both = torch.cat([x, functional.pad(x[:, :-1], (0, 0, 1, 0))], -1)
-        keys_PSU = self.key2(self.key_norm(self.key1(both)))
+        parts = [x, functional.pad(x[:, :-1], (0, 0, 1, 0))]
+        if self.log_ahead is not None:
+            parts.append(_ahead(x * encoded.attention_mask_PS[..., None], self.log_ahead.exp()))
+        keys_PSU = self.key2(self.key_norm(self.key1(torch.cat(parts, -1))))
         return ReaderCode(keys_PSU, encoded.input_ids_PS, encoded.attention_mask_PS)
 
     def experts(
@@ -323,6 +334,18 @@ class ReaderHypernet(Hypernet):
             return states
         kept = torch.rand(states.shape, generator=noise, device=states.device) >= share
         return states * kept / (1 - share)
+
+
+def _ahead(x_PSD: Tensor, reach: Tensor) -> Tensor:
+    """The sum of the states behind each place, with weights that fall with the distance.
+
+    The weights of infinitely many states would add up to 1.
+    """
+    place = torch.arange(x_PSD.shape[1], device=x_PSD.device)
+    ahead_SS = place - place[:, None]  # how far the column's state stands behind the row's
+    kernel_SS = torch.exp(-ahead_SS.clamp(min=0) / reach) * (ahead_SS > 0)
+    summed: Tensor = torch.expm1(1 / reach) * (kernel_SS @ x_PSD)
+    return summed
 
 
 def _seen(site: Site) -> tuple[Around, Tensor]:
