@@ -37,11 +37,8 @@ from plumbing.mounts import SettingValueError
 from plumbing.settings import check_choice, check_positive
 
 _GATE = 8.0  # logits that a word gains at first if all attention is on it
-<<<<<<< HEAD
 _PRIOR = 0.2  # factor on the backbone's own logit of a word, at first
-=======
 _AHEAD = 6.0  # tokens in which the weight of what follows a place falls to 1 / e at first
->>>>>>> probes
 _BATCHES_TO_START = 8  # batches of passages whose states are measured before a training
 
 
@@ -61,14 +58,11 @@ class ReaderSettings(HypernetSettings):
         lexical: Whether keys and queries also have the words around a place, and those of the
             question.
         follow: Whether keys and queries also have the word before a place, and the current word.
-<<<<<<< HEAD
         prior: Whether a unit's score also has the backbone's own logit of its word. What the model
             would say without the passage is often of the kind that the question asks for.
-=======
         ahead: Whether keys also have the states behind a place, the more the nearer. A state knows
             only what stands before it, so without them a name at the beginning of a sentence does
             not know what its bearer does there.
->>>>>>> probes
         common_rank: The rank of the expert that is common to all passages.
         mixing: How K passages are mixed. "softmax": one softmax over the units of all K, with the
             logarithm of the relevance (GenPoE eq. 9) added to a passage's units. "experts": one
@@ -91,11 +85,8 @@ class ReaderSettings(HypernetSettings):
     look_ahead: int = 0
     lexical: bool = True
     follow: bool = True
-<<<<<<< HEAD
     prior: bool = False
-=======
     ahead: bool = False
->>>>>>> probes
     common_rank: int = 16
     mixing: str = "softmax"
     copy_loss: float = 0.5
@@ -132,14 +123,10 @@ class ReaderSettings(HypernetSettings):
 class ReaderHypernet(Hypernet):
     """Makes an expert of keys and words from each passage.
 
-<<<<<<< HEAD
     * A **key** is ``Linear(LN(Linear([x_j; x_j−1; x_j+1…])))`` of the passage's states x at a
-      token, at the one before and at ``look_ahead`` next ones, beside what `WordMatch` adds.
-=======
-    * A **key** is ``Linear(LN(Linear([x_j; x_j−1])))`` of the passage's states x at a token and at
-      the one before, beside what `WordMatch` adds. With ``ahead`` there is a third state,
-      ``(e^{1/λ} − 1) Σ_{i>j} e^{−(i−j)/λ} x_i``, of what follows.
->>>>>>> probes
+      token, at the one before and at ``look_ahead`` next ones, beside what `WordMatch` adds. With
+      ``ahead`` there is one more state, ``(e^{1/λ} − 1) Σ_{i>j} e^{−(i−j)/λ} x_i``, of all that
+      follows.
     * The **query** is ``Linear(GELU(Linear([u; h…])))`` of the FFN's input u and of earlier states
       h at the same position.
     * All states are divided by their root mean square, then centred and scaled by statistics of the
@@ -177,14 +164,9 @@ class ReaderHypernet(Hypernet):
         for name, size in (("state", D), ("query", sources * D)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_scale", torch.ones(size))
-<<<<<<< HEAD
-        self.key1 = nn.Linear((2 + settings.look_ahead) * D, H)
-        self.key_norm, self.key2 = nn.LayerNorm(H), nn.Linear(H, U)
-=======
-        self.key1 = nn.Linear((2 + settings.ahead) * D, H)
+        self.key1 = nn.Linear((2 + settings.look_ahead + settings.ahead) * D, H)
         self.key_norm, self.key2 = nn.LayerNorm(H), nn.Linear(H, U)
         self.log_ahead = nn.Parameter(torch.tensor(_AHEAD).log()) if settings.ahead else None
->>>>>>> probes
         self.query1, self.query2 = nn.Linear(sources * D, H), nn.Linear(H, U)
         self.null, self.gate = nn.Linear(H, 1), nn.Linear(D, 1)
         for linear, bias in ((self.null, 0.0), (self.gate, _GATE)):
@@ -217,11 +199,8 @@ class ReaderHypernet(Hypernet):
     def fast_parameters(self) -> list[tuple[list[nn.Parameter], float]]:
         """The scalars of the units' scores."""
         scalars = self.match.scalars() if self.match is not None else []
-<<<<<<< HEAD
         scalars += [self.prior] if self.prior is not None else []
-=======
         scalars += [self.log_ahead] if self.log_ahead is not None else []
->>>>>>> probes
         return [(scalars, self.settings.scalar_lr_scale)] if scalars else []
 
     def common_expert(self) -> Experts:
@@ -253,18 +232,13 @@ class ReaderHypernet(Hypernet):
         x = self._states(encoded)
         x = (x / root_mean_square(x) - self.state_mean) * self.state_scale
         x = self._dropped(x, noise)
-<<<<<<< HEAD
         around = [x, functional.pad(x[:, :-1], (0, 0, 1, 0))]
         inside = x * encoded.attention_mask_PS[..., None]
         for step in range(1, 1 + self.settings.look_ahead):
             around.append(functional.pad(inside, (0, 0, 0, step))[:, step:])
-        keys_PSU = self.key2(self.key_norm(self.key1(torch.cat(around, -1))))
-=======
-        parts = [x, functional.pad(x[:, :-1], (0, 0, 1, 0))]
         if self.log_ahead is not None:
-            parts.append(_ahead(x * encoded.attention_mask_PS[..., None], self.log_ahead.exp()))
-        keys_PSU = self.key2(self.key_norm(self.key1(torch.cat(parts, -1))))
->>>>>>> probes
+            around.append(_ahead(inside, self.log_ahead.exp()))
+        keys_PSU = self.key2(self.key_norm(self.key1(torch.cat(around, -1))))
         return ReaderCode(keys_PSU, encoded.input_ids_PS, encoded.attention_mask_PS)
 
     def experts(
