@@ -105,6 +105,7 @@ ROOTS = {
     "crossed": (),
     "evaluate": (),
     "evaluate_retrieval": ("data=bios", "retriever=hybrid"),
+    "look": (),
     "mean_study": (),
     "quickstart": (),
     "report": ("runs=[a,b]",),
@@ -112,6 +113,7 @@ ROOTS = {
     "train_reranker": (),
     "train_sft_lora": (),
     "train_warmup": (),
+    "twins": (),
 }
 
 

@@ -101,8 +101,12 @@ def naive_added(genpoe, passages, relevance, ids, u, stream, ffn_output, earlier
             text = backbone.tokenizer.decode([t])
             number += "\n" in text or text.strip()[-1:] in (".", "!", "?")
         for j, token in enumerate(tokens):
-            before = x[j - 1] if j else torch.zeros(D)
-            key = reader.key2(reader.key_norm(reader.key1(torch.cat([x[j], before]))))
+            seen = [x[j], x[j - 1] if j else torch.zeros(D)]
+            if reader.settings.ahead:
+                reach = reader.log_ahead.exp()
+                behind = [torch.exp(-i / reach) * state for i, state in enumerate(x[j:]) if i]
+                seen.append((torch.exp(1 / reach) - 1) * sum(behind, torch.zeros(D)))
+            key = reader.key2(reader.key_norm(reader.key1(torch.cat(seen))))
             near = torch.zeros(len(q))
             for i, other in enumerate(tokens):
                 left, right = match.log_reach.exp()
@@ -128,10 +132,10 @@ def naive_added(genpoe, passages, relevance, ids, u, stream, ffn_output, earlier
     return torch.relu(reader.gate(z[:D])) * written + both * common.output_scale
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_equals_the_formula(tiny_tokenizer, tied):
+@pytest.mark.parametrize(("tied", "ahead"), [(True, False), (False, False), (True, True)])
+def test_equals_the_formula(tiny_tokenizer, tied, ahead):
     backbone = make_backbone(tokenizer=tiny_tokenizer, tie_word_embeddings=tied)
-    genpoe = make_reader(backbone)
+    genpoe = make_reader(backbone, ahead=ahead)
     ids = ids_of(backbone, PROMPTS[0])
     question = ids_of(backbone, " Where was Tova Blick born?")[0].tolist()
     # the newline before "Answer:" has no weight, because it is no word
@@ -212,7 +216,9 @@ def test_a_row_of_a_batch_has_its_own_passages_and_padding_changes_nothing(tiny_
     assert abs(score_answers(tiny_backbone, plain, answers) - nll)[:2].min() > 1e-3
 
 
-def test_a_longer_passage_in_the_batch_changes_nothing(genpoe):
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_longer_passage_in_the_batch_changes_nothing(tiny_backbone, ahead):
+    genpoe = make_reader(tiny_backbone, ahead=ahead)
     ids = ids_of(genpoe.backbone, PROMPTS[0])
     with genpoe.injected([TWO]):
         alone = logits(genpoe.backbone, ids)
@@ -247,10 +253,10 @@ def test_a_passage_without_relevance_changes_nothing(tiny_backbone, mixing):
         torch.testing.assert_close(logits(tiny_backbone, ids), alone, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("mixing", ["softmax", "experts"])
-def test_the_gradient_is_that_of_finite_differences(tiny_tokenizer, mixing):
+@pytest.mark.parametrize(("mixing", "ahead"), [("softmax", True), ("experts", False)])
+def test_the_gradient_is_that_of_finite_differences(tiny_tokenizer, mixing, ahead):
     backbone = make_backbone(tokenizer=tiny_tokenizer)
-    genpoe = make_reader(backbone, mixing=mixing)
+    genpoe = make_reader(backbone, mixing=mixing, ahead=ahead)
     reader: Any = genpoe.hypernet.double()  # the backbone's own norms compute in float32
     ids, tokens = ids_of(backbone, PROMPTS[0]), genpoe.tokens([ONE, THREE])
     targets = torch.full_like(ids, -100)
@@ -410,7 +416,7 @@ def test_around_may_be_given(genpoe):
 @pytest.mark.parametrize("follow", [True, False])
 def test_every_parameter_that_learns_has_a_gradient(tiny_backbone, lexical, follow):
     """With parts left out, too: data-parallel training refuses parameters without one."""
-    genpoe = make_reader(tiny_backbone, lexical=lexical, follow=follow)
+    genpoe = make_reader(tiny_backbone, lexical=lexical, follow=follow, ahead=lexical)
     experts = genpoe.hypernet(genpoe.tokens([ONE]))
     with genpoe.expert_layer.injected(experts, torch.ones(1, 1)):
         genpoe.backbone.model(ids_of(tiny_backbone, PROMPTS[0])).logits.var().backward()
