@@ -106,6 +106,7 @@ ROOTS = {
     "encode_passages": ("ckpt_path=a", "bank.dir=bank"),
     "evaluate": (),
     "evaluate_retrieval": ("data=bios", "retriever=hybrid"),
+    "look": (),
     "mean_study": (),
     "quickstart": (),
     "report": ("runs=[a,b]",),
@@ -113,6 +114,7 @@ ROOTS = {
     "train_reranker": (),
     "train_sft_lora": (),
     "train_warmup": (),
+    "twins": (),
 }
 
 

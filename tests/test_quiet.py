@@ -55,6 +55,8 @@ CALLS: list[tuple[str, tuple[str, ...], list[str]]] = [
     ("train_sft_lora", ("instances.split=dev",), ["evaluate"]),
     ("train_warmup", ("data=bios",), ["build_experts"]),
     ("mean_study", (), ["train_hypernet"]),
+    ("look", ("ckpt_path=READER",), ["evaluate"]),
+    ("twins", ("method=base",), ["report"]),
     (
         "ablation",
         ("ablation=k", "augmenter=questions", "augmenter.split=dev", "data=bios", "k=1"),
@@ -75,6 +77,7 @@ SAME = {
     ("train_sft_lora", "evaluate"): ("data", "backbone"),
     ("train_warmup", "build_experts"): ("data",),
     ("mean_study", "train_hypernet"): ("data", "backbone"),
+    ("look", "evaluate"): ("data", "backbone"),
 }
 
 

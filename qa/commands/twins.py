@@ -18,7 +18,7 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from plumbing.cli import check_complete, say_written
+from plumbing.cli import check_complete, next_command, say_written
 from plumbing.mounts import SettingValueError
 from plumbing.output import show
 from plumbing.settings import check_limit
@@ -110,7 +110,10 @@ def twins_command(config: DictConfig) -> dict[str, float]:
     )
     (folder / "table.md").write_text(table, encoding="utf-8")
     show(table)
-    say_written({folder: ["metrics.json", "table.md", "pairs.jsonl"]})
+    say_written(
+        {folder: ["metrics.json", "table.md", "pairs.jsonl"]},
+        [next_command(config, "report", {"runs": [folder / "right"]}, ())],
+    )
     return metrics
 
 

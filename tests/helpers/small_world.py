@@ -35,6 +35,8 @@ BIOS = (
     *("data.test_entities=2", "data.unseen_entities=2"),
 )
 
+TWINS = ("data.train_pairs=4", "data.dev_pairs=2", "data.test_pairs=2")
+
 
 def composed(script: str, overrides: Sequence[str], with_hydra: bool = False) -> Any:
     """The configuration of a script with these overrides; the last of two for a key counts."""
@@ -127,7 +129,9 @@ class World:
         small = [] if script == "report" else [f"paths.cache_dir={self._root / 'cache'}"]
         data = [word for word in given if word.startswith("data=")]
         without = script in ("report", "build_index", "augment") or "squad" in " ".join(given)
-        if data == ["data=bios"] or (not data and not without):
+        if script == "twins" or "twins" in " ".join(given):
+            small += TWINS
+        elif data == ["data=bios"] or (not data and not without):
             small += BIOS
         if script not in ("report", "build_index", "evaluate_retrieval", "train_reranker"):
             small += [f"backbone.name={self._backbone}", "backbone.dtype=float32"]
@@ -148,6 +152,7 @@ class World:
             "crossed": [*answering, "batch_size=2"],
             "evaluate": [*answering, "batch_size=2"],
             "evaluate_retrieval": ["limit=2", "ks=[1,2]"],
+            "look": [*answering],
             "mean_study": [],
             "quickstart": [
                 *("reader.hypernet.read_layer=1", "reader.hypernet.query_layers=[1]"),
@@ -162,6 +167,7 @@ class World:
             ],
             "train_sft_lora": [*trainer, "recipe.epochs=1"],
             "train_warmup": ["instances.limit=4"],
+            "twins": [*answering, "batch_size=2"],
         }.get(script, [])
 
     def _fill(self, override: str) -> str:
@@ -280,8 +286,8 @@ class World:
     @cached_property
     def reader(self) -> Path:
         """A trained hypernetwork that reads."""
-        run = self._run("train_hypernet", ["experiment=genpoe/bios_reader"])
-        return run / "checkpoints/last.ckpt"
+        given = ["experiment=genpoe/bios_reader"]
+        return self._run("train_hypernet", given) / "checkpoints/last.ckpt"
 
     @cached_property
     def codes(self) -> Path:
@@ -326,7 +332,7 @@ _PLACEHOLDERS = {
     r"(?<=backbone\.adapter=)RUN/adapter$": "warm_adapter",
     r"(?<=adapter_dir=)RUN/adapter$": "sft_adapter",
     r"\bRUN/reranker$": "reranker",
-    r"\bREADER/checkpoints/last\.ckpt$": "reader",
+    r"\b(READER|logs/quickstart/reader)/checkpoints/last\.ckpt$": "reader",
     r"\bCODES$": "codes",
     r"\b(CKPT|(RUN|logs/quickstart)/checkpoints/last\.ckpt)$": "checkpoint",
     r"\bRUN1\b": "first_run",

@@ -12,7 +12,7 @@ from qa.data.bios.schema import Attribute, Kind
 from qa.data.bios.short import SHORT_KINDS
 from qa.data.dataset import QADataset, Question
 from qa.data.twins.names import SplitNames, check_sizes
-from qa.data.twins.pairs import same_words
+from qa.data.twins.pairs import Twins, same_words
 from retrieval.passage import Passage
 
 MAX_PAIRS = 3000
@@ -32,10 +32,12 @@ class _Told:
 
 def generate_twins(
     seed: int = 0,
-    train_pairs: int = 300,
+    train_pairs: int = 600,
     dev_pairs: int = 50,
     test_pairs: int = 300,
+    pronoun_pairs: int = 300,
     facts: int = 3,
+    train_questions: int = 3,
 ) -> QADataset:
     """Generate the data set "twins"; the same arguments give the same data everywhere.
 
@@ -44,57 +46,72 @@ def generate_twins(
     same words, equally often. Each fact is asked about both entities in both passages, in the same
     words: the two questions are twins (`qa.data.twins.twins_of`).
 
-    In one half of the pairs the sentences about the two are mixed and each has its entity's name.
-    In the other half, all sentences about one come first, and most have a pronoun.
+    In the split test the sentences about the two are mixed, and each has its entity's name. In
+    test_pronouns all sentences about one come first, and most of them have a pronoun, so that the
+    name stands further away. Half of the pairs of train and dev are of either form.
 
     Args:
         seed: The seed; not negative.
         train_pairs: Pairs of passages of the split train. Both passages are trained on.
         dev_pairs: Pairs of passages of the split dev.
         test_pairs: Pairs of passages of the split test. No word of a name is in two splits.
+        pronoun_pairs: Pairs of passages of the split test_pronouns.
         facts: The number of facts about each entity, 1 to 6.
+        train_questions: The number of questions that each passage of train keeps, at most
+            ``2 * facts``, which is what the other splits have.
 
     Returns:
-        The data set, with the splits train, dev and test. A pair of passages has ``2 * facts``
-        pairs of questions.
+        The data set, with the splits train, dev, test and test_pronouns.
 
     Raises:
         ValueError: If a number is out of range.
     """
-    sizes = {"test_pairs": test_pairs, "dev_pairs": dev_pairs, "train_pairs": train_pairs}
+    sizes = {
+        "test_pairs": test_pairs,
+        "pronoun_pairs": pronoun_pairs,
+        "dev_pairs": dev_pairs,
+        "train_pairs": train_pairs,
+    }
     check_sizes(seed, sizes, MAX_PAIRS)
-    if not 1 <= facts <= _MAX_FACTS:
-        raise SettingValueError("facts", f"facts must be in 1..{_MAX_FACTS}, got {facts}")
+    for name, number, most in (
+        ("facts", facts, _MAX_FACTS),
+        ("train_questions", train_questions, 2 * facts),
+    ):
+        if not 1 <= number <= most:
+            raise SettingValueError(name, f"{name} must be in 1..{most}, got {number}")
     texts = [text for kind in _KINDS for text in kind.fillers]
     texts += [text for kind in _KINDS for each in kind.attributes for text in each.texts]
     names = SplitNames(frozenset(" ".join(texts).lower().replace(".", " ").split()))
     passages: dict[str, Passage] = {}
     splits: dict[str, list[Question]] = {}
     for setting, size in sizes.items():  # train comes last, so that its size changes no other
-        split = setting.removesuffix("_pairs")
+        split = {"pronoun_pairs": "test_pronouns"}.get(setting, setting.removesuffix("_pairs"))
         splits[split] = []
         for number in range(size):
             id = f"twins-{split}-{number:05}"
             draw = Draw(f"twins {seed} {id}")
             kind = _KINDS[number % len(_KINDS)]
             pair = names.fresh(kind.name, split, draw), names.fresh(kind.name, split, draw)
-            told, questions = _pair(id, kind, pair, facts, draw)
+            pronouns = split == "test_pronouns" or (split != "test" and number // 2 % 2 == 1)
+            told, questions = _pair(id, kind, pair, facts, pronouns, draw)
             passages |= {passage.id: passage for passage in told}
-            splits[split] += questions
-    ordered = {name: splits[name] for name in ("train", "dev", "test")}
+            if split == "train":
+                questions = draw.shuffled(questions)[:train_questions]
+            splits[split] += [question for each in questions for question in each]
+    ordered = {name: splits[name] for name in ("train", "dev", "test", "test_pronouns")}
     return QADataset("twins", passages, ordered)
 
 
 def _pair(
-    id: str, kind: Kind, names: tuple[str, str], facts: int, draw: Draw
-) -> tuple[list[Passage], list[Question]]:
-    """Two passages that have the same words, and the questions about both."""
+    id: str, kind: Kind, names: tuple[str, str], facts: int, pronouns: bool, draw: Draw
+) -> tuple[list[Passage], list[Twins]]:
+    """Two passages that have the same words, and the pairs of questions about them."""
     chosen = [kind.attributes[i] for i in draw.shuffled(range(len(kind.attributes)))[:facts]]
     values = [(draw.pick(each.values), draw.pick(each.values)) for each in chosen]
     while any(one == other for one, other in values):
         values = [(draw.pick(each.values), draw.pick(each.values)) for each in chosen]
     while True:
-        texts = _texts(kind, names, chosen, values, draw)
+        texts = _texts(kind, names, chosen, values, pronouns, draw)
         if same_words(*texts):  # "a" and "an" may differ, and what stands at the beginning
             break
     title = " and ".join(names)
@@ -102,16 +119,17 @@ def _pair(
     questions = []
     for who, name in enumerate(names):
         for attribute, of_each in zip(chosen, values, strict=True):
-            text = draw.pick(attribute.questions).format(name=name)
-            for turned, passage in enumerate(passages):
-                questions.append(
-                    Question(
-                        f"{passage.id}-{who + 1}-{attribute.name}",
-                        text,
-                        (of_each[who ^ turned],),
-                        (passage.id,),
-                    )
+            asked = draw.pick(attribute.questions).format(name=name)
+            one, other = (
+                Question(
+                    f"{passage.id}-{who + 1}-{attribute.name}",
+                    asked,
+                    (of_each[who ^ turned],),
+                    (passage.id,),
                 )
+                for turned, passage in enumerate(passages)
+            )
+            questions.append(Twins(one, other))
     return passages, questions
 
 
@@ -120,6 +138,7 @@ def _texts(
     names: tuple[str, str],
     attributes: Sequence[Attribute],
     values: Sequence[tuple[str, str]],
+    pronouns: bool,
     draw: Draw,
 ) -> tuple[str, str]:
     told = [
@@ -128,23 +147,21 @@ def _texts(
         for who in range(2)
     ]
     told = draw.shuffled(told)
-    mixed = draw.below(2) == 0
-    if not mixed:
+    if pronouns:
         told.sort(key=lambda sentence: sentence.who)
-    pronouns = draw.pick(kind.pronouns)
+    pronoun = draw.pick(kind.pronouns)
     named: set[int] = set()
     subjects = []
     for sentence in told:
-        name = names[sentence.who]
-        called = name
+        called = names[sentence.who]
         if sentence.who in named and kind.name == "person":
-            called = draw.pick((name, name.split()[-1]))
-        by_pronoun = not mixed and sentence.who in named and sentence.template.startswith("{")
-        subjects.append(pronouns if by_pronoun else (called, f"{called}'s"))
+            called = draw.pick((called, called.split()[-1]))
+        by_pronoun = pronouns and sentence.who in named and sentence.template.startswith("{")
+        subjects.append(pronoun if by_pronoun else (called, f"{called}'s"))
         named.add(sentence.who)
     one, other = (
         " ".join(
-            fill_sentence(sentence.template, sentence.values[turned], subject, pronouns)
+            fill_sentence(sentence.template, sentence.values[turned], subject, pronoun)
             for sentence, subject in zip(told, subjects, strict=True)
         )
         for turned in range(2)

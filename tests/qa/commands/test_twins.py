@@ -13,7 +13,7 @@ from qa.commands.twins import twins_command
 from tests.helpers.small_world import composed
 from tests.helpers.tiny import make_backbone, save_backbone
 
-DATA = ["data.train_pairs=0", "data.dev_pairs=0", "data.test_pairs=6"]
+DATA = ["data.train_pairs=0", "data.dev_pairs=0", "data.test_pairs=6", "data.pronoun_pairs=0"]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from qa.data.dataset import Question, check_disjoint
 from qa.data.twins import generate_roles, generate_twins, same_words, twins_of
 
 MADE = {
-    "twins": generate_twins(3, 40, 10, 20, 4),
+    "twins": generate_twins(3, 40, 10, 20, 20, 4),
     "roles": generate_roles(3, 40, 10, 20, 20),
 }
 
@@ -78,6 +78,18 @@ def test_the_values_of_two_entities_are_exchanged():
         assert (pair.one.answers[0], pair.other.answers[0]) in exchanged
 
 
+def test_pronouns_stand_for_names_in_one_split_only():
+    twins = MADE["twins"]
+    begins = re.compile(r"(?:^|\. )(She|He|It|Her|His|Its)\b")
+    named = {
+        split: sum(bool(begins.search(passage(twins, each).text)) for each in questions)
+        for split, questions in twins.splits.items()
+    }
+    assert named["test"] == 0
+    assert named["test_pronouns"] > 0.9 * len(twins.splits["test_pronouns"])
+    assert 0.3 < named["train"] / len(twins.splits["train"]) < 0.6
+
+
 def test_each_sentence_of_roles_has_the_same_words_in_both():
     roles = MADE["roles"]
     for one, other in twins_of(roles.splits["train"]):
@@ -131,6 +143,7 @@ def test_no_verb_of_test_unseen_is_in_another_split():
     [
         (generate_twins, {"seed": -1}, "seed must not be negative, got -1; set seed"),
         (generate_twins, {"facts": 7}, r"facts must be in 1\.\.6, got 7; set facts"),
+        (generate_twins, {"train_questions": 7}, r"train_questions must be in 1\.\.6, got 7"),
         (generate_twins, {"train_pairs": 9999}, "names for 3000 pairs, got .*; lower train_pairs"),
         (generate_roles, {"unseen_pairs": -2}, "unseen_pairs must not be negative, got -2"),
     ],
