@@ -19,7 +19,7 @@ from genpoe.sequential.report import write_report, write_run_report
 from genpoe.sequential.run import RunSettings, run_stream
 from genpoe.sequential.scoring import ScoreSettings
 from genpoe.sequential.stream import Stream, StreamSettings, fact_stream, passage_stream
-from plumbing.cli import check_complete, next_command, say_written, shown
+from plumbing.cli import check_complete, next_command, say_written, shown, type_shell
 from plumbing.cli.keys import compose_command
 from plumbing.cli.values import CONF
 from plumbing.mounts import SettingValueError, mounted
@@ -30,6 +30,7 @@ from qa.data.dataset import QADataset
 
 log = logging.getLogger(__name__)
 
+RAG = "qa.method.RAGMethod"  # the target of the method whose passages always are in the prompt
 _DISTRACTORS = 10  # for each edit; with fewer, a passage is found too easily
 
 
@@ -94,14 +95,11 @@ def sequential_edit(config: DictConfig, overrides: Sequence[str] = ()) -> dict[s
 
 def _say(config: DictConfig, folder: Path) -> None:
     files = ["heatmap.png", "table.md", "matrix.csv", "matrix_rag.csv", "metrics.json"]
-    say_written(
-        {folder: files},
-        [
-            None
-            if config.compare
-            else next_command(config, "sequential_report", {"runs": [folder]}, ())
-        ],
-    )
+    following = type_shell("cat", folder / "table.md")
+    if not config.compare:
+        report = next_command(config, "sequential_report", {"runs": [folder]}, ())
+        following = report or following
+    say_written({folder: files}, [following])
 
 
 def run_one(config: DictConfig, backbone: Backbone | None = None) -> dict[str, Any]:
@@ -129,8 +127,10 @@ def run_one(config: DictConfig, backbone: Backbone | None = None) -> dict[str, A
 
 def open_learner(config: DictConfig, backbone: Backbone) -> Learner:
     """The editor that the configuration names, or else the method."""
-    if config.editor is None:
-        return Learner.of_method(instantiate(config.method, backbone=backbone))
+    if config.get("editor") is None:
+        # With rag=true the passages stand in the prompt of further questions, except for RAG.
+        always = config.method._target_ == RAG
+        return Learner.of_method(instantiate(config.method, backbone=backbone, rag=always))
     editor: Any = OmegaConf.to_container(config.editor, resolve=True)
     with mounted("editor"):
         return Learner.of_editor(open_editor(backbone, **editor), config.max_new_tokens)
@@ -164,7 +164,7 @@ def _check_distractors(stream: Stream) -> None:
 
 def _made_with(config: DictConfig, backbone: Backbone) -> dict[str, Any]:
     """What decides the numbers of a run, besides its stream."""
-    part = config.method if config.editor is None else config.editor
+    part = config.method if config.get("editor") is None else config.editor
     method = OmegaConf.to_container(part, resolve=True)
     found: dict[str, Any] = {"method": method, "backbone": backbone.fingerprint}
     if config.ckpt_path is not None:
