@@ -31,6 +31,8 @@ from qa.data.dataset import QADataset
 log = logging.getLogger(__name__)
 
 RAG = "qa.method.RAGMethod"  # the target of the method whose passages always are in the prompt
+# What routes DMoE: the experts of the passages that are found among all passages so far.
+FOUND = {"_target_": "dmoe.decoding.OracleRouter", "_partial_": True}
 _DISTRACTORS = 10  # for each edit; with fewer, a passage is found too easily
 
 
@@ -109,6 +111,10 @@ def run_one(config: DictConfig, backbone: Backbone | None = None) -> dict[str, A
         config: The settings of one method.
         backbone: The untouched model; None: the one that the configuration names.
     """
+    if "router" in config:
+        config = config.copy()
+        OmegaConf.set_struct(config, False)
+        config.router = FOUND
     check_complete(config)
     source = StreamSource(**{field.name: config[field.name] for field in fields(StreamSource)})
     sizes = StreamSettings(**{field.name: config[field.name] for field in fields(StreamSettings)})
@@ -126,7 +132,12 @@ def run_one(config: DictConfig, backbone: Backbone | None = None) -> dict[str, A
 
 
 def open_learner(config: DictConfig, backbone: Backbone) -> Learner:
-    """The editor that the configuration names, or else the method."""
+    """The editor that the configuration names, or else the method.
+
+    The experts of DMoE are those of a bank that was built before. Each is trained by itself, so it
+    makes no difference when; it acts from the batch of its passage on, because only then the
+    passage can be found.
+    """
     if config.get("editor") is None:
         # With rag=true the passages stand in the prompt of further questions, except for RAG.
         always = config.method._target_ == RAG
