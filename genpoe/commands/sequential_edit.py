@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -96,7 +97,14 @@ def sequential_edit(config: DictConfig, overrides: Sequence[str] = ()) -> dict[s
 
 
 def _say(config: DictConfig, folder: Path) -> None:
-    files = ["heatmap.png", "table.md", "matrix.csv", "matrix_rag.csv", "metrics.json"]
+    files = [
+        "heatmap.png",
+        "table.md",
+        "matrix.csv",
+        "matrix_rag.csv",
+        "states.csv",
+        "metrics.json",
+    ]
     following = type_shell("cat", folder / "table.md")
     if not config.compare:
         report = next_command(config, "sequential_report", {"runs": [folder]}, ())
@@ -147,20 +155,21 @@ def open_learner(config: DictConfig, backbone: Backbone) -> Learner:
         return Learner.of_editor(open_editor(backbone, **editor), config.max_new_tokens)
 
 
-def make_stream(data: Any, source: StreamSource, sizes: StreamSettings) -> Stream:
-    """The stream of a data set of questions about passages, or of a list of facts.
+def make_stream(data: QADataset, source: StreamSource, sizes: StreamSettings) -> Stream:
+    """The stream of a data set: of its facts if it has some, else of its passages.
 
     Raises:
         ValueError: If the data have too few edits, or a fact is at fault.
     """
-    if isinstance(data, QADataset):
-        material: dict[str, list[Fact]] | None = None
-        if source.facts is not None:
-            material = {}
-            for fact in read_facts(source.facts):
-                material.setdefault(fact.passage_id or "", []).append(fact)
-        return passage_stream(data, source.split, sizes, material)
-    return fact_stream("facts", data, sizes)
+    own: dict[str, list[Fact]] | None = getattr(data, "facts", None)
+    if own is not None:
+        return fact_stream(data, source.split, own[source.split], sizes)
+    if source.facts is None:
+        return passage_stream(data, source.split, sizes)
+    material: dict[str, list[Fact]] = defaultdict(list)
+    for fact in read_facts(source.facts):
+        material[fact.passage_id or ""].append(fact)
+    return passage_stream(data, source.split, sizes, material)
 
 
 def _check_distractors(stream: Stream) -> None:

@@ -11,12 +11,10 @@ import pytest
 
 from genpoe.commands.sequential_edit import StreamSource, make_stream, sequential_edit
 from genpoe.commands.sequential_report import sequential_report
-from genpoe.editors.parts.facts import Fact
 from genpoe.sequential.stream import StreamSettings
 from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import write_jsonl
 from qa.data.bios import generate
-from qa.prompts import build_prompt
 from tests.helpers.small_world import BIOS
 from tests.helpers.tiny import make_backbone, save_backbone
 from tests.test_conf import composed
@@ -94,7 +92,7 @@ def test_rag_beside_an_editor(model, tmp_path):
     assert (tmp_path / "matrix_rag.csv").is_file()
 
 
-def test_facts_of_a_file_and_lists_of_facts_make_streams(tmp_path):
+def test_facts_of_a_file_make_a_stream(tmp_path):
     data = generate(train_entities=2, dev_entities=2, distractor_entities=2, test_entities=2)
     row = {"question": "Who?", "target": "x"}
     ids = {q.passage_ids[0] for q in data.split("test")}
@@ -102,6 +100,3 @@ def test_facts_of_a_file_and_lists_of_facts_make_streams(tmp_path):
     source = StreamSource("test", str(tmp_path / "facts.jsonl"))
     made = make_stream(data, source, StreamSettings(edits=2, batch=1))
     assert {edit.facts[0].id for edit in made.edits} == ids
-    facts = [Fact("a", build_prompt("Who?"), "x"), Fact("b", build_prompt("What?"), "y")]
-    listed = make_stream(facts, source, StreamSettings(edits=2, batch=1))
-    assert {edit.id for edit in listed.edits} == {"a", "b"}

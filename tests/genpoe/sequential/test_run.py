@@ -26,7 +26,7 @@ from genpoe.sequential.stream import StreamSettings, passage_stream
 from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import DataError
 from qa.data.bios import generate
-from qa.method import BaseMethod, RAGMethod
+from qa.method import BaseMethod, QuestionInput, RAGMethod
 from qa.metrics import exact_match
 from retrieval.passage import Passage
 from tests.helpers.killed import Killed
@@ -258,7 +258,7 @@ def test_grace_is_asked_while_it_acts(tmp_path):
     learner = Learner.of_editor(editor, 4)
     edit = STREAM.batches[0][0]
     journal = Journal(tmp_path / "journal", editor)
-    inputs = [scoring._first_fact(edit).input()]
+    inputs = [QuestionInput(scoring.first_fact(edit))]
     (before,) = learner.method.answer(inputs)
     commit = journal.commit(edit.facts[:1])
     (after,) = learner.method.answer(inputs)
@@ -272,14 +272,14 @@ def test_teacher_forcing_is_one_column_and_free_running_another():
     backbone = make_backbone()
     method = BaseMethod(backbone, False, 4)
     asked = STREAM.edits[0].asked
-    (answer,) = method.answer([asked.input()])
-    target = encode_answer(backbone.tokenizer, asked.question.answers[0])
-    prompt = encode_prompt(backbone.tokenizer, method.prompt(asked.input()))
+    (answer,) = method.answer([QuestionInput(asked)])
+    target = encode_answer(backbone.tokenizer, asked.answers[0])
+    prompt = encode_prompt(backbone.tokenizer, asked.prompt())
     with torch.no_grad():
         best = backbone.model(torch.tensor([prompt + target])).logits[0].argmax(-1)
     right = [int(best[len(prompt) - 1 + i]) == id for i, id in enumerate(target[:-1])]
     assert answer.token_accuracy == pytest.approx(sum(right) / len(right))
-    (two, _) = method.answer([asked.input(), STREAM.edits[1].asked.input()])
+    (two, _) = method.answer([QuestionInput(asked), QuestionInput(STREAM.edits[1].asked)])
     assert two.token_accuracy == answer.token_accuracy
 
 
