@@ -18,7 +18,6 @@ from backbone.tokens import encode_prompt
 from plumbing.mounts import SettingValueError
 from qa.data.dataset import Question
 from qa.passages.source import PassageSource, Selection
-from qa.prompts import behind_passages
 from retrieval.passage import Passage, passage_text
 
 
@@ -31,13 +30,11 @@ class QuestionInput:
         selection: The passages of the method.
         prompt_selection: The passages that stand in the prompt with RAG, if they are others, as a
             control.
-        prompt: What the model reads, if it is not the project's prompt of the question.
     """
 
     question: Question
     selection: Selection = field(default_factory=Selection)
     prompt_selection: Selection | None = None
-    prompt: str | None = None
 
     @property
     def prompt_passages(self) -> tuple[Passage, ...]:
@@ -139,8 +136,6 @@ class AnsweringMethod:
     def prompt(self, input: QuestionInput) -> str:
         """Write what the model reads: the question, after its passages if there is RAG."""
         passages = input.prompt_passages if self.rag else ()
-        if input.prompt is not None:
-            return behind_passages(input.prompt, passages)
         return input.question.prompt(passages)
 
     def check_prompts(self, inputs: Sequence[QuestionInput]) -> None:

@@ -30,17 +30,16 @@ PROMPT_OF_0_1 = (
 
 def build_prompt(question: str, passages: Sequence[Passage] = ()) -> str:
     """The prompt of a question; with RAG, its passages stand before it, the best one first."""
-    return behind_passages(f"{INSTRUCTION}\nQuestion: {question.strip()}\nAnswer:", passages)
+    return f"{_context(passages)}{INSTRUCTION}\nQuestion: {question.strip()}\nAnswer:"
 
 
 def build_start(start: str, passages: Sequence[Passage] = ()) -> str:
     """The prompt of the start of a sentence, which the model completes."""
-    return behind_passages(f"{COMPLETE}\n{start.strip()}", passages)
+    return f"{_context(passages)}{COMPLETE}\n{start.strip()}"
 
 
-def behind_passages(prompt: str, passages: Sequence[Passage]) -> str:
-    """A prompt with passages before it, the best one first."""
-    return "".join(f"{passage_text(passage)}\n\n" for passage in passages) + prompt
+def _context(passages: Sequence[Passage]) -> str:
+    return "".join(f"{passage_text(passage)}\n\n" for passage in passages)
 
 
 def prompt_template() -> str:

@@ -10,4 +10,5 @@ if __name__ == "__main__":
         "genpoe.commands.sequential_edit.sequential_edit",
         __doc__,
         with_overrides=True,
+        needs=(),
     )

@@ -37,6 +37,8 @@ CALLS: list[tuple[str, tuple[str, ...], list[str]]] = [
     ("quickstart", (), ["evaluate", "evaluate"]),
     ("evaluate", ("method=rag",), ["report"]),
     ("report", ("runs=[RUN1,RUN2]", "labels=[a,b]"), []),
+    ("sequential_edit", ("method=none",), ["sequential_report"]),
+    ("sequential_report", ("runs=[STREAM1,STREAM2]", "labels=[a,b]"), []),
     ("build_index", DENSE, ["evaluate_retrieval"]),
     ("evaluate_retrieval", SQUAD, ["evaluate"]),
     ("train_reranker", SQUAD, ["evaluate_retrieval"]),

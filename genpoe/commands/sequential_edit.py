@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,7 +20,7 @@ from genpoe.sequential.report import write_report, write_run_report
 from genpoe.sequential.run import RunSettings, run_stream
 from genpoe.sequential.scoring import ScoreSettings
 from genpoe.sequential.stream import Stream, StreamSettings, fact_stream, passage_stream
-from plumbing.cli import check_complete, next_command, say_written, shown
+from plumbing.cli import check_complete, next_command, say_written, shown, type_shell
 from plumbing.cli.keys import compose_command
 from plumbing.cli.values import CONF
 from plumbing.mounts import SettingValueError, mounted
@@ -30,6 +31,9 @@ from qa.data.dataset import QADataset
 
 log = logging.getLogger(__name__)
 
+RAG = "qa.method.RAGMethod"  # the target of the method whose passages always are in the prompt
+# What routes DMoE: the experts of the passages that are found among all passages so far.
+FOUND = {"_target_": "dmoe.decoding.OracleRouter", "_partial_": True}
 _DISTRACTORS = 10  # for each edit; with fewer, a passage is found too easily
 
 
@@ -93,15 +97,19 @@ def sequential_edit(config: DictConfig, overrides: Sequence[str] = ()) -> dict[s
 
 
 def _say(config: DictConfig, folder: Path) -> None:
-    files = ["heatmap.png", "table.md", "matrix.csv", "matrix_rag.csv", "metrics.json"]
-    say_written(
-        {folder: files},
-        [
-            None
-            if config.compare
-            else next_command(config, "sequential_report", {"runs": [folder]}, ())
-        ],
-    )
+    files = [
+        "heatmap.png",
+        "table.md",
+        "matrix.csv",
+        "matrix_rag.csv",
+        "states.csv",
+        "metrics.json",
+    ]
+    following = type_shell("cat", folder / "table.md")
+    if not config.compare:
+        report = next_command(config, "sequential_report", {"runs": [folder]}, ())
+        following = report or following
+    say_written({folder: files}, [following])
 
 
 def run_one(config: DictConfig, backbone: Backbone | None = None) -> dict[str, Any]:
@@ -111,6 +119,10 @@ def run_one(config: DictConfig, backbone: Backbone | None = None) -> dict[str, A
         config: The settings of one method.
         backbone: The untouched model; None: the one that the configuration names.
     """
+    if "router" in config:
+        config = config.copy()
+        OmegaConf.set_struct(config, False)
+        config.router = FOUND
     check_complete(config)
     source = StreamSource(**{field.name: config[field.name] for field in fields(StreamSource)})
     sizes = StreamSettings(**{field.name: config[field.name] for field in fields(StreamSettings)})
@@ -128,28 +140,36 @@ def run_one(config: DictConfig, backbone: Backbone | None = None) -> dict[str, A
 
 
 def open_learner(config: DictConfig, backbone: Backbone) -> Learner:
-    """The editor that the configuration names, or else the method."""
-    if config.editor is None:
-        return Learner.of_method(instantiate(config.method, backbone=backbone))
+    """The editor that the configuration names, or else the method.
+
+    The experts of DMoE are those of a bank that was built before. Each is trained by itself, so it
+    makes no difference when; it acts from the batch of its passage on, because only then the
+    passage can be found.
+    """
+    if config.get("editor") is None:
+        # With rag=true the passages stand in the prompt of further questions, except for RAG.
+        always = config.method._target_ == RAG
+        return Learner.of_method(instantiate(config.method, backbone=backbone, rag=always))
     editor: Any = OmegaConf.to_container(config.editor, resolve=True)
     with mounted("editor"):
         return Learner.of_editor(open_editor(backbone, **editor), config.max_new_tokens)
 
 
-def make_stream(data: Any, source: StreamSource, sizes: StreamSettings) -> Stream:
-    """The stream of a data set of questions about passages, or of a list of facts.
+def make_stream(data: QADataset, source: StreamSource, sizes: StreamSettings) -> Stream:
+    """The stream of a data set: of its facts if it has some, else of its passages.
 
     Raises:
         ValueError: If the data have too few edits, or a fact is at fault.
     """
-    if isinstance(data, QADataset):
-        material: dict[str, list[Fact]] | None = None
-        if source.facts is not None:
-            material = {}
-            for fact in read_facts(source.facts):
-                material.setdefault(fact.passage_id or "", []).append(fact)
-        return passage_stream(data, source.split, sizes, material)
-    return fact_stream("facts", data, sizes)
+    own: dict[str, list[Fact]] | None = getattr(data, "facts", None)
+    if own is not None:
+        return fact_stream(data, source.split, own[source.split], sizes)
+    if source.facts is None:
+        return passage_stream(data, source.split, sizes)
+    material: dict[str, list[Fact]] = defaultdict(list)
+    for fact in read_facts(source.facts):
+        material[fact.passage_id or ""].append(fact)
+    return passage_stream(data, source.split, sizes, material)
 
 
 def _check_distractors(stream: Stream) -> None:
@@ -164,7 +184,7 @@ def _check_distractors(stream: Stream) -> None:
 
 def _made_with(config: DictConfig, backbone: Backbone) -> dict[str, Any]:
     """What decides the numbers of a run, besides its stream."""
-    part = config.method if config.editor is None else config.editor
+    part = config.method if config.get("editor") is None else config.editor
     method = OmegaConf.to_container(part, resolve=True)
     found: dict[str, Any] = {"method": method, "backbone": backbone.fingerprint}
     if config.ckpt_path is not None:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from genpoe.commands.sequential_edit import check_labels
 from genpoe.sequential.report import labelled, write_report
-from plumbing.cli import check_complete, say_written
+from plumbing.cli import check_complete, say_written, type_shell
 from plumbing.output import show
 
 
@@ -31,5 +31,6 @@ def sequential_report(config: DictConfig) -> dict[str, Any]:
     folder = Path(config.paths.output_dir)
     metrics = write_report(labelled(given["runs"], given["labels"]), folder, config.seed)
     show((folder / "table.md").read_text(encoding="utf-8"))
-    say_written({folder: ["heatmap.png", "table.md", "matrix.csv", "metrics.json"]})
+    files = ["heatmap.png", "table.md", "matrix.csv", "metrics.json"]
+    say_written({folder: files}, [type_shell("cat", folder / "table.md")])
     return metrics

@@ -127,12 +127,22 @@ class GrowingIndex:
         self._grown = {**passages}
 
     def select(self, queries: Sequence[str]) -> list[Selection]:
-        """The best passages for each query, weighted by the softmax of their scores."""
+        """The best passages for each query, weighted by the softmax of their scores, rounded."""
         if self._index is None:
             return [Selection()] * len(queries)
         found = []
         for hits in self._index.search(list(queries), self._k):
             passages = [self._grown.get(h.passage_id) or self._fixed[h.passage_id] for h in hits]
             weights = relevance([hit.score for hit in hits], self._temperature)
-            found.append(Selection(tuple(passages), weights))
+            found.append(Selection(tuple(passages), _rounded(weights)))
         return found
+
+
+def _rounded(weights: Sequence[float]) -> tuple[float, ...]:
+    """Weights in hundredths, which still sum to 1.
+
+    Every passage that is added moves all scores of BM25 a little. Answers that the scores of no
+    other passage could change would be computed anew after each batch.
+    """
+    coarse = [round(weight, 2) for weight in weights]
+    return tuple(weight / sum(coarse) for weight in coarse)

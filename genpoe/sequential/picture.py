@@ -40,7 +40,7 @@ def draw(panels: Mapping[str, Cells], path: Path, score: str = "em") -> None:
     if image is not None:
         bar = figure.colorbar(image, ax=axes, shrink=0.8)
         bar.set_label(f"{score.upper()} (%)")
-    figure.suptitle("Below the stairs: edits that were made. Above: not yet made (control).")
+    figure.suptitle("Below the red stairs: edits made.\nAbove: not yet made.", fontsize=9)
     figure.savefig(path, dpi=150)
 
 
@@ -61,7 +61,7 @@ def _panel(axis: object, title: str, matrix: Cells, score: str) -> object:
             axis.text(x, y, f"{value:.0f}", ha="center", va="center", color=color, fontsize=size)  # type: ignore[attr-defined]
     for y, state in enumerate(states):  # the stairs between what was edited and what was not
         made = sum(batch <= state for batch in batches)
-        if made < len(batches):
+        if 0 < made < len(batches):
             axis.plot([made - 0.5] * 2, [y - 0.5, y + 0.5], color="red", lw=1.5)  # type: ignore[attr-defined]
         if made and y and batches[made - 1] == state:
             axis.plot([made - 1.5, made - 0.5], [y - 0.5] * 2, color="red", lw=1.5)  # type: ignore[attr-defined]

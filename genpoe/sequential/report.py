@@ -25,7 +25,7 @@ from genpoe.sequential.summary import (
     paired,
     retention,
 )
-from plumbing.storage.files import write_json, write_whole
+from plumbing.storage.files import sha256_of, write_json, write_whole
 from plumbing.storage.jsonl import DataError, read_jsonl
 from qa.tables.tables import markdown_table, with_interval
 
@@ -193,13 +193,46 @@ def write_matrix(path: Path, matrices: Mapping[str, Cells]) -> None:
         file.write(text.getvalue().encode())
 
 
+def write_states(path: Path, run: StreamRun) -> None:
+    """Write as CSV how the model was at each state, and what the edits before it did."""
+    local = locality_metrics(run.rows, run.base, run.targets)
+    rows = []
+    for state in run.states:
+        edit, number = state["edit"], state["state"]
+        rows.append(
+            {
+                "state": number,
+                "state_hash": state["state_hash"],
+                **local.get(number, {}),
+                "kl": state["health"].get("kl"),
+                "perplexity": state["health"]["perplexity"],
+                "moved": max(state["health"]["moved"].values(), default=0.0),
+                "edits": len(edit.get("ids", [])),
+                "stuck": len(edit.get("stuck", [])),
+                "edit_nll_before": _mean(edit.get("nll_before")),
+                "edit_nll_after": _mean(edit.get("nll_after")),
+            }
+        )
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*rows[-1]], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with write_whole(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def _mean(values: Sequence[float] | None) -> float | None:
+    return fmean(values) if values else None
+
+
 def write_run_report(folder: Path, seed: int = 0) -> dict[str, Any]:
-    """Write ``metrics.json``, ``matrix.csv``, ``heatmap.png`` and ``table.md`` of one run.
+    """Write the metrics of one run, its matrix, how each state was, heat maps, and a table.
 
     With RAG there is also ``matrix_rag.csv``, and a second panel.
     """
     run = read_sequence(folder)
     metrics = metrics_of(run, seed)
+    write_states(folder / "states.csv", run)
     write_matrix(folder / "matrix.csv", {"": run.cells()})
     panels = {"as the method answers": run.cells()}
     if with_rag := run.cells(scoring.RAG):
@@ -240,7 +273,7 @@ def write_report(folders: Mapping[str, str | Path], out: Path, seed: int = 0) ->
 
 
 def _stream_of(folder: Path) -> str:
-    return str(json.loads((folder / MADE_WITH).read_text(encoding="utf-8"))["stream"])
+    return sha256_of(folder / STREAM)
 
 
 def tables(runs: Mapping[str, StreamRun], metrics: Mapping[str, Mapping[str, Any]]) -> str:

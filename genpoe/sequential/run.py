@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor
@@ -30,7 +31,7 @@ from plumbing.storage.files import write_json
 from plumbing.storage.folders import only_writer
 from plumbing.storage.jsonl import write_jsonl
 from plumbing.storage.tensors import read_tensors, write_tensors
-from qa.method import BaseMethod
+from qa.method import BaseMethod, QuestionInput
 
 log = logging.getLogger(__name__)
 
@@ -148,12 +149,19 @@ class _Run:
                 f", {not_applicable} not applicable" if not_applicable else "",
             )
         report = journal.log()[-1].report if state else {}
+        if report.get("nll_before"):
+            log.info(
+                "their nll fell from %.2f to %.2f nats a token; the weights moved by %.4f of their "
+                "norm; the value of %d hardly got better",
+                *(fmean(report["nll_before"]), fmean(report["nll_after"])),
+                *(max(report["moved"].values(), default=0.0), len(report["stuck"])),
+            )
         return {"edit": report}
 
     def _base(self) -> Mapping[str, Tensor]:
         """What the untouched backbone says to the questions of locality, and begins with."""
         plain = BaseMethod(self.learner.method.backbone, False, self.learner.method.max_new_tokens)
-        inputs = [asked.input() for asked in self.stream.locality]
+        inputs = [QuestionInput(question) for question in self.stream.locality]
         path = self.folder / _FIRST_TOKENS
         if (self.folder / BASE).is_file():
             return read_tensors(path)

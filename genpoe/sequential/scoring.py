@@ -7,14 +7,16 @@ scored, by the state's hash, and which batch the question belongs to.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from genpoe.sequential.answers import Answers
 from genpoe.sequential.bank import GrowingIndex
 from genpoe.sequential.learners import Learner
-from genpoe.sequential.stream import Asked, Edit, Stream
+from genpoe.sequential.stream import Edit, Stream, content_of
 from plumbing.settings import check_positive, check_types
+from qa.data.dataset import Question
+from qa.method import QuestionInput
 from qa.passages.source import Selection
 
 # What a row is about.
@@ -54,7 +56,7 @@ class _Item:
     kind: str
     batch: int
     edit: Edit | None
-    asked: Asked
+    asked: Question
     selection: str = "found"  # found | own | other | none
     rag: bool = False
 
@@ -115,7 +117,7 @@ class Scorer:
                     for asked in edit.rephrasings[:1]:
                         yield _Item(GENERALITY, number, edit, asked, rag=own)
                 if self.learner.edits_weights and (last or state == number) and edit.facts:
-                    yield _Item(EDIT, number, edit, _first_fact(edit), rag=own)
+                    yield _Item(EDIT, number, edit, first_fact(edit), rag=own)
             if settings.rag and not own and (number <= state or state == 0):
                 for edit in batch[: settings.rag_cell]:
                     yield _Item(RAG, number, edit, edit.asked, rag=True)
@@ -128,7 +130,8 @@ class Scorer:
         selections = self.select(items, rag)
         method = self.learner.asking(rag)
         inputs = [
-            item.asked.input(selection) for item, selection in zip(items, selections, strict=True)
+            QuestionInput(item.asked, selection)
+            for item, selection in zip(items, selections, strict=True)
         ]
         # What a bank's method answers depends on the passages alone, and they are in the key.
         weights = hashed if self.learner.edits_weights else "frozen"
@@ -141,7 +144,7 @@ class Scorer:
         if not (rag or self.learner.finds_passages):
             return [Selection()] * len(items)
         found = (
-            self.index.select([item.asked.question.question for item in items])
+            self.index.select([item.asked.question for item in items])
             if self.index is not None and any(item.selection == "found" for item in items)
             else [Selection()] * len(items)
         )
@@ -162,22 +165,21 @@ class Scorer:
         own = self.learner.method.rag
         selections = self.select(items, own)
         return [
-            item.asked.input(selection) for item, selection in zip(items, selections, strict=True)
+            QuestionInput(item.asked, selection)
+            for item, selection in zip(items, selections, strict=True)
         ]
 
 
-def _first_fact(edit: Edit) -> Asked:
-    from dataclasses import replace
-
+def first_fact(edit: Edit) -> Question:
+    """The question that is an edit's first fact, in the words of the fact."""
     fact = edit.facts[0]
-    question = replace(edit.asked.question, id=fact.id, answers=(fact.target,))
-    return Asked(question, fact.prompt)
+    return replace(edit.asked, id=fact.id, question=content_of(fact.prompt), answers=(fact.target,))
 
 
 def _row(
     item: _Item, selection: Selection, answer: dict[str, Any], state: int, hashed: str
 ) -> dict[str, Any]:
-    question = item.asked.question
+    question = item.asked
     ids = [passage.id for passage in selection.passages]
     details = answer["details"]
     ids = details.get("passage_ids", ids)

@@ -6,7 +6,6 @@ After each batch the same questions are asked of all methods.
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,32 +19,11 @@ from plumbing.settings import check_positive, check_seed, check_types
 from plumbing.storage.hashing import digest
 from plumbing.storage.jsonl import DataError
 from qa.data.dataset import QADataset, Question
-from qa.method import QuestionInput
 from qa.metrics import normalize_answer
-from qa.passages.source import Selection
 from qa.prompts import build_prompt
 from retrieval.passage import Passage
 
-log = logging.getLogger(__name__)
-
 KNOWN = "known"  # the split of general knowledge, if a data set has one
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A question, and the prompt in which it is asked.
-
-    Attributes:
-        question: The question; a retriever searches for its text.
-        prompt: What the model reads without passages; None: the project's prompt of the question.
-    """
-
-    question: Question
-    prompt: str | None = None
-
-    def input(self, selection: Selection | None = None) -> QuestionInput:
-        """The question, with its passages if there are any, as methods take it."""
-        return QuestionInput(self.question, selection or Selection(), prompt=self.prompt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +40,8 @@ class Edit:
     """
 
     id: str
-    asked: Asked
-    rephrasings: tuple[Asked, ...]
+    asked: Question
+    rephrasings: tuple[Question, ...]
     facts: tuple[Fact, ...]
     passage: Passage
     left_out: int = 0
@@ -71,7 +49,7 @@ class Edit:
     @property
     def target(self) -> str:
         """The answer that the edit makes right."""
-        return self.asked.question.answers[0]
+        return self.asked.answers[0]
 
 
 @dataclass(frozen=True)
@@ -88,7 +66,7 @@ class Stream:
 
     name: str
     batches: tuple[tuple[Edit, ...], ...]
-    locality: tuple[Asked, ...]
+    locality: tuple[Question, ...]
     distractors: tuple[Passage, ...] = ()
 
     @property
@@ -101,7 +79,8 @@ class Stream:
         """A hash of everything in the stream."""
         whole = [[asdict(edit) for edit in batch] for batch in self.batches]
         others = [asdict(each) for each in (*self.locality, *self.distractors)]
-        return digest([self.name, whole, others])
+        prompts = [question.prompt() for question in self.locality]
+        return digest([self.name, whole, others, prompts])
 
 
 @dataclass(frozen=True)
@@ -202,8 +181,8 @@ def passage_stream(
         edits.append(
             Edit(
                 id=passage.id,
-                asked=Asked(asked),
-                rephrasings=tuple(Asked(each) for each in rephrasings),
+                asked=asked,
+                rephrasings=tuple(rephrasings),
                 facts=tuple(facts),
                 passage=passage,
                 left_out=left_out,
@@ -256,7 +235,9 @@ def _fact(question: Question, passage: Passage) -> Fact:
     return Fact(question.id, prompt, question.answers[0], subject, passage_id=passage.id)
 
 
-def _locality(dataset: QADataset, edited: set[str], settings: StreamSettings) -> tuple[Asked, ...]:
+def _locality(
+    dataset: QADataset, edited: set[str], settings: StreamSettings
+) -> tuple[Question, ...]:
     """Questions of general knowledge if the data set has them, else about other passages."""
     if KNOWN in dataset.splits:
         found = dataset.split(KNOWN)
@@ -268,66 +249,55 @@ def _locality(dataset: QADataset, edited: set[str], settings: StreamSettings) ->
             if edited.isdisjoint(question.passage_ids)
         ]
     number = min(settings.locality, len(found))
-    return tuple(Asked(question) for question in settings.draw(found, number))
+    return tuple(settings.draw(found, number))
 
 
-def fact_stream(name: str, facts: Sequence[Fact], settings: StreamSettings) -> Stream:
-    """A stream of facts: an edit is one fact, which editors get and which is also asked.
+def fact_stream(
+    dataset: QADataset, split: str, facts: Sequence[Fact], settings: StreamSettings
+) -> Stream:
+    """A stream of facts: an edit is one fact, which editors are given and which is also asked.
 
-    Methods that keep passages are given the prompt and its target as a passage of one line. Of
-    several facts with the same prompt, only the first is used; their targets may contradict.
+    Methods that keep passages are given the gold passage of its question, which is the fact as one
+    line. The lines of facts that are not edited are distractors.
 
     Args:
-        name: Where the facts come from.
-        facts: The facts, with rephrasings and with locality prompts whose answers are known. Those
-            that are not edited lend their lines as distractors.
+        dataset: The questions of the facts, by the same ids; ``<split>_rephrased`` asks them in
+            other words, if there is such a split.
+        split: The split that asks the prompts of the facts.
+        facts: The facts, with the locality prompts whose answers are known.
         settings: The sizes; ``pairs`` has no effect.
 
     Raises:
+        DataError: If a fact has no question.
         SettingValueError: If there are too few facts.
     """
-    first: dict[str, Fact] = {}
-    for fact in facts:
-        first.setdefault(normalize_answer(fact.prompt), fact)
-    if len(first) < len(facts):
-        log.info("%d facts repeat a prompt and are left out", len(facts) - len(first))
-    chosen = settings.draw([*first.values()], settings.edits)
-    edits = [_edit_of(fact) for fact in chosen]
-    ids = {fact.id for fact in chosen}
-    others = tuple(_line(fact) for fact in first.values() if fact.id not in ids)
-    probes = [
-        Asked(_question(f"{fact.id}-locality{i}", prompt, answer), prompt)
-        for fact in chosen
-        for i, (prompt, answer) in enumerate(
-            zip(fact.locality, fact.locality_answers, strict=False)
-        )
-    ]
+    asked = {question.id: question for question in dataset.split(split)}
+    others: dict[str, list[Question]] = defaultdict(list)
+    for question in dataset.splits.get(f"{split}_rephrased", []):
+        for id in question.passage_ids:
+            others[id].append(question)
+    edits, probes = [], []
+    for fact in settings.draw(list(facts), settings.edits):
+        if fact.id not in asked:
+            raise DataError(
+                f"no question of the split {split!r} has the id of the fact {fact.id!r}"
+            )
+        question = asked[fact.id]
+        (passage,) = dataset.gold(question)[:1]
+        edits.append(Edit(fact.id, question, tuple(others[passage.id]), (fact,), passage))
+        pairs = zip(fact.locality, fact.locality_answers, strict=False)
+        for number, (prompt, answer) in enumerate(pairs):
+            text = content_of(prompt)
+            probes.append(type(question)(f"{fact.id}-locality{number}", text, (answer,)))
+    edited = {edit.passage.id for edit in edits}
+    lines = {question.passage_ids[0] for question in asked.values()} - edited
     number = min(settings.locality, len(probes))
-    locality = tuple(settings.draw(probes, number))
-    return Stream(name, settings.batches(edits), locality, others)
-
-
-def _edit_of(fact: Fact) -> Edit:
-    line = _line(fact)
-
-    def ask(id: str, prompt: str) -> Asked:
-        return Asked(_question(id, prompt, fact.target, line.id), prompt)
-
-    return Edit(
-        id=fact.id,
-        asked=ask(fact.id, fact.prompt),
-        rephrasings=tuple(ask(f"{fact.id}-r{i}", p) for i, p in enumerate(fact.rephrasings)),
-        facts=(fact,),
-        passage=line,
+    return Stream(
+        f"{dataset.name}/{split}",
+        settings.batches(edits),
+        tuple(settings.draw(probes, number)),
+        tuple(dataset.passages[id] for id in dataset.passages if id in lines),
     )
-
-
-def _question(id: str, prompt: str, answer: str, *passages: str) -> Question:
-    return Question(id, content_of(prompt), (answer,), passages)
-
-
-def _line(fact: Fact) -> Passage:
-    return Passage(f"line-{fact.id}", "", f"{content_of(fact.prompt)} {fact.target.strip()}")
 
 
 def content_of(prompt: str) -> str:
@@ -358,9 +328,9 @@ def write_rows(stream: Stream) -> Iterator[dict[str, Any]]:
             yield {
                 "batch": number,
                 "id": edit.id,
-                "question": edit.asked.question.question,
-                "answers": list(edit.asked.question.answers),
-                "rephrasings": [each.question.question for each in edit.rephrasings],
+                "question": edit.asked.question,
+                "answers": list(edit.asked.answers),
+                "rephrasings": [each.question for each in edit.rephrasings],
                 "facts": [[fact.prompt, fact.target] for fact in edit.facts],
                 "passage": asdict(edit.passage),
             }
