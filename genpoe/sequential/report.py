@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from genpoe.sequential import scoring
-from genpoe.sequential.picture import draw
+from genpoe.sequential.picture import draw_matrices
 from genpoe.sequential.run import BASE, MADE_WITH, RESTORED, STREAM, all_rows, read_states
 from genpoe.sequential.summary import (
     COLUMNS,
@@ -22,7 +22,7 @@ from genpoe.sequential.summary import (
     cells,
     locality_metrics,
     matrix_metrics,
-    paired,
+    paired_states,
     retention,
 )
 from plumbing.storage.files import sha256_of, write_json, write_whole
@@ -95,8 +95,8 @@ def metrics_of(run: StreamRun, seed: int = 0) -> dict[str, Any]:
     """The metrics of a run, as in its ``metrics.json``.
 
     Returns:
-        `matrix_metrics` and `paired` of the test questions, and of those with passages in the
-        prompt behind ``rag/``; ``generality/…``, ``oracle/…``, ``shuffled/…`` and ``edit/…`` as
+        `matrix_metrics` and `paired_states` of the test questions, and of those with passages in
+        the prompt behind ``rag/``; ``generality/…``, ``oracle/…``, ``shuffled/…`` and ``edit/…`` as
         `_extra` says; ``router/recall`` at the last state; ``locality`` and what else
         `locality_metrics` gives, at the last state; ``health/…``; seconds; and the hashes of the
         weights before, at the end, and after taking everything back.
@@ -105,7 +105,7 @@ def metrics_of(run: StreamRun, seed: int = 0) -> dict[str, Any]:
     for kind, prefix in _PREFIXES.items():
         matrix = run.cells(kind)
         some = matrix_metrics(matrix, run.batches)
-        some |= paired(rows, run.batches, kind, seed)
+        some |= paired_states(rows, run.batches, kind, seed)
         if kept := retention(some):
             some["retention/em"] = kept
         last = [cell for (state, _), cell in matrix.items() if state == run.batches]
@@ -238,7 +238,7 @@ def write_run_report(folder: Path, seed: int = 0) -> dict[str, Any]:
     if with_rag := run.cells(scoring.RAG):
         write_matrix(folder / "matrix_rag.csv", {"": with_rag})
         panels["with passages in the prompt"] = with_rag
-    draw(panels, folder / "heatmap.png")
+    draw_matrices(panels, folder / "heatmap.png")
     (folder / "table.md").write_text(tables({"": run}, {"": metrics}), encoding="utf-8")
     write_json(folder / "metrics.json", metrics)
     return metrics
@@ -265,7 +265,7 @@ def write_report(folders: Mapping[str, str | Path], out: Path, seed: int = 0) ->
     rag = {label: run.cells(scoring.RAG) for label, run in runs.items()}
     panels |= {f"{label} + RAG": matrix for label, matrix in rag.items() if matrix}
     write_matrix(out / "matrix.csv", panels)
-    draw(panels, out / "heatmap.png")
+    draw_matrices(panels, out / "heatmap.png")
     (out / "table.md").write_text(tables(runs, metrics), encoding="utf-8")
     flat = {f"{label}/{key}": v for label, found in metrics.items() for key, v in found.items()}
     write_json(out / "metrics.json", flat)
