@@ -137,7 +137,7 @@ GROUPS = [
     ("train_reranker", "cross_encoder"),
     *((root, "recipe") for root in ("build_experts", "train_sft_lora")),
     *(("build_experts", group) for group in ("expert", "limits", "corpus", "experiment")),
-    *(("ablation", group) for group in ("router", "trigger", "experiment")),
+    *(("ablation", group) for group in ("router", "trigger", "experts", "experiment")),
     ("train_sft_lora", "experiment"),
     ("augment", "augmenter"),
     ("ablation", "ablation"),
