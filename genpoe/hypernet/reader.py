@@ -38,6 +38,7 @@ from plumbing.settings import check_choice, check_positive
 
 _GATE = 8.0  # logits that a word gains at first if all attention is on it
 _PRIOR = 0.2  # factor on the backbone's own logit of a word, at first
+_AHEAD = 6.0  # tokens in which the weight of what follows a place falls to 1 / e at first
 _BATCHES_TO_START = 8  # batches of passages whose states are measured before a training
 
 
@@ -59,6 +60,9 @@ class ReaderSettings(HypernetSettings):
         follow: Whether keys and queries also have the word before a place, and the current word.
         prior: Whether a unit's score also has the backbone's own logit of its word. What the model
             would say without the passage is often of the kind that the question asks for.
+        ahead: Whether keys also have the states behind a place, the more the nearer. A state knows
+            only what stands before it, so without them a name at the beginning of a sentence does
+            not know what its bearer does there.
         common_rank: The rank of the expert that is common to all passages.
         mixing: How K passages are mixed. "softmax": one softmax over the units of all K, with the
             logarithm of the relevance (GenPoE eq. 9) added to a passage's units. "experts": one
@@ -82,6 +86,7 @@ class ReaderSettings(HypernetSettings):
     lexical: bool = True
     follow: bool = True
     prior: bool = False
+    ahead: bool = False
     common_rank: int = 16
     mixing: str = "softmax"
     copy_loss: float = 0.5
@@ -119,7 +124,9 @@ class ReaderHypernet(Hypernet):
     """Makes an expert of keys and words from each passage.
 
     * A **key** is ``Linear(LN(Linear([x_j; x_j−1; x_j+1…])))`` of the passage's states x at a
-      token, at the one before and at ``look_ahead`` next ones, beside what `WordMatch` adds.
+      token, at the one before and at ``look_ahead`` next ones, beside what `WordMatch` adds. With
+      ``ahead`` there is one more state, ``(e^{1/λ} − 1) Σ_{i>j} e^{−(i−j)/λ} x_i``, of all that
+      follows.
     * The **query** is ``Linear(GELU(Linear([u; h…])))`` of the FFN's input u and of earlier states
       h at the same position.
     * All states are divided by their root mean square, then centred and scaled by statistics of the
@@ -157,8 +164,9 @@ class ReaderHypernet(Hypernet):
         for name, size in (("state", D), ("query", sources * D)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_scale", torch.ones(size))
-        self.key1 = nn.Linear((2 + settings.look_ahead) * D, H)
+        self.key1 = nn.Linear((2 + settings.look_ahead + settings.ahead) * D, H)
         self.key_norm, self.key2 = nn.LayerNorm(H), nn.Linear(H, U)
+        self.log_ahead = nn.Parameter(torch.tensor(_AHEAD).log()) if settings.ahead else None
         self.query1, self.query2 = nn.Linear(sources * D, H), nn.Linear(H, U)
         self.null, self.gate = nn.Linear(H, 1), nn.Linear(D, 1)
         for linear, bias in ((self.null, 0.0), (self.gate, _GATE)):
@@ -192,6 +200,7 @@ class ReaderHypernet(Hypernet):
         """The scalars of the units' scores."""
         scalars = self.match.scalars() if self.match is not None else []
         scalars += [self.prior] if self.prior is not None else []
+        scalars += [self.log_ahead] if self.log_ahead is not None else []
         return [(scalars, self.settings.scalar_lr_scale)] if scalars else []
 
     def common_expert(self) -> Experts:
@@ -227,6 +236,8 @@ class ReaderHypernet(Hypernet):
         inside = x * encoded.attention_mask_PS[..., None]
         for step in range(1, 1 + self.settings.look_ahead):
             around.append(functional.pad(inside, (0, 0, 0, step))[:, step:])
+        if self.log_ahead is not None:
+            around.append(_ahead(inside, self.log_ahead.exp()))
         keys_PSU = self.key2(self.key_norm(self.key1(torch.cat(around, -1))))
         return ReaderCode(keys_PSU, encoded.input_ids_PS, encoded.attention_mask_PS)
 
@@ -358,6 +369,18 @@ class ReaderHypernet(Hypernet):
             return states
         kept = torch.rand(states.shape, generator=noise, device=states.device) >= share
         return states * kept / (1 - share)
+
+
+def _ahead(x_PSD: Tensor, reach: Tensor) -> Tensor:
+    """The sum of the states behind each place, with weights that fall with the distance.
+
+    The weights of infinitely many states would add up to 1.
+    """
+    place = torch.arange(x_PSD.shape[1], device=x_PSD.device)
+    ahead_SS = place - place[:, None]  # how far the column's state stands behind the row's
+    kernel_SS = torch.exp(-ahead_SS.clamp(min=0) / reach) * (ahead_SS > 0)
+    summed: Tensor = torch.expm1(1 / reach) * (kernel_SS @ x_PSD)
+    return summed
 
 
 def _seen(site: Site) -> tuple[Around, Tensor]:

@@ -63,6 +63,10 @@ class ReaderCode:
     ids_PS: Tensor
     mask_PS: Tensor
 
+    def to(self, device: torch.device) -> ReaderCode:
+        """The same codes on a device."""
+        return ReaderCode(self.keys_PSU.to(device), self.ids_PS.to(device), self.mask_PS.to(device))
+
 
 @dataclass(frozen=True)
 class ReaderExperts(GeneratedExperts):

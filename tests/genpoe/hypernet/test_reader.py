@@ -103,8 +103,12 @@ def naive_added(genpoe, passages, relevance, ids, u, stream, ffn_output, earlier
         for j, token in enumerate(tokens):
             ahead = reader.settings.look_ahead
             places = [j, j - 1, *range(j + 1, j + 1 + ahead)]
-            near_x = [x[i] if 0 <= i < len(x) else torch.zeros(D) for i in places]
-            key = reader.key2(reader.key_norm(reader.key1(torch.cat(near_x))))
+            seen = [x[i] if 0 <= i < len(x) else torch.zeros(D) for i in places]
+            if reader.settings.ahead:
+                reach = reader.log_ahead.exp()
+                behind = [torch.exp(-i / reach) * state for i, state in enumerate(x[j:]) if i]
+                seen.append((torch.exp(1 / reach) - 1) * sum(behind, torch.zeros(D)))
+            key = reader.key2(reader.key_norm(reader.key1(torch.cat(seen))))
             near = torch.zeros(len(q))
             for i, other in enumerate(tokens):
                 left, right = match.log_reach.exp()
@@ -134,7 +138,8 @@ def naive_added(genpoe, passages, relevance, ids, u, stream, ffn_output, earlier
 
 
 @pytest.mark.parametrize(
-    ("tied", "settings"), [(True, {}), (False, {}), (False, {"prior": True, "look_ahead": 2})]
+    ("tied", "settings"),
+    [(True, {}), (False, {}), (False, {"prior": True, "look_ahead": 2}), (True, {"ahead": True})],
 )
 def test_equals_the_formula(tiny_tokenizer, tied, settings):
     backbone = make_backbone(tokenizer=tiny_tokenizer, tie_word_embeddings=tied)
@@ -219,7 +224,7 @@ def test_a_row_of_a_batch_has_its_own_passages_and_padding_changes_nothing(tiny_
     assert abs(score_answers(tiny_backbone, plain, answers) - nll)[:2].min() > 1e-3
 
 
-@pytest.mark.parametrize("settings", [{}, {"look_ahead": 2, "prior": True}])
+@pytest.mark.parametrize("settings", [{}, {"look_ahead": 2, "prior": True}, {"ahead": True}])
 def test_a_longer_passage_in_the_batch_changes_nothing(tiny_backbone, settings):
     genpoe = make_reader(tiny_backbone, **settings)
     ids = ids_of(genpoe.backbone, PROMPTS[0])
@@ -256,10 +261,10 @@ def test_a_passage_without_relevance_changes_nothing(tiny_backbone, mixing):
         torch.testing.assert_close(logits(tiny_backbone, ids), alone, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("mixing", ["softmax", "experts"])
-def test_the_gradient_is_that_of_finite_differences(tiny_tokenizer, mixing):
+@pytest.mark.parametrize(("mixing", "ahead"), [("softmax", True), ("experts", False)])
+def test_the_gradient_is_that_of_finite_differences(tiny_tokenizer, mixing, ahead):
     backbone = make_backbone(tokenizer=tiny_tokenizer)
-    genpoe = make_reader(backbone, mixing=mixing, look_ahead=1, prior=True)
+    genpoe = make_reader(backbone, mixing=mixing, look_ahead=1, prior=True, ahead=ahead)
     reader: Any = genpoe.hypernet.double()  # the backbone's own norms compute in float32
     ids, tokens = ids_of(backbone, PROMPTS[0]), genpoe.tokens([ONE, THREE])
     targets = torch.full_like(ids, -100)
@@ -424,7 +429,7 @@ def test_around_may_be_given(genpoe):
 @pytest.mark.parametrize("follow", [True, False])
 def test_every_parameter_that_learns_has_a_gradient(tiny_backbone, lexical, follow):
     """With parts left out, too: data-parallel training refuses parameters without one."""
-    genpoe = make_reader(tiny_backbone, lexical=lexical, follow=follow)
+    genpoe = make_reader(tiny_backbone, lexical=lexical, follow=follow, ahead=lexical)
     experts = genpoe.hypernet(genpoe.tokens([ONE]))
     with genpoe.expert_layer.injected(experts, torch.ones(1, 1)):
         genpoe.backbone.model(ids_of(tiny_backbone, PROMPTS[0])).logits.var().backward()
