@@ -48,6 +48,8 @@ CALLS: list[tuple[str, tuple[str, ...], list[str]]] = [
     ),
     ("build_experts", ("instances.split=dev", "bank.dir=BANK"), ["evaluate"]),
     ("train_sft_lora", ("instances.split=dev",), ["evaluate"]),
+    ("train_editor", (), ["evaluate"]),
+    ("measure_covariances", (), ["evaluate"]),
     ("train_warmup", ("data=bios",), ["build_experts"]),
     ("mean_study", (), ["train_hypernet"]),
     (
@@ -67,6 +69,8 @@ SAME = {
     ("augment", "build_experts"): ("data", "backbone"),
     ("build_experts", "evaluate"): ("data", "backbone"),
     ("train_sft_lora", "evaluate"): ("data", "backbone"),
+    ("train_editor", "evaluate"): ("data", "backbone", "editor"),
+    ("measure_covariances", "evaluate"): ("data", "backbone", "editor"),
     ("train_warmup", "build_experts"): ("data",),
     ("mean_study", "train_hypernet"): ("data", "backbone"),
 }

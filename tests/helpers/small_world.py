@@ -147,11 +147,16 @@ class World:
             "evaluate": [*answering, "batch_size=2"],
             "evaluate_retrieval": ["limit=2", "ks=[1,2]"],
             "mean_study": [],
+            "measure_covariances": ["editor.recipes.tuned.layers=[0]"],
             "quickstart": [
                 *("reader.hypernet.read_layer=1", "reader.hypernet.query_layers=[1]"),
                 *("reader.hypernet.common_rank=2", "reader.hypernet.layer=1"),
                 *(*hypernet, *batching, *trainer, "trainer.max_epochs=1"),
                 *("evaluation.limit=2", "evaluation.limit_rag=2", "evaluation.max_new_tokens=2"),
+            ],
+            "train_editor": [
+                *("editor.recipes.tuned.layers=[1]", "facts.limit=12", "facts.held_out=2"),
+                *("editor.recipes.tuned.rank=4", *trainer, "trainer.max_epochs=1"),
             ],
             "train_hypernet": [*hypernet, *batching, *trainer, "trainer.max_epochs=1"],
             "train_reranker": [
