@@ -117,7 +117,9 @@ def positions(rows: Rows, tokens: str, sinks: bool = True) -> tuple[Tensor, Tens
     """
     count = rows.mask.bool()
     if tokens == "answer":
-        count = torch.zeros_like(count).index_put(rows.predicting, torch.tensor(True))
+        count = torch.zeros_like(count).index_put(
+            rows.predicting, torch.ones((), dtype=torch.bool, device=count.device)
+        )
     if not sinks:
         count[torch.arange(len(count)), rows.starts] = False
     every, columns = count.nonzero(as_tuple=True)

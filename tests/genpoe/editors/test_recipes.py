@@ -49,9 +49,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 def section(name) -> Any:
     config = OmegaConf.load(CONF / "editor" / f"{name}.yaml")
     config.seed = 0
-    for key in ("ckpt_path", "cache_dir"):
+    for key, value in {"ckpt_path": None, "cache_dir": "nowhere"}.items():
         if key in config:
-            config[key] = None
+            config[key] = value
     return OmegaConf.to_container(config)
 
 
