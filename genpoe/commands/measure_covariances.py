@@ -31,12 +31,12 @@ log = logging.getLogger(__name__)
 
 
 def measure_covariances_command(config: DictConfig) -> dict[str, float]:
-    """`measure`, which then says what to type next.
+    """`measured_covariances`, which then says what to type next.
 
     Raises:
         ValueError: If a setting or the corpus is at fault, or if there is too little text.
     """
-    metrics, folder = measure(config)
+    metrics, folder = measured_covariances(config)
     say_written(
         {config.paths.output_dir: ["metrics.json"], folder: []},
         [
@@ -51,7 +51,9 @@ def measure_covariances_command(config: DictConfig) -> dict[str, float]:
     return metrics
 
 
-def measure(config: DictConfig, backbone: Backbone | None = None) -> tuple[dict[str, float], Path]:
+def measured_covariances(
+    config: DictConfig, backbone: Backbone | None = None
+) -> tuple[dict[str, float], Path]:
     """Measure the covariances, unless they are in the cache already.
 
     A run that was killed goes on where it was.

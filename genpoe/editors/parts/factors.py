@@ -84,7 +84,7 @@ def gradient_factors(
 
 
 @contextmanager
-def moved(updates: Mapping[Place, Tensor]) -> Iterator[None]:
+def shifted(updates: Mapping[Place, Tensor]) -> Iterator[None]:
     """Let maps write y + D u for the duration of a block, as with the weights W + D.
 
     No weight is written, and a gradient reaches every D that wants one.

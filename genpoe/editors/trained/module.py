@@ -11,7 +11,7 @@ Shapes: N facts, T tokens, o outputs and i inputs of a map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from backbone.model import Backbone
 from backbone.split import SplitBackbone
-from genpoe.editors.parts.factors import gradient_factors, moved, positions
+from genpoe.editors.parts.factors import gradient_factors, positions, shifted
 from genpoe.editors.parts.moments import Moments
 from genpoe.editors.parts.places import Place
 from genpoe.editors.parts.rows import at_least_float32
@@ -40,6 +40,7 @@ from genpoe.model import check_backbone
 from genpoe.training.frozen_states import frozen_states
 from plumbing.progress import progress
 from plumbing.training.checkpoint import CheckpointError
+from plumbing.training.setup import once_on_a_machine
 from qa.prompts import prompt_template
 
 _ROWS = 16  # facts of one pass over the facts of the statistics
@@ -112,7 +113,7 @@ class EditorModule(LightningModule):
         examples = self._data.examples
         plain = self._next_token(*examples.rows([LOCALITY], facts))
         rows, places = examples.rows([REPHRASED, LOCALITY], facts)
-        with moved(updates):
+        with shifted(updates):
             hidden = self._hidden.of(rows, places)
         nll = rows.nll(self.backbone, hidden)[: len(facts)]
         every = torch.arange(len(facts), 2 * len(facts), device=hidden.device)
@@ -209,22 +210,13 @@ class EditorModule(LightningModule):
                 Path(self._cache_dir),
                 lambda batches: progress(batches, "States below the edited layers"),
             )
-            states = self._once(compute)
+            states = once_on_a_machine(self.trainer, compute)
             self._hidden = HiddenStates(self.backbone, split.above, states)
         if not self.networks.started:
             self.networks.set_moments(self._moments())
             if self.trainer.world_size > 1:  # machines may round differently
                 for tensor in self.networks.buffers():
                     torch.distributed.broadcast(tensor, 0)
-
-    def _once(self, compute: Callable[[], Any]) -> Any:
-        """Compute something that is kept on the disk: once on each machine."""
-        if self.trainer.world_size == 1:
-            return compute()
-        if self.trainer.local_rank == 0:
-            compute()
-        self.trainer.strategy.barrier("frozen states")
-        return compute()
 
     def _moments(self) -> dict[Place, Moments]:
         moments = {place: Moments() for place in self.networks.places}

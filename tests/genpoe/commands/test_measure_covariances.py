@@ -6,7 +6,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from genpoe.commands.measure_covariances import measure
+from genpoe.commands.measure_covariances import measured_covariances
 from genpoe.editors.memit import MEMIT
 from genpoe.editors.parts import covariance
 from genpoe.editors.parts.covariance import Covariances, StatisticsError, measure_covariances
@@ -42,7 +42,7 @@ def test_an_editor_finds_what_was_measured(tmp_path, monkeypatch, no_sync):
     command = r"layers 1 of tiny-llama-0 in float32, found none in .*; run scripts/measure_cov"
     with pytest.raises(SettingValueError, match=command):
         editor_of(backbone, tmp_path)
-    metrics, folder = measure(config_for(tmp_path), backbone)
+    metrics, folder = measured_covariances(config_for(tmp_path), backbone)
     assert metrics["passages"] == 25
     assert metrics["layer_0/edits"] > 0
     assert metrics["layer_1/condition"] > 1
@@ -52,14 +52,18 @@ def test_an_editor_finds_what_was_measured(tmp_path, monkeypatch, no_sync):
     assert isinstance(editor, MEMIT)
     assert torch.equal(editor._covariance[editor.places[0]], found.of(1))
     monkeypatch.setattr(covariance, "read_inputs", None)
-    assert measure(config_for(tmp_path), backbone)[1] == folder  # nothing is read again
+    assert (
+        measured_covariances(config_for(tmp_path), backbone)[1] == folder
+    )  # nothing is read again
     with pytest.raises(SettingValueError, match="found none"):  # another model
         editor_of(make_backbone(seed=1), tmp_path)
 
 
 def test_two_that_fit_are_not_chosen_between(tmp_path, no_sync):
     backbone = make_backbone()
-    folders = {measure(config_for(tmp_path, f"seed={seed}"), backbone)[1] for seed in (0, 1)}
+    folders = {
+        measured_covariances(config_for(tmp_path, f"seed={seed}"), backbone)[1] for seed in (0, 1)
+    }
     assert len(folders) == 2
     with pytest.raises(StatisticsError, match=r"holds 2 covariances of the layers 1 .* name the"):
         editor_of(backbone, tmp_path)
@@ -67,9 +71,9 @@ def test_two_that_fit_are_not_chosen_between(tmp_path, no_sync):
 
 def test_too_little_text_is_refused(tmp_path):
     with pytest.raises(StatisticsError, match=r"48 inputs need at least 2400 tokens, got \d+"):
-        measure(config_for(tmp_path, "passages=2"), make_backbone())
+        measured_covariances(config_for(tmp_path, "passages=2"), make_backbone())
     with pytest.raises(SettingValueError, match="name must be one of memit, rome, alphaedit"):
-        measure(composed("measure_covariances", "editor=grace"), make_backbone())
+        measured_covariances(composed("measure_covariances", "editor=grace"), make_backbone())
 
 
 def test_what_was_interrupted_goes_on_with_the_same_sums(tmp_path, monkeypatch, no_sync):

@@ -90,7 +90,8 @@ def test_what_was_trained_edits(whole):
     before = state_hash(backbone)
     editor = opened(backbone, whole, lr=1.0)  # only training reads it
     assert type(editor) is MEND
-    with editor.edited(question_facts(generate(train_entities=1, dev_entities=0), "train")) as done:
+    data = generate(train_entities=1, dev_entities=1, distractor_entities=0)
+    with editor.edited(question_facts(data, "train")) as done:
         assert len(done.ids) == 6
         assert state_hash(backbone) != before
     assert state_hash(backbone) == before

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from backbone.edits import state_hash
-from genpoe.editors.parts.factors import moved
+from genpoe.editors.parts.factors import shifted
 from genpoe.editors.parts.rows import make_rows
 from genpoe.editors.trained.examples import LOCALITY, OWN, REPHRASED, EditData, EditExamples
 from genpoe.editors.trained.malmen import MALMEN, MALMENNetworks
@@ -193,7 +193,7 @@ def test_moved_maps_are_those_with_the_written_weights(family, projections):
     places = find_places(backbone, [0, 1], projections)
     updates = {place: 0.1 * torch.randn(place.weight.shape).double() for place in places}
     ids = torch.arange(6)[None]
-    with moved(updates):
+    with shifted(updates):
         found = backbone.hidden_states(ids, torch.ones_like(ids))
     masters = {p.parameter: p.block.module.weight.detach().clone() for p in places}
     new = changed({p: p.weight + updates[p] for p in places}, masters)
