@@ -36,6 +36,7 @@ from genpoe.training.start_sample import TrainingSample
 from plumbing.progress import progress
 from plumbing.storage.jsonl import DataError
 from plumbing.training.checkpoint import CheckpointError
+from plumbing.training.setup import once_on_a_machine
 from qa.prompts import PROMPT_OF_0_1, prompt_template
 
 
@@ -287,12 +288,7 @@ class GenPoEModule(LightningModule):
 
     def _once(self, compute: Callable[[], Any]) -> Any:
         """Compute something that is kept on the disk: once on each machine."""
-        if self.trainer.world_size == 1:
-            return compute()
-        if self.trainer.local_rank == 0:  # the other ranks of this machine find it on the disk
-            compute()
-        self.trainer.strategy.barrier("frozen states")
-        return compute()
+        return once_on_a_machine(self.trainer, compute)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the backbone's name and fingerprint and the prompt to the checkpoint.
