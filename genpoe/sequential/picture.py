@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from genpoe.sequential.summary import Cells
 
@@ -44,7 +45,7 @@ def draw(panels: Mapping[str, Cells], path: Path, score: str = "em") -> None:
     figure.savefig(path, dpi=150)
 
 
-def _panel(axis: object, title: str, matrix: Cells, score: str) -> object:
+def _panel(axis: Any, title: str, matrix: Cells, score: str) -> Any:
     import numpy as np
 
     states = sorted({state for state, _ in matrix})
@@ -52,20 +53,19 @@ def _panel(axis: object, title: str, matrix: Cells, score: str) -> object:
     values = np.full((len(states), len(batches)), np.nan)
     for (state, batch), cell in matrix.items():
         values[states.index(state), batches.index(batch)] = cell.get(score, np.nan)
-    axis: object
-    image = axis.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")  # type: ignore[attr-defined]
+    image = axis.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")
     size = 8 if len(batches) <= 8 else 6
     for (y, x), value in np.ndenumerate(values):
         if not np.isnan(value):
             color = "black" if value > 60 else "white"
-            axis.text(x, y, f"{value:.0f}", ha="center", va="center", color=color, fontsize=size)  # type: ignore[attr-defined]
+            axis.text(x, y, f"{value:.0f}", ha="center", va="center", color=color, fontsize=size)
     for y, state in enumerate(states):  # the stairs between what was edited and what was not
         made = sum(batch <= state for batch in batches)
         if 0 < made < len(batches):
-            axis.plot([made - 0.5] * 2, [y - 0.5, y + 0.5], color="red", lw=1.5)  # type: ignore[attr-defined]
+            axis.plot([made - 0.5] * 2, [y - 0.5, y + 0.5], color="red", lw=1.5)
         if made and y and batches[made - 1] == state:
-            axis.plot([made - 1.5, made - 0.5], [y - 0.5] * 2, color="red", lw=1.5)  # type: ignore[attr-defined]
-    axis.set_title(title, fontsize=10)  # type: ignore[attr-defined]
-    axis.set_xticks(range(len(batches)), [str(each) for each in batches])  # type: ignore[attr-defined]
-    axis.set_yticks(range(len(states)), [str(each) for each in states])  # type: ignore[attr-defined]
+            axis.plot([made - 1.5, made - 0.5], [y - 0.5] * 2, color="red", lw=1.5)
+    axis.set_title(title, fontsize=10)
+    axis.set_xticks(range(len(batches)), [str(each) for each in batches])
+    axis.set_yticks(range(len(states)), [str(each) for each in states])
     return image
