@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +48,16 @@ def draw(panels: Mapping[str, Cells], path: Path, score: str = "em") -> None:
 
 
 def _panel(axis: Any, title: str, matrix: Cells, score: str) -> Any:
-    import numpy as np
-
     states = sorted({state for state, _ in matrix})
     batches = sorted({batch for _, batch in matrix})
-    values = np.full((len(states), len(batches)), np.nan)
-    for (state, batch), cell in matrix.items():
-        values[states.index(state), batches.index(batch)] = cell.get(score, np.nan)
+    values = [
+        [matrix.get((state, batch), {}).get(score, math.nan) for batch in batches]
+        for state in states
+    ]
     image = axis.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")
     size = 8 if len(batches) <= 8 else 6
-    for (y, x), value in np.ndenumerate(values):
-        if not np.isnan(value):
+    for y, x in product(range(len(states)), range(len(batches))):
+        if not math.isnan(value := values[y][x]):
             color = "black" if value > 60 else "white"
             axis.text(x, y, f"{value:.0f}", ha="center", va="center", color=color, fontsize=size)
     for y, state in enumerate(states):  # the stairs between what was edited and what was not

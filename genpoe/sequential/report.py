@@ -27,10 +27,10 @@ from genpoe.sequential.run import (
 from genpoe.sequential.summary import (
     COLUMNS,
     Cells,
+    between_states,
     cells,
     locality_metrics,
     matrix_metrics,
-    paired,
     retention,
 )
 from plumbing.storage.files import sha256_of, write_json, write_whole
@@ -103,17 +103,17 @@ def metrics_of(run: StreamRun, seed: int = 0) -> dict[str, Any]:
     """The metrics of a run, as in its ``metrics.json``.
 
     Returns:
-        `matrix_metrics` and `paired` of the test questions, and of those with passages in the
-        prompt behind ``rag/``; ``generality/…``, ``oracle/…``, ``shuffled/…`` and ``edit/…`` as
-        `_extra` says; ``router/recall`` at the last state; ``locality`` and what else
-        `locality_metrics` gives, at the last state; ``health/…``; seconds; and the hashes of the
-        weights before, at the end, and after taking everything back.
+        `matrix_metrics` and `between_states` of the test questions, and of those with passages in
+        the prompt behind ``rag/``; ``generality/…``, ``oracle/…``, ``shuffled/…``, ``edit/…`` and
+        ``more/…`` (further questions at the last state); ``router/recall`` at the last state;
+        ``locality`` and what else `locality_metrics` gives, at the last state; ``health/…``;
+        seconds; and the hashes of the weights before, at the end, and after taking everything back.
     """
     rows, found = run.rows, dict[str, Any]()
     for kind, prefix in _PREFIXES.items():
         matrix = run.cells(kind)
         some = matrix_metrics(matrix, run.batches)
-        some |= paired(rows, run.batches, kind, seed)
+        some |= between_states(rows, run.batches, kind, seed)
         if kept := retention(some):
             some["retention/em"] = kept
         last = [cell for (state, _), cell in matrix.items() if state == run.batches]

@@ -9,7 +9,13 @@ from backbone.likelihood import answer_nll
 from backbone.tokens import encode_prompt
 from genpoe.sequential import health, scoring
 from genpoe.sequential.picture import draw
-from genpoe.sequential.summary import cells, locality_metrics, matrix_metrics, paired, retention
+from genpoe.sequential.summary import (
+    between_states,
+    cells,
+    locality_metrics,
+    matrix_metrics,
+    retention,
+)
 from qa.data.dataset import Question
 from qa.method import BaseMethod, QuestionInput
 from retrieval.passage import Passage
@@ -63,7 +69,7 @@ def test_cells_and_what_they_come_to():
 
 
 def test_states_are_paired_question_by_question():
-    found = paired(list(rows()), 2, scoring.MAIN, 0)
+    found = between_states(list(rows()), 2, scoring.MAIN, 0)
     assert found["final_minus_just_before/em"] == 50
     assert found["final_minus_just_before/n"] == 4
     assert found["final_minus_just_before/em_low"] < 50 < found["final_minus_just_before/em_high"]
