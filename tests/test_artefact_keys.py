@@ -11,6 +11,7 @@ import copy
 import functools
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,6 @@ from backbone.model import Backbone
 from backbone.split import SplitBackbone, Trunk
 from dmoe.ablation.key import settings_key
 from dmoe.augmentation import prompts as augmentation_prompts
-from dmoe.augmentation.augmenter import ModelAugmenter
-from dmoe.augmentation.writer import BackboneWriter, WritingRequest
 from dmoe.bank import Bank, BankError, BankSpec, ExpertLayout
 from dmoe.baselines.prag.adapters import PassageAdapters
 from dmoe.baselines.prag.layer_ffns import LayerFFNs
@@ -45,6 +44,7 @@ from dmoe.method import load_dmoe
 from dmoe.training.instances import encode_all
 from dmoe.training.lessons import Lesson, prompt_of
 from dmoe.training.warmup import warm_backbone
+from genpoe.codes import CodeBank, CodeSpec
 from genpoe.hypernet.mean import MeanSettings
 from genpoe.model import BackboneMismatchError, GenPoE
 from genpoe.training.answer_states import AnswerStates
@@ -55,8 +55,11 @@ from plumbing.training.checkpoint import CheckpointError
 from qa.evaluation.pairing import differences
 from qa.evaluation.run_folder import read_run
 from qa.prompts import PROMPT_OF_0_1, build_prompt, prompt_template
+from qa.writing.asking import Asker
+from qa.writing.writer import BackboneWriter, WritingRequest
 from retrieval.passage import Passage
 from tests.helpers.tiny import make_backbone, save_backbone
+from tests.helpers.tiny_reader import make_reader
 
 CONF = str(Path(__file__).parents[1] / "conf")
 
@@ -172,6 +175,40 @@ def test_dmoe_with_a_bank_of_another_prompt(
     set_instruction(monkeypatch)
     load()
     assert (f"the bank {tmp_path / 'bank'} was trained under the prompt" in caplog.text) == warns
+
+
+def codes_of(genpoe: GenPoE, keys: str = "int8") -> CodeSpec:
+    return CodeSpec.of(genpoe.backbone, genpoe.hypernet, genpoe.max_passage_tokens, keys)
+
+
+def test_bank_of_codes(
+    backbone: Backbone, same: Backbone, changed: Backbone, tmp_path: Path
+) -> None:
+    genpoe = make_reader(backbone)
+    bank = CodeBank.create(tmp_path, codes_of(genpoe))
+    bank.add([PASSAGE], genpoe.code(genpoe.tokens([PASSAGE])))
+    make_reader(same, dropout=0.5).use_codes(CodeBank.open(tmp_path, same))
+    CodeBank.create(tmp_path, codes_of(make_reader(same)), exist_ok=True, backbone=same)
+    differing = changed.identity.difference(backbone.fingerprint)
+    with pytest.raises(BankError, match=f"what differs: {differing}; use that model"):
+        make_reader(changed).use_codes(bank)
+    for other, said in (
+        (make_reader(backbone, seed=1), "hypernet_sha256: "),
+        (make_reader(backbone, lexical=False), r"hypernet\.lexical: "),
+        (GenPoE(backbone, genpoe.hypernet, 7), "max_passage_tokens: 7 here, 512 in the bank"),
+    ):
+        with pytest.raises(BankError, match=said):
+            other.use_codes(bank)
+        with pytest.raises(BankError, match=said):
+            CodeBank.create(tmp_path, codes_of(other), exist_ok=True, backbone=backbone)
+    for spec, said in (
+        (codes_of(genpoe, "float16"), "keys: 'float16' here, 'int8' in the bank"),
+        (replace(codes_of(genpoe), backbone_dtype="bfloat16"), "backbone_dtype: 'bfloat16' here"),
+    ):
+        with pytest.raises(BankError, match=said):
+            CodeBank.create(tmp_path, spec, exist_ok=True, backbone=backbone)
+    assert not list(bank.missing([PASSAGE]))
+    assert list(bank.missing([replace(PASSAGE, title="Tova")]))
 
 
 def make_genpoe(backbone: Backbone) -> GenPoE:
@@ -374,18 +411,18 @@ def test_answers_of_an_augmenting_backbone(change: Any, backbone: Backbone, same
 def test_answers_that_version_0_1_cached(backbone: Backbone, tmp_path: Path) -> None:
     writer = BackboneWriter(backbone)
     request = WritingRequest((("user", "Who?"),), 4, 0)
-    augmenter = ModelAugmenter(writer, "paper", tmp_path)
-    old = augmenter._key(request, fingerprint=f"{backbone.weights.legacy} 0.7 0")
-    augmenter._cache.append([(old, "an old answer")])
-    key = augmenter._key(request)
-    assert augmenter._read({key: _wanted(request)}) == {key: "an old answer"}
+    asker = Asker(writer, tmp_path)
+    old = asker._key(request, fingerprint=f"{backbone.weights.legacy} 0.7 0")
+    asker._cache.append([(old, "an old answer")])
+    key = asker._key(request)
+    assert asker._read({key: _wanted(request)}) == {key: "an old answer"}
     an_edited_row(backbone)
-    edited = ModelAugmenter(BackboneWriter(backbone), "paper", tmp_path)
+    edited = Asker(BackboneWriter(backbone), tmp_path)
     assert edited._key(request) != key
 
 
 def _wanted(request: WritingRequest) -> Any:
-    from dmoe.augmentation.augmenter import _Wanted
+    from qa.writing.asking import _Wanted
 
     return _Wanted(request, "p0")
 

@@ -79,7 +79,7 @@ CASES = [
     (group, option)
     for group in (
         *("backbone", "hypernet", "data", "trainer", "callbacks", "logger", "experiment"),
-        *("debug", "hparams_search", "paths", "hydra"),
+        *("debug", "hparams_search", "paths", "hydra", "without"),
     )
     for option in options(group)
     # Others are experiments of other commands.
@@ -104,8 +104,10 @@ ROOTS = {
     "build_experts": ("bank.dir=bank",),
     "build_index": ("retriever=bm25",),
     "crossed": (),
+    "encode_passages": ("ckpt_path=a", "bank.dir=bank"),
     "evaluate": (),
     "evaluate_retrieval": ("data=bios", "retriever=hybrid"),
+    "look": (),
     "mean_study": (),
     "quickstart": (),
     "report": ("runs=[a,b]",),
@@ -115,6 +117,7 @@ ROOTS = {
     "train_reranker": (),
     "train_sft_lora": (),
     "train_warmup": (),
+    "twins": (),
 }
 
 
@@ -127,7 +130,7 @@ def test_roots_compose(root):
 
 GROUPS = [
     *(("evaluate", group) for group in ("method", "retriever", "reranker", "data", "backbone")),
-    *(("evaluate", group) for group in ("corpus", "pipeline", "editor")),
+    *(("evaluate", group) for group in ("corpus", "pipeline", "editor", "material")),
     *(("evaluate_retrieval", group) for group in ("retriever", "reranker")),
     *(("evaluate_retrieval", group) for group in ("corpus", "pipeline")),
     *(("build_index", group) for group in ("retriever", "corpus")),

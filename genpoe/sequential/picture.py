@@ -14,7 +14,7 @@ _COLUMNS = 4  # panels in a row
 _SIDE = 2.9  # inches of a panel
 
 
-def draw(panels: Mapping[str, Cells], path: Path, score: str = "em") -> None:
+def draw_matrices(panels: Mapping[str, Cells], path: Path, score: str = "em") -> None:
     """Draw the cells of several methods in one figure.
 
     The last state is at the bottom. On and below the stairs are edits that were made; above them

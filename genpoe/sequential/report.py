@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from genpoe.sequential import scoring
-from genpoe.sequential.picture import draw
+from genpoe.sequential.picture import draw_matrices
 from genpoe.sequential.run import (
     BASE,
     MADE_WITH,
@@ -27,10 +27,10 @@ from genpoe.sequential.run import (
 from genpoe.sequential.summary import (
     COLUMNS,
     Cells,
-    between_states,
     cells,
     locality_metrics,
     matrix_metrics,
+    paired_states,
     retention,
 )
 from plumbing.storage.files import sha256_of, write_json, write_whole
@@ -103,7 +103,7 @@ def metrics_of(run: StreamRun, seed: int = 0) -> dict[str, Any]:
     """The metrics of a run, as in its ``metrics.json``.
 
     Returns:
-        `matrix_metrics` and `between_states` of the test questions, and of those with passages in
+        `matrix_metrics` and `paired_states` of the test questions, and of those with passages in
         the prompt behind ``rag/``; ``generality/…``, ``oracle/…``, ``shuffled/…``, ``edit/…`` and
         ``more/…`` (further questions at the last state); ``router/recall`` at the last state;
         ``locality`` and what else `locality_metrics` gives, at the last state; ``health/…``;
@@ -113,7 +113,7 @@ def metrics_of(run: StreamRun, seed: int = 0) -> dict[str, Any]:
     for kind, prefix in _PREFIXES.items():
         matrix = run.cells(kind)
         some = matrix_metrics(matrix, run.batches)
-        some |= between_states(rows, run.batches, kind, seed)
+        some |= paired_states(rows, run.batches, kind, seed)
         if kept := retention(some):
             some["retention/em"] = kept
         last = [cell for (state, _), cell in matrix.items() if state == run.batches]
@@ -239,7 +239,7 @@ def write_run_report(folder: Path, seed: int = 0) -> dict[str, Any]:
     if with_rag := run.cells(scoring.RAG):
         write_matrix(folder / "matrix_rag.csv", {"": with_rag})
         panels["with passages in the prompt"] = with_rag
-    draw(panels, folder / "heatmap.png")
+    draw_matrices(panels, folder / "heatmap.png")
     (folder / "table.md").write_text(tables({"": run}, {"": metrics}), encoding="utf-8")
     write_json(folder / "metrics.json", metrics)
     return metrics
@@ -266,7 +266,7 @@ def write_report(folders: Mapping[str, str | Path], out: Path, seed: int = 0) ->
     rag = {label: run.cells(scoring.RAG) for label, run in runs.items()}
     panels |= {f"{label} + RAG": matrix for label, matrix in rag.items() if matrix}
     write_matrix(out / "matrix.csv", panels)
-    draw(panels, out / "heatmap.png")
+    draw_matrices(panels, out / "heatmap.png")
     (out / "table.md").write_text(tables(runs, metrics), encoding="utf-8")
     flat = {f"{label}/{key}": v for label, found in metrics.items() for key, v in found.items()}
     write_json(out / "metrics.json", flat)

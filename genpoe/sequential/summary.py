@@ -134,7 +134,7 @@ _PAIRS = {
 }
 
 
-def between_states(rows: Sequence[Row], batches: int, kind: str, seed: int) -> dict[str, float]:
+def paired_states(rows: Sequence[Row], batches: int, kind: str, seed: int) -> dict[str, float]:
     """The differences between states, with 95 % intervals over the questions.
 
     Returns:

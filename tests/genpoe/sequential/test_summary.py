@@ -8,12 +8,12 @@ import torch
 from backbone.likelihood import answer_nll
 from backbone.tokens import encode_prompt
 from genpoe.sequential import health, scoring
-from genpoe.sequential.picture import draw
+from genpoe.sequential.picture import draw_matrices
 from genpoe.sequential.summary import (
-    between_states,
     cells,
     locality_metrics,
     matrix_metrics,
+    paired_states,
     retention,
 )
 from qa.data.dataset import Question
@@ -69,7 +69,7 @@ def test_cells_and_what_they_come_to():
 
 
 def test_states_are_paired_question_by_question():
-    found = between_states(list(rows()), 2, scoring.MAIN, 0)
+    found = paired_states(list(rows()), 2, scoring.MAIN, 0)
     assert found["final_minus_just_before/em"] == 50
     assert found["final_minus_just_before/n"] == 4
     assert found["final_minus_just_before/em_low"] < 50 < found["final_minus_just_before/em_high"]
@@ -130,5 +130,5 @@ def test_broken_answers():
 
 def test_heat_maps_are_drawn(tmp_path):
     matrix = cells(list(rows()))
-    draw({f"m{i}": matrix for i in range(5)}, tmp_path / "heatmap.png")
+    draw_matrices({f"m{i}": matrix for i in range(5)}, tmp_path / "heatmap.png")
     assert (tmp_path / "heatmap.png").read_bytes().startswith(b"\x89PNG")
