@@ -112,6 +112,7 @@ ROOTS = {
     "train_reranker": (),
     "train_sft_lora": (),
     "train_warmup": (),
+    "tune_editor": (),
 }
 
 

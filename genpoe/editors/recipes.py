@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from genpoe.editors.ft_lora import FTLoRA, FTLoRASettings
 from genpoe.editors.grace import GRACE, GRACESettings
 from genpoe.editors.memit import MEMIT, MEMITSettings
 from genpoe.editors.parts.covariance import Covariances
+from genpoe.editors.parts.facts import Fact
 from genpoe.editors.parts.values import ValueSettings
 from genpoe.editors.rome import ROME, ROMESettings
 from genpoe.editors.ultraedit import UltraEdit, UltraEditSettings
@@ -48,6 +49,7 @@ def open_editor(
     recipes: Mapping[str, Any],
     statistics: str | Path | None = None,
     seed: int = 0,
+    examples: Callable[[], Sequence[Fact]] | None = None,
 ) -> Editor:
     """Make an editor from plain settings.
 
@@ -59,6 +61,7 @@ def open_editor(
         statistics: The folder of the layers' covariances; MEMIT and AlphaEdit need one, and ROME
             with ``adjust``.
         seed: The seed of everything that the editor draws.
+        examples: Makes training facts with rephrasings, for GRACE's ``radius=auto``.
 
     Raises:
         SettingValueError: If a setting is unknown, mistyped or out of range.
@@ -84,6 +87,10 @@ def open_editor(
             f"{name} needs the covariances of its layers, got statistics=null",
             "set {} to a folder that genpoe.editors.Covariances.save wrote",
         )
-    more = [Covariances.load(statistics, backbone)] if needed and statistics is not None else []
+    more: list[Any] = []
+    if needed and statistics is not None:
+        more = [Covariances.load(statistics, backbone)]
+    if getattr(settings, "radius", None) == "auto" and examples is not None:
+        more = [examples()]
     with mounted(f"recipes.{recipe}"):
         return kind.editor(backbone, settings, *more)
