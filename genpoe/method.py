@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from backbone.model import Backbone
+from genpoe.codes import CodeBank
 from genpoe.model import GenPoE
 from plumbing.settings import check_choice, check_seed
 from qa.method import AnsweringMethod, QuestionInput
@@ -31,8 +32,11 @@ class GenPoEMethod(AnsweringMethod):
             passages, "noise" moves the FFN's output as far as the passages' experts and in a random
             direction (`RandomTurns`), and with "none" the backbone is alone.
         seed: The seed of the noise.
+        codes_dir: A bank that ``scripts/encode_passages.py`` wrote; the experts are made of its
+            codes, and no passage is read. None: passages are read.
 
     Raises:
+        BankError: If the bank is missing, or if it belongs to another backbone or hypernetwork.
         BackboneMismatchError: If the checkpoint belongs to another backbone.
         CheckpointError: If the file is missing, is damaged or is no GenPoE checkpoint.
         ValueError: If no checkpoint is named, if ``experts`` is unknown, or if the hypernetwork has
@@ -47,6 +51,7 @@ class GenPoEMethod(AnsweringMethod):
         max_new_tokens: int = 32,
         experts: str = "own",
         seed: int = 0,
+        codes_dir: str | None = None,
     ) -> None:
         super().__init__(backbone, rag, max_new_tokens)
         check_choice("experts", experts, EXPERTS)
@@ -54,6 +59,8 @@ class GenPoEMethod(AnsweringMethod):
         if not ckpt_path:
             raise ValueError("method=genpoe needs a trained hypernetwork: give ckpt_path=…")
         self.genpoe = GenPoE.from_checkpoint(ckpt_path, backbone)
+        if codes_dir is not None:
+            self.genpoe.use_codes(CodeBank.open(codes_dir, read_only=True))
         self._experts, self._seed = experts, seed
         if experts == "common":
             self._common = self.genpoe.hypernet.common_expert().map(

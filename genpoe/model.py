@@ -19,8 +19,12 @@ import torch
 from backbone.decoding import greedy_decode
 from backbone.loading import load_backbone
 from backbone.model import Backbone
+from genpoe.codes.bank import CodeBank
+from genpoe.codes.spec import not_reading
 from genpoe.experts import GeneratedExperts
 from genpoe.hypernet.hypernet import Hypernet, PassageTokens
+from genpoe.hypernet.reader import ReaderHypernet
+from genpoe.hypernet.reader_experts import ReaderCode
 from genpoe.hypernet.saved import as_nested, read_settings
 from genpoe.injection import ExpertLayer
 from plumbing.batches import pad
@@ -87,6 +91,7 @@ class GenPoE:
         self.expert_layer = ExpertLayer(backbone, hypernet.settings.layer)
         self.max_passage_tokens = max_passage_tokens
         self.prompt = prompt_template() if prompt is None else prompt
+        self._codes: CodeBank | None = None
         self._said_cut = False
 
     @classmethod
@@ -153,10 +158,46 @@ class GenPoE:
             Path(path),
         )
 
+    def use_codes(self, bank: CodeBank) -> None:
+        """From now on, take experts from codes that were kept, and read no passage.
+
+        Args:
+            bank: The codes.
+
+        Raises:
+            BankError: If they are of another hypernetwork or backbone, or if there are none.
+            ValueError: If the hypernetwork is none that reads.
+        """
+        bank.check_hypernet(self.backbone, self.hypernet, self.max_passage_tokens)
+        bank.check_filled()
+        self._codes = bank
+
     @torch.inference_mode()
     def generate_experts(self, passages: Sequence[Passage]) -> GeneratedExperts:
-        """Generate one expert for each passage (eq. 4): P sets of K = 1."""
-        return self.hypernet(self.tokens(passages))
+        """Generate one expert for each passage (eq. 4): P sets of K = 1.
+
+        Raises:
+            BankError: With `use_codes`, if a passage has no code, or one of another text.
+        """
+        if self._codes is None:
+            return self.hypernet(self.tokens(passages))
+        code = self._codes.get([passage.id for passage in passages])
+        self._codes.check_passages(passages)
+        return self.hypernet.experts(code.to(self.backbone.device))
+
+    @torch.inference_mode()
+    def code(self, tokens: PassageTokens) -> ReaderCode:
+        """Read passages, and return what must be kept to make their experts again.
+
+        Args:
+            tokens: What `tokens` returned.
+
+        Raises:
+            ValueError: If the hypernetwork is none that reads.
+        """
+        if not isinstance(self.hypernet, ReaderHypernet):
+            raise not_reading(self.hypernet)
+        return self.hypernet.code(self.hypernet.encode(tokens))
 
     def inject(
         self,

@@ -1,15 +1,17 @@
-"""Look after a bank of experts.
+"""Look after a bank of experts or of codes.
+
+A row is what the bank has of a passage: a trained expert, or the code of a generated one.
 
   python scripts/bank.py COMMAND DIR …           DIR is the bank's folder
   python scripts/bank.py COMMAND --help          the options of one command
 
 Commands:
-  info         say what the experts are, and how many
-  list         write the id and the passage's hash of every expert, as JSON lines
+  info         say what the rows are, and how many
+  list         write the id and the passage's hash of every row, as JSON lines
   verify       check the files' checksums; exit code 2 if something is damaged
   compact      rewrite shards that are small or have gaps, and delete unused files
-  merge        copy the experts of other banks into this one
-  remove       remove experts; `compact` frees their space
+  merge        copy the rows of other banks into this one
+  remove       remove rows; `compact` frees their space
   export       copy the bank, packed and checked, into a new folder
   push         upload the bank to the Hugging Face hub
   export-peft  write an expert as a PEFT adapter

@@ -11,6 +11,7 @@ import copy
 import functools
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from dmoe.method import load_dmoe
 from dmoe.training.instances import encode_all
 from dmoe.training.lessons import Lesson, prompt_of
 from dmoe.training.warmup import warm_backbone
+from genpoe.codes import CodeBank, CodeSpec
 from genpoe.hypernet.mean import MeanSettings
 from genpoe.model import BackboneMismatchError, GenPoE
 from genpoe.training.answer_states import AnswerStates
@@ -57,6 +59,7 @@ from qa.writing.asking import Asker
 from qa.writing.writer import BackboneWriter, WritingRequest
 from retrieval.passage import Passage
 from tests.helpers.tiny import make_backbone, save_backbone
+from tests.helpers.tiny_reader import make_reader
 
 CONF = str(Path(__file__).parents[1] / "conf")
 
@@ -172,6 +175,40 @@ def test_dmoe_with_a_bank_of_another_prompt(
     set_instruction(monkeypatch)
     load()
     assert (f"the bank {tmp_path / 'bank'} was trained under the prompt" in caplog.text) == warns
+
+
+def codes_of(genpoe: GenPoE, keys: str = "int8") -> CodeSpec:
+    return CodeSpec.of(genpoe.backbone, genpoe.hypernet, genpoe.max_passage_tokens, keys)
+
+
+def test_bank_of_codes(
+    backbone: Backbone, same: Backbone, changed: Backbone, tmp_path: Path
+) -> None:
+    genpoe = make_reader(backbone)
+    bank = CodeBank.create(tmp_path, codes_of(genpoe))
+    bank.add([PASSAGE], genpoe.code(genpoe.tokens([PASSAGE])))
+    make_reader(same, dropout=0.5).use_codes(CodeBank.open(tmp_path, same))
+    CodeBank.create(tmp_path, codes_of(make_reader(same)), exist_ok=True, backbone=same)
+    differing = changed.identity.difference(backbone.fingerprint)
+    with pytest.raises(BankError, match=f"what differs: {differing}; use that model"):
+        make_reader(changed).use_codes(bank)
+    for other, said in (
+        (make_reader(backbone, seed=1), "hypernet_sha256: "),
+        (make_reader(backbone, lexical=False), r"hypernet\.lexical: "),
+        (GenPoE(backbone, genpoe.hypernet, 7), "max_passage_tokens: 7 here, 512 in the bank"),
+    ):
+        with pytest.raises(BankError, match=said):
+            other.use_codes(bank)
+        with pytest.raises(BankError, match=said):
+            CodeBank.create(tmp_path, codes_of(other), exist_ok=True, backbone=backbone)
+    for spec, said in (
+        (codes_of(genpoe, "float16"), "keys: 'float16' here, 'int8' in the bank"),
+        (replace(codes_of(genpoe), backbone_dtype="bfloat16"), "backbone_dtype: 'bfloat16' here"),
+    ):
+        with pytest.raises(BankError, match=said):
+            CodeBank.create(tmp_path, spec, exist_ok=True, backbone=backbone)
+    assert not list(bank.missing([PASSAGE]))
+    assert list(bank.missing([replace(PASSAGE, title="Tova")]))
 
 
 def make_genpoe(backbone: Backbone) -> GenPoE:

@@ -26,7 +26,6 @@ from backbone.model import Backbone
 from backbone.split import SplitBackbone
 from dmoe.augmentation.sources import surrogates
 from dmoe.bank import Bank, BankError
-from dmoe.bank.upkeep import verify
 from dmoe.baselines.prag.method import load_prag
 from dmoe.baselines.sft_lora.method import SFTLoRAMethod
 from dmoe.baselines.sft_lora.module import SFTModule
@@ -45,6 +44,7 @@ from genpoe.training.datamodule import QADataModule
 from genpoe.training.frozen_states import frozen_states
 from genpoe.training.module import GenPoEModule
 from plumbing.storage.jsonl import read_jsonl
+from qa.bank.upkeep import verify
 from qa.commands.report import report_command
 from qa.commands.train_reranker import answers_query, labelled_queries
 from qa.data.dataset import QADataset, load_folder

@@ -1,4 +1,4 @@
-"""The class that reads and changes an expert bank. The package says what is on disk.
+"""The class that reads and changes a bank of experts.
 
 Shapes: N experts, P parameters of one, R rank.
 """
@@ -6,43 +6,31 @@ Shapes: N experts, P parameters of one, R rank.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 from torch import Tensor
 
 from backbone.model import Backbone
-from dmoe.bank.card import write_card
-from dmoe.bank.errors import BankError, shown
 from dmoe.bank.layout import LARGEST, ExpertLayout, poisoned
-from dmoe.bank.locks import publishing, writing
-from dmoe.bank.manifest import COPY, MANIFEST, BankSpec, Manifest, publish
-from dmoe.bank.places import ABSENT
-from dmoe.bank.publish import publish_shards, write_rows
-from dmoe.bank.records import SHA_BYTES, Records, encode_id, keys_of
-from dmoe.bank.shard import FOLDER, write_shard
-from dmoe.bank.version import View, open_view
-from retrieval.passage import Passage, text_digest
+from dmoe.bank.spec import BankSpec
+from qa.bank.bank import PassageBank
+from qa.bank.errors import BankError, DamagedError, shown
+from qa.bank.hub import fetched
+from retrieval.passage import Passage
 
-_BATCH = 4096  # how many passages are looked up at a time
+DamagedExpertError = DamagedError
 
 
-class Bank:
+class Bank(PassageBank):
     """Experts by passage id, all of one backbone, layout and recipe.
 
     An open bank is a snapshot. What it holds changes only when its own ``add``, ``remove`` or
     ``refresh`` is called. Any number of processes may read and write one folder at the same time.
-
-    Args:
-        view: The version to start from. Call ``Bank.open`` or ``Bank.create`` instead.
-        read_only: Whether to refuse changes.
     """
 
-    def __init__(self, view: View, read_only: bool = False) -> None:
-        self.view = view
-        self.read_only = read_only
+    KIND = "experts"
 
     @classmethod
     def open(
@@ -51,7 +39,7 @@ class Bank:
         backbone: Backbone | None = None,
         recipe: Mapping[str, Any] | None = None,
         read_only: bool = False,
-    ) -> Bank:
+    ) -> Self:
         """Open a bank.
 
         Args:
@@ -64,89 +52,25 @@ class Bank:
             BankError: If there is no bank, if its copies cannot make up for the damage, or if it
                 belongs to another backbone or recipe.
         """
-        bank = cls(open_view(Path(path)), read_only)
-        if backbone is not None:
-            bank.check_backbone(backbone)
+        bank = super().open(path, backbone, read_only=read_only)
         if recipe is not None:
             bank.spec.check_same(dataclasses.replace(bank.spec, recipe=dict(recipe)), path)
         return bank
 
-    @classmethod
-    def create(
-        cls,
-        path: str | Path,
-        spec: BankSpec,
-        exist_ok: bool = False,
-        backbone: Backbone | None = None,
-    ) -> Bank:
-        """Make an empty bank.
-
-        Args:
-            path: The bank's folder, which is made if it is missing.
-            spec: What all experts of the bank will have in common.
-            exist_ok: Whether to open a bank that is there already, if it has the same spec.
-            backbone: The model of the spec. If it is given, a bank that is there may also name the
-                model as version 0.1 did.
-
-        Raises:
-            BankError: If there is a bank already, or, with ``exist_ok``, one with another spec.
-        """
-        path = Path(path)
-        (path / FOLDER).mkdir(parents=True, exist_ok=True)
-        with writing(path), publishing(path):
-            if not (path / MANIFEST).exists() and not (path / COPY).exists():
-                publish(path, Manifest(spec))
-                bank = cls(open_view(path))
-                write_card(bank.view)
-                return bank
-        if not exist_ok:
-            raise BankError(f"{path}: there is a bank already; open it, or choose another folder")
-        bank = cls.open(path, backbone)
-        bank.spec.check_same(spec, path, ("backbone_sha256",) if backbone is not None else ())
-        return bank
-
-    @property
-    def path(self) -> Path:
-        """The bank's folder."""
-        return self.view.path
-
     @property
     def spec(self) -> BankSpec:
         """What all experts of the bank have in common."""
-        return self.view.spec
+        return cast("BankSpec", self.view.spec)
 
     @property
     def layout(self) -> ExpertLayout:
         """The names and shapes of an expert's tensors, and the dtype that they are stored in."""
-        return self.view.spec.layout
+        return self.spec.layout
 
     @property
     def scaling(self) -> float:
         """LoRA's scale, ``alpha / rank``."""
         return self.spec.alpha / self.layout.rank
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of everything that decides the experts, for use as the key of a cache."""
-        return self.view.manifest.sha256
-
-    def __len__(self) -> int:
-        return len(self.view)
-
-    def __contains__(self, id: object) -> bool:
-        return id in self.view
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the passage ids, in the order of the shards."""
-        return iter(self.view)
-
-    def entries(self) -> Iterator[tuple[str, str]]:
-        """Yield every passage id with the SHA-256 of the passage that its expert was made of."""
-        places = self.view.table.places
-        for start in range(0, len(places), _BATCH):
-            some = places[start : start + _BATCH]
-            for place, sha256 in zip(some.tolist(), self.view.checksums(some)[0], strict=True):
-                yield self.view.id(place), sha256.hex()
 
     def get(self, ids: Sequence[str]) -> dict[str, Tensor]:
         """Read N experts, and check each against its checksum.
@@ -160,81 +84,20 @@ class Bank:
 
         Raises:
             BankError: If a passage has no expert; the message names it.
-            DamagedExpertError: If experts are damaged; it names each of them.
+            DamagedError: If experts are damaged; it names each of them.
         """
-        return self.layout.split(self.rows(ids))
+        return self.layout.split(self.matrix(ids))
 
-    def rows(self, ids: Sequence[str]) -> Tensor:
-        """Read N experts as rows ``[N, P]``.
+    def matrix(self, ids: Sequence[str]) -> Tensor:
+        """Read N experts as rows ``[N, P]`` of numbers.
 
-        The rows can be moved to a GPU in one transfer; ``layout.split`` then makes tensors of them.
+        They can be moved to a GPU in one transfer; ``layout.split`` then makes tensors of them.
 
         Raises:
             BankError: If a passage has no expert; the message names it.
-            DamagedExpertError: If experts are damaged; it names each of them.
+            DamagedError: If experts are damaged; it names each of them.
         """
-        return self.view.sound_rows(self.view.places(ids))
-
-    def missing(self, passages: Iterable[Passage]) -> Iterator[Passage]:
-        """Yield the passages that still need an expert.
-
-        These are the passages that have none, and those whose expert was made of another text.
-        """
-        return (passage for passage, same in self._compared(passages) if not same)
-
-    def check_passages(self, passages: Iterable[Passage]) -> None:
-        """Check that each expert was made of the text that its passage has now.
-
-        Raises:
-            BankError: If an expert was made of another text; the message names its passage.
-        """
-        for passage, same in self._compared(passages):
-            if same is False:
-                raise BankError(
-                    f"{self.path}: the expert of passage {shown(passage.id)} was made of another "
-                    "text than the corpus has; build it again (scripts/build_experts.py), or give "
-                    "the corpus that the bank was built from"
-                )
-
-    def check_backbone(self, backbone: Backbone) -> None:
-        """Check that the experts belong to a model.
-
-        Raises:
-            BankError: If they belong to another model.
-        """
-        identity, made_with = backbone.identity, self.spec.backbone_sha256
-        if differing := identity.difference(made_with):
-            raise BankError(
-                f"{self.path}: expected experts of {backbone.name} "
-                f"({identity.fingerprint[:12]}), got a bank for {self.spec.backbone} "
-                f"({made_with[:12]}); what differs: {differing}; use that model, or another bank"
-            )
-
-    def check_filled(self) -> None:
-        """Check that the bank is not empty.
-
-        Raises:
-            BankError: If it holds no expert.
-        """
-        if not len(self):
-            raise BankError(
-                f"{self.path}: expected experts, got an empty bank; build it "
-                "(scripts/build_experts.py), or choose another bank"
-            )
-
-    def _compared(self, passages: Iterable[Passage]) -> Iterator[tuple[Passage, bool | None]]:
-        """Yield each passage, and whether its expert was made of its text; None without expert."""
-        view, stream = self.view, iter(passages)
-        while some := list(islice(stream, _BATCH)):
-            places = view.table.find(keys_of([passage.id for passage in some]))
-            there = places != ABSENT
-            made_of = iter(view.checksums(places[there])[0])
-            for passage, is_there in zip(some, there.tolist(), strict=True):
-                yield passage, next(made_of) == text_digest(passage) if is_there else None
-
-    def refresh(self) -> None:
-        """Take up what other writers have published in the meantime."""
-        self.view = open_view(self.path, self.view)
+        return self.layout.numbers(self.rows(ids))
 
     def add(
         self,
@@ -258,67 +121,34 @@ class Bank:
                 added.
         """
         self.check_writable()
-        ids = [passage.id for passage in passages]
-        _check_ids(ids)
-        rows = self.layout.flatten(experts)
-        if len(rows) != len(ids):
-            raise BankError(f"expected an expert for each of {len(ids)} passages, got {len(rows)}")
-        for index in poisoned(rows).nonzero().flatten().tolist():
-            raise BankError(
-                f"the expert of passage {shown(ids[index])} holds a NaN, an infinity, or a number "
-                f"beyond {LARGEST:g} (in {self.layout.dtype}); its training has diverged: lower "
-                "the learning rate, or leave it out"
-            )
-
-        keys = keys_of(ids)
-
-        def check(view: View) -> None:
-            taken = [] if replace else (view.table.find(keys) != ABSENT).nonzero()[0]
-            if len(taken):
+        rows_NP = self.layout.flatten(experts)
+        for passage, wrong in zip(passages, poisoned(rows_NP).tolist(), strict=False):
+            if wrong:
                 raise BankError(
-                    f"{self.path}: passage {shown(ids[taken[0]])} (and {len(taken) - 1} more) has "
-                    "an expert already; replace it (replace=True), or leave it out"
+                    f"the expert of passage {shown(passage.id)} holds a NaN, an infinity, or a "
+                    f"number beyond {LARGEST:g} (in {self.layout.dtype}); its training has "
+                    "diverged: lower the learning rate, or leave it out"
                 )
-
-        made_of = list(map(text_digest, passages))
-        self.view = publish_shards(
-            self.view, lambda: write_rows(self.path, self.layout, ids, made_of, rows), check
-        )
-
-    def remove(self, ids: Sequence[str]) -> None:
-        """Remove experts. Their bytes stay on the disk until the bank is compacted.
-
-        Raises:
-            BankError: If a passage has no expert or is named twice. Then nothing is removed.
-        """
-        self.check_writable()
-        _check_ids(ids)
-        records = Records.of(ids, [bytes(SHA_BYTES)] * len(ids), [])
-        self.view = publish_shards(
-            self.view,
-            lambda: [write_shard(self.path, self.layout, records, None)] if ids else [],
-            lambda view: view.places(ids),
-        )
-
-    def check_writable(self) -> None:
-        """Check that the bank may be changed.
-
-        Raises:
-            BankError: If it was opened for reading only.
-        """
-        if self.read_only:
-            raise BankError(
-                f"{self.path}: the bank is open for reading only; change a copy of it "
-                "(scripts/bank.py export)"
-            )
+        self.add_rows(passages, self.layout.rows(rows_NP), replace)
 
 
-def _check_ids(ids: Sequence[str]) -> None:
-    if isinstance(ids, str):
-        raise BankError(f"expected a list of passage ids, got the string {shown(ids)}")
-    seen: set[bytes] = set()
-    for id in ids:
-        encoded = encode_id(id)
-        if encoded in seen:
-            raise BankError(f"passage {shown(id)} comes twice; give each passage once")
-        seen.add(encoded)
+def from_pretrained(
+    name: str | Path,
+    backbone: Backbone | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+) -> Bank:
+    """Open a bank of experts for reading, from a folder or from the hub.
+
+    Args:
+        name: A folder, or ``owner/name`` on the Hugging Face hub.
+        backbone: The model that the experts must belong to. None accepts any.
+        recipe: The recipe that the experts must have been trained with. None accepts any.
+        revision: A branch, tag or commit on the hub.
+        token: The token for the hub. None takes the one that is logged in.
+
+    Raises:
+        BankError: If there is no such bank, or if it belongs to another backbone or recipe.
+    """
+    return Bank.open(fetched(name, revision, token), backbone, recipe, read_only=True)

@@ -1,14 +1,12 @@
-"""The card of a bank: a README.md for people who find the folder or its copy on a hub."""
+"""The words of the card of a bank of experts."""
 
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
-from dmoe.bank.locks import writing
-from dmoe.bank.version import View
-from plumbing.storage.files import write_whole
-
-CARD = "README.md"
+if TYPE_CHECKING:
+    from dmoe.bank.spec import BankSpec
 
 _TEXT = """---
 library_name: genpoe-dmoe
@@ -57,16 +55,22 @@ Nothing in this folder is a pickle: weights, ids and checksums are safetensors, 
 """
 
 
-def card(view: View) -> str:
-    """Make the card of one version of a bank, in Markdown."""
-    spec, layout = view.spec, view.spec.layout
+def expert_card(spec: BankSpec, experts: int, shards: int) -> str:
+    """Make the card of a bank of experts, in Markdown.
+
+    Args:
+        spec: What the experts have in common.
+        experts: How many there are.
+        shards: How many shards they are in.
+    """
+    layout = spec.layout
     return _TEXT.format(
         # They are written as JSON, so that no name or recipe can end the header or block around it.
         base_model=json.dumps(spec.backbone),
         backbone=json.dumps(spec.backbone),
         recipe=json.dumps(spec.recipe, indent=2),
-        experts=len(view),
-        shards=len(view.shards),
+        experts=experts,
+        shards=shards,
         rank=layout.rank,
         alpha=spec.alpha,
         numel=layout.numel,
@@ -75,11 +79,3 @@ def card(view: View) -> str:
         backbone_sha256=spec.backbone_sha256,
         tensors="\n".join(f"- `{name}` {list(shape)}" for name, shape in layout.shapes.items()),
     )
-
-
-def write_card(view: View) -> None:
-    """Write the card into the bank's folder with `write_whole`."""
-    content = card(view).encode("utf-8")
-    # The lock keeps a compaction from deleting the temporary file.
-    with writing(view.path), write_whole(view.path / CARD, sync=False) as file:
-        file.write(content)

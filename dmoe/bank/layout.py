@@ -9,21 +9,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dmoe.bank.errors import BankError
+from qa.bank.errors import BankError
+from qa.bank.layout import Layout, Rows
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # A LoRA weight is far below 1. A larger number than this has diverged or was tampered with.
 LARGEST = 1000.0
 _FACTORS = ("lora_A", "lora_B")
+_TAGS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_POISONED = "it holds a NaN, an infinity, or a number that no LoRA weight can be"
 
 
 @dataclass(frozen=True)
-class ExpertLayout:
+class ExpertLayout(Layout):
     """The names and shapes of an expert's tensors, in PEFT's orientation.
 
     Attributes:
@@ -35,6 +39,9 @@ class ExpertLayout:
     Raises:
         BankError: If the tensors are not pairs of one rank, or if the dtype is none of the three.
     """
+
+    NOUN: ClassVar[str] = "expert"
+    MADE_BY: ClassVar[str] = "scripts/build_experts.py"
 
     shapes: dict[str, tuple[int, int]]
     dtype: str = "float32"
@@ -68,7 +75,7 @@ class ExpertLayout:
         """P, the number of parameters of one expert."""
         return sum(map(math.prod, self.shapes.values()))
 
-    @cached_property
+    @property
     def row_bytes(self) -> int:
         """How many bytes the weights of one expert take."""
         return self.numel * self.torch_dtype.itemsize
@@ -118,6 +125,24 @@ class ExpertLayout:
         parts = rows_NP.split(sizes, dim=1)
         named = zip(self.shapes.items(), parts, strict=True)
         return {name: part.unflatten(1, shape) for (name, shape), part in named}
+
+    def rows(self, rows_NP: Tensor) -> Rows:
+        """The bytes of rows ``[N, P]`` that `flatten` returned."""
+        ends = np.arange(1, len(rows_NP) + 1, dtype=np.int64) * self.row_bytes
+        return Rows(rows_NP.view(torch.uint8).numpy().reshape(-1), ends)
+
+    def numbers(self, rows: Rows) -> Tensor:
+        """The rows ``[N, P]`` that N rows of bytes stand for; they are a view."""
+        raw_N = torch.from_numpy(rows.data.reshape(len(rows), self.row_bytes))
+        return raw_N.view(self.torch_dtype)
+
+    def column(self, rows: int, total: int) -> tuple[str, tuple[int, ...]]:
+        """The type in safetensors, and the shape, of a column of rows."""
+        return _TAGS[self.dtype], (rows, self.numel)
+
+    def wrong(self, rows: Rows) -> dict[int, str]:
+        """Say which rows hold a number that no LoRA weight can be."""
+        return dict.fromkeys(poisoned(self.numbers(rows)).nonzero().flatten().tolist(), _POISONED)
 
     def to_json(self) -> dict[str, Any]:
         """Return the layout as plain JSON values, as the manifest and every shard hold it."""

@@ -13,16 +13,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from dmoe.bank.errors import CONFLICTS, BankError, shown
 from plumbing.cli import say_written, type_script
 from plumbing.storage.files import json_text, write_json
 from plumbing.storage.jsonl import read_jsonl, text_field
+from qa.bank.errors import CONFLICTS, BankError, shown
 
 # torch is imported by the functions: a page of help needs none.
 if TYPE_CHECKING:
     from backbone.final_ffn import FinalFFN
     from dmoe.bank.bank import Bank
     from dmoe.experts.expert import ExpertSpec
+    from qa.bank.bank import PassageBank
 
 _Results = Iterator[dict[str, Any]]
 _RUN = "hydra.run.dir="
@@ -112,19 +113,14 @@ def _numbers(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _list(settings: argparse.Namespace) -> _Results:
-    from dmoe.bank.bank import Bank
-
-    bank = Bank.open(settings.dir)
-    for id, sha256 in bank.entries():
+    for id, sha256 in _opened(settings).entries():
         yield {"id": id, "passage_sha256": sha256}
 
 
 def _info(settings: argparse.Namespace) -> _Results:
-    from dmoe.bank.bank import Bank
-
-    bank = Bank.open(settings.dir)
+    bank = _opened(settings)
     yield {
-        "experts": len(bank),
+        bank.spec.kind: len(bank),
         "shards": len(bank.view.shards),
         "generation": bank.view.manifest.generation,
         **bank.spec.to_json(),
@@ -132,31 +128,30 @@ def _info(settings: argparse.Namespace) -> _Results:
 
 
 def _verify(settings: argparse.Namespace) -> _Results:
-    from dmoe.bank.upkeep import verify
+    from qa.bank.upkeep import verify
 
     report = verify(settings.dir)
-    yield asdict(report)
+    found = asdict(report)
+    yield {found.pop("kind"): found.pop("rows"), **found}
     if not report.sound:
         raise BankError(
-            f"{settings.dir}: {len(report.damaged)} experts and {len(report.files)} other parts "
-            "are damaged, see above; remove these experts and build them again, and mend the rest "
-            "by `bank.py compact`"
+            f"{settings.dir}: {len(report.damaged)} {report.kind} and {len(report.files)} other "
+            "parts are damaged, see above; remove these rows and make them again, and mend the "
+            "rest by `bank.py compact`"
         )
 
 
 def _compact(settings: argparse.Namespace) -> _Results:
-    from dmoe.bank.bank import Bank
-    from dmoe.bank.upkeep import compact
+    from qa.bank.upkeep import compact
 
-    bank = Bank.open(settings.dir)
-    yield asdict(compact(bank, settings.drop_damaged)) | {"experts": len(bank)}
+    bank = _opened(settings)
+    yield asdict(compact(bank, settings.drop_damaged)) | {bank.spec.kind: len(bank)}
 
 
 def _merge(settings: argparse.Namespace) -> _Results:
-    from dmoe.bank.bank import Bank
-    from dmoe.bank.merging import merge
+    from qa.bank.merging import merge
 
-    bank = Bank.open(settings.dir)
+    bank = _opened(settings)
     for source in settings.sources:
         yield {"source": source, "copied": merge(bank, source, settings.on_conflict)}
 
@@ -165,25 +160,29 @@ def _remove(settings: argparse.Namespace) -> _Results:
     ids = [*settings.id, *(_read_ids(settings.ids) if settings.ids else ())]
     if not ids:
         raise BankError("expected passage ids to remove, got none; give --id ID or --ids FILE")
-    from dmoe.bank.bank import Bank
-
-    bank = Bank.open(settings.dir)
+    bank = _opened(settings)
     bank.remove(ids)
-    yield {"removed": len(ids), "experts": len(bank)}
+    yield {"removed": len(ids), bank.spec.kind: len(bank)}
 
 
 def _export(settings: argparse.Namespace) -> _Results:
-    from dmoe.bank.bank import Bank
-    from dmoe.bank.hub import save_pretrained
+    from qa.bank.hub import save_pretrained
 
-    yield {"experts": len(save_pretrained(Bank.open(settings.dir), settings.target))}
+    bank = _opened(settings)
+    yield {bank.spec.kind: len(save_pretrained(bank, settings.target))}
 
 
 def _push(settings: argparse.Namespace) -> _Results:
-    from dmoe.bank.bank import Bank
-    from dmoe.bank.hub import push_to_hub
+    from qa.bank.hub import push_to_hub
 
-    yield {"commit": push_to_hub(Bank.open(settings.dir), settings.repo_id, settings.private)}
+    yield {"commit": push_to_hub(_opened(settings), settings.repo_id, settings.private)}
+
+
+def _opened(settings: argparse.Namespace) -> PassageBank:
+    """The bank, of whatever kind it is."""
+    from qa.bank.bank import PassageBank
+
+    return PassageBank.open(settings.dir)
 
 
 def _export_peft(settings: argparse.Namespace) -> _Results:
@@ -263,7 +262,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="bank.py", description="Look after a bank of experts.", epilog=_EPILOG)
+    parser = _Parser(
+        prog="bank.py", description="Look after a bank of experts or of codes.", epilog=_EPILOG
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(
@@ -278,9 +279,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("dir", metavar="DIR", type=Path, help="the bank's folder")
         return sub
 
-    command("info", _info, "say what the experts are, and how many", "verify")
+    command("info", _info, "say what the rows are, and how many", "verify")
     command(
-        "list", _list, "write the id and the passage's hash of every expert, as JSON lines", "info"
+        "list", _list, "write the id and the passage's hash of every row, as JSON lines", "info"
     )
     command(
         "verify", _verify, "check the files' checksums; exit code 2 if something is damaged", "info"
@@ -292,11 +293,11 @@ def _parser() -> argparse.ArgumentParser:
         "verify",
         True,
     )
-    sub.add_argument("--drop-damaged", action="store_true", help="leave damaged experts out")
-    sub = command("merge", _merge, "copy the experts of other banks into this one", "verify", True)
+    sub.add_argument("--drop-damaged", action="store_true", help="leave damaged rows out")
+    sub = command("merge", _merge, "copy the rows of other banks into this one", "verify", True)
     sub.add_argument("sources", metavar="SOURCE", nargs="+", help="the other banks' folders")
     sub.add_argument("--on-conflict", choices=CONFLICTS, default="error", help="default: error")
-    sub = command("remove", _remove, "remove experts; `compact` frees their space", "compact", True)
+    sub = command("remove", _remove, "remove rows; `compact` frees their space", "compact", True)
     sub.add_argument("--id", action="append", default=[], help="a passage id; may be repeated")
     sub.add_argument("--ids", metavar="FILE", help="JSON lines with an id each, as `list` writes")
     sub = command(

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from backbone.final_ffn import FinalFFN
 from backbone.loading import training_backbone
 from backbone.model import Backbone
-from dmoe.bank import Bank, BankError, BankSpec, ExpertLayout, compact
+from dmoe.bank import Bank, BankError, BankSpec, ExpertLayout
 from dmoe.bank.layout import DTYPES
 from dmoe.experts.expert import ExpertSpec
 from dmoe.experts.recipe import Recipe
@@ -44,6 +44,9 @@ from plumbing.settings import check_choice, check_limit
 from plumbing.stopwatch import Stopwatch
 from plumbing.storage.files import write_json
 from plumbing.training.setup import fit, make_trainer
+from qa.bank.bank import check_folder
+from qa.bank.upkeep import pack
+from qa.commands.corpus import corpus_passages
 from qa.data.dataset import drop_overlap
 from retrieval.passage import Passage
 
@@ -216,30 +219,6 @@ def open_lessons(config: DictConfig, passages: Mapping[str, Passage] | None = No
     return lessons
 
 
-def corpus_passages(data: Mapping[str, Any], corpus: Mapping[str, Any]) -> Mapping[str, Passage]:
-    """Open the passages of the corpus, or those of the data set if no corpus is named.
-
-    Args:
-        data: The settings ``data``.
-        corpus: The settings ``corpus``. No corpus is named if their path is null.
-
-    Raises:
-        InstantiationException: If the files are at fault; it has the error as its cause.
-    """
-    if corpus["path"] is None:
-        with mounted(_place(data, "data")):
-            found: Mapping[str, Passage] = instantiate(data).passages
-            return found
-    with mounted(_place(corpus, "corpus")):
-        found = instantiate(corpus)
-        return found
-
-
-def _place(settings: Any, section: str) -> str:
-    """The section to add to the key of a wrong setting: none where Hydra adds it by itself."""
-    return "" if OmegaConf.is_config(settings) else section
-
-
 def _trainer(config: DictConfig) -> Trainer:
     with mounted("trainer"):
         strategy = training_strategy(config.trainer.strategy, config.trainer.devices)
@@ -279,9 +258,6 @@ def _by_ray(config: DictConfig, job: Job) -> tuple[Tally, bool]:
     return tally, True
 
 
-_MANY = 64  # a bank with more shards is packed; a build adds one shard for each group
-
-
 def check_bank(settings: Mapping[str, Any]) -> None:
     """Check the settings of a bank, as far as that is possible before the model is loaded.
 
@@ -291,14 +267,8 @@ def check_bank(settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If a setting is at fault.
     """
-    path, dtype = settings["dir"], settings["dtype"]
-    if not isinstance(path, str | Path) or not str(path):
-        raise SettingValueError("dir", f"dir must be the path of a folder, got {path!r}")
-    folder = Path(path).absolute()
-    there = next(part for part in (folder, *folder.parents) if part.exists())
-    if not there.is_dir():
-        raise SettingValueError("dir", f"dir must be a folder, got {path} ({there} is a file)")
-    check_dtype(dtype)
+    check_folder(settings["dir"])
+    check_dtype(settings["dtype"])
 
 
 def check_dtype(dtype: Any) -> None:
@@ -368,17 +338,3 @@ def _bank_spec(
         "source": "augmentation" if chosen.augmentation else f"questions ({chosen.part})",
     }
     return BankSpec(backbone.name, backbone.fingerprint, layout, spec.alpha, made_by)
-
-
-def pack(bank: Bank) -> None:
-    """Compact a bank that has many shards. If that fails, the error is logged; no expert is lost.
-
-    Args:
-        bank: The bank. Afterwards it shows the newest version on disk.
-    """
-    try:
-        bank.refresh()
-        if len(bank.view.shards) > _MANY:
-            compact(bank)
-    except (BankError, OSError) as error:
-        log.warning("the bank is left unpacked: %s", error)

@@ -40,7 +40,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    content = save(whole, {_SHA256: _digest(whole)})
+    content = save(whole, {_SHA256: tensors_digest(whole)})
     with write_whole(path) as file:
         file.write(content)
 
@@ -65,7 +65,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     # safetensors raises Python's and PyTorch's errors as well as its own.
     except (SafetensorError, LookupError, ValueError, RuntimeError, AssertionError) as error:
         raise DamagedTensorsError(f"{path} is damaged ({error})") from error
-    if _digest(tensors) != expected:
+    if tensors_digest(tensors) != expected:
         raise DamagedTensorsError(
             f"{path} is damaged (its tensors are not those that were written)"
         )
@@ -78,8 +78,11 @@ def _metadata(content: bytes) -> dict[str, str]:
     return dict(json.loads(content[8:end]).get("__metadata__") or {})
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """The checksum over all tensors; files on users' disks hold it, so it stays what it is."""
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 over the names, dtypes, shapes and values of tensors on the CPU.
+
+    Files on users' disks hold it, so it stays what it is.
+    """
     sha256 = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -26,7 +26,7 @@ from retrieval.passage import Passage
 
 SPLITS = (
     *("train", "dev", "dev_rephrased", "test", "test_rephrased", "test_reworded"),
-    *("test_unseen", "test_unseen_rephrased", "known"),
+    *("test_unseen", "test_unseen_rephrased", "test_pronouns", "known"),
 )
 
 

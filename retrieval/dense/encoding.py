@@ -2,24 +2,26 @@
 
 Each shard is encoded separately, in batches that depend on its passages alone, and it counts as
 done when its file is on the disk. The bytes are therefore the same however often the encoding was
-interrupted, and the vectors do not depend on the engine (`retrieval.dense.engines`).
+interrupted, and the vectors do not depend on the engine (`plumbing.engines`).
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
+from plumbing.engines.job import Engine
 from plumbing.mounts import SettingValueError, mounted
 from plumbing.storage.files import write_json
 from plumbing.storage.manifest import FolderError
 from retrieval.corpus.corpus import Corpus
-from retrieval.dense.shard import STORAGES, Rows, find_shards
+from retrieval.dense.shard import STORAGES, Rows, find_shards, store_shard
 from retrieval.encoders.encoder import EncoderMaker
 from retrieval.index_folder import check_corpus
 from retrieval.passage import Passage
@@ -49,7 +51,7 @@ class ShardEncoder:
             self._encoder = maker.load(device)
         self.rounding = self._encoder.rounding
 
-    def encode(self, passages: Sequence[Passage]) -> bytes:
+    def work(self, passages: Sequence[Passage]) -> bytes:
         """Encode the passages of a shard, and return the bytes of its file.
 
         Raises:
@@ -91,26 +93,40 @@ class EncodingJob:
         return ShardEncoder(self.maker, self.storage, device)
 
 
-def check_rounding(worker: str, planned: str) -> None:
-    """Check that a worker rounds vectors in the same way as the process that began the encoding.
+@dataclass(frozen=True)
+class StoredJob:
+    """An encoding whose shards are stored in a folder: a `plumbing.engines.job.Job`.
 
-    Raises:
-        ValueError: If the worker's vectors would differ in their last digits.
+    Attributes:
+        encoding: The passages and their encoder.
+        folder: The folder of the shards.
     """
-    if worker != planned:
-        raise ValueError(
-            f"expected workers that encode as this process ({planned}: number format, device, "
-            f"batch), got one of {worker}; start from a machine with the workers' kind of device, "
-            "or set the encoder's device and dtype to what both have"
-        )
 
+    doing: ClassVar[str] = "Encoding shards"
 
-class Engine(Protocol):
-    """Has shards encoded, in this process, on several devices, or on a cluster."""
+    encoding: EncodingJob
+    folder: Path
 
-    def encode(self, job: EncodingJob, numbers: Sequence[int], folder: Path) -> None:
-        """Encode some shards, and store each one in a folder as soon as it is done."""
-        ...
+    @property
+    def pieces(self) -> int:
+        """The number of shards."""
+        return self.encoding.shards
+
+    def piece(self, number: int) -> list[Passage]:
+        """The passages of a shard."""
+        return self.encoding.passages(number)
+
+    def load(self, device: str | None = None) -> ShardEncoder:
+        """Load the encoder in the calling process."""
+        return self.encoding.load(device)
+
+    def loader(self) -> Callable[[], ShardEncoder]:
+        """Loads the encoder on another machine."""
+        return functools.partial(ShardEncoder, self.encoding.maker, self.encoding.storage)
+
+    def store(self, number: int, result: bytes) -> None:
+        """Write a shard."""
+        store_shard(self.folder, number, result)
 
 
 def default_shard_rows(passages: int) -> int:
@@ -147,7 +163,7 @@ def encode_corpus(job: EncodingJob, engine: Engine, folder: Path) -> list[str]:
     if found and missing:
         log.info("%d of %d shards were encoded before; going on", len(found), job.shards)
     if missing:
-        engine.encode(job, missing, folder)
+        engine.run(StoredJob(job, folder), missing)
         found = find_shards(folder)
     return [found[number] for number in range(job.shards)]
 

@@ -27,12 +27,13 @@ from typing import Any
 
 import numpy as np
 
+from plumbing.engines.job import Engine
 from plumbing.mounts import mounted
 from plumbing.storage.files import sha256_of, write_whole
 from plumbing.storage.folders import only_writer
 from plumbing.storage.manifest import MANIFEST, FolderError, read_manifest, write_manifest
 from retrieval.dense.embeddings import Embeddings
-from retrieval.dense.encoding import PLAN, EncodingJob, Engine, encode_corpus
+from retrieval.dense.encoding import PLAN, EncodingJob, encode_corpus
 from retrieval.dense.faiss_build import add_rows, check_dimension, check_learnable, new_index
 from retrieval.dense.faiss_settings import HNSW, IVFPQ
 from retrieval.dense.shard import Shard

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from plumbing.engines.engines import make_engine
 from plumbing.mounts import SettingValueError, mounted
 from plumbing.settings import check_choice, check_positive, check_types
 from plumbing.storage.hashing import digest
@@ -20,7 +21,6 @@ from retrieval.current import Current
 from retrieval.dense import edits as dense_edits
 from retrieval.dense import folder as dense_folder
 from retrieval.dense.encoding import EncodingJob, default_shard_rows
-from retrieval.dense.engines import make_engine
 from retrieval.dense.faiss_index import faiss_threads, open_index
 from retrieval.dense.faiss_settings import HNSW, IVFPQ, KINDS
 from retrieval.dense.folder import IndexKind, Snapshot, State
@@ -55,7 +55,7 @@ class DenseSettings:
         shard_rows: The number of passages that are encoded and stored together; None for
             `retrieval.dense.encoding.default_shard_rows`.
         engine: What encodes the passages: "plain", "lightning" or "ray"
-            (`retrieval.dense.engines`).
+            (`plumbing.engines`).
         workers: The number of processes of "lightning" or "ray"; each has one device.
         ray_address: The address of a Ray cluster; None to start Ray on this machine.
         threads: The number of threads of FAISS.

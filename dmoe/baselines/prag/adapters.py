@@ -11,7 +11,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from dmoe.bank.errors import shown
 from dmoe.baselines.prag.layer_ffns import LayerFFNs
 from dmoe.baselines.prag.training import train_adapter
 from dmoe.experts.expert import Expert, ExpertSpec
@@ -22,6 +21,7 @@ from plumbing.mounts import SettingValueError
 from plumbing.stopwatch import Stopwatch
 from plumbing.storage.hashing import digest
 from plumbing.storage.tensors import DamagedTensorsError, read_tensors, write_tensors
+from qa.bank.errors import shown
 from retrieval.passage import Passage, text_digest
 
 log = logging.getLogger(__name__)

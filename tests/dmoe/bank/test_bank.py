@@ -64,7 +64,7 @@ def test_an_expert_that_was_got_is_a_copy(tmp_path: Path):
     for tensor in bank.get(["a"]).values():
         tensor.zero_()
     assert same(bank.get(["a"]), experts(0))
-    rows = bank.rows(["a"])
+    rows = bank.matrix(["a"])
     assert rows.shape == (1, bank.layout.numel)
     assert same(bank.layout.split(rows), experts(0))
 
@@ -137,7 +137,7 @@ def test_a_bank_is_a_dict(tmp_path_factory: pytest.TempPathFactory, steps: list)
             bank.remove(ids)
             model = {id: old for id, old in model.items() if id not in ids}
         elif step == "add" and set(ids) & set(model):
-            with pytest.raises(BankError, match="has an expert already"):
+            with pytest.raises(BankError, match="is there already"):
                 add(bank, ids, seed * 10)
         elif step in ("add", "replace"):
             add(bank, ids, seed * 10, replace=step == "replace")
@@ -154,7 +154,7 @@ def test_a_bank_is_a_dict(tmp_path_factory: pytest.TempPathFactory, steps: list)
 
 
 def test_a_large_addition_becomes_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("dmoe.bank.publish.SHARD_BYTES", 1000)
+    monkeypatch.setattr("qa.bank.publish.SHARD_BYTES", 1000)
     bank = make_bank(tmp_path)
     ids = [str(n) for n in range(20)]
     add(bank, ids)
@@ -251,7 +251,7 @@ def test_nothing_is_added_unless_all_is(tmp_path: Path):
     bank = make_bank(tmp_path)
     add(bank, ["a"])
     files = sorted((tmp_path / "shards").iterdir())
-    with pytest.raises(BankError, match=r"'a' \(and 0 more\) has an expert already"):
+    with pytest.raises(BankError, match=r"'a' \(and 0 more\) is there already"):
         add(bank, ["b", "a"])
     with pytest.raises(BankError, match="no expert of passage 'c'"):
         bank.remove(["a", "c"])
@@ -259,7 +259,7 @@ def test_nothing_is_added_unless_all_is(tmp_path: Path):
         add(bank, ["b", "b"])
     with pytest.raises(BankError, match="'a' comes twice"):
         bank.remove(["a", "a"])
-    with pytest.raises(BankError, match="an expert for each of 1 passages, got 2"):
+    with pytest.raises(BankError, match="expected 1 experts, one a passage, got 2"):
         bank.add([passage("b")], experts(0, 1))
     assert holds(Bank.open(tmp_path), {"a": 0})
     assert sorted((tmp_path / "shards").iterdir()) == files

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from dmoe.bank import Bank, BankError, compact, merge, verify
-from dmoe.bank.publish import copy_rows
-from dmoe.bank.upkeep import clean
+from qa.bank.publish import copy_rows
+from qa.bank.upkeep import clean
 from tests.helpers.tiny_bank import add, experts, holds, make_bank, same
 
 pytestmark = pytest.mark.usefixtures("no_sync")
@@ -100,7 +100,7 @@ def test_the_second_of_two_that_add_the_same_is_told(tmp_path: Path):
     first, second = make_bank(tmp_path), Bank.open(tmp_path)
     add(first, ["a"])
     assert "a" not in second
-    with pytest.raises(BankError, match=r"passage 'a' .* has an expert already"):
+    with pytest.raises(BankError, match=r"passage 'a' .* is there already"):
         add(second, ["b", "a"])
     second.refresh()
     assert holds(second, {"a": 0})
@@ -120,7 +120,7 @@ def test_the_second_of_two_that_compact_is_told(tmp_path: Path, monkeypatch: pyt
         add(Bank.open(tmp_path), ["c"], seed=2)
         return copy_rows(*args)
 
-    monkeypatch.setattr("dmoe.bank.upkeep.copy_rows", late)
+    monkeypatch.setattr("qa.bank.upkeep.copy_rows", late)
     with pytest.raises(BankError, match="another process has compacted the bank"):
         compact(bank)
     bank.refresh()
@@ -150,7 +150,7 @@ def test_what_comes_during_a_compaction_stays(tmp_path: Path, monkeypatch: pytes
         other.remove(["b"])
         return copy_rows(*args)
 
-    monkeypatch.setattr("dmoe.bank.upkeep.copy_rows", late)
+    monkeypatch.setattr("qa.bank.upkeep.copy_rows", late)
     compact(bank)
     assert holds(bank, {"a": 10, "c": 2, "d": 11})
     assert holds(Bank.open(tmp_path), {"a": 10, "c": 2, "d": 11})
@@ -173,7 +173,7 @@ def test_files_of_a_writer_at_work_are_left_alone(tmp_path: Path):
 
 
 def test_a_lock_that_is_never_free_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("dmoe.bank.locks.WAIT", 0.05)
+    monkeypatch.setattr("qa.bank.locks.WAIT", 0.05)
     bank = make_bank(tmp_path)
     handle = os.open(tmp_path / ".publish.lock", os.O_RDWR)
     fcntl.flock(handle, fcntl.LOCK_EX)
@@ -193,7 +193,7 @@ def test_merge_and_a_writer_at_the_same_time(tmp_path: Path, monkeypatch: pytest
         add(Bank.open(bank.path), ["a"], seed=5)
         return copy_rows(*args)
 
-    monkeypatch.setattr("dmoe.bank.merging.copy_rows", late)
+    monkeypatch.setattr("qa.bank.merging.copy_rows", late)
     with pytest.raises(BankError, match="merge again"):
         merge(bank, other.path)
     bank.refresh()

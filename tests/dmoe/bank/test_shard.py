@@ -12,8 +12,8 @@ import torch
 from safetensors import safe_open
 
 from dmoe.bank import Bank, BankError
-from dmoe.bank import shard as shard_file
-from dmoe.bank.shard import ShardEntry
+from qa.bank import shard as shard_file
+from qa.bank.shard import ShardEntry
 from retrieval.passage import text_digest
 from tests.helpers.tiny_bank import add, experts, holds, make_bank, passage
 

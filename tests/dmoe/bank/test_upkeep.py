@@ -25,7 +25,6 @@ from dmoe.bank import (
     ExpertLayout,
     compact,
     from_pretrained,
-    manifest,
     merge,
     push_to_hub,
     save_pretrained,
@@ -35,6 +34,7 @@ from dmoe.commands.bank import bank_command
 from dmoe.experts.expert import ExpertSpec
 from plumbing.storage.files import write_whole
 from plumbing.storage.jsonl import write_jsonl
+from qa.bank import manifest
 from tests.helpers.tiny_bank import add, holds, make_bank, make_spec, passage
 
 pytestmark = pytest.mark.usefixtures("no_sync")
@@ -372,7 +372,7 @@ def test_adapters_go_out_and_come_in(tiny_backbone: Backbone, tmp_path: Path):
     pair = bank.get(["a", "b"])
     assert all(torch.equal(tensor[0], tensor[1]) for tensor in pair.values())
     bank.check_passages([passage("b")])
-    with pytest.raises(BankError, match=r"passage 'b' .* has an expert already"):
+    with pytest.raises(BankError, match=r"passage 'b' .* is there already"):
         results("import-peft", bank.path, *given, "--id", "b")
     results("import-peft", bank.path, *given, "--id", "b", "--replace")
     with pytest.raises(BankError, match="expected the passage 'c', found none"):

@@ -235,7 +235,7 @@ def test_passages_are_those_of_the_corpus_or_of_the_data(named, tmp_path):
     write_jsonl(corpus, [{"id": "x", "title": "", "text": "Another corpus."}])
     passages = instantiate(
         {
-            "_target_": "dmoe.commands.build_experts.corpus_passages",
+            "_target_": "qa.commands.corpus.corpus_passages",
             "_recursive_": False,
             "data": {"_target_": "qa.data.dataset.load_folder", "dir": str(tmp_path / "data")},
             "corpus": {

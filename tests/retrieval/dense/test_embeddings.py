@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from plumbing.engines.engines import PlainEngine
 from plumbing.storage.manifest import FolderError
 from retrieval.dense.embeddings import Embeddings
 from retrieval.dense.encoding import EncodingJob, default_shard_rows, encode_corpus
-from retrieval.dense.engines import PlainEngine
 from retrieval.dense.shard import Rows, Shard, find_shards, repacked, store_shard
 from retrieval.passage import Passage, passage_digest
 from tests.helpers.tiny_encoders import WordEncoderSettings, make_corpus, make_passages
@@ -134,9 +134,9 @@ class Interrupted(PlainEngine):
     def __init__(self, shards):
         self.left, self.asked = shards, []
 
-    def encode(self, job, numbers, folder):
+    def run(self, job, numbers):
         self.asked = list(numbers)
-        super().encode(job, self.asked[: self.left], folder)
+        super().run(job, self.asked[: self.left])
         if self.left < len(self.asked):
             raise KeyboardInterrupt
 

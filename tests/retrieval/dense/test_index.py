@@ -253,7 +253,7 @@ def test_builds_that_end_after_each_shard_come_to_the_same_index(
             raise OSError("no space left")
         stored.append(store_shard(folder, number, data))
 
-    monkeypatch.setattr("retrieval.dense.engines.store_shard", store_one)
+    monkeypatch.setattr("retrieval.dense.encoding.store_shard", store_one)
     for _ in range(4):
         with pytest.raises(OSError, match="no space left"):
             again.build(corpus)
