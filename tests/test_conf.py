@@ -119,6 +119,7 @@ ROOTS = {
     "train_warmup": (),
     "tune_editor": (),
     "twins": (),
+    "write_facts": (),
 }
 
 
