@@ -119,7 +119,9 @@ ROOTS = {
     "train_reranker": (),
     "train_sft_lora": (),
     "train_warmup": (),
+    "tune_editor": (),
     "twins": (),
+    "write_facts": (),
 }
 
 

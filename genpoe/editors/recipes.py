@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from genpoe.editors.ft_lora import FTLoRA, FTLoRASettings
 from genpoe.editors.grace import GRACE, GRACESettings
 from genpoe.editors.memit import MEMIT, MEMITSettings
 from genpoe.editors.parts.covariance import Covariances, covariance_folder, find_covariances
+from genpoe.editors.parts.facts import Fact
 from genpoe.editors.parts.values import ValueSettings
 from genpoe.editors.rome import ROME, ROMESettings
 from genpoe.editors.trained.malmen import MALMEN
@@ -86,6 +87,7 @@ def open_editor(
     seed: int = 0,
     ckpt_path: str | Path | None = None,
     cache_dir: str | Path | None = None,
+    examples: Callable[[], Sequence[Fact]] | None = None,
 ) -> Editor:
     """Make an editor from plain settings.
 
@@ -99,6 +101,7 @@ def open_editor(
         seed: The seed of everything that the editor draws.
         ckpt_path: What ``scripts/train_editor.py`` has trained; MEND and MALMEN need it.
         cache_dir: The cache folder; None: that of the environment.
+        examples: Makes training facts with rephrasings, for GRACE's ``radius=auto``.
 
     Raises:
         SettingValueError: If a setting is unknown, mistyped or out of range.
@@ -112,9 +115,11 @@ def open_editor(
     settings = read_recipe(name, recipe, recipes, seed)
     if kind.trained:
         return kind.editor(backbone, settings, ckpt_path)
-    more = []
+    more: list[Any] = []
     if kind.statistics and getattr(settings, "adjust", True):
         more = [_covariances(backbone, name, settings, statistics, cache_dir)]
+    if getattr(settings, "radius", None) == "auto" and examples is not None:
+        more = [examples()]
     with mounted(f"recipes.{recipe}"):
         return kind.editor(backbone, settings, *more)
 

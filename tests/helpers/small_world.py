@@ -177,7 +177,11 @@ class World:
             ],
             "train_sft_lora": [*trainer, "recipe.epochs=1"],
             "train_warmup": ["instances.limit=4"],
+            "tune_editor": [
+                *("edits=2", "trials.ultraedit.eta=[1.0e-3]", "trials.ultraedit.layers=[[0,1]]")
+            ],
             "twins": [*answering, "batch_size=2"],
+            "write_facts": ["material.pairs=1"],
         }.get(script, [])
 
     def _fill(self, override: str) -> str:
