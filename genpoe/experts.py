@@ -43,11 +43,14 @@ class Around:
         ids_NL: The tokens of each row so far.
         mask_NL: 1 at tokens, 0 at padding.
         earlier: For each of `Looks.layers` the states ``[N, T, D]`` that it read.
+        asked_NTU: What a reader's queries have of the question's words, if it was computed before
+            (`genpoe.hypernet.reader.ReaderHypernet.asked`); it saves time.
     """
 
     ids_NL: Tensor
     mask_NL: Tensor
     earlier: tuple[Tensor, ...]
+    asked_NTU: Tensor | None = None
 
 
 @dataclass(frozen=True)

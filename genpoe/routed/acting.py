@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,9 @@ from torch.nn import functional
 from backbone.final_ffn import FinalFFN
 from genpoe.experts import Around, GeneratedExperts, Site
 from genpoe.hypernet.hypernet import Hypernet
+from genpoe.hypernet.reader import ReaderHypernet
+from genpoe.hypernet.reader_experts import ReaderExperts
+from genpoe.routed.steps import ReaderInSteps
 from genpoe.watch import on_input
 from qa.acting import ActingExperts, LastRead
 
@@ -44,18 +48,31 @@ class RoutedExperts(ActingExperts):
         codes: The codes.
         rows: B, the number of rows of the batch.
         k: K, the most experts that a row may have.
+        whole: For a reader, the map of `genpoe.hypernet.words.WordWriter.whole`; None: it is
+            computed here.
     """
 
     def __init__(
-        self, final: FinalFFN, hypernet: Hypernet, codes: Codes, rows: int, k: int
+        self,
+        final: FinalFFN,
+        hypernet: Hypernet,
+        codes: Codes,
+        rows: int,
+        k: int,
+        whole: Tensor | None = None,
     ) -> None:
         super().__init__(rows, k)
+        self._steps: ReaderInSteps | None = None
+        if isinstance(hypernet, ReaderHypernet):
+            given = hypernet.writer.whole() if whole is None else whole
+            self._steps = ReaderInSteps(hypernet, given)
         self._final = final
         self._hypernet = hypernet
         self._codes = codes
         self._experts: GeneratedExperts | None = None  # B sets of K, from the first swap on
         self._relevance_BK = torch.zeros(rows, k, device=final.backbone.device)
         self._last: LastRead | None = None
+        self._asked: Tensor | None = None  # [B, P, U], of a reader; computed when it is needed
         self._earlier: list[Tensor] = []  # the states [B, P, D] that entered the layers looked at
 
     @torch.inference_mode()
@@ -69,7 +86,10 @@ class RoutedExperts(ActingExperts):
             return
         # Any expert with the relevance 0 fills a row that has fewer than K.
         index = [[*map(names.index, row), *[0] * self.k][: self.k] for row in weighted]
-        made = self._hypernet.experts(self._codes.get(names)).cast(self._final.backbone.dtype)
+        code = self._codes.get(names).to(device)
+        made = self._hypernet.experts(code).cast(self._final.backbone.dtype)
+        if isinstance(made, ReaderExperts) and self._steps is not None:
+            made = replace(made, reader=self._steps)
         made = made.arranged(torch.tensor(index, device=device))
         self._experts = _placed(self._experts, made, rows_b, len(self._relevance_BK))
 
@@ -78,7 +98,7 @@ class RoutedExperts(ActingExperts):
         """Inside the block, note the states of earlier layers that the experts look at."""
         looks = self._hypernet.looks
         layers = () if looks is None else looks.layers
-        self._last = read
+        self._last, self._asked = read, None
         self._earlier = [torch.empty(0)] * len(layers)
 
         def note(place: int) -> Any:
@@ -107,6 +127,8 @@ class RoutedExperts(ActingExperts):
             yield
             return
         experts, relevance = self._experts, self._relevance_BK
+        if len(self._ids) == 1:
+            rows = None  # the only row; nothing need be copied
         if rows is not None:
             experts, relevance = experts.map(lambda tensor: tensor[rows]), relevance[rows]
 
@@ -118,7 +140,7 @@ class RoutedExperts(ActingExperts):
             site = self._site(hidden, output, rows, position)
             added_NTD = experts.mix(site, relevance).added_NTD
             before = output.shape[1] - added_NTD.shape[1]  # positions that nothing reads any more
-            return output + functional.pad(added_NTD, (0, 0, before, 0))
+            return output + (functional.pad(added_NTD, (0, 0, before, 0)) if before else added_NTD)
 
         handle = self._final.ffn.register_forward_hook(add)
         try:
@@ -145,10 +167,13 @@ class RoutedExperts(ActingExperts):
         def some(tensor: Tensor) -> Tensor:
             return tensor if rows is None else tensor[rows]
 
+        if self._asked is None and self._steps is not None:
+            self._asked = self._steps.asked(read)
         around = Around(
             some(read.ids_BL)[:, :upto],
             some(read.mask_BL)[:, :upto],
             tuple(some(states)[:, at] for states in self._earlier),
+            None if self._asked is None else some(self._asked)[:, at],
         )
         stream = some(read.residual.hidden_BPD)[:, at]
         return Site(hidden[:, -P:], output[:, -P:], stream, around)

@@ -49,6 +49,11 @@ class CodesOnDemand:
         self._codes: OrderedDict[str, Any] = OrderedDict()
         self.read, self.seconds = 0, 0.0
 
+    @property
+    def where(self) -> str:
+        """What messages call the passages: the file of a corpus, or the data set."""
+        return str(getattr(self._passages, "path", "the data set"))
+
     def __contains__(self, id: object) -> bool:
         return id in self._passages
 

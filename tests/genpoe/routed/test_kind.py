@@ -21,7 +21,6 @@ from plumbing.mounts import SettingValueError, locate
 from plumbing.storage.jsonl import read_jsonl, write_jsonl
 from qa.commands.evaluate import evaluate_command
 from qa.data.dataset import Question
-from retrieval.corpus import Corpus
 from tests.helpers.fakes import WordRetriever
 from tests.helpers.tiny import make_backbone
 from tests.helpers.tiny_reader import PASSAGES, make_reader
@@ -94,6 +93,29 @@ def test_routers_without_a_corpus_take_corpus_path(evaluated, router):
         assert (row["passage_ids"] == list(question.passage_ids)) == (router == "oracle")
 
 
+def test_without_a_corpus_they_are_those_of_the_data_set(evaluated, caplog):
+    _, rows = evaluated("k=1", "trigger=first", "corpus.path=null", router="oracle")
+    assert [row["passage_ids"] for row in rows] == [["1"], ["3"]]
+    evaluated("k=1", "corpus.path=null", "data.passages_path=null", router="random")
+
+
+def test_codes_of_a_bank_give_what_reading_gives(evaluated, tmp_path, tiny_backbone, checkpoint):
+    from genpoe.codes import CodeBank, CodeSpec
+
+    genpoe = GenPoE.from_checkpoint(checkpoint, tiny_backbone)
+    spec = CodeSpec.of(tiny_backbone, genpoe.hypernet, genpoe.max_passage_tokens, "float32")
+    bank = CodeBank.create(tmp_path / "codes", spec)
+    bank.add(list(PASSAGES), genpoe.code(genpoe.tokens(PASSAGES)))
+    read, rows = evaluated("k=2", "trigger=always")
+    kept, same = evaluated("k=2", "trigger=always", f"bank.dir={bank.path}")
+    assert "passages_read" not in kept
+    assert [row["prediction"] for row in rows] == [row["prediction"] for row in same]
+    assert kept["nll"] == pytest.approx(read["nll"], abs=1e-5)
+    bank.remove(["1", "2", "3"])
+    with pytest.raises(InstantiationException, match="empty"):
+        evaluated(f"bank.dir={bank.path}")
+
+
 def test_its_controls_change_what_acts(evaluated):
     runs = [
         evaluated("k=1", *overrides)[0]["nll"]
@@ -129,8 +151,6 @@ def test_gold_passages_that_are_not_in_the_corpus_are_said(evaluated, tmp_path, 
     ("overrides", "message"),
     [
         (["ckpt_path=null"], "needs a trained hypernetwork, got ckpt_path=None; set ckpt_path to"),
-        (["router=random", "corpus.path=null"], r"got None; set experts\.corpus\.path"),
-        (["bank.dir=bank"], r"reads the passages of a corpus, got a bank .*leave bank\.dir out"),
         (["method.weights=mean"], "weights must be one of sum, router, got 'mean'; set method.wei"),
         (["experts.keep=0"], r"keep must be at least 1, got 0; set experts\.keep"),
     ],
@@ -150,16 +170,17 @@ def test_what_it_cannot_do_is_an_error(overrides, message, tmp_path, corpus_path
         raise caught.value.__cause__ or caught.value
 
 
-def test_experts_below_the_last_layer_cannot_come_and_go(tmp_path, corpus_path):
+def test_experts_below_the_last_layer_cannot_come_and_go(tmp_path):
     backbone = make_backbone()
     GenPoE(backbone, MeanSettings(layer=0, rank=4, hidden_width=16).build(backbone)).save(
         tmp_path / "low.ckpt"
     )
-    corpus = Corpus.open(corpus_path, tmp_path)
     with pytest.raises(SettingValueError, match=r"only beside the last layer's FFN \(1\), got a h"):
-        GeneratedKind.open(backbone, str(tmp_path / "low.ckpt"), corpus=corpus)
+        GeneratedKind.open(backbone, str(tmp_path / "low.ckpt"), passages=dict)
+    with pytest.raises(SettingValueError, match="passages or a bank of their codes, got neither"):
+        GeneratedKind.open(backbone, str(tmp_path / "low.ckpt"))
     with pytest.raises(BackboneMismatchError):
-        GeneratedKind.open(make_backbone(seed=1), str(tmp_path / "low.ckpt"), corpus=corpus)
+        GeneratedKind.open(make_backbone(seed=1), str(tmp_path / "low.ckpt"), passages=dict)
 
 
 def test_an_ablation_is_of_trained_experts():
