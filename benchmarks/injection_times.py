@@ -8,7 +8,7 @@ passage's facts; its undoing and the likelihoods of its report do not count.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,22 +62,15 @@ def injection_times_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]
             f"has {len(lessons)}",
         )
     backbone = instantiate(config.backbone)
-    tasks = {
-        **_hypernets(config, backbone),
-        **_experts(backbone, config.injection),
-        "RAG: longer prompt": partial(_longer_prompt, backbone),
-        **_editors(config, backbone, data),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for number, lesson in enumerate(progress(lessons, "Passages")):
-        for name, task in tasks.items():
-            watch = Stopwatch()
-            own = task(lesson)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if number:  # the first passage warms up
-                seconds[name].append(watch.seconds if own is None else own)
-    result = {"passages": settings.passages, "pairs": settings.pairs, "seconds": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        tasks = {
+            **_hypernets(config, backbone),
+            **_experts(backbone, settings, Path(folder)),
+            "RAG: longer prompt": partial(_longer_prompt, backbone),
+            **_editors(config, backbone, data),
+        }
+        seconds = _measured(tasks, lessons)
+    result: dict[str, Any] = {"passages": settings.passages, "pairs": settings.pairs, "seconds": {}}
     rows = []
     for name, found in seconds.items():
         p50, p95 = (float(each) for each in np.percentile(found, [50, 95]))
@@ -89,6 +82,19 @@ def injection_times_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]
     )
     table = markdown_table(rows, ["method", "p50, seconds", "p95, seconds"], compact=True)
     return result, ["# Injecting one passage", "", shape, "", *table.splitlines()]
+
+
+def _measured(tasks: Mapping[str, Task], lessons: Sequence[Lesson]) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for number, lesson in enumerate(progress(lessons, "Passages")):
+        for name, task in tasks.items():
+            watch = Stopwatch()
+            own = task(lesson)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if number:  # the first passage warms up
+                seconds[name].append(watch.seconds if own is None else own)
+    return seconds
 
 
 def _hypernets(config: DictConfig, backbone: Backbone) -> dict[str, Task]:
@@ -106,13 +112,12 @@ def _hypernets(config: DictConfig, backbone: Backbone) -> dict[str, Task]:
     return found
 
 
-def _experts(backbone: Backbone, settings: DictConfig) -> dict[str, Task]:
+def _experts(backbone: Backbone, settings: DictConfig, folder: Path) -> dict[str, Task]:
     """DMoE: the training of one expert, and bringing it from disk into the model."""
     final, spec = FinalFFN(backbone), ExpertSpec()
-    folder = tempfile.TemporaryDirectory()
     layout = ExpertLayout(spec.shapes(final.sizes), "float32")
     bank_spec = BankSpec(backbone.name, backbone.fingerprint, layout, spec.alpha)
-    bank = Bank.create(Path(folder.name), bank_spec)
+    bank = Bank.create(folder / "bank", bank_spec)
     active = ActiveExperts(final, bank, rows=1, k=1)
     recipe = Recipe(epochs=settings.epochs)
     trainer = GroupedTrainer(final, spec, recipe, Limits(group_size=1))
@@ -126,7 +131,7 @@ def _experts(backbone: Backbone, settings: DictConfig) -> dict[str, Task]:
         bank.add([lesson.passage], experts)
         return seconds
 
-    def load(lesson: Lesson, _: Any = folder) -> None:  # the folder lives as long as the task
+    def load(lesson: Lesson) -> None:
         active.swap([0], [[lesson.passage.id]])
 
     return {

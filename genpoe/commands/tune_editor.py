@@ -101,7 +101,8 @@ def tune(config: DictConfig, backbone: Backbone | None = None) -> dict[str, floa
     examined = examination(backbone, facts)
     given: Any = OmegaConf.to_container(config.editor, resolve=True)
     recipe = given["recipes"]["tuned"]
-    trials = combinations(OmegaConf.to_container(config.trials[name]))
+    grid: Any = OmegaConf.to_container(config.trials[name])
+    trials = combinations(grid)
     folder = Path(config.paths.output_dir)
     kept, state = EntryLog(folder / "trials.log"), state_hash(backbone)
     rows: list[dict[str, Any]] = []
@@ -157,9 +158,15 @@ def examination(backbone: Backbone, facts: Sequence[Fact]) -> Examination:
     return Examination(facts, rephrased, unrelated)
 
 
-def combinations(grid: Any) -> list[dict[str, Any]]:
-    """All combinations of the values of some settings."""
-    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+def combinations(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All combinations of the values of some settings; those of a section are ``section.name``."""
+    choices: dict[str, Any] = {}
+    for name, values in grid.items():
+        if isinstance(values, Mapping):
+            choices |= {f"{name}.{inner}": each for inner, each in values.items()}
+        else:
+            choices[name] = values
+    return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
 
 
 def merged(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -251,7 +251,7 @@ class Editor(ABC):
 
     def _write_parameters(self, parameters: Mapping[str, Tensor]) -> None:
         for name, value in parameters.items():
-            if not bool(value.isfinite().all()):
+            if not bool(value.to(self.backbone.dtype).isfinite().all()):
                 raise EditError(f"the update of {name} is not finite; use a smaller step")
         self.edits.write(parameters)
         if self.backbone.dtype == torch.bfloat16:

@@ -28,7 +28,9 @@ def test_every_editor_has_as_many_trials():
     for name, grid in trials.items():
         recipe = composed("tune_editor", f"editor={name}").editor.recipes.tuned
         for changes in combinations(grid):
-            assert merged(recipe, changes).keys() == recipe.keys()  # no setting that is not there
+            made = merged(recipe, changes)  # no setting that is not there
+            assert made.keys() == recipe.keys()
+            assert made.get("value", {}).keys() == recipe.get("value", {}).keys()
 
 
 def test_the_best_trial_is_chosen_and_a_stopped_search_goes_on(tmp_path, no_sync, monkeypatch):
