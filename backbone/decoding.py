@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -138,6 +138,35 @@ def first_line(text: str) -> str:
 def score_answers(backbone: Backbone, decoded: Decoded, answers: Sequence[str]) -> Tensor:
     """The likelihood of given answers after prompts that have just been decoded.
 
+    Args:
+        backbone: The frozen model, with the same injection as while decoding.
+        decoded: What `greedy_decode` returned; it cannot be used afterwards.
+        answers: One answer for each prompt.
+
+    Returns:
+        ``[N]``: the `AnswerScores.nll` of each answer.
+    """
+    return read_answers(backbone, decoded, answers).nll
+
+
+class AnswerScores(NamedTuple):
+    """How well a model that is given the tokens of answers predicts each next one.
+
+    Attributes:
+        nll: ``[N]``, the mean negative log-likelihood in nats per answer token. The end-of-sequence
+            token counts as an answer token.
+        token_accuracy: ``[N]``, the share of the tokens that are the most likely ones, 0 to 1. The
+            end-of-sequence token does not count.
+    """
+
+    nll: Tensor
+    token_accuracy: Tensor
+
+
+@torch.inference_mode()
+def read_answers(backbone: Backbone, decoded: Decoded, answers: Sequence[str]) -> AnswerScores:
+    """Let the model read given answers after prompts that have just been decoded.
+
     The prompts are not read again, because their keys and values are in the cache.
 
     Args:
@@ -145,10 +174,6 @@ def score_answers(backbone: Backbone, decoded: Decoded, answers: Sequence[str]) 
         decoded: What `greedy_decode` returned. Its cache is cut back to the prompts and cannot be
             used afterwards.
         answers: One answer for each prompt.
-
-    Returns:
-        ``[N]``: the mean negative log-likelihood in nats per answer token. The end-of-sequence
-        token counts as an answer token.
     """
     rows = [encode_answer(backbone.tokenizer, answer) for answer in answers]
     prompt_ids = decoded.prompt_ids
@@ -163,7 +188,11 @@ def score_answers(backbone: Backbone, decoded: Decoded, answers: Sequence[str]) 
         logits_to_keep=labels.shape[1],
     ).logits.float()
     nll_NA = functional.cross_entropy(logits_NAV.transpose(1, 2), labels, reduction="none")
-    return (nll_NA * mask).sum(1) / mask.sum(1)
+    words = mask * (mask.cumsum(1) < mask.sum(1, keepdim=True))  # all but the end
+    right_NA = (logits_NAV.argmax(-1) == labels) & words.bool()
+    return AnswerScores(
+        (nll_NA * mask).sum(1) / mask.sum(1), right_NA.sum(1) / words.sum(1).clamp(min=1)
+    )
 
 
 def back_to_prompt(cache: Any, prompt_tokens: int) -> tuple[int, Any]:

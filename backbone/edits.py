@@ -103,6 +103,19 @@ class WeightEdits:
             self._previous.pop()  # only now: an interruption leaves a commit that can be taken back
         self._name()
 
+    def previous(self, commits: int = 0) -> dict[str, Tensor]:
+        """What the parameters were, that have changed since so many commits stood.
+
+        Raises:
+            ValueError: If fewer commits stand.
+        """
+        if not 0 <= commits <= self.commits:
+            raise ValueError(f"commits must be in 0..{self.commits}, got {commits}")
+        found: dict[str, Tensor] = {}
+        for commit in reversed(self._previous[commits:]):
+            found |= commit
+        return found
+
     @contextmanager
     def written(self, weights: Mapping[str, Tensor]) -> Iterator[Backbone]:
         """`write` for the duration of a ``with`` block."""

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from backbone.model import Backbone
+from backbone.split import SplitBackbone
 from backbone.tokens import encode_prompt
 from benchmarks.timing import interleaved, ratio, with_range
 from genpoe.hypernet.hypernet import HypernetSettings
@@ -42,7 +43,7 @@ def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         random.Random(config.seed + i).sample(passages, config.k) for i in range(len(questions))
     ]
     inputs = [_ids(backbone, build_prompt(q.question)) for q in questions]
-    turn = {"generate": 0, "answer": 0, "rag": 0, "plain": 0, "experts": 0}
+    turn = {"generate": 0, "read": 0, "answer": 0, "rag": 0, "plain": 0, "experts": 0}
 
     def following(name: str) -> int:
         turn[name] += 1
@@ -73,12 +74,22 @@ def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         genpoe.inject(chosen[following("generate")])
         genpoe.remove()
 
+    reads = hypernet.reads_layer
+    below = None if reads is None else SplitBackbone(backbone, reads).below
+
+    @torch.inference_mode()
+    def read_only() -> None:
+        tokens = genpoe.tokens(chosen[following("read")])
+        if below is not None:
+            below(tokens.input_ids_PS, tokens.attention_mask_PS)
+
     answer_tokens = 5  # tokens of a typical answer, with its end
     pairs = zip(questions, chosen, strict=True)
     with_passages = [_ids(backbone, build_prompt(q.question, passages)) for q, passages in pairs]
     seconds = interleaved(
         {
             "generate": injected_only,
+            "read": read_only,
             "answer": lambda: decode(inputs[following("answer")], answer_tokens),
             "rag": lambda: decode(with_passages[following("rag")], answer_tokens),
             "plain": lambda: decode(inputs[following("plain")], config.new_tokens),
@@ -93,6 +104,8 @@ def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         "generation_over_answering_with_rag": ratio(seconds["generate"], seconds["rag"]),
         "decoding_over_plain": ratio(decoding, seconds["plain"]),
     }
+    if below is not None:
+        result["generation_over_reading"] = ratio(seconds["generate"], seconds["read"])
     shape = (
         f"Hypernetwork: {described(hypernet.settings)}; "
         f"{str(backbone.dtype)[6:]}; one question at a time; {config.rounds} interleaved rounds. "
@@ -102,8 +115,9 @@ def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
         "generation_over_answering": f"generating the experts / answering ({answer_tokens} tokens)",
         "generation_over_answering_with_rag": "generating the experts / answering with RAG",
         "decoding_over_plain": f"decoding {config.new_tokens} tokens with the experts / without",
+        "generation_over_reading": f"generating the experts / the first {reads} layers alone",
     }
-    rows = [[label, with_range(result[key], 3)] for key, label in labels.items()]
+    rows = [[what, with_range(result[key], 3)] for key, what in labels.items() if key in result]
     table = markdown_table(rows, ["", "ratio (median, range)"], compact=True)
     return result, [
         f"# Injecting K = {config.k} passages",

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from backbone.decoding import greedy_decode, positions, score_answers
+from backbone.decoding import greedy_decode, positions, read_answers
 from backbone.lora.adapter import LoraAdapter
 from backbone.model import Backbone
 from backbone.read_prompts import ReadPrompts
@@ -18,7 +18,6 @@ from backbone.tokens import encode_prompt
 from plumbing.mounts import SettingValueError
 from qa.data.dataset import Question
 from qa.passages.source import PassageSource, Selection
-from qa.prompts import build_prompt
 from retrieval.passage import Passage, passage_text
 
 
@@ -53,11 +52,15 @@ class Prediction:
             the mean over its tokens, in nats.
         details: What else the method says about the answer, for ``predictions.jsonl``: plain
             values.
+        token_accuracy: The share of the first answer's tokens that are the most likely ones when
+            those before them are given, 0 to 1; None if the method does not say it. It is for
+            comparison with papers that score this way: it leaks the answer's content and length.
     """
 
     text: str
     nll: float
     details: dict[str, Any] = field(default_factory=dict)
+    token_accuracy: float | None = None
 
 
 class AnsweringMethod:
@@ -133,7 +136,7 @@ class AnsweringMethod:
     def prompt(self, input: QuestionInput) -> str:
         """Write what the model reads: the question, after its passages if there is RAG."""
         passages = input.prompt_passages if self.rag else ()
-        return build_prompt(input.question.question, passages)
+        return input.question.prompt(passages)
 
     def check_prompts(self, inputs: Sequence[QuestionInput]) -> None:
         """Check that each prompt leaves room for ``max_new_tokens`` in the backbone's positions.
@@ -188,10 +191,15 @@ class AnsweringMethod:
         read = {} if self.read_prompts is None else {"cache": self.read_prompts.take(prompts)}
         with self.injected(inputs):
             decoded = greedy_decode(self.backbone, prompts, self.max_new_tokens, **read)
-            nll = score_answers(self.backbone, decoded, answers).tolist()
+            scores = read_answers(self.backbone, decoded, answers)
         if self.read_prompts is not None:
             self.read_prompts.keep(prompts, decoded)
-        return [Prediction(*pair) for pair in zip(decoded.texts, nll, strict=True)]
+        return [
+            Prediction(text, nll, token_accuracy=right)
+            for text, nll, right in zip(
+                decoded.texts, scores.nll.tolist(), scores.token_accuracy.tolist(), strict=True
+            )
+        ]
 
 
 class BaseMethod(AnsweringMethod):

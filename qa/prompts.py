@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 INSTRUCTION = "Answer the question with a short phrase."
 
+COMPLETE = "Complete the sentence with a short phrase."
+
 # What `prompt_template` was in version 0.1, whose artefacts do not say it. It stays what it is.
 PROMPT_OF_0_1 = (
     "{title}\n{text}\n\nAnswer the question with a short phrase.\nQuestion: {question}\nAnswer:"
@@ -28,8 +30,16 @@ PROMPT_OF_0_1 = (
 
 def build_prompt(question: str, passages: Sequence[Passage] = ()) -> str:
     """The prompt of a question; with RAG, its passages stand before it, the best one first."""
-    context = "".join(f"{passage_text(passage)}\n\n" for passage in passages)
-    return f"{context}{INSTRUCTION}\nQuestion: {question.strip()}\nAnswer:"
+    return f"{_context(passages)}{INSTRUCTION}\nQuestion: {question.strip()}\nAnswer:"
+
+
+def build_start(start: str, passages: Sequence[Passage] = ()) -> str:
+    """The prompt of the start of a sentence, which the model completes."""
+    return f"{_context(passages)}{COMPLETE}\n{start.strip()}"
+
+
+def _context(passages: Sequence[Passage]) -> str:
+    return "".join(f"{passage_text(passage)}\n\n" for passage in passages)
 
 
 def prompt_template() -> str:

@@ -30,8 +30,6 @@ from backbone.model import Backbone
 from backbone.split import SplitBackbone, Trunk
 from dmoe.ablation.key import settings_key
 from dmoe.augmentation import prompts as augmentation_prompts
-from dmoe.augmentation.augmenter import ModelAugmenter
-from dmoe.augmentation.writer import BackboneWriter, WritingRequest
 from dmoe.bank import Bank, BankError, BankSpec, ExpertLayout
 from dmoe.baselines.prag.adapters import PassageAdapters
 from dmoe.baselines.prag.layer_ffns import LayerFFNs
@@ -57,6 +55,8 @@ from plumbing.training.checkpoint import CheckpointError
 from qa.evaluation.pairing import differences
 from qa.evaluation.run_folder import read_run
 from qa.prompts import PROMPT_OF_0_1, build_prompt, prompt_template
+from qa.writing.asking import Asker
+from qa.writing.writer import BackboneWriter, WritingRequest
 from retrieval.passage import Passage
 from tests.helpers.tiny import make_backbone, save_backbone
 from tests.helpers.tiny_reader import make_reader
@@ -411,18 +411,18 @@ def test_answers_of_an_augmenting_backbone(change: Any, backbone: Backbone, same
 def test_answers_that_version_0_1_cached(backbone: Backbone, tmp_path: Path) -> None:
     writer = BackboneWriter(backbone)
     request = WritingRequest((("user", "Who?"),), 4, 0)
-    augmenter = ModelAugmenter(writer, "paper", tmp_path)
-    old = augmenter._key(request, fingerprint=f"{backbone.weights.legacy} 0.7 0")
-    augmenter._cache.append([(old, "an old answer")])
-    key = augmenter._key(request)
-    assert augmenter._read({key: _wanted(request)}) == {key: "an old answer"}
+    asker = Asker(writer, tmp_path)
+    old = asker._key(request, fingerprint=f"{backbone.weights.legacy} 0.7 0")
+    asker._cache.append([(old, "an old answer")])
+    key = asker._key(request)
+    assert asker._read({key: _wanted(request)}) == {key: "an old answer"}
     an_edited_row(backbone)
-    edited = ModelAugmenter(BackboneWriter(backbone), "paper", tmp_path)
+    edited = Asker(BackboneWriter(backbone), tmp_path)
     assert edited._key(request) != key
 
 
 def _wanted(request: WritingRequest) -> Any:
-    from dmoe.augmentation.augmenter import _Wanted
+    from qa.writing.asking import _Wanted
 
     return _Wanted(request, "p0")
 

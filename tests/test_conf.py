@@ -79,10 +79,11 @@ CASES = [
     (group, option)
     for group in (
         *("backbone", "hypernet", "data", "trainer", "callbacks", "logger", "experiment"),
-        *("debug", "hparams_search", "paths", "hydra"),
+        *("debug", "hparams_search", "paths", "hydra", "without"),
     )
     for option in options(group)
-    if not option.startswith(("dmoe/", "format/"))  # experiments of other commands
+    # Others are experiments of other commands.
+    if not option.startswith(("dmoe/", "format/", "genpoe/figure"))
 ]
 
 
@@ -106,13 +107,17 @@ ROOTS = {
     "encode_passages": ("ckpt_path=a", "bank.dir=bank"),
     "evaluate": (),
     "evaluate_retrieval": ("data=bios", "retriever=hybrid"),
+    "look": (),
     "mean_study": (),
     "quickstart": (),
     "report": ("runs=[a,b]",),
+    "sequential_edit": (),
+    "sequential_report": ("runs=[a,b]",),
     "train_hypernet": (),
     "train_reranker": (),
     "train_sft_lora": (),
     "train_warmup": (),
+    "twins": (),
 }
 
 
@@ -125,7 +130,7 @@ def test_roots_compose(root):
 
 GROUPS = [
     *(("evaluate", group) for group in ("method", "retriever", "reranker", "data", "backbone")),
-    *(("evaluate", group) for group in ("corpus", "pipeline", "editor")),
+    *(("evaluate", group) for group in ("corpus", "pipeline", "editor", "material")),
     *(("evaluate_retrieval", group) for group in ("retriever", "reranker")),
     *(("evaluate_retrieval", group) for group in ("corpus", "pipeline")),
     *(("build_index", group) for group in ("retriever", "corpus")),
@@ -179,6 +184,15 @@ def test_whatever_takes_a_seed_is_given_one():
                 given[path.relative_to(CONF).as_posix(), node["_target_"]] = "seed" in node
     assert len(given) > 5
     assert all(given.values()), given
+
+
+def test_every_method_of_figure_5_composes():
+    config = composed("sequential_edit", "experiment=genpoe/figure5_bios")
+    for settings in config.compare.values():
+        own = composed("sequential_edit", *settings, "compare=null")
+        for target in targets(own):
+            assert callable(get_object(target))
+        check_seeds(own)
 
 
 @pytest.mark.parametrize("root", ["build_experts", "train_sft_lora", "ablation"])

@@ -37,6 +37,8 @@ CALLS: list[tuple[str, tuple[str, ...], list[str]]] = [
     ("quickstart", (), ["evaluate", "evaluate"]),
     ("evaluate", ("method=rag",), ["report"]),
     ("report", ("runs=[RUN1,RUN2]", "labels=[a,b]"), []),
+    ("sequential_edit", ("method=none",), ["sequential_report"]),
+    ("sequential_report", ("runs=[STREAM1,STREAM2]", "labels=[a,b]"), []),
     ("build_index", DENSE, ["evaluate_retrieval"]),
     ("evaluate_retrieval", SQUAD, ["evaluate"]),
     ("train_reranker", SQUAD, ["evaluate_retrieval"]),
@@ -55,6 +57,8 @@ CALLS: list[tuple[str, tuple[str, ...], list[str]]] = [
     ("train_sft_lora", ("instances.split=dev",), ["evaluate"]),
     ("train_warmup", ("data=bios",), ["build_experts"]),
     ("mean_study", (), ["train_hypernet"]),
+    ("look", ("ckpt_path=READER",), ["evaluate"]),
+    ("twins", ("method=base",), ["report"]),
     (
         "ablation",
         ("ablation=k", "augmenter=questions", "augmenter.split=dev", "data=bios", "k=1"),
@@ -75,6 +79,7 @@ SAME = {
     ("train_sft_lora", "evaluate"): ("data", "backbone"),
     ("train_warmup", "build_experts"): ("data",),
     ("mean_study", "train_hypernet"): ("data", "backbone"),
+    ("look", "evaluate"): ("data", "backbone"),
 }
 
 

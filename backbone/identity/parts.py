@@ -59,7 +59,7 @@ def _defaults(kind: type[Any]) -> dict[str, Any]:
 def tokenizer_hash(tokenizer: Any) -> str:
     """The hash of everything that decides a tokenizer's ids and the text that it makes of them.
 
-    The chat template is not part of it, because only `dmoe.augmentation.writer` uses it. The
+    The chat template is not part of it, because only `qa.writing.writer` uses it. The
     padding token is not either, because padding never counts.
 
     Args:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dmoe.augmentation.augmenter import ModelAugmenter
-from dmoe.augmentation.endpoint import EndpointWriter
 from dmoe.augmentation.sources import FileAugmenter, QuestionAugmenter
-from dmoe.augmentation.writer import BackboneWriter
+from qa.writing.endpoint import EndpointWriter
+from qa.writing.writer import BackboneWriter
 
 __all__ = [
     "BackboneWriter",

@@ -1,9 +1,6 @@
 """Augmentation by a language model, which is asked a bounded number of times for each passage.
 
-Every answer goes into a cache at once. Its key holds everything that decides the answer: the model,
-the messages with the passage, and the attempt. So a run that was stopped goes on where it was, and
-improved parsing can read the old answers again. Refusals of the writer are not kept, so that a run
-with another limit asks again.
+Every answer is kept by `qa.writing.asking`, so a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -13,18 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
-from dmoe.augmentation.chatter import without_thinking
-from dmoe.augmentation.parse import MalformedAnswerError
 from dmoe.augmentation.sources import Augmented, missing
 from dmoe.augmentation.tasks import PAIRS, task_set
-from dmoe.augmentation.writer import RefusedError, Writer, WriterError, WritingRequest
 from dmoe.training.lessons import Lesson
 from plumbing.mounts import SettingValueError
 from plumbing.settings import typed
 from plumbing.stopwatch import Stopwatch
-from plumbing.storage.log import EntryLog, cache_key
+from qa.writing.asking import Asker
+from qa.writing.chatter import without_thinking
+from qa.writing.parse import MalformedAnswerError
+from qa.writing.writer import Writer, WriterError, WritingRequest
 from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
@@ -100,12 +96,10 @@ class ModelAugmenter:
         for name, value in (("max_attempts", max_attempts), ("chunk", chunk)):
             if value < 1:
                 raise SettingValueError(name, f"{name} must be positive, got {value}")
-        self._writer = writer
         self._tasks = task_set(prompts)
-        self._cache = EntryLog(Path(cache_dir).expanduser() / "answers.log")
+        self._asker = Asker(writer, cache_dir)
         self._max_attempts = max_attempts
         self._chunk = chunk
-        self._refused: dict[str, RefusedError] = {}  # for the passages of the present chunk
 
     def augment(self, passages: Mapping[str, Passage]) -> Iterator[Augmented]:
         """Augment every passage, in their order.
@@ -132,7 +126,7 @@ class ModelAugmenter:
             log.info("%d of %d passages augmented, %.0f a minute", done, len(passages), rate)
 
     def _augment(self, passages: Sequence[Passage]) -> list[Augmented]:
-        self._refused = {}
+        self._asker.forget_refusals()
         drafts = [_Draft(passage) for passage in passages]
         for attempt in range(self._max_attempts):
             self._ask_pairs([draft for draft in drafts if len(draft.pairs) < PAIRS], attempt)
@@ -173,77 +167,15 @@ class ModelAugmenter:
     ) -> Iterator[tuple[list[str], str]]:
         """Get the answers to each draft's requests from the cache or from the writer.
 
-        Requests that were refused before are not made again.
-
         Yields:
             What `_Draft.take` returns: the answers, and the reason if they are empty.
 
         Raises:
             WriterError: If the writer cannot answer at all; the message names a passage.
         """
-        wanted = {
-            self._key(request): _Wanted(request, draft.passage.id)
-            for draft, each in zip(drafts, requests, strict=True)
-            for request in each
-        }
-        known: dict[str, str | WriterError] = {
-            key: self._refused[asked]
-            for key, each in wanted.items()
-            if (asked := self._key(each.request, attempt=0)) in self._refused
-        }
-        known |= self._read(wanted)
-        known |= self._written({key: each for key, each in wanted.items() if key not in known})
-        for draft, each in zip(drafts, requests, strict=True):
-            yield draft.take([known[self._key(request)] for request in each])
-
-    def _read(self, wanted: Mapping[str, _Wanted]) -> dict[str, str]:
-        """Read answers from the cache, also those that version 0.1 keeps under another key."""
-        found = {key: values[0] for key, values in self._cache.read(wanted).items()}
-        older = getattr(self._writer, "older_fingerprint", None)
-        if older is None or len(found) == len(wanted):
-            return found
-        lacking = {key: each.request for key, each in wanted.items() if key not in found}
-        keys = {self._key(request, fingerprint=older): key for key, request in lacking.items()}
-        return found | {keys[old]: values[0] for old, values in self._cache.read(keys).items()}
-
-    def _written(self, wanted: Mapping[str, _Wanted]) -> dict[str, str | WriterError]:
-        """Let the writer answer requests, and put its answers into the cache.
-
-        Returns:
-            An answer or a refusal for each key.
-        """
-        written: dict[str, str | WriterError] = {}
-        # Requests of a batch have similar lengths, so that little is padded. The longest come
-        # first, so that memory runs out at the beginning or not at all.
-        order = sorted(wanted, key=lambda key: -_length(wanted[key].request))
-        for start in range(0, len(order), self._writer.batch_size):
-            batch = order[start : start + self._writer.batch_size]
-            replies = self._writer.write([wanted[key].request for key in batch])
-            entries = dict(zip(batch, replies, strict=True))
-            # Received answers are stored first, whatever happened to the other requests.
-            self._cache.append((key, text) for key, text in entries.items() if type(text) is str)
-            for key, reply in entries.items():
-                if isinstance(reply, RefusedError):
-                    self._refused[self._key(wanted[key].request, attempt=0)] = reply
-                elif isinstance(reply, WriterError):
-                    raise WriterError(f"passage {wanted[key].about!r}: {reply}") from reply
-            written |= entries
-        return written
-
-    def _key(
-        self,
-        request: WritingRequest,
-        attempt: int | None = None,
-        fingerprint: str | None = None,
-    ) -> str:
-        return cache_key(
-            "augmentation",
-            self._writer.fingerprint if fingerprint is None else fingerprint,
-            request.messages,
-            request.opening,
-            request.max_new_tokens,
-            request.attempt if attempt is None else attempt,
-        )
+        replies = self._asker.ask([draft.passage.id for draft in drafts], requests)
+        for draft, each in zip(drafts, replies, strict=True):
+            yield draft.take(each)
 
 
 def _refusals(found: Sequence[Augmented]) -> list[str]:
@@ -255,14 +187,3 @@ def _refusals(found: Sequence[Augmented]) -> list[str]:
             *(len(refused), len(found), refused[0].lesson.passage.id, refused[0].refusal),
         )
     return [each.refusal for each in refused]
-
-
-class _Wanted(NamedTuple):
-    """A request, and the id of the passage that it is about."""
-
-    request: WritingRequest
-    about: str
-
-
-def _length(request: WritingRequest) -> int:
-    return sum(len(text) for _, text in request.messages)

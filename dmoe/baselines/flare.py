@@ -30,12 +30,12 @@ from backbone.decoding import (
 )
 from backbone.model import Backbone
 from backbone.tokens import decode, encode_prompt
-from dmoe.augmentation.sentences import sentence_starts
 from dmoe.metrics import trigger_metrics
 from plumbing.mounts import SettingValueError
 from qa.method import AnsweringMethod, Prediction, QuestionInput
 from qa.passages.retrieved import RetrievedPassages
 from qa.passages.source import PassageSource
+from qa.writing.sentences import sentence_starts
 
 
 @dataclass

@@ -84,7 +84,8 @@ class CodeLayout(Layout):
                 divisor_S1 = np.where(scale_S > 0, scale_S, 1).astype(np.float32)[:, None]
                 kept_SU = (kept_SU / divisor_S1).round().clip(-_LARGEST, _LARGEST)
                 parts.append(scale_S)
-            parts.append(kept_SU.astype(KEYS[self.keys]))
+            with np.errstate(over="ignore"):  # `wrong` says which rows hold infinite keys
+                parts.append(kept_SU.astype(KEYS[self.keys]))
             rows.append(b"".join(part.tobytes() for part in parts))
         return Rows.of(rows)
 

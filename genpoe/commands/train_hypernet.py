@@ -37,11 +37,7 @@ def build_module(config: DictConfig, backbone: Backbone) -> GenPoEModule:
     with mounted("hypernet"):
         hypernet = settings.build(backbone)
         _check_cache(config.cache_frozen, hypernet)
-        if not isinstance(config.other_passages, int) or config.other_passages < 0:
-            raise ValueError(
-                "other_passages must be a whole number of at least 0, got "
-                f"{config.other_passages!r}; set other_passages"
-            )
+        _check_others(config.other_passages, config.wrong_passages)
         return GenPoEModule(
             backbone,
             hypernet,
@@ -50,6 +46,7 @@ def build_module(config: DictConfig, backbone: Backbone) -> GenPoEModule:
             cache_dir=str(cache_dir) if config.cache_frozen else None,
             answers_only=config.cache_frozen == "answers",
             other_passages=config.other_passages,
+            wrong_passages=config.wrong_passages,
             seed=config.seed,
         )
 
@@ -68,6 +65,18 @@ def _check_cache(cache_frozen: Any, hypernet: Hypernet) -> None:
     else:
         return
     raise ValueError(f"{problem}; set cache_frozen")
+
+
+def _check_others(other: Any, wrong: Any) -> None:
+    if not isinstance(other, int) or other < 0:
+        raise ValueError(
+            f"other_passages must be a whole number of at least 0, got {other!r}; set "
+            "other_passages"
+        )
+    if not isinstance(wrong, int | float) or not 0 <= wrong < 1:
+        raise ValueError(
+            f"wrong_passages must be at least 0 and less than 1, got {wrong!r}; set wrong_passages"
+        )
 
 
 def train_command(config: DictConfig) -> dict[str, float]:

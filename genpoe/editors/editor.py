@@ -154,6 +154,36 @@ class Editor(ABC):
             self._set_state(state)
             self._before.pop()  # only now: an interrupted undo can be repeated
 
+    @property
+    def state(self) -> Any:
+        """What the editor knows besides the weights, such as statistics over all edits so far."""
+        return self._state()
+
+    def redo(self, weights: Mapping[str, Tensor], state: Any) -> None:
+        """Take up a batch that was edited before, by what it left behind.
+
+        Args:
+            weights: The parameters that the batch changed, by name, as they were after it.
+            state: The `state` after it.
+
+        Raises:
+            ValueError: If the weights are not those of this model; the model is as before then.
+        """
+        batches = self.batches
+        try:
+            self._before.append((self.edits.commits, self._state()))
+            if weights:
+                self.edits.write(weights)
+            self._set_state(state)
+        except BaseException:
+            self.undo(batches)
+            raise
+
+    def changed(self, batches: int = 0) -> dict[str, Tensor]:
+        """What the parameters were, that have changed since so many batches stood."""
+        commits = self._before[batches][0] if batches < self.batches else self.edits.commits
+        return self.edits.previous(commits)
+
     @contextmanager
     def edited(self, facts: Sequence[Fact]) -> Iterator[EditReport]:
         """`edit` for the duration of a ``with`` block, in which the edits act."""

@@ -1,13 +1,15 @@
 """Editors among the other answering methods: a question's passage is edited in, asked, and undone.
 
 Deviation: the paper's editors get 16 pairs that GPT-4o-mini writes about a passage; here they get
-the data set's own pairs, or those of a file, without the question that is asked.
+the data set's own pairs, those of a file, or those that the backbone or an endpoint writes, without
+the question that is asked.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ import torch
 from backbone.model import Backbone
 from genpoe.editors.editor import Editor, EditReport
 from genpoe.editors.material import Material, count_applicable, make_material
-from genpoe.editors.parts.facts import Fact
+from genpoe.editors.parts.facts import SUBJECT_SOURCES, Fact
 from genpoe.editors.recipes import open_editor
 from plumbing.mounts import mounted
 from qa.data.dataset import QADataset
@@ -50,6 +52,7 @@ class EditedMethod(AnsweringMethod):
 
     def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
         """Answer a batch of questions, each on the backbone with its own edits alone."""
+        self.material.prepare([p for input in inputs for p in input.selection.passages])
         found = []
         for input in inputs:
             (prediction,) = super().answer([input])
@@ -72,7 +75,7 @@ class EditedMethod(AnsweringMethod):
         facts, left_out = self._facts(inputs[0])
         some = count_applicable(facts, self.editor.needs_subject)
         with torch.inference_mode(False), self.editor.edited(some[True]) as report:
-            self._details = _details(report, len(some[False]), left_out)
+            self._details = _details(report, some[True], len(some[False]), left_out)
             with torch.inference_mode():
                 yield
 
@@ -89,7 +92,8 @@ class EditedMethod(AnsweringMethod):
         """Means of what the edits were and did.
 
         Returns:
-            ``edits``, ``edits_not_applicable`` and ``edits_left_out`` (the question itself) for
+            ``edits``, ``edits_not_applicable``, ``edits_left_out`` (the question itself) and
+            ``edits_subject_model``, ``_title`` and ``_last`` (subjects by where they come from) for
             each question, ``edit_seconds`` for each question, ``edit_nll_before`` and
             ``edit_nll_after`` for each edit, and ``edits_stuck``, the number of edits whose value
             did not get better.
@@ -100,16 +104,21 @@ class EditedMethod(AnsweringMethod):
             return {}
         if not made:
             log.warning("no fact could be edited: every answer is that of the backbone alone")
-        names = ("edits", "edits_not_applicable", "edits_left_out", "edit_seconds")
+        names = ["edits", "edits_not_applicable", "edits_left_out", "edit_seconds"]
+        names += [f"edits_subject_{name}" for name in SUBJECT_SOURCES]
         found = {name: sum(each[name] for each in every) / len(every) for name in names}
         for name in ("edit_nll_before", "edit_nll_after"):
             found[name] = sum(each[name] * each["edits"] for each in every) / max(1, made)
         return found | {"edits_stuck": float(sum(each["edits_stuck"] for each in every))}
 
 
-def _details(report: EditReport, not_applicable: int, left_out: int) -> dict[str, Any]:
+def _details(
+    report: EditReport, facts: Sequence[Fact], not_applicable: int, left_out: int
+) -> dict[str, Any]:
     count = max(1, len(report.ids))
+    sources = Counter(fact.subject_source for fact in facts)
     return {
+        **{f"edits_subject_{name}": sources[name] for name in SUBJECT_SOURCES},
         "edits": len(report.ids),
         "edits_not_applicable": not_applicable,
         "edits_left_out": left_out,
@@ -130,6 +139,7 @@ def load_edited(
     pairs: int | None = None,
     rag: bool = False,
     max_new_tokens: int = 32,
+    material: Material | Callable[[Backbone], Material] | None = None,
 ) -> EditedMethod:
     """Make the method from plain settings.
 
@@ -142,11 +152,17 @@ def load_edited(
         pairs: The most facts of a passage; None: all.
         rag: Whether the passages also stand in the prompt.
         max_new_tokens: The most tokens that are decoded.
+        material: What gives the facts, or what makes it of the backbone; None: ``facts`` or the
+            data set.
 
     Raises:
         ValueError: If a setting is out of range, or the facts are malformed.
     """
-    material = make_material(facts, dataset, splits, pairs)
+    if callable(material):
+        with mounted("material"):
+            material = material(backbone)
+    if material is None:
+        material = make_material(facts, dataset, splits, pairs)
     with mounted("editor"):
         opened = open_editor(backbone, **editor)
     return EditedMethod(opened, material, rag, max_new_tokens)

@@ -153,6 +153,7 @@ class Hypernet(nn.Module, ABC):
         looked: Looked | None,
         rows_N: Tensor | None,
         targets_NT: Tensor,
+        wrong_N: Tensor | None = None,
     ) -> Tensor | None:
         """What is added in training to the answer nll of each question; by default nothing.
 
@@ -161,6 +162,7 @@ class Hypernet(nn.Module, ABC):
             looked: Where they looked.
             rows_N: The index of each question's set; None: each has its own.
             targets_NT: The token that each position predicts, -100 where none is scored.
+            wrong_N: True for questions that have only passages of others; None: there are none.
 
         Returns:
             ``[N]``, or None.

@@ -37,6 +37,8 @@ from plumbing.mounts import SettingValueError
 from plumbing.settings import check_choice, check_positive
 
 _GATE = 8.0  # logits that a word gains at first if all attention is on it
+_PRIOR = 0.2  # factor on the backbone's own logit of a word, at first
+_AHEAD = 6.0  # tokens in which the weight of what follows a place falls to 1 / e at first
 _BATCHES_TO_START = 8  # batches of passages whose states are measured before a training
 
 
@@ -51,15 +53,23 @@ class ReaderSettings(HypernetSettings):
             layers.
         hidden_width: H, the width between the two linear layers of keys and of queries.
         key_width: U, the width of a key.
+        look_ahead: How many of the next tokens' states a key also has, since states of a causal
+            backbone do not know what follows.
         lexical: Whether keys and queries also have the words around a place, and those of the
             question.
         follow: Whether keys and queries also have the word before a place, and the current word.
+        prior: Whether a unit's score also has the backbone's own logit of its word. What the model
+            would say without the passage is often of the kind that the question asks for.
+        ahead: Whether keys also have the states behind a place, the more the nearer. A state knows
+            only what stands before it, so without them a name at the beginning of a sentence does
+            not know what its bearer does there.
         common_rank: The rank of the expert that is common to all passages.
         mixing: How K passages are mixed. "softmax": one softmax over the units of all K, with the
             logarithm of the relevance (GenPoE eq. 9) added to a passage's units. "experts": one
             softmax for each passage, weighted by its relevance (eq. 6).
         copy_loss: The weight in training of the attention's own loss, which asks it to look at the
-            word that is to be written, or at the null unit if no passage has it.
+            word that is to be written, or at the null unit if no passage has it or if all passages
+            are those of others.
         dropout: The share of the inputs of keys and queries that is set to 0 in training.
         scalar_lr_scale: Factor on the learning rate of the few scalars of lexical keys.
 
@@ -72,8 +82,11 @@ class ReaderSettings(HypernetSettings):
     query_layers: Sequence[int] = ()
     hidden_width: int = 256
     key_width: int = 64
+    look_ahead: int = 0
     lexical: bool = True
     follow: bool = True
+    prior: bool = False
+    ahead: bool = False
     common_rank: int = 16
     mixing: str = "softmax"
     copy_loss: float = 0.5
@@ -89,6 +102,10 @@ class ReaderSettings(HypernetSettings):
         object.__setattr__(self, "query_layers", tuple(self.query_layers))
         check_positive(self, "hidden_width", "key_width", "common_rank", "scalar_lr_scale")
         check_choice("mixing", self.mixing, MIXINGS)
+        if self.look_ahead < 0:
+            raise SettingValueError(
+                "look_ahead", f"look_ahead must not be negative, got {self.look_ahead}"
+            )
         if self.copy_loss < 0:
             raise SettingValueError(
                 "copy_loss", f"copy_loss must not be negative, got {self.copy_loss}"
@@ -106,8 +123,10 @@ class ReaderSettings(HypernetSettings):
 class ReaderHypernet(Hypernet):
     """Makes an expert of keys and words from each passage.
 
-    * A **key** is ``Linear(LN(Linear([x_j; x_j−1])))`` of the passage's states x at a token and at
-      the one before, beside what `WordMatch` adds.
+    * A **key** is ``Linear(LN(Linear([x_j; x_j−1; x_j+1…])))`` of the passage's states x at a
+      token, at the one before and at ``look_ahead`` next ones, beside what `WordMatch` adds. With
+      ``ahead`` there is one more state, ``(e^{1/λ} − 1) Σ_{i>j} e^{−(i−j)/λ} x_i``, of all that
+      follows.
     * The **query** is ``Linear(GELU(Linear([u; h…])))`` of the FFN's input u and of earlier states
       h at the same position.
     * All states are divided by their root mean square, then centred and scaled by statistics of the
@@ -145,7 +164,9 @@ class ReaderHypernet(Hypernet):
         for name, size in (("state", D), ("query", sources * D)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_scale", torch.ones(size))
-        self.key1, self.key_norm, self.key2 = nn.Linear(2 * D, H), nn.LayerNorm(H), nn.Linear(H, U)
+        self.key1 = nn.Linear((2 + settings.look_ahead + settings.ahead) * D, H)
+        self.key_norm, self.key2 = nn.LayerNorm(H), nn.Linear(H, U)
+        self.log_ahead = nn.Parameter(torch.tensor(_AHEAD).log()) if settings.ahead else None
         self.query1, self.query2 = nn.Linear(sources * D, H), nn.Linear(H, U)
         self.null, self.gate = nn.Linear(H, 1), nn.Linear(D, 1)
         for linear, bias in ((self.null, 0.0), (self.gate, _GATE)):
@@ -156,6 +177,7 @@ class ReaderHypernet(Hypernet):
         if self.match is not None and not settings.lexical:  # DDP wants no unused parameters
             for parameter in (self.match.importance, self.match.near, self.match.log_reach):
                 parameter.requires_grad_(False)
+        self.prior = nn.Parameter(torch.tensor(_PRIOR)) if settings.prior else None
         self.writer = WordWriter(final)
         self.common = CommonExpert(D, settings.common_rank)
         self._question = QuestionWords(backbone.tokenizer)
@@ -175,8 +197,10 @@ class ReaderHypernet(Hypernet):
         return list(self.common.parameters())
 
     def fast_parameters(self) -> list[tuple[list[nn.Parameter], float]]:
-        """The scalars of the lexical keys."""
+        """The scalars of the units' scores."""
         scalars = self.match.scalars() if self.match is not None else []
+        scalars += [self.prior] if self.prior is not None else []
+        scalars += [self.log_ahead] if self.log_ahead is not None else []
         return [(scalars, self.settings.scalar_lr_scale)] if scalars else []
 
     def common_expert(self) -> Experts:
@@ -208,8 +232,13 @@ class ReaderHypernet(Hypernet):
         x = self._states(encoded)
         x = (x / root_mean_square(x) - self.state_mean) * self.state_scale
         x = self._dropped(x, noise)
-        both = torch.cat([x, functional.pad(x[:, :-1], (0, 0, 1, 0))], -1)
-        keys_PSU = self.key2(self.key_norm(self.key1(both)))
+        around = [x, functional.pad(x[:, :-1], (0, 0, 1, 0))]
+        inside = x * encoded.attention_mask_PS[..., None]
+        for step in range(1, 1 + self.settings.look_ahead):
+            around.append(functional.pad(inside, (0, 0, 0, step))[:, step:])
+        if self.log_ahead is not None:
+            around.append(_ahead(inside, self.log_ahead.exp()))
+        keys_PSU = self.key2(self.key_norm(self.key1(torch.cat(around, -1))))
         return ReaderCode(keys_PSU, encoded.input_ids_PS, encoded.attention_mask_PS)
 
     def experts(
@@ -261,6 +290,17 @@ class ReaderHypernet(Hypernet):
         scaled_hidden = z[..., : site.hidden_NTD.shape[-1]]
         return torch.cat(queries, -1), self.null(inner)[..., 0], scaled_hidden
 
+    def expected(self, site: Site) -> Tensor | None:
+        """What the backbone would say by itself: final states ``[N, T, D]``, with their weight."""
+        if self.prior is None:
+            return None
+        _, stream = _seen(site)
+        return self.prior * self.writer.said(stream, site.output_NTD).to(self.dtype)
+
+    def rows(self, ids: Tensor, values: Tensor) -> Tensor:
+        """The head's centred rows of words ``[..., D]``, of which `expected` makes scores."""
+        return self.writer.rows(ids, values)
+
     def write(self, site: Site, states_NTD: Tensor, read_NTD: Tensor, total_NT: Tensor) -> Tensor:
         """What is added to the FFN's output.
 
@@ -283,14 +323,20 @@ class ReaderHypernet(Hypernet):
         looked: Looked | None,
         rows_N: Tensor | None,
         targets_NT: Tensor,
+        wrong_N: Tensor | None = None,
     ) -> Tensor | None:
-        """The copy loss ``[N]``: how little the attention is on the word that is to be written."""
+        """The copy loss ``[N]``: how little the attention is on the word that is to be written.
+
+        With passages of others alone, nothing is to be written, even if a word stands there.
+        """
         if not self.settings.copy_loss or looked is None or not isinstance(experts, ReaderExperts):
             return None
         ids_NKS, mask_NKS = experts.ids, experts.mask
         if rows_N is not None:
             ids_NKS, mask_NKS = ids_NKS[rows_N], mask_NKS[rows_N]
         right = (ids_NKS[:, None] == targets_NT[..., None, None]) & mask_NKS.bool()[:, None]
+        if wrong_N is not None:
+            right = right & ~wrong_N[:, None, None, None]
         found_NT = (looked.units_NTKS * right).sum((-2, -1))
         wanted_NT = torch.where(right.any(-1).any(-1), found_NT, looked.null_NT)
         scored_NT = targets_NT != IGNORE
@@ -323,6 +369,18 @@ class ReaderHypernet(Hypernet):
             return states
         kept = torch.rand(states.shape, generator=noise, device=states.device) >= share
         return states * kept / (1 - share)
+
+
+def _ahead(x_PSD: Tensor, reach: Tensor) -> Tensor:
+    """The sum of the states behind each place, with weights that fall with the distance.
+
+    The weights of infinitely many states would add up to 1.
+    """
+    place = torch.arange(x_PSD.shape[1], device=x_PSD.device)
+    ahead_SS = place - place[:, None]  # how far the column's state stands behind the row's
+    kernel_SS = torch.exp(-ahead_SS.clamp(min=0) / reach) * (ahead_SS > 0)
+    summed: Tensor = torch.expm1(1 / reach) * (kernel_SS @ x_PSD)
+    return summed
 
 
 def _seen(site: Site) -> tuple[Around, Tensor]:

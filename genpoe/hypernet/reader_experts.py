@@ -36,6 +36,14 @@ class Reads(Protocol):
         """Queries, the null unit's scores, and the FFN's input as the gate reads it."""
         ...
 
+    def expected(self, site: Site) -> Tensor | None:
+        """What the backbone would say by itself, as it counts in the units' scores; or None."""
+        ...
+
+    def rows(self, ids: Tensor, values: Tensor) -> Tensor:
+        """The head's rows of the units' words."""
+        ...
+
     def write(self, site: Site, states_NTD: Tensor, read_NTD: Tensor, total_NT: Tensor) -> Tensor:
         """What is added to the FFN's output."""
         ...
@@ -96,6 +104,12 @@ class ReaderExperts(GeneratedExperts):
         rows = SharedRows(len(hidden), self.num_sets, rows_N)
         query_NTQ, null_NT, states_NTD = self.reader.query(site, self.noise)
         scores_BMKS = torch.einsum("bmq,bksq->bmks", rows.group(query_NTQ), self.keys)
+        expected_NTD = self.reader.expected(site)
+        if expected_NTD is not None:
+            rows_BKSD = self.reader.rows(self.ids, self.values)
+            scores_BMKS = scores_BMKS + torch.einsum(
+                "bmd,bksd->bmks", rows.group(expected_NTD), rows_BKSD
+            )
         scores_BMKS = scores_BMKS.masked_fill(~self.mask.bool()[:, None], float("-inf"))
         weights = relevance_BK.to(scores_BMKS.dtype)
         units_BMKS = self._weigh(scores_BMKS, rows.group(null_NT), weights)

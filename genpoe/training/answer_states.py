@@ -23,7 +23,7 @@ from backbone.likelihood import IGNORE
 from backbone.split import Trunk
 from backbone.token_tree import TokenTree
 from genpoe.experts import Around
-from genpoe.training.frozen_states import FrozenStates, cached_states
+from genpoe.training.frozen_states import FrozenStates, Remaining, cached_states
 from plumbing.storage.hashing import digest
 
 _STREAM = -1  # stands for the residual stream before the last FFN, beside the indices of layers
@@ -81,12 +81,13 @@ class AnswerStates:
             [len(answer) for _, answer in ids],
             backbone.d_model,
             backbone.dtype,
-            lambda missing: _compute(
+            lambda missing, remaining: _compute(
                 final,
                 {s: missing[h] for s, h in zip(sources, homes, strict=True) if h in missing},
                 ids,
-                progress,
+                remaining,
             ),
+            progress,
         )
 
     def of(self, batch: dict[str, Any]) -> AtAnswers:
@@ -124,7 +125,7 @@ def _compute(
     final: FinalFFN,
     states: dict[int, FrozenStates],
     questions: Sequence[tuple[list[int], list[int]]],
-    progress: Callable[[Sequence[Any]], Any],
+    remaining: Remaining,
 ) -> None:
     """Write the states of each source: of a layer's input, or of the `_STREAM`."""
     trunk, backbone = Trunk(final), final.backbone
@@ -143,7 +144,7 @@ def _compute(
         if layer != _STREAM
     ]
     try:
-        for first in progress(range(0, len(forest), _TREES)):
+        for first in remaining(range(0, len(forest), _TREES)):
             trees = forest[first : first + _TREES]
             seen[_STREAM] = trunk.residual([tree for tree, _ in trees])
             for row, (_, places) in enumerate(trees):

@@ -91,6 +91,7 @@ class QADataModule(LightningDataModule):
         max_prompt_tokens: Questions are left out if prompt and answer together have more tokens.
         rag_fraction: The share of the training questions that are trained on a second time, with
             their passage in the prompt.
+        gold_passages: The largest number of a question's gold passages that are injected together.
         train_split: The split to train on.
         val_split: The split for the validation loss. With None there is no validation.
         train_limit: Train on a random sample of this many questions. None takes all.
@@ -114,6 +115,7 @@ class QADataModule(LightningDataModule):
         max_passage_tokens: int = 512,
         max_prompt_tokens: int = 256,
         rag_fraction: float = 0.0,
+        gold_passages: int = 1,
         train_split: str = "train",
         val_split: str | None = "dev",
         train_limit: int | None = None,
@@ -133,7 +135,7 @@ class QADataModule(LightningDataModule):
         self.passages_per_batch = passages_per_batch
         self.questions_per_passage = questions_per_passage
         self.max_tokens = (max_passage_tokens, max_prompt_tokens)
-        self.rag_fraction = rag_fraction
+        self.rag_fraction, self.gold_passages = rag_fraction, gold_passages
         self.train_split, self.val_split = train_split, val_split
         self.train_limit, self.val_limit = train_limit, val_limit
         self.num_workers = num_workers
@@ -289,8 +291,9 @@ class QADataModule(LightningDataModule):
     def _prepare(self, split: str, limit: int | None) -> Examples:
         if split not in self._examples:
             rag = self.rag_fraction if split == self.train_split else 0.0
+            choice = (limit, self.seed, rag, self.gold_passages)
             self._examples[split] = Examples(
-                self.dataset, split, self.tokenizer, *self.max_tokens, limit, self.seed, rag
+                self.dataset, split, self.tokenizer, *self.max_tokens, *choice
             )
         return self._examples[split]
 

@@ -17,6 +17,7 @@ from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import DataError
 from qa.data.dataset import QADataset, Question
 from qa.prompts import build_prompt, encode_passage
+from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +39,15 @@ class TokenTable(Sequence[np.ndarray]):
 
 
 class Examples(Dataset[dict[str, Any]]):
-    """The questions of one split that have a gold passage, each with its first gold passage.
+    """The questions of one split that have a gold passage, each with its first gold passages.
 
     The answer is the first alias. The questions of some passages occur a second time, with the
     passage in the prompt; these form a group of their own. The examples are indexed by a
     `BatchSpec`, which gives the batch that `collate` makes of it, together with ``examples``
     (``[N]``, the indices of its questions), ``passages`` (``[P]``, those of its passages) and
-    ``split``.
+    ``split``. With ``gold_passages`` above 1, the further gold passages stand behind the first ones
+    of all groups, and ``also`` (``[G, gold_passages - 1]``) has their places in the batch for each
+    of the G groups, -1 where a group has fewer.
 
     Args:
         dataset: The questions and passages.
@@ -58,6 +61,7 @@ class Examples(Dataset[dict[str, Any]]):
         rag_fraction: The share of the questions that also occur with their passage in the prompt.
             Deviation: the paper has none of these; the default is 0.
             They are chosen in the same way.
+        gold_passages: The largest number of a question's gold passages that belong to it.
 
     Raises:
         DataError: If no question is left.
@@ -74,6 +78,7 @@ class Examples(Dataset[dict[str, Any]]):
         limit: int | None = None,
         seed: int = 0,
         rag_fraction: float = 0.0,
+        gold_passages: int = 1,
     ) -> None:
         if not 0 <= rag_fraction <= 1:
             raise SettingValueError(
@@ -99,17 +104,24 @@ class Examples(Dataset[dict[str, Any]]):
         _report(split, questions, with_passage, seen, kept, max_prompt_tokens)
         self.prompts = TokenTable(p for (p, _), fit in zip(encoded, fits, strict=True) if fit)
         self.answers = TokenTable(a for (_, a), fit in zip(encoded, fits, strict=True) if fit)
-        place: dict[tuple[str, bool], int] = {}
+        place: dict[tuple[tuple[str, ...], bool], int] = {}
         self.groups: list[list[int]] = []
-        read: list[list[int]] = []
+        golds: list[list[Passage]] = []
         for index, (question, rag) in enumerate(kept):
-            key = (question.passage_ids[0], rag)
+            key = (question.passage_ids[:gold_passages], rag)
             if key not in place:
                 place[key] = len(self.groups)
                 self.groups.append([])
-                gold = dataset.gold(question)[0]
-                read.append(encode_passage(tokenizer, gold, max_passage_tokens + 1))
+                golds.append(dataset.gold(question)[:gold_passages])
             self.groups[place[key]].append(index)
+        # The first ones of all groups, then the others; `_also` says whose these are.
+        passages = [gold[0] for gold in golds]
+        self._also = np.full((len(golds), gold_passages - 1), -1)
+        for group, gold in enumerate(golds):
+            for column, passage in enumerate(gold[1:]):
+                self._also[group, column] = len(passages)
+                passages.append(passage)
+        read = [encode_passage(tokenizer, each, max_passage_tokens + 1) for each in passages]
         self.passages = TokenTable(row[:max_passage_tokens] for row in read)
         cut = sum(len(row) > max_passage_tokens for row in read)
         if cut:
@@ -154,6 +166,8 @@ class Examples(Dataset[dict[str, Any]]):
         for table in (self.prompts, self.answers, self.passages):
             digest.update(table.lengths.tobytes() + table.flat.tobytes())
         digest.update(repr(self.groups).encode())
+        if self._also.size:
+            digest.update(self._also.tobytes())
         return digest.hexdigest()
 
     def sequences(self) -> list[list[int]]:
@@ -169,15 +183,20 @@ class Examples(Dataset[dict[str, Any]]):
     def __getitem__(self, spec: BatchSpec) -> dict[str, Any]:
         indices = [index for chunk in spec.chunks for index in chunk.questions]
         rows = [row for row, chunk in enumerate(spec.chunks) for _ in chunk.questions]
+        passages = [chunk.passage for chunk in spec.chunks]
+        also = self._also[passages]
+        further = also[also >= 0].tolist()
         batch = collate(
             [(self.prompts[index], self.answers[index]) for index in indices],
-            [self.passages[chunk.passage] for chunk in spec.chunks],
+            [self.passages[passage] for passage in [*passages, *further]],
             rows,
             spec.loss_weight,
             self.pad_token_id,
         )
-        passages = [chunk.passage for chunk in spec.chunks]
-        places = {"examples": indices, "passages": passages}
+        places: dict[str, Any] = {"examples": indices, "passages": [*passages, *further]}
+        if also.size:
+            also[also >= 0] = len(passages) + np.arange(len(further))
+            places["also"] = also.tolist()
         places = {name: batch["rows"].new_tensor(each) for name, each in places.items()}
         return {**batch, **places, "split": self.split}
 

@@ -30,7 +30,7 @@ from genpoe.injection import ExpertLayer
 from genpoe.model import check_backbone
 from genpoe.training.answer_states import AnswerStates, AtAnswers
 from genpoe.training.frozen_states import FrozenStates, frozen_states
-from genpoe.training.others import with_others
+from genpoe.training.others import with_further, with_others
 from genpoe.training.settings import OptimSettings
 from genpoe.training.start_sample import TrainingSample
 from plumbing.progress import progress
@@ -61,6 +61,8 @@ class GenPoEModule(LightningModule):
             The experts must stand beside the last FFN.
         other_passages: The most passages of other questions that are injected in training along
             with a question's own, with random relevance.
+        wrong_passages: The share of the questions, 0 to 1, that get passages of others alone in a
+            training step, so that the hypernetwork learns to be silent there.
         seed: Seed of the noise.
 
     Raises:
@@ -77,6 +79,7 @@ class GenPoEModule(LightningModule):
         cache_dir: str | None = None,
         answers_only: bool = False,
         other_passages: int = 0,
+        wrong_passages: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -89,7 +92,7 @@ class GenPoEModule(LightningModule):
         )
         layer = hypernet.settings.layer
         self._seed = seed
-        self._other_passages = other_passages
+        self._other_passages, self._wrong_passages = other_passages, wrong_passages
         self._optim = optim
         self.backbone = backbone
         self._cache_dir = cache_dir
@@ -112,8 +115,16 @@ class GenPoEModule(LightningModule):
         experts = self.hypernet(self._passages(batch), noise)
         weight = torch.ones(experts.num_sets, 1, device=self.device)
         rows: Any = batch["rows"]
-        if noise is not None and self._other_passages:
-            index, weight = with_others(rows, experts.num_sets, self._other_passages, noise)
+        index, wrong, also = None, None, batch.get("also")
+        if noise is not None and (self._other_passages or self._wrong_passages):
+            index, weight, wrong = with_others(
+                rows, _groups(batch), self._other_passages, noise, self._wrong_passages
+            )
+        if also is not None:
+            if index is None:
+                index, weight = rows[:, None], weight[rows]
+            index, weight = with_further(index, weight, also)
+        if index is not None:
             experts, rows = experts.arranged(index), None
         known = self.at_answers(batch)
         around = None if known is None else known.around
@@ -121,7 +132,7 @@ class GenPoEModule(LightningModule):
             nll = self.answer_nll(batch, known)
             looked = self.expert_layer.looked
         targets = self.targets(batch, known)
-        return nll, self.hypernet.extra_loss(experts, looked, rows, targets)
+        return nll, self.hypernet.extra_loss(experts, looked, rows, targets, wrong)
 
     def answer_nll(self, batch: dict[str, Any], known: AtAnswers | None = None) -> Tensor:
         """The answer nll ``[N]`` of each question with what is injected now, nats per token.
@@ -183,7 +194,7 @@ class GenPoEModule(LightningModule):
         # A float, because Lightning averages the ranks' counts and would round down integers.
         size: Any = float(len(batch["rows"]))
         self.log("val/loss", self(batch).mean(), batch_size=size, sync_dist=True, prog_bar=True)
-        passages = len(batch["passage_input_ids"])
+        passages = _groups(batch)
         if passages > 1:
             shuffled = {**batch, "rows": (batch["rows"] + passages // 2) % passages}
             loss = self(shuffled).sum()
@@ -342,6 +353,11 @@ class GenPoEModule(LightningModule):
         if others := others | _changes({"prompt": prompts[0]}, {"prompt": prompts[1]}):
             said = _said(others)
             rank_zero_warn(f"the run goes on with other settings: {said}", category=UserWarning)
+
+
+def _groups(batch: dict[str, Any]) -> int:
+    """The number of passages of a batch without the further gold passages behind them."""
+    return len(batch["also"] if "also" in batch else batch["passage_input_ids"])
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

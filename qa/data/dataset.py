@@ -5,7 +5,7 @@ Every message about a malformed line names its file and its line number.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from plumbing.storage.jsonl import (
     text_field,
     write_jsonl,
 )
+from qa.prompts import build_prompt, build_start
 from retrieval.corpus.formats import read_passages
 from retrieval.passage import Passage
 
 SPLITS = (
     *("train", "dev", "dev_rephrased", "test", "test_rephrased", "test_reworded"),
-    *("test_unseen", "test_unseen_rephrased", "known"),
+    *("test_unseen", "test_unseen_rephrased", "test_pronouns", "known"),
 )
 
 
@@ -44,6 +45,20 @@ class Question:
     question: str
     answers: tuple[str, ...]
     passage_ids: tuple[str, ...] = ()
+
+    def prompt(self, passages: Sequence[Passage] = ()) -> str:
+        """What a model reads; with RAG, its passages stand before it, the best one first."""
+        return build_prompt(self.question, passages)
+
+
+class SentenceStart(Question):
+    """The start of a sentence, in the place of a question; the answer completes it."""
+
+    __slots__ = ()
+
+    def prompt(self, passages: Sequence[Passage] = ()) -> str:
+        """What a model reads: the start stands last, behind a line that says what to do."""
+        return build_start(self.question, passages)
 
 
 @dataclass(frozen=True)

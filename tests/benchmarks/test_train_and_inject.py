@@ -20,10 +20,16 @@ SUITES = {
     "inject": "benchmarks.inject.inject_suite",
 }
 
+MEAN = ("hypernet.layer=1", "hypernet.rank=2", "hypernet.hidden_width=8")
+READER = (
+    *("hypernet=reader", "hypernet.layer=1", "hypernet.read_layer=1", "hypernet.query_layers=[1]"),
+    *("hypernet.hidden_width=8", "hypernet.key_width=4", "hypernet.common_rank=2"),
+)
+
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    def run_one(suite):
+    def run_one(suite, hypernet=MEAN):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = compose(
                 "benchmark",
@@ -36,9 +42,7 @@ def run(tmp_path, monkeypatch):
                     "data.train_entities=20",
                     "data.dev_entities=6",
                     "data.distractor_entities=0",
-                    "hypernet.layer=1",
-                    "hypernet.rank=2",
-                    "hypernet.hidden_width=8",
+                    *hypernet,
                     f"paths.output_dir={tmp_path}",
                 ],
             )
@@ -70,6 +74,12 @@ def test_injection(run, tmp_path):
     assert "| ratio (median, range) |" in (tmp_path / "inject.md").read_text()
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["decoding_over_plain/median"] == result["decoding_over_plain"]["median"]
+
+
+def test_injection_of_what_reads_is_compared_with_reading(run, tmp_path):
+    result = run("inject", READER)
+    assert result["generation_over_reading"]["median"] > 0
+    assert "the first 1 layers alone" in (tmp_path / "inject.md").read_text()
 
 
 def test_what_differs_is_not_compared(run, monkeypatch):

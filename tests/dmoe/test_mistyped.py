@@ -8,8 +8,6 @@ import pytest
 
 from backbone.lora.adapter import LoraSettings
 from dmoe.augmentation.augmenter import ModelAugmenter
-from dmoe.augmentation.endpoint import EndpointWriter
-from dmoe.augmentation.writer import BackboneWriter
 from dmoe.baselines.prag.layer_ffns import LayerFFNs
 from dmoe.decoding.controls import SomeExperts
 from dmoe.decoding.router import RandomRouter
@@ -19,6 +17,8 @@ from dmoe.experts.expert import ExpertSpec
 from dmoe.experts.recipe import Recipe
 from dmoe.method import load_dmoe
 from dmoe.training.grouped import Limits
+from qa.writing.endpoint import EndpointWriter
+from qa.writing.writer import BackboneWriter
 
 
 @pytest.mark.parametrize(

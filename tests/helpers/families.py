@@ -43,10 +43,14 @@ from qa.passages.source import Selection
 from qa.prompts import build_prompt
 from tests.helpers.documented import DOCS
 from tests.helpers.tiny import make_backbone
+from tests.helpers.tiny_reader import make_reader
 
 PAGE = DOCS / "backbones.md"
 _BEGIN, _END = "<!-- families: begin -->\n", "<!-- families: end -->\n"
-_HEAD = "| family | such as | base, RAG | GenPoE | DMoE |\n| --- | --- | --- | --- | --- |\n"
+_HEAD = (
+    "| family | such as | base, RAG | GenPoE | GenPoE, `hypernet=reader` | DMoE |\n"
+    "| --- | --- | --- | --- | --- | --- |\n"
+)
 
 _WINDOW = {"sliding_window": 64}
 _SPARSE = {
@@ -147,7 +151,10 @@ def run_family(name: str, tokenizer: Any, dataset: Any) -> tuple[str, ...]:
     number that an independent computation does not confirm, is raised.
     """
     models, settings = FAMILIES[name]
-    uses = (_answers_alone_and_with_passages, _trains_and_answers, _builds_and_answers)
+    uses = (
+        *(_answers_alone_and_with_passages, _trains_and_answers, _reads_and_answers),
+        _builds_and_answers,
+    )
     try:
         backbone = make_backbone(name, tokenizer=tokenizer, **settings)
         check_contract(backbone)
@@ -186,10 +193,20 @@ def _trains_and_answers(backbone: Backbone, dataset: Any) -> None:
         ).fit(module, datamodule=data)  # fmt: skip
         moved = [bool((a != b).any()) for a, b in zip(before, hypernet.parameters(), strict=True)]
         assert any(moved)
+    _answers_with(GenPoE(backbone, hypernet.eval()), dataset)
+
+
+def _reads_and_answers(backbone: Backbone, dataset: Any) -> None:
+    """Answer with a hypernetwork that reads, whose weights are random."""
+    _answers_with(make_reader(backbone), dataset)
+
+
+def _answers_with(genpoe: GenPoE, dataset: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "hypernet.ckpt")
-        GenPoE(backbone, hypernet.eval()).save(path)
-        method = GenPoEMethod(backbone, str(path), max_new_tokens=4)
-    base = _answers(BaseMethod(backbone, max_new_tokens=4), _inputs(dataset))
+        genpoe.save(path)
+        method = GenPoEMethod(genpoe.backbone, str(path), max_new_tokens=4)
+    base = _answers(BaseMethod(genpoe.backbone, max_new_tokens=4), _inputs(dataset))
     assert _answers(method, _inputs(dataset)) != base
 
 

@@ -35,6 +35,8 @@ BIOS = (
     *("data.test_entities=2", "data.unseen_entities=2"),
 )
 
+TWINS = ("data.train_pairs=4", "data.dev_pairs=2", "data.test_pairs=2")
+
 
 def composed(script: str, overrides: Sequence[str], with_hydra: bool = False) -> Any:
     """The configuration of a script with these overrides; the last of two for a key counts."""
@@ -124,12 +126,15 @@ class World:
         return output
 
     def _small(self, script: str, given: Sequence[str]) -> list[str]:
-        small = [] if script == "report" else [f"paths.cache_dir={self._root / 'cache'}"]
+        small = [] if "report" in script else [f"paths.cache_dir={self._root / 'cache'}"]
         data = [word for word in given if word.startswith("data=")]
-        without = script in ("report", "build_index", "augment") or "squad" in " ".join(given)
-        if data == ["data=bios"] or (not data and not without):
+        reports = ("report", "sequential_report")
+        without = script in (*reports, "build_index", "augment") or "squad" in " ".join(given)
+        if script == "twins" or "twins" in " ".join(given):
+            small += TWINS
+        elif data == ["data=bios"] or (not data and not without):
             small += BIOS
-        if script not in ("report", "build_index", "evaluate_retrieval", "train_reranker"):
+        if script not in (*reports, "build_index", "evaluate_retrieval", "train_reranker"):
             small += [f"backbone.name={self._backbone}", "backbone.dtype=float32"]
         if any(word.startswith("retriever=") for word in given) and "evaluate" in script:
             small.append("pipeline.n=4")
@@ -148,12 +153,17 @@ class World:
             "crossed": [*answering, "batch_size=2"],
             "evaluate": [*answering, "batch_size=2"],
             "evaluate_retrieval": ["limit=2", "ks=[1,2]"],
+            "look": [*answering],
             "mean_study": [],
             "quickstart": [
                 *("reader.hypernet.read_layer=1", "reader.hypernet.query_layers=[1]"),
                 *("reader.hypernet.common_rank=2", "reader.hypernet.layer=1"),
                 *(*hypernet, *batching, *trainer, "trainer.max_epochs=1"),
                 *("evaluation.limit=2", "evaluation.limit_rag=2", "evaluation.max_new_tokens=2"),
+            ],
+            "sequential_edit": [
+                *("edits=2", "batch=1", "pairs=1", "cell=1", "final=1", "rag_cell=1"),
+                *("locality=2", "health=1", "max_new_tokens=2"),
             ],
             "train_hypernet": [*hypernet, *batching, *trainer, "trainer.max_epochs=1"],
             "train_reranker": [
@@ -162,6 +172,7 @@ class World:
             ],
             "train_sft_lora": [*trainer, "recipe.epochs=1"],
             "train_warmup": ["instances.limit=4"],
+            "twins": [*answering, "batch_size=2"],
         }.get(script, [])
 
     def _fill(self, override: str) -> str:
@@ -280,8 +291,8 @@ class World:
     @cached_property
     def reader(self) -> Path:
         """A trained hypernetwork that reads."""
-        run = self._run("train_hypernet", ["experiment=genpoe/bios_reader"])
-        return run / "checkpoints/last.ckpt"
+        given = ["experiment=genpoe/bios_reader"]
+        return self._run("train_hypernet", given) / "checkpoints/last.ckpt"
 
     @cached_property
     def codes(self) -> Path:
@@ -317,6 +328,16 @@ class World:
         """Another one."""
         return self._run("evaluate", ["method=base"])
 
+    @cached_property
+    def stream(self) -> Path:
+        """A run folder of sequential editing."""
+        return self._run("sequential_edit", ["method=none"])
+
+    @cached_property
+    def other_stream(self) -> Path:
+        """Another one with the same stream."""
+        return self._run("sequential_edit", ["method=ultraedit"])
+
 
 # Tried one after the other, so that the longer ones come first.
 _PLACEHOLDERS = {
@@ -326,9 +347,11 @@ _PLACEHOLDERS = {
     r"(?<=backbone\.adapter=)RUN/adapter$": "warm_adapter",
     r"(?<=adapter_dir=)RUN/adapter$": "sft_adapter",
     r"\bRUN/reranker$": "reranker",
-    r"\bREADER/checkpoints/last\.ckpt$": "reader",
+    r"\b(READER|logs/quickstart/reader)/checkpoints/last\.ckpt$": "reader",
     r"\bCODES$": "codes",
     r"\b(CKPT|(RUN|logs/quickstart)/checkpoints/last\.ckpt)$": "checkpoint",
+    r"\bSTREAM1\b": "stream",
+    r"\bSTREAM2\b": "other_stream",
     r"\bRUN1\b": "first_run",
     r"\bRUN2\b": "second_run",
     r"\bAUG\b": "augmentations",

@@ -18,6 +18,8 @@ from backbone.tokens import encode_answer, encode_prompt
 from plumbing.storage.jsonl import DataError, check_new_id, describe, read_jsonl, text_field
 from qa.prompts import build_prompt
 
+SUBJECT_SOURCES = ("model", "title", "last")
+
 
 class FactError(ValueError):
     """A fact cannot be edited into this model; the message names it."""
@@ -36,6 +38,9 @@ class Fact:
         rephrasings: Other prompts behind which the target is right.
         locality: Prompts whose answers are to stay.
         passage_id: The passage that says the fact, if there is one.
+        locality_answers: The right answer of each prompt of ``locality``; empty: not known.
+        subject_source: Where the subject comes from, if it was not given: model, title or last (the
+            last token of the question).
     """
 
     id: str
@@ -45,6 +50,8 @@ class Fact:
     rephrasings: tuple[str, ...] = ()
     locality: tuple[str, ...] = ()
     passage_id: str | None = None
+    locality_answers: tuple[str, ...] = ()
+    subject_source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,7 @@ def read_facts(path: str | Path) -> list[Fact]:
 
     A line has ``id``, ``target``, and either ``prompt`` (the text that the model reads) or
     ``question`` (which is put into the project's prompt). It may have ``subject``,
-    ``rephrasings``, ``locality`` (lists of prompts) and ``passage_id``.
+    ``rephrasings``, ``locality`` (lists of prompts), ``locality_answers`` and ``passage_id``.
 
     Raises:
         DataError: If the file is missing, or a line is malformed; the message names the line.
@@ -180,6 +187,7 @@ def _read(path: Path) -> Iterator[Fact]:
             rephrasings=_texts(row, "rephrasings", where),
             locality=_texts(row, "locality", where),
             passage_id=_maybe_text(row, "passage_id", where),
+            locality_answers=_texts(row, "locality_answers", where),
         )
 
 

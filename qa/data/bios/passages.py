@@ -40,14 +40,21 @@ def write_passage(entity: Entity, draw: Draw) -> Passage:
             subject = pronoun, possessive
         else:
             subject = short, f"{short}'s"
-        texts.append(_sentence(template, value, subject, (pronoun, possessive)))
+        texts.append(fill_sentence(template, value, subject, (pronoun, possessive)))
     return Passage(entity.id, entity.name, " ".join(texts))
 
 
-def _sentence(
+def fill_sentence(
     template: str, value: str, subject: tuple[str, str], pronouns: tuple[str, str]
 ) -> str:
-    """Fill a template; behind its first mention, the subject is a pronoun."""
+    """Fill a template of a sentence; behind its first mention, the subject is a pronoun.
+
+    Args:
+        template: A sentence with the placeholders that `qa.data.bios.schema` explains.
+        value: The value.
+        subject: What the first mention is called, and its possessive.
+        pronouns: The subject pronoun and its possessive.
+    """
     mentions = iter((subject,))
 
     def fill(match: re.Match[str]) -> str:

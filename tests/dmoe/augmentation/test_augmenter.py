@@ -11,11 +11,11 @@ from hydra import compose, initialize_config_dir
 from dmoe.augmentation.augmenter import ModelAugmenter
 from dmoe.augmentation.quality import QualityReport
 from dmoe.augmentation.sources import Augmented, FileAugmenter, QuestionAugmenter, surrogate
-from dmoe.augmentation.writer import RefusedError, WriterError
 from dmoe.commands.augment import augment, augment_command
 from dmoe.training.lessons import Lesson, lessons_from_augmentation
 from plumbing.storage.jsonl import DataError, read_jsonl, write_jsonl
 from qa.data.bios import generate
+from qa.writing.writer import RefusedError, WriterError
 from retrieval.corpus.formats import read_passages
 from retrieval.passage import Passage
 

@@ -90,6 +90,8 @@ def test_states_at_answers_teach_the_same(backbone, tmp_path, hypernet, kept):
         (["cache_frozen=true", *READER], "also looks at earlier states, which cache_frozen=true"),
         (["cache_frozen=some"], "cache_frozen must be true, false or answers, got 'some'; set"),
         (["cache_frozen=answers", "hypernet.layer=0"], "beside the last FFN, layer 1, got layer 0"),
+        (["other_passages=-1"], "other_passages must be a whole number of at least 0, got -1; set"),
+        (["wrong_passages=1"], "wrong_passages must be at least 0 and less than 1, got 1; set"),
         ([*READER, "hypernet.layer=0"], "got 0; set hypernet.layer"),
         ([*READER, "hypernet.dropout=2"], "less than 1, got 2; set hypernet.dropout"),
     ],

@@ -101,8 +101,14 @@ def naive_added(genpoe, passages, relevance, ids, u, stream, ffn_output, earlier
             text = backbone.tokenizer.decode([t])
             number += "\n" in text or text.strip()[-1:] in (".", "!", "?")
         for j, token in enumerate(tokens):
-            before = x[j - 1] if j else torch.zeros(D)
-            key = reader.key2(reader.key_norm(reader.key1(torch.cat([x[j], before]))))
+            ahead = reader.settings.look_ahead
+            places = [j, j - 1, *range(j + 1, j + 1 + ahead)]
+            seen = [x[i] if 0 <= i < len(x) else torch.zeros(D) for i in places]
+            if reader.settings.ahead:
+                reach = reader.log_ahead.exp()
+                behind = [torch.exp(-i / reach) * state for i, state in enumerate(x[j:]) if i]
+                seen.append((torch.exp(1 / reach) - 1) * sum(behind, torch.zeros(D)))
+            key = reader.key2(reader.key_norm(reader.key1(torch.cat(seen))))
             near = torch.zeros(len(q))
             for i, other in enumerate(tokens):
                 left, right = match.log_reach.exp()
@@ -117,6 +123,9 @@ def naive_added(genpoe, passages, relevance, ids, u, stream, ffn_output, earlier
             score = q @ key / len(q) ** 0.5 + about @ near
             if j:
                 score = score + current @ word(tokens[j - 1])
+            if reader.prior is not None:
+                said = backbone.final_norm(stream + ffn_output)
+                score = score + reader.prior * said @ (head[token] - writer.mean)
             scores.append(score + torch.tensor(r).log())
             words.append(token)
     a = torch.stack(scores).softmax(0)[1:]
@@ -128,10 +137,13 @@ def naive_added(genpoe, passages, relevance, ids, u, stream, ffn_output, earlier
     return torch.relu(reader.gate(z[:D])) * written + both * common.output_scale
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_equals_the_formula(tiny_tokenizer, tied):
+@pytest.mark.parametrize(
+    ("tied", "settings"),
+    [(True, {}), (False, {}), (False, {"prior": True, "look_ahead": 2}), (True, {"ahead": True})],
+)
+def test_equals_the_formula(tiny_tokenizer, tied, settings):
     backbone = make_backbone(tokenizer=tiny_tokenizer, tie_word_embeddings=tied)
-    genpoe = make_reader(backbone)
+    genpoe = make_reader(backbone, **settings)
     ids = ids_of(backbone, PROMPTS[0])
     question = ids_of(backbone, " Where was Tova Blick born?")[0].tolist()
     # the newline before "Answer:" has no weight, because it is no word
@@ -212,7 +224,9 @@ def test_a_row_of_a_batch_has_its_own_passages_and_padding_changes_nothing(tiny_
     assert abs(score_answers(tiny_backbone, plain, answers) - nll)[:2].min() > 1e-3
 
 
-def test_a_longer_passage_in_the_batch_changes_nothing(genpoe):
+@pytest.mark.parametrize("settings", [{}, {"look_ahead": 2, "prior": True}, {"ahead": True}])
+def test_a_longer_passage_in_the_batch_changes_nothing(tiny_backbone, settings):
+    genpoe = make_reader(tiny_backbone, **settings)
     ids = ids_of(genpoe.backbone, PROMPTS[0])
     with genpoe.injected([TWO]):
         alone = logits(genpoe.backbone, ids)
@@ -247,10 +261,10 @@ def test_a_passage_without_relevance_changes_nothing(tiny_backbone, mixing):
         torch.testing.assert_close(logits(tiny_backbone, ids), alone, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("mixing", ["softmax", "experts"])
-def test_the_gradient_is_that_of_finite_differences(tiny_tokenizer, mixing):
+@pytest.mark.parametrize(("mixing", "ahead"), [("softmax", True), ("experts", False)])
+def test_the_gradient_is_that_of_finite_differences(tiny_tokenizer, mixing, ahead):
     backbone = make_backbone(tokenizer=tiny_tokenizer)
-    genpoe = make_reader(backbone, mixing=mixing)
+    genpoe = make_reader(backbone, mixing=mixing, look_ahead=1, prior=True, ahead=ahead)
     reader: Any = genpoe.hypernet.double()  # the backbone's own norms compute in float32
     ids, tokens = ids_of(backbone, PROMPTS[0]), genpoe.tokens([ONE, THREE])
     targets = torch.full_like(ids, -100)
@@ -341,6 +355,10 @@ def test_the_copy_loss_is_small_where_the_attention_is_right(genpoe):
     null = torch.tensor([[1.0, 0.5, 1.0]])
     loss = reader.extra_loss(experts, Looked(units, null), torch.tensor([0]), targets)
     assert loss.tolist() == pytest.approx([0.5 * torch.tensor(2.0).log().item() / 2])
+    only_null = torch.tensor([[1.0, 0.25, 1.0]])
+    wrong = torch.tensor([True])  # the word stands in the passage, but the passage is another's
+    loss = reader.extra_loss(experts, Looked(units, only_null), torch.tensor([0]), targets, wrong)
+    assert loss.tolist() == pytest.approx([0.5 * torch.tensor(4.0).log().item() / 2])
     reader.settings = replace(reader.settings, copy_loss=0.0)
     assert reader.extra_loss(experts, Looked(units, null), torch.tensor([0]), targets) is None
 
@@ -355,6 +373,7 @@ def test_the_copy_loss_is_small_where_the_attention_is_right(genpoe):
         ({"dropout": 1.0}, "dropout must be at least 0 and less than 1, got 1.0"),
         ({"copy_loss": -1.0}, "copy_loss must not be negative, got -1.0"),
         ({"key_width": 0}, "key_width must be positive, got 0"),
+        ({"look_ahead": -1}, "look_ahead must not be negative, got -1"),
     ],
 )
 def test_a_wrong_setting_is_named(tiny_backbone, settings, message):
@@ -410,7 +429,7 @@ def test_around_may_be_given(genpoe):
 @pytest.mark.parametrize("follow", [True, False])
 def test_every_parameter_that_learns_has_a_gradient(tiny_backbone, lexical, follow):
     """With parts left out, too: data-parallel training refuses parameters without one."""
-    genpoe = make_reader(tiny_backbone, lexical=lexical, follow=follow)
+    genpoe = make_reader(tiny_backbone, lexical=lexical, follow=follow, ahead=lexical)
     experts = genpoe.hypernet(genpoe.tokens([ONE]))
     with genpoe.expert_layer.injected(experts, torch.ones(1, 1)):
         genpoe.backbone.model(ids_of(tiny_backbone, PROMPTS[0])).logits.var().backward()

@@ -369,6 +369,33 @@ def test_some_questions_come_again_with_their_passage_in_the_prompt(
         attach(make_datamodule(tiny_tokenizer, rag_fraction=2))
 
 
+def test_all_gold_passages_of_a_question_are_in_its_batch(tiny_tokenizer: Any) -> None:
+    dataset = make_dataset()
+    settings = {"dataset": dataset, "max_prompt_tokens": 512, "passages_per_batch": 4}
+    datamodule = attach(make_datamodule(tiny_tokenizer, gold_passages=2, **settings))
+    one = attach(make_datamodule(tiny_tokenizer, **settings))._examples["train"]
+    examples, questions = datamodule._examples["train"], dataset.split("train")
+    assert examples.digest != one.digest
+    assert len(examples.passages) == 11 + 10  # the first one's questions have one alone
+    seen = 0
+    for spec in datamodule._sampler("train", True).batches(0):
+        batch = examples[spec]
+        shape = (len(spec.chunks), 1)
+        assert batch["also"].shape == shape
+        for index, row in zip(batch["examples"].tolist(), batch["rows"].tolist(), strict=True):
+            places = [row, *(place for place in batch["also"][row].tolist() if place >= 0)]
+            found = [
+                batch["passage_input_ids"][p][batch["passage_attention_mask"][p].bool()].tolist()
+                for p in places
+            ]
+            golds = dataset.gold(questions[index])
+            assert found == [encode_passage(tiny_tokenizer, gold, 512) for gold in golds]
+            kept = [examples.passages[p].tolist() for p in batch["passages"][places].tolist()]
+            assert kept == found  # the cached states of passages are looked up by these
+            seen += 1
+    assert seen == len(questions)
+
+
 def test_what_cannot_be_trained_on_is_left_out_and_counted(
     tiny_tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

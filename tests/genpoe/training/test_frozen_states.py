@@ -39,20 +39,79 @@ def test_other_input_has_another_cache(tmp_path, tiny_backbone, tiny_tokenizer):
         (make_backbone(seed=1, tokenizer=tiny_tokenizer), SEQUENCES, 1),
     ]:
         frozen_states(SplitBackbone(backbone, layer), sequences, layer, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.glob("[!.]*"))) == 3
 
 
-def test_an_interruption_leaves_nothing(tmp_path, tiny_backbone, monkeypatch):
+class Counted:
+    """A split backbone that counts what it computes, and is interrupted at one of its batches."""
+
+    def __init__(self, split, interrupted_at=None):
+        self.backbone, self.batches = split.backbone, 0
+        self._split, self._interrupted_at = split, interrupted_at
+
+    def below(self, ids, mask):
+        if self.batches == self._interrupted_at:
+            raise KeyboardInterrupt
+        self.batches += 1
+        return self._split.below(ids, mask)
+
+
+@pytest.fixture
+def one_by_one(monkeypatch):
+    """Each sequence is a batch, and is marked as done at once."""
     monkeypatch.setattr(frozen, "_BATCH_TOKENS", 1)
+    monkeypatch.setattr(frozen, "_SECONDS_BETWEEN_MARKS", 0)
 
-    def stop(batches):
-        yield batches[0]
-        raise KeyboardInterrupt
 
-    split = SplitBackbone(tiny_backbone, 1)
+def interrupt(split, folder):
     with pytest.raises(KeyboardInterrupt):
-        frozen_states(split, SEQUENCES, 1, tmp_path, stop)
-    assert list(tmp_path.iterdir()) == []
+        frozen_states(Counted(split, 2), SEQUENCES, 1, folder)
+    (part,) = folder.glob(".*.building")
+    assert not list(folder.glob("[!.]*"))  # nothing that could be taken for complete
+    return part
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_an_interrupted_computation_goes_on(tmp_path, tiny_backbone):
+    split = SplitBackbone(tiny_backbone, 1)
+    whole = frozen_states(split, SEQUENCES, 1, tmp_path / "whole").flat_TD
+    part = interrupt(split, tmp_path / "killed")
+    again = Counted(split)
+    states = frozen_states(again, SEQUENCES, 1, tmp_path / "killed")
+    assert again.batches == 1  # the one at which it was interrupted
+    assert torch.equal(states.flat_TD, whole)
+    assert not part.exists()
+
+
+@pytest.mark.usefixtures("one_by_one")
+@pytest.mark.parametrize("mark", ["", "[]", "{}", json.dumps({"done": 1, "of": 9})])
+def test_a_mark_that_does_not_fit_begins_again(tmp_path, tiny_backbone, mark):
+    split = SplitBackbone(tiny_backbone, 1)
+    part = interrupt(split, tmp_path)
+    (part / "done.json").write_text(mark)
+    again = Counted(split)
+    frozen_states(again, SEQUENCES, 1, tmp_path)
+    assert again.batches == 3
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_the_kind_that_is_least_far_decides(tmp_path):
+    """States of two kinds are computed together; one of them was begun without the other."""
+    lengths, shape = [1, 1, 1], (4, torch.float32)
+    homes = [tmp_path / "a", tmp_path / "b"]
+
+    def compute(missing, remaining):
+        for index in remaining(range(3)):
+            if index == 2 and len(missing) == 1:
+                raise KeyboardInterrupt
+            for states in missing.values():
+                states.write(index, torch.full((1, 4), float(index)))
+
+    with pytest.raises(KeyboardInterrupt):
+        frozen.cached_states(homes[:1], lengths, *shape, compute)
+    both = frozen.cached_states(homes, lengths, *shape, compute)
+    for states in both:
+        assert states.flat_TD[:, 0].tolist() == [0, 1, 2]
 
 
 def test_damage_is_found(tmp_path, tiny_backbone):

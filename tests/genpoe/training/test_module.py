@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -208,7 +208,8 @@ def test_learning_rates_out_of_order_are_an_error(tiny_backbone):
 
 def test_other_passages_stand_beside_a_questions_own():
     rows = torch.tensor([0, 3, 3, 1])
-    index, weight = with_others(rows, 4, 2, torch.Generator().manual_seed(0))
+    index, weight, wrong = with_others(rows, 4, 2, torch.Generator().manual_seed(0))
+    assert not wrong.any()
     assert index.shape == weight.shape == (4, 3)
     assert torch.equal(index[:, 0], rows)
     for row in index.tolist():
@@ -218,9 +219,81 @@ def test_other_passages_stand_beside_a_questions_own():
     assert weight[:, 0].min() > 0
     assert (weight == 0).any()
     assert (weight[:, 1:] > 0).any()
-    index, weight = with_others(torch.tensor([0, 0]), 1, 2, torch.Generator())
-    assert index.tolist() == [[0], [0]]  # nobody else is there
-    assert weight.tolist() == [[1], [1]]
+    for share in (0.0, 1.0):
+        index, weight, wrong = with_others(
+            torch.tensor([0, 0]), 1, 2, torch.Generator(), wrong=share
+        )
+        assert index.tolist() == [[0], [0]]  # nobody else is there
+        assert weight.tolist() == [[1], [1]]
+        assert not wrong.any()
+
+
+@pytest.mark.parametrize("most", [0, 2, 3])
+def test_wrong_passages_stand_in_the_place_of_a_questions_own(most):
+    rows = torch.tensor([0, 3, 3, 1]).repeat(50)
+    index, weight, wrong = with_others(rows, 4, most, torch.Generator().manual_seed(0), wrong=0.3)
+    assert 30 < wrong.sum() < 90
+    assert index.shape == weight.shape == (200, 1 + most)
+    torch.testing.assert_close(weight.sum(1), torch.ones(200))
+    there = weight > 0
+    own = (index == rows[:, None]) & there
+    assert torch.equal(own.any(1), ~wrong)
+    for row, seen in zip(index.tolist(), there.tolist(), strict=True):
+        used = [passage for passage, is_there in zip(row, seen, strict=True) if is_there]
+        assert len(used) == len(set(used))
+
+
+def test_wrong_passages_change_the_loss_of_their_questions_alone(dataset, tiny_tokenizer):
+    backbone = make_backbone(tokenizer=tiny_tokenizer)
+    modules = make_module(backbone), make_module(backbone, wrong_passages=0.5)
+    for module in modules:
+        torch.nn.init.normal_(module.hypernet.linear2.weight, std=0.3)
+    modules[1].hypernet.load_state_dict(modules[0].hypernet.state_dict())
+    batch = one_batch(modules[0], dataset)
+    own, mixed = (module(batch, torch.Generator().manual_seed(0)) for module in modules)
+    rows = batch["rows"]
+    *_, wrong = with_others(rows, 4, 0, after_noise(modules[0], batch), wrong=0.5)
+    assert 0 < wrong.sum() < len(rows)
+    torch.testing.assert_close(mixed[~wrong], own[~wrong], rtol=1e-4, atol=1e-4)
+    assert (mixed - own)[wrong].abs().max() > 1e-3
+    torch.testing.assert_close(modules[1](batch), modules[0](batch))  # not in validation
+
+
+def test_two_gold_passages_are_injected_together(dataset, tiny_tokenizer):
+    """The loss of each question is that under both its experts, each with half the weight."""
+    train = dataset.split("train")
+    ids = [question.passage_ids[0] for question in train]
+    questions = [
+        replace(question, passage_ids=(own, other))
+        for question, own, other in zip(train, ids, reversed(ids), strict=True)
+        if own != other
+    ]
+    both = replace(dataset, splits={"train": questions})
+    module = make_module(make_backbone(tokenizer=tiny_tokenizer), embedding_scaling="none")
+    torch.nn.init.normal_(module.hypernet.linear2.weight, std=1.0)
+    datamodule = QADataModule(
+        both, tiny_tokenizer, passages_per_batch=4, val_split=None, gold_passages=2
+    )
+    examples = datamodule._prepare("train", None)
+    batch = examples[datamodule._sampler("train", True).batches(0)[0]]
+    nll_N = module(batch)
+    experts = module.hypernet(
+        PassageTokens(batch["passage_input_ids"], batch["passage_attention_mask"])
+    )
+    for i, row in enumerate(batch["rows"].tolist()):
+        pair = torch.tensor([[row, int(batch["also"][row, 0])]])
+        one = {k: batch[k][i : i + 1] for k in ("input_ids", "attention_mask", "labels")}
+        with module.expert_layer.injected(experts.arranged(pair), torch.full((1, 2), 0.5)):
+            alone = answer_nll(module.backbone, *one.values())
+        torch.testing.assert_close(alone[0], nll_N[i], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(nll_N, module({k: v for k, v in batch.items() if k != "also"}))
+
+
+def after_noise(module, batch):
+    """The generator of the noise as it is after the experts have been made."""
+    noise = torch.Generator().manual_seed(0)
+    module.hypernet(module._passages(batch), noise)
+    return noise
 
 
 def test_other_passages_are_trained_with_and_not_validated_with(dataset, tiny_tokenizer):

@@ -17,11 +17,11 @@ from backbone.decoding import pad_token_id
 from backbone.kv_cache import make_cache
 from backbone.model import Backbone
 from backbone.tokens import decode, encode_prompt
-from dmoe.augmentation.chatter import marks_thinking, opened_thinking
 from plumbing.batches import pad
 from plumbing.mounts import SettingValueError
 from plumbing.settings import typed
 from plumbing.storage.hashing import digest, short_hash
+from qa.writing.chatter import marks_thinking, opened_thinking
 
 # Rows that have ended are dropped from a batch once at most this share of its rows still goes on.
 _CROWDED = 0.875

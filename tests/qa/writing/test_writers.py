@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
-from dmoe.augmentation.chatter import without_thinking
-from dmoe.augmentation.endpoint import EndpointError, EndpointWriter
-from dmoe.augmentation.writer import (
+from qa.writing.chatter import without_thinking
+from qa.writing.endpoint import EndpointError, EndpointWriter
+from qa.writing.writer import (
     BackboneWriter,
     RefusedError,
     WritingRequest,

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from dmoe.augmentation.objects import find_objects
-from dmoe.augmentation.sentences import split_sentences
+from qa.writing.objects import find_objects
+from qa.writing.sentences import split_sentences
 
 _TAG = re.compile(
     r"(?:[<◁]\s*(?P<end>/?)\s*\|?(?:\w+:|begin_of_|end_of_)?"

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from dmoe.augmentation.writer import RefusedError, WriterError, WritingRequest
 from plumbing.mounts import SettingValueError
 from plumbing.settings import typed
+from qa.writing.writer import RefusedError, WriterError, WritingRequest
 
 # HTTP codes of an endpoint that is busy or too slow: the request is sent again.
 _AGAIN = {408, 409, 429, 500, 502, 503, 504}

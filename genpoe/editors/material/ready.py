@@ -7,24 +7,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from genpoe.editors.material.fact_sets import FactSet
 from genpoe.editors.parts.facts import Fact, read_facts
 from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import DataError
 from qa.data.dataset import QADataset, Question
 from qa.metrics import normalize_answer
-from qa.prompts import build_prompt
 from retrieval.passage import Passage
 
 
 class Material(Protocol):
     """What gives the facts of a passage."""
 
+    def prepare(self, passages: Sequence[Passage]) -> None:
+        """Make the facts of passages ahead, on the model as it is now; by default, they exist."""
+
     def facts(self, passage: Passage, asked: Question) -> tuple[list[Fact], int]:
         """The facts of a passage without the question that is asked, and how many it left out."""
         ...
 
 
-class QuestionFacts:
+class QuestionFacts(Material):
     """The questions of a data set about each passage, with their answers.
 
     They are exact for `bios`, whose passages have the subject as their title. Every fact comes
@@ -58,13 +61,28 @@ class QuestionFacts:
                 continue
             title = passage.title.strip()
             subject = title if title and title in question.question else None
-            prompt = build_prompt(question.question)
+            prompt = question.prompt()
             fact = Fact(question.id, prompt, question.answers[0], subject, passage_id=passage.id)
             found.setdefault(normalize_answer(question.answers[0]), fact)
         return list(found.values())[: self._pairs], out
 
 
-class FileFacts:
+class SetFacts(Material):
+    """The facts of a fact set themselves; each has a passage of one line.
+
+    Args:
+        facts: The fact set.
+    """
+
+    def __init__(self, facts: FactSet) -> None:
+        self._of = {fact.passage_id: fact for each in facts.facts.values() for fact in each}
+
+    def facts(self, passage: Passage, asked: Question) -> tuple[list[Fact], int]:
+        """The fact of a passage. It counts also if its prompt is asked: that is what it is for."""
+        return [self._of[passage.id]] if passage.id in self._of else [], 0
+
+
+class FileFacts(Material):
     """Facts from a file of JSON lines, by the passage that each of them names.
 
     Args:
@@ -85,10 +103,14 @@ class FileFacts:
 
     def facts(self, passage: Passage, asked: Question) -> tuple[list[Fact], int]:
         """The facts of a passage, and how many were left out because their prompt is asked."""
-        prompt = build_prompt(asked.question)
-        every = self._of[passage.id]
-        kept = [fact for fact in every if not is_same_question(fact.prompt, prompt)]
-        return kept, len(every) - len(kept)
+        return without_asked(self._of[passage.id], asked)
+
+
+def without_asked(facts: Sequence[Fact], asked: Question) -> tuple[list[Fact], int]:
+    """The facts whose prompt is not the question that is asked, and how many others there are."""
+    prompt = asked.prompt()
+    kept = [fact for fact in facts if not is_same_question(fact.prompt, prompt)]
+    return kept, len(facts) - len(kept)
 
 
 def is_same_question(one: str, other: str) -> bool:
@@ -102,13 +124,15 @@ def make_material(
     splits: Sequence[str] | None = None,
     pairs: int | None = None,
 ) -> Material:
-    """The facts of a file, or those of a data set's questions if no file is named."""
+    """The facts of a file, or those of a data set or of its questions if no file is named."""
     if facts is not None:
         return FileFacts(facts)
     if dataset is None:
         raise SettingValueError(
             "facts", "expected a file of facts or a data set, got neither", "set {} to a file"
         )
+    if isinstance(dataset, FactSet):
+        return SetFacts(dataset)
     return QuestionFacts(dataset, splits, pairs)
 
 

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmoe.augmentation.parse import (
+from dmoe.augmentation.prompts import PAPER_EXAMPLE, SMALL_REWRITE
+from dmoe.augmentation.tasks import TASK_SETS, task_set
+from qa.writing.parse import (
     MalformedAnswerError,
     check_rewrite,
     find_pairs,
@@ -17,15 +19,8 @@ from dmoe.augmentation.parse import (
     parse_rewrite,
     parse_sentence,
 )
-from dmoe.augmentation.prompts import (
-    BLANK,
-    PAPER_EXAMPLE,
-    SMALL_ANSWER,
-    SMALL_QUESTION,
-    SMALL_REWRITE,
-    Prompt,
-)
-from dmoe.augmentation.sentences import (
+from qa.writing.prompts import BLANK, SMALL_ANSWER, SMALL_QUESTION, Prompt
+from qa.writing.sentences import (
     Span,
     answer_spans,
     fronted,
@@ -34,7 +29,6 @@ from dmoe.augmentation.sentences import (
     names_and_numbers,
     split_sentences,
 )
-from dmoe.augmentation.tasks import TASK_SETS, task_set
 from retrieval.passage import Passage
 
 PASSAGE = Passage(

@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dmoe.augmentation.chatter import without_chatter, without_thinking
-from dmoe.augmentation.objects import find_objects
-from dmoe.augmentation.sentences import count_words, invented, lost, split_sentences
 from qa.metrics import f1_score, normalize_answer
+from qa.writing.chatter import without_chatter, without_thinking
+from qa.writing.objects import find_objects
+from qa.writing.sentences import count_words, invented, lost, split_sentences
 from retrieval.answers import holds_answer
 from retrieval.passage import Passage
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmoe.augmentation.chatter import without_chatter, without_thinking
-from dmoe.augmentation.parse import (
+from qa.writing.chatter import without_chatter, without_thinking
+from qa.writing.parse import (
     MalformedAnswerError,
     parse_pairs,
     parse_question,

@@ -1,0 +1,111 @@
+"""The data set "roles": who did something to whom, which the twin passage turns around.
+
+A passage says that A did something to B, and that B did the same to C. Its twin exchanges the two
+names within each of these sentences: B did it to A, and C to B. So each sentence has the same
+words in both passages, and the question who did it to B has other answers.
+"""
+
+from __future__ import annotations
+
+from qa.data.bios.names import Draw
+from qa.data.dataset import QADataset, Question
+from qa.data.twins.names import SplitNames, check_sizes
+from qa.data.twins.verbs import (
+    AGENT_QUESTIONS,
+    FILLERS,
+    FORMS,
+    PATIENT_QUESTIONS,
+    TRAIN_VERBS,
+    UNSEEN_VERBS,
+    Verb,
+)
+from retrieval.passage import Passage
+
+MAX_PAIRS = 3000
+
+
+def generate_roles(
+    seed: int = 0,
+    train_pairs: int = 600,
+    dev_pairs: int = 50,
+    test_pairs: int = 150,
+    unseen_pairs: int = 150,
+) -> QADataset:
+    """Generate the data set "roles"; the same arguments give the same data everywhere.
+
+    The sentences are active, passive or cleft ("It was Tova Blick who taught Olen Marsk"), and some
+    have other words between the two names. The two sentences come in any order, with up to two
+    others around them, of which some have all three names.
+
+    Args:
+        seed: The seed; not negative.
+        train_pairs: Pairs of passages of the split train. Both passages are trained on.
+        dev_pairs: Pairs of passages of the split dev.
+        test_pairs: Pairs of passages of the split test. No word of a name is in two splits.
+        unseen_pairs: Pairs of passages of the split test_unseen, in which no verb is one of any
+            other split.
+
+    Returns:
+        The data set, with the splits train, dev, test and test_unseen. A pair of passages has two
+        pairs of questions: who did it to B, and to whom B did it.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+    sizes = {
+        "unseen_pairs": unseen_pairs,
+        "test_pairs": test_pairs,
+        "dev_pairs": dev_pairs,
+        "train_pairs": train_pairs,
+    }
+    check_sizes(seed, sizes, MAX_PAIRS)
+    names = SplitNames(frozenset())
+    passages: dict[str, Passage] = {}
+    splits: dict[str, list[Question]] = {}
+    for setting, size in sizes.items():  # train comes last, so that its size changes no other
+        split = {"unseen_pairs": "test_unseen"}.get(setting, setting.removesuffix("_pairs"))
+        verbs = UNSEEN_VERBS if split == "test_unseen" else TRAIN_VERBS
+        splits[split] = []
+        for number in range(size):
+            id = f"roles-{split}-{number:05}"
+            draw = Draw(f"roles {seed} {id}")
+            people = [names.fresh("person", split, draw) for _ in range(3)]
+            told, questions = _pair(id, people, verbs[number % len(verbs)], draw)
+            passages |= {passage.id: passage for passage in told}
+            splits[split] += questions
+    ordered = {name: splits[name] for name in ("train", "dev", "test", "test_unseen")}
+    return QADataset("roles", passages, ordered)
+
+
+def _pair(
+    id: str, people: list[str], verb: Verb, draw: Draw
+) -> tuple[list[Passage], list[Question]]:
+    first, middle, last = people
+    words = verb._asdict()
+    links = [(draw.pick(FORMS), pair) for pair in ((first, middle), (middle, last))]
+    others = draw.shuffled(FILLERS)[: draw.below(3)]
+    named = dict(zip("abc", draw.shuffled(people), strict=True))
+    order = draw.shuffled(range(len(links) + len(others)))
+
+    def text(turned: bool) -> str:
+        told = [
+            form.format(s=pair[turned], o=pair[not turned], **words) for form, pair in links
+        ] + [filler.format(**named) for filler in others]
+        return " ".join(told[i] for i in order)
+
+    title = ", ".join(draw.shuffled(people))
+    passages = [
+        Passage(f"{id}{end}", title, text(turned))
+        for end, turned in zip("ab", (False, True), strict=True)
+    ]
+    questions = []
+    for role, phrasings, answers in (
+        ("agent", AGENT_QUESTIONS, (first, last)),
+        ("patient", PATIENT_QUESTIONS, (last, first)),
+    ):
+        asked = draw.pick(phrasings).format(name=middle, **words)
+        questions += [
+            Question(f"{passage.id}-{role}", asked, (answer,), (passage.id,))
+            for passage, answer in zip(passages, answers, strict=True)
+        ]
+    return passages, questions

@@ -1,0 +1,52 @@
+"""The hypernetwork that reads is trained by two processes as by one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from plumbing.storage.tensors import read_tensors
+from tests.helpers.tiny import make_backbone, save_backbone
+
+ROOT = Path(__file__).parents[3]
+GIVEN = [
+    *("data.train_entities=12", "data.dev_entities=4", "data.distractor_entities=0"),
+    *("data.test_entities=0", "data.unseen_entities=0", "batching.questions_per_passage=3"),
+    *("hypernet=reader", "hypernet.layer=1", "hypernet.read_layer=1", "hypernet.query_layers=[1]"),
+    *("hypernet.hidden_width=16", "hypernet.key_width=8", "hypernet.common_rank=2"),
+    *("hypernet.ahead=true", "hypernet.dropout=0", "optim.lr=0.01", "cache_frozen=answers"),
+    *("trainer.max_epochs=2", "backbone.dtype=float32", "logger=none", "~callbacks.checkpoint"),
+    "+callbacks.keep._target_=tests.helpers.ranks.KeepWeights",
+]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_end_with_the_same_weights(tmp_path):
+    model = save_backbone(make_backbone(max_position_embeddings=2048), tmp_path / "model")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    alone = ["trainer.accelerator=cpu", "batching.passages_per_batch=4"]
+    for name, given in (
+        ("one", alone),
+        ("two", ["trainer=ddp_sim", "batching.passages_per_batch=2"]),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        places = [f"hydra.run.dir={folder}", f"paths.cache_dir={tmp_path}/cache"]
+        places += [f"backbone.name={model}", f"+callbacks.keep.folder={folder}"]
+        script = [sys.executable, str(ROOT / "scripts" / "train_hypernet.py")]
+        done = subprocess.run(
+            [*script, *GIVEN, *given, *places], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, first, second = (
+        read_tensors(tmp_path / place) for place in ("one/rank0", "two/rank0", "two/rank1")
+    )
+    assert len(one) > 10
+    for name, weights in one.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], weights, rtol=1e-2, atol=1e-3, msg=name)
