@@ -8,8 +8,9 @@ from typing import Any, Self
 
 from backbone.model import Backbone
 from genpoe.codes.layout import CodeLayout
-from genpoe.hypernet.hypernet import Hypernet
+from genpoe.hypernet.hypernet import Hypernet, HypernetSettings
 from genpoe.hypernet.reader import ReaderHypernet
+from genpoe.hypernet.saved import read_settings
 from plumbing.mounts import SettingValueError
 from plumbing.storage.tensors import tensors_digest
 from qa.bank.spec import Spec, json_values
@@ -110,13 +111,12 @@ class CodeSpec(Spec):
         if not isinstance(hypernet, ReaderHypernet):
             raise not_reading(hypernet)
         settings = hypernet.settings
-        saved = {k: v for k, v in settings.saved().items() if k not in settings.TRAINING_ONLY}
         weights = {name: tensor.cpu() for name, tensor in hypernet.state_dict().items()}
         return cls(
             backbone.name,
             backbone.fingerprint,
             str(backbone.dtype).removeprefix("torch."),
-            json_values(saved, "settings"),
+            _deciding(settings),
             tensors_digest(weights),
             max_passage_tokens,
             CodeLayout(settings.key_width, backbone.vocab_size, keys),
@@ -148,6 +148,14 @@ class CodeSpec(Spec):
         longest = int(value["max_passage_tokens"])
         return cls(**{n: value[n] for n in names}, max_passage_tokens=longest, layout=layout)
 
+    def told(self) -> dict[str, Any]:
+        """The values under dotted keys.
+
+        A setting of the hypernetwork that is newer than the bank has its default there.
+        """
+        settings = _deciding(read_settings(self.hypernet))
+        return {**super().told(), **{f"hypernet.{name}": settings[name] for name in settings}}
+
     def card(self, rows: int, shards: int) -> str:
         """The card of a bank of codes, in Markdown."""
         return _CARD.format(
@@ -161,3 +169,9 @@ class CodeSpec(Spec):
             max_passage_tokens=self.max_passage_tokens,
             token_bytes=self.layout.token_bytes,
         )
+
+
+def _deciding(settings: HypernetSettings) -> dict[str, Any]:
+    """The settings on which a code depends, as plain JSON values."""
+    saved = {k: v for k, v in settings.saved().items() if k not in settings.TRAINING_ONLY}
+    return json_values(saved, "settings")

@@ -188,6 +188,17 @@ def test_another_hypernetwork_backbone_or_length_is_refused(
     make_reader(genpoe.backbone, mixing="experts", dropout=0.3).use_codes(bank)
 
 
+def test_a_setting_that_is_newer_than_the_bank_has_its_default(
+    genpoe: GenPoE, tmp_path: Path
+) -> None:
+    spec = CodeSpec.of(genpoe.backbone, genpoe.hypernet, genpoe.max_passage_tokens)
+    before = {name: value for name, value in spec.hypernet.items() if name != "follow"}
+    fill(genpoe, CodeBank.create(tmp_path, replace(spec, hypernet=before)))
+    genpoe.use_codes(CodeBank.open(tmp_path))
+    with pytest.raises(BankError, match=r"hypernet\.follow: False here, True in the bank"):
+        make_reader(genpoe.backbone, follow=False).use_codes(CodeBank.open(tmp_path))
+
+
 def test_a_changed_text_is_refused(genpoe: GenPoE, bank: CodeBank) -> None:
     genpoe.use_codes(bank)
     with pytest.raises(BankError, match="code of passage '1' was made of another text"):
