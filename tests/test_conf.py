@@ -109,15 +109,19 @@ ROOTS = {
     "evaluate_retrieval": ("data=bios", "retriever=hybrid"),
     "look": (),
     "mean_study": (),
+    "measure_covariances": (),
     "quickstart": (),
     "report": ("runs=[a,b]",),
+    "train_editor": (),
     "sequential_edit": (),
     "sequential_report": ("runs=[a,b]",),
     "train_hypernet": (),
     "train_reranker": (),
     "train_sft_lora": (),
     "train_warmup": (),
+    "tune_editor": (),
     "twins": (),
+    "write_facts": (),
 }
 
 
