@@ -11,6 +11,7 @@ from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import DataError
 from qa.data.dataset import SPLITS, QADataset, Question
 from qa.data.hub import load_named
+from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def load_mixed(sets: Mapping[str, int | None], dir: str | Path | None = None) ->
             f"a mixed data set needs two sets at least, got {', '.join(sets) or 'none'}; name more "
             "in data.sets, or choose the set itself"
         )
-    loaded = []
+    loaded: list[QADataset] = []
     for name, limit in sets.items():
         one = load_named(name, None if dir is None else Path(dir, name))
         if "train" in one.splits and limit is not None:
@@ -58,12 +59,12 @@ def mix(datasets: Iterable[QADataset]) -> QADataset:
     passage. If two sets give the same id to different texts, the id of the later one gets the name
     of its set in front, too. The log says the shares of each split.
     """
-    passages = {}
+    passages: dict[str, Passage] = {}
     splits: dict[str, list[Question]] = {}
-    names = []
+    names: list[str] = []
     for dataset in datasets:
         names.append(dataset.name)
-        renamed = {}
+        renamed: dict[str, str] = {}
         for id, passage in dataset.passages.items():
             if passages.setdefault(id, passage).text != passage.text:
                 renamed[id] = f"{dataset.name}/{id}"
