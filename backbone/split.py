@@ -79,7 +79,7 @@ class SplitBackbone:
         mask = torch.ones_like(ids)
         try:
             parts = self.above(self._read_below(ids, mask), mask)
-            equal = _close(parts, self.backbone.hidden_states(ids, mask))
+            equal = same_states(parts, self.backbone.hidden_states(ids, mask))
         except _DIFFERENT as error:
             raise self._unsupported() from error
         if not equal:
@@ -102,12 +102,29 @@ class SplitBackbone:
         seen, self._tap.seen = self._tap.seen, None  # type: ignore[assignment]
         return seen
 
-    def above(self, states_NTD: Tensor, attention_mask: Tensor) -> Tensor:
-        """The final hidden states ``[N, T, D]``, after the last norm."""
+    def above(
+        self,
+        states_NTD: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor | None = None,
+        cache: Any = None,
+    ) -> Tensor:
+        """The final hidden states ``[N, T, D]``, after the last norm.
+
+        Args:
+            states_NTD: What `below` returned.
+            attention_mask: The mask of the tokens in the cache and of the states' own.
+            position_ids: The positions ``[N, T]``; None: they are those of rows without a cache.
+            cache: The KV cache of earlier tokens. It grows by the states' own.
+        """
         self._resume.states = states_NTD
+        earlier = {} if cache is None else {"past_key_values": cache, "position_ids": position_ids}
         try:
             out = self._above(
-                inputs_embeds=states_NTD, attention_mask=attention_mask, use_cache=False
+                inputs_embeds=states_NTD,
+                attention_mask=attention_mask,
+                use_cache=cache is not None,
+                **earlier,
             )
         finally:
             self._resume.states = None
@@ -118,7 +135,7 @@ class SplitBackbone:
 _DIFFERENT = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
+def same_states(one: Tensor, other: Tensor) -> bool:
     """True if states ``[..., D]`` are equal but for rounding.
 
     A few dimensions are thousands of times larger than the others in many models, and rounding is
@@ -184,7 +201,7 @@ class Trunk:
             ids = torch.tensor([branch], device=self.backbone.device)
             with keep_residual(ffn, len(branch)) as kept:
                 self.backbone.hidden_states(ids, torch.ones_like(ids))
-            if not _close(states_TD[path], kept.hidden_BPD[0]):
+            if not same_states(states_TD[path], kept.hidden_BPD[0]):
                 raise self._unsupported()
 
     def _unsupported(self) -> UnsupportedBackboneError:

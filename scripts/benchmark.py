@@ -7,6 +7,7 @@ from plumbing.cli import command
 SUITES = {
     "train": "benchmarks.train.train_suite",
     "inject": "benchmarks.inject.inject_suite",
+    "injection_times": "benchmarks.injection_times.injection_times_suite",
     "retrieval": "benchmarks.retrieval.retrieval_suite",
     "experts": "benchmarks.experts.experts_suite",
     "bank": "benchmarks.bank.bank_suite",

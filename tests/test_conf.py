@@ -109,15 +109,19 @@ ROOTS = {
     "evaluate_retrieval": ("data=bios", "retriever=hybrid"),
     "look": (),
     "mean_study": (),
+    "measure_covariances": (),
     "quickstart": (),
     "report": ("runs=[a,b]",),
+    "train_editor": (),
     "sequential_edit": (),
     "sequential_report": ("runs=[a,b]",),
     "train_hypernet": (),
     "train_reranker": (),
     "train_sft_lora": (),
     "train_warmup": (),
+    "tune_editor": (),
     "twins": (),
+    "write_facts": (),
 }
 
 
@@ -137,7 +141,7 @@ GROUPS = [
     ("train_reranker", "cross_encoder"),
     *((root, "recipe") for root in ("build_experts", "train_sft_lora")),
     *(("build_experts", group) for group in ("expert", "limits", "corpus", "experiment")),
-    *(("ablation", group) for group in ("router", "trigger", "experiment")),
+    *(("ablation", group) for group in ("router", "trigger", "experts", "experiment")),
     ("train_sft_lora", "experiment"),
     ("augment", "augmenter"),
     ("ablation", "ablation"),

@@ -202,6 +202,18 @@ class Editor(ABC):
         """
         return nullcontext()
 
+    def nll(self, facts: Sequence[Fact]) -> tuple[float, ...]:
+        """The negative log-likelihood of each fact's target now, in nats a token.
+
+        Raises:
+            FactError: If a fact cannot be encoded.
+        """
+        return self._nll([encode_fact(self.backbone, fact) for fact in facts])
+
+    def measure(self) -> Mapping[str, float]:
+        """What the editor says about itself in ``metrics.json``; by default nothing."""
+        return {}
+
     @abstractmethod
     def _apply(self, facts: Sequence[EncodedFact]) -> None:
         """Edit; every weight is written by `_write`."""
@@ -239,7 +251,7 @@ class Editor(ABC):
 
     def _write_parameters(self, parameters: Mapping[str, Tensor]) -> None:
         for name, value in parameters.items():
-            if not bool(value.isfinite().all()):
+            if not bool(value.to(self.backbone.dtype).isfinite().all()):
                 raise EditError(f"the update of {name} is not finite; use a smaller step")
         self.edits.write(parameters)
         if self.backbone.dtype == torch.bfloat16:

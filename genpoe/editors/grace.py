@@ -16,6 +16,8 @@ Shapes: N rows, T tokens, i inputs and o outputs of the projection.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -25,13 +27,19 @@ import torch
 from torch import Tensor, nn
 
 from backbone.model import Backbone
+from backbone.tokens import encode_prompt
 from genpoe.editors.editor import Editor
-from genpoe.editors.parts.facts import EncodedFact
+from genpoe.editors.parts.facts import EncodedFact, Fact
 from genpoe.editors.parts.places import find_places, read_inputs
+from genpoe.editors.parts.radius import Radius, radius_of
 from genpoe.editors.parts.rows import at_least_float32, make_rows, rows_of
+from plumbing.mounts import SettingValueError
 from plumbing.settings import check_positive, check_seed, check_types
 
+log = logging.getLogger(__name__)
+
 _GAP = 1e-5  # between two balls
+_FEWEST = 10  # facts with rephrasings, to choose a radius by
 
 
 @dataclass(frozen=True)
@@ -40,21 +48,26 @@ class GRACESettings:
 
     Attributes:
         layer: The layer whose down projection has the codebook.
-        radius: eps_0, an absolute distance between states; see `GRACE.distances`.
+        radius: eps_0, an absolute distance between states; ``auto``: the distance that
+            parts rephrasings from strangers (`parts.radius`).
         lr: Adam's learning rate.
         steps: Adam's updates for each value.
         seed: The seed of the values' uniform start.
     """
 
     layer: int
-    radius: float = 1.0
+    radius: float | str = 1.0
     lr: float = 1.0
     steps: int = 50
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_positive(self, "radius", "lr", "steps")
+        check_positive(self, "lr", "steps")
+        if self.radius != "auto" and (isinstance(self.radius, str) or not self.radius > 0):
+            raise SettingValueError(
+                "radius", f"radius must be a positive number or auto, got {self.radius!r}"
+            )
         check_seed(self.seed)
 
 
@@ -83,21 +96,30 @@ class GRACE(Editor):
     Args:
         backbone: The model.
         settings: The settings.
+        examples: Training facts with rephrasings, for ``radius=auto``.
 
     Attributes:
         place: The down projection.
+        radius: eps_0, and how well it parts rephrasings from strangers if it was calibrated.
         entries: The codebook.
 
     Raises:
-        SettingValueError: If the layer is out of range.
+        SettingValueError: If the layer is out of range, or if examples are needed and too few.
         UnsupportedBackboneError: If the layer's FFN has no down projection that is known.
     """
 
-    def __init__(self, backbone: Backbone, settings: GRACESettings) -> None:
+    def __init__(
+        self, backbone: Backbone, settings: GRACESettings, examples: Sequence[Fact] = ()
+    ) -> None:
         super().__init__(backbone)
         self.settings = settings
         backbone.ffn(settings.layer)  # the error names the setting `layer`
         (self.place,) = find_places(backbone, [settings.layer])
+        self.radius = (
+            self._calibrated(examples)
+            if isinstance(settings.radius, str)
+            else Radius(settings.radius, math.nan, math.nan)
+        )
         self.entries: tuple[Entry, ...] = ()
         self._draw = torch.Generator().manual_seed(settings.seed)
 
@@ -119,14 +141,36 @@ class GRACE(Editor):
         inputs = read_inputs(self.backbone, [self.place], rows)[self.place]
         return at_least_float32(inputs[torch.arange(len(at), device=at.device), at])
 
-    def distances(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """The distances between the queries of some prompts ``[N, N]``, to choose the radius by.
+    def _calibrated(self, examples: Sequence[Fact]) -> Radius:
+        """The radius between the rephrasings and the strangers among some facts."""
+        pairs = [(each.prompt, each.rephrasings[0]) for each in examples if each.rephrasings]
+        if len(pairs) < _FEWEST:
+            raise SettingValueError(
+                "radius",
+                f"radius=auto needs at least {_FEWEST} training facts with rephrasings, got "
+                f"{len(pairs)}",
+                "set {} to a number, or choose data that have them",
+            )
+        with torch.inference_mode(False), torch.no_grad():
+            tokenizer = self.backbone.tokenizer
+            keys, others = (
+                self.queries([encode_prompt(tokenizer, text) for text in texts])
+                for texts in zip(*pairs, strict=True)
+            )
+            found = radius_of(keys, others)
+        log.info(
+            "GRACE's radius is %.3g: %.0f %% of the rephrasings lie further away, and %.0f %% of "
+            "the nearest strangers do not",
+            *(found.radius, 100 * found.missed, 100 * found.hit),
+        )
+        return found
 
-        A radius is right if it is larger than the distances between rephrasings of one question,
-        and smaller than those between different questions.
-        """
-        queries = self.queries(prompts)
-        return torch.cdist(queries, queries)
+    def measure(self) -> Mapping[str, float]:
+        """The radius, and how well it parts rephrasings from strangers if it was calibrated."""
+        found = {"radius": self.radius.radius}
+        if self.settings.radius == "auto":
+            found |= {"radius_missed": self.radius.missed, "radius_hit": self.radius.hit}
+        return found
 
     def _apply(self, facts: Sequence[EncodedFact]) -> None:
         queries = self.queries([fact.prompt_ids for fact in facts])
@@ -134,7 +178,7 @@ class GRACE(Editor):
             self._insert(fact, query)
 
     def _insert(self, fact: EncodedFact, query: Tensor) -> None:
-        start = self.settings.radius
+        start = self.radius.radius
         target = tuple(fact.target_ids)
         if not self.entries:
             return self._add(fact, query, start)

@@ -97,7 +97,7 @@ class SpreadEditor(Editor):
         for place in self.places:
             check_adds(backbone, place)
         self._value = value
-        self._above = part_above(backbone, self.places[-1].layer)
+        self._above = part_above(backbone, self.places[-1])
         # From the untouched backbone, once: later edits do not change them.
         self.contexts = sample_contexts(backbone, value.context_tokens, value.contexts, seed)
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 
 from backbone.model import Backbone
 from genpoe.editors.editor import Editor, EditReport
-from genpoe.editors.material import Material, count_applicable, make_material
+from genpoe.editors.material import Material, count_applicable, example_facts, make_material
 from genpoe.editors.parts.facts import SUBJECT_SOURCES, Fact
 from genpoe.editors.recipes import open_editor
 from plumbing.mounts import mounted
@@ -27,6 +28,8 @@ from qa.data.dataset import QADataset
 from qa.method import AnsweringMethod, Prediction, QuestionInput
 
 log = logging.getLogger(__name__)
+
+EXAMPLES = 100  # training facts by which a radius is chosen
 
 
 class EditedMethod(AnsweringMethod):
@@ -96,7 +99,7 @@ class EditedMethod(AnsweringMethod):
             ``edits_subject_model``, ``_title`` and ``_last`` (subjects by where they come from) for
             each question, ``edit_seconds`` for each question, ``edit_nll_before`` and
             ``edit_nll_after`` for each edit, and ``edits_stuck``, the number of edits whose value
-            did not get better.
+            did not get better; and what `Editor.measure` says.
         """
         every = [each.details for each in predictions if "edits" in each.details]
         made = sum(each["edits"] for each in every)
@@ -109,6 +112,7 @@ class EditedMethod(AnsweringMethod):
         found = {name: sum(each[name] for each in every) / len(every) for name in names}
         for name in ("edit_nll_before", "edit_nll_after"):
             found[name] = sum(each[name] * each["edits"] for each in every) / max(1, made)
+        found |= self.editor.measure()
         return found | {"edits_stuck": float(sum(each["edits_stuck"] for each in every))}
 
 
@@ -164,5 +168,6 @@ def load_edited(
     if material is None:
         material = make_material(facts, dataset, splits, pairs)
     with mounted("editor"):
-        opened = open_editor(backbone, **editor)
+        examples = None if dataset is None else partial(example_facts, dataset, EXAMPLES)
+        opened = open_editor(backbone, **editor, examples=examples)
     return EditedMethod(opened, material, rag, max_new_tokens)

@@ -30,7 +30,7 @@ from genpoe.editors.parts.facts import EncodedFact
 from genpoe.editors.parts.places import find_places
 from genpoe.editors.parts.ridge import solve_positive
 from genpoe.editors.parts.subjects import sample_contexts, subject_keys, subject_prompts
-from genpoe.editors.parts.values import ValueProblem, ValueSettings
+from genpoe.editors.parts.values import ValueProblem, ValueSettings, part_above
 from plumbing.settings import check_choice, check_seed, check_types
 
 
@@ -104,6 +104,7 @@ class ROME(Editor):
                 raise ValueError("adjust=true needs the layer's covariance; give statistics")
             statistics.check(backbone)
             self._covariance = statistics.of(settings.layer).to(backbone.device)
+        self._above = part_above(backbone, self.place)
         value = settings.value
         self.contexts = sample_contexts(
             backbone, value.context_tokens, value.contexts, settings.seed
@@ -119,7 +120,7 @@ class ROME(Editor):
     def _apply_one(self, fact: EncodedFact) -> None:
         prompts = subject_prompts(self.backbone, fact, self.contexts)
         module = self.place.block.module
-        problem = ValueProblem(self.backbone, prompts, module, self.settings.value)
+        problem = ValueProblem(self.backbone, prompts, module, self.settings.value, self._above)
         value = problem.optimise(self._check_loss, fact)
         if value.is_stuck and value.losses[0] > self.settings.value.stop:
             self._stuck.append(fact.fact.id)

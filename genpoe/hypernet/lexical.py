@@ -73,11 +73,15 @@ class WordMatch(nn.Module):
 
     def words(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The vectors of words ``[...]``, with their weight and without it, both ``[..., U]``."""
-        embedded = self._backbone.embedding.weight[ids].to(self.mean.dtype) - self.mean
-        embedded = functional.normalize(embedded, dim=-1)
-        plain = functional.normalize(embedded @ self.projection, dim=-1)
+        plain, embedded = self._plain(ids)
         weight = self.idf[ids] * torch.exp(embedded @ self.importance)
         return plain * weight[..., None], plain
+
+    def _plain(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The vectors of words without their weight, and the embeddings that they are made of."""
+        embedded = self._backbone.embedding.weight[ids].to(self.mean.dtype) - self.mean
+        embedded = functional.normalize(embedded, dim=-1)
+        return functional.normalize(embedded @ self.projection, dim=-1), embedded
 
     def keys(self, ids_PS: Tensor, mask_PS: Tensor) -> tuple[Tensor, Tensor]:
         """The lexical keys of passages' places, and those of what follows words.
@@ -104,29 +108,32 @@ class WordMatch(nn.Module):
         ]
         return near_PSU, torch.cat(before, -1)
 
-    def queries(
-        self, ids_NL: Tensor, mask_NL: Tensor, question_NTL: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The queries for both kinds of keys, with their strengths.
+    def about(self, ids_NL: Tensor, question_NTL: Tensor) -> Tensor:
+        """The query for lexical keys, with its strength: ``[N, T, U]``.
 
         Args:
-            ids_NL: The tokens so far; the T positions are the last of them.
-            mask_NL: 1 at tokens, 0 at padding.
+            ids_NL: The tokens so far.
             question_NTL: Which tokens are words of the question, as each position sees it.
-
-        Returns:
-            ``[N, T, U]`` and ``[N, T, F U]``.
         """
         some_L = question_NTL.any(0).any(0)
         weighted_NLU, _ = self.words(ids_NL[:, some_L])
-        about_NTU = question_NTL[..., some_L].to(weighted_NLU.dtype) @ weighted_NLU
-        L, T = ids_NL.shape[1], question_NTL.shape[1]
-        last = min(L, T + self._follows - 1)  # tokens, from the end
-        _, plain_NLU = self.words(ids_NL[:, L - last :])
-        plain_NLU = plain_NLU * mask_NL[:, L - last :, None]
-        plain_NLU = functional.pad(plain_NLU, (0, 0, T + self._follows - 1 - last, 0))
-        written = [
-            plain_NLU[:, self._follows - 1 - back :][:, :T] * self.strength[1 + back]
+        about_NTU: Tensor = question_NTL[..., some_L].to(weighted_NLU.dtype) @ weighted_NLU
+        return about_NTU * self.strength[0]
+
+    def written(self, ids_NL: Tensor, mask_NL: Tensor, positions: int) -> Tensor:
+        """The query for keys of what follows words, with its strengths: ``[N, T, F U]``.
+
+        Args:
+            ids_NL: The tokens so far. Of those that are left out, nothing is known.
+            mask_NL: 1 at tokens, 0 at padding.
+            positions: T, the number of the last positions that ask.
+        """
+        L, more = ids_NL.shape[1], self._follows - 1
+        last = min(L, positions + more)  # tokens, from the end
+        plain_NLU = self._plain(ids_NL[:, L - last :])[0] * mask_NL[:, L - last :, None]
+        plain_NLU = functional.pad(plain_NLU, (0, 0, positions + more - last, 0))
+        each = [
+            plain_NLU[:, more - back :][:, :positions] * self.strength[1 + back]
             for back in range(self._follows)
         ]
-        return about_NTU * self.strength[0], torch.cat(written, -1)
+        return torch.cat(each, -1)

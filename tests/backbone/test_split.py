@@ -9,7 +9,7 @@ import torch
 
 from backbone.final_ffn import FinalFFN
 from backbone.model import UnsupportedBackboneError
-from backbone.split import SplitBackbone, Trunk, _close
+from backbone.split import SplitBackbone, Trunk, same_states
 from tests.helpers.tiny import make_backbone
 
 
@@ -43,16 +43,16 @@ def test_a_decoder_that_cannot_read_a_tree_is_refused(tiny_tokenizer):
 def test_an_entry_that_dwarfs_the_others_decides_how_near_states_are():
     """Rounding is of its size, and far larger than the smallest entries of the same state."""
     states = torch.tensor([[6e3, 1.0, 2.0]])
-    assert _close(states, states + torch.tensor([[0.0, 0.2, 0.0]]))
-    assert not _close(states, states + torch.tensor([[6.0, 0.0, 0.0]]))
-    assert not _close(states[:, 1:], states[:, 1:] + torch.tensor([[0.2, 0.0]]))
+    assert same_states(states, states + torch.tensor([[0.0, 0.2, 0.0]]))
+    assert not same_states(states, states + torch.tensor([[6.0, 0.0, 0.0]]))
+    assert not same_states(states[:, 1:], states[:, 1:] + torch.tensor([[0.2, 0.0]]))
 
 
 def test_states_that_are_not_finite_are_a_difference():
     states = torch.ones(2, 3)
-    assert _close(states, states.clone())
-    assert not _close(states, states * float("nan"))
-    assert not _close(states, states + torch.tensor([[0.0], [1e-3]]))
+    assert same_states(states, states.clone())
+    assert not same_states(states, states * float("nan"))
+    assert not same_states(states, states + torch.tensor([[0.0], [1e-3]]))
 
 
 @pytest.mark.parametrize("layer", [0, -1])

@@ -155,11 +155,16 @@ class World:
             "evaluate_retrieval": ["limit=2", "ks=[1,2]"],
             "look": [*answering],
             "mean_study": [],
+            "measure_covariances": ["editor.recipes.tuned.layers=[0]"],
             "quickstart": [
                 *("reader.hypernet.read_layer=1", "reader.hypernet.query_layers=[1]"),
                 *("reader.hypernet.common_rank=2", "reader.hypernet.layer=1"),
                 *(*hypernet, *batching, *trainer, "trainer.max_epochs=1"),
                 *("evaluation.limit=2", "evaluation.limit_rag=2", "evaluation.max_new_tokens=2"),
+            ],
+            "train_editor": [
+                *("editor.recipes.tuned.layers=[1]", "facts.limit=12", "facts.held_out=2"),
+                *("editor.recipes.tuned.rank=4", *trainer, "trainer.max_epochs=1"),
             ],
             "sequential_edit": [
                 *("edits=2", "batch=1", "pairs=1", "cell=1", "final=1", "rag_cell=1"),
@@ -172,7 +177,11 @@ class World:
             ],
             "train_sft_lora": [*trainer, "recipe.epochs=1"],
             "train_warmup": ["instances.limit=4"],
+            "tune_editor": [
+                *("edits=2", "trials.ultraedit.eta=[1.0e-3]", "trials.ultraedit.layers=[[0,1]]")
+            ],
             "twins": [*answering, "batch_size=2"],
+            "write_facts": ["material.pairs=1"],
         }.get(script, [])
 
     def _fill(self, override: str) -> str:

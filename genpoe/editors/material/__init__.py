@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from genpoe.editors.material.examples import example_facts
 from genpoe.editors.material.fact_sets import FactSet, load_counterfact, load_zsre
 from genpoe.editors.material.ready import (
     FileFacts,
@@ -22,6 +23,7 @@ __all__ = [
     "SetFacts",
     "WrittenFacts",
     "count_applicable",
+    "example_facts",
     "is_same_question",
     "load_counterfact",
     "load_zsre",

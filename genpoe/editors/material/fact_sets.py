@@ -105,7 +105,7 @@ def _counterfact_row(row: Mapping[str, Any], where: str, _: int) -> _Row:
     if type(id) is not int:
         raise DataError(f"{where}: 'case_id' must be a whole number, got {describe(id)}; add it")
     keys = ("prompt", "target_new", "subject", "rephrase_prompt", "locality_prompt")
-    texts = [text_field(row, key, where) for key in keys]
+    texts = [text_field(row, key, where).strip() for key in keys]
     truth = text_field(row, "ground_truth", where)
     local = text_field(row, "locality_ground_truth", where)
     return _Row(f"counterfact-{id}", *texts, locality_answer=local, truths=(truth,))
@@ -113,7 +113,9 @@ def _counterfact_row(row: Mapping[str, Any], where: str, _: int) -> _Row:
 
 def _zsre_row(row: Mapping[str, Any], where: str, number: int) -> _Row:
     keys = ("src", "alt", "subject", "rephrase", "loc", "loc_ans")
-    prompt, target, subject, rephrasing, loc, local = (text_field(row, k, where) for k in keys)
+    prompt, target, subject, rephrasing, loc, local = (
+        text_field(row, key, where).strip() for key in keys
+    )
     answers = row.get("answers")
     if not isinstance(answers, list) or not all(isinstance(each, str) for each in answers):
         raise DataError(f"{where}: 'answers' must be a list of strings, got {describe(answers)}")

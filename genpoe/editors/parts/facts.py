@@ -158,7 +158,8 @@ def read_facts(path: str | Path) -> list[Fact]:
 
     A line has ``id``, ``target``, and either ``prompt`` (the text that the model reads) or
     ``question`` (which is put into the project's prompt). It may have ``subject``,
-    ``rephrasings``, ``locality`` (lists of prompts), ``locality_answers`` and ``passage_id``.
+    ``rephrasings``, ``locality`` (lists of prompts), ``locality_answers``,
+    ``passage_id`` and ``subject_source``.
 
     Raises:
         DataError: If the file is missing, or a line is malformed; the message names the line.
@@ -188,6 +189,7 @@ def _read(path: Path) -> Iterator[Fact]:
             locality=_texts(row, "locality", where),
             passage_id=_maybe_text(row, "passage_id", where),
             locality_answers=_texts(row, "locality_answers", where),
+            subject_source=_maybe_text(row, "subject_source", where),
         )
 
 

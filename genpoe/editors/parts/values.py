@@ -23,12 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from backbone.model import Backbone, UnsupportedBackboneError
-from backbone.split import SplitBackbone
 from backbone.tokens import encode_prompt
 from genpoe.editors.parts.facts import EncodedFact, last_token_of, subject_of
-from genpoe.editors.parts.places import output_of
+from genpoe.editors.parts.places import Place, check_adds, output_of
 from genpoe.editors.parts.rows import at_least_float32, make_rows
 from genpoe.editors.parts.subjects import SubjectPrompts
+from genpoe.editors.parts.tails import PartAbove, Tails
 from plumbing.mounts import SettingValueError
 from plumbing.settings import check_positive, check_types
 
@@ -92,15 +92,16 @@ class Value:
 class ValueProblem:
     """The loss of one fact as a function of delta.
 
-    What lies at or below the layer does not depend on delta, so it is computed once.
+    What lies at or below the layer, or before the subject's last token, does not depend on delta.
+    So it is computed once.
 
     Args:
         backbone: The model as it is now.
         prompts: The fact with its prompts.
         module: The module whose output delta is added to: a layer, or its down projection.
         settings: The settings.
-        above: The part of the model above the layer, if the decoder can be cut there. None: each
-            step is a whole forward pass.
+        above: The part of the model above the layer, if it can be computed alone. None: each step
+            is a whole forward pass.
         left: Whether rows are padded before their tokens; only without ``above``.
     """
 
@@ -110,11 +111,11 @@ class ValueProblem:
         prompts: SubjectPrompts,
         module: nn.Module,
         settings: ValueSettings,
-        above: SplitBackbone | None = None,
+        above: PartAbove | None = None,
         left: bool = False,
     ) -> None:
         self.settings = settings
-        self._backbone, self._module, self._above = backbone, module, above
+        self._backbone, self._module = backbone, module
         fact = prompts.encoded
         essence = _ESSENCE.format(subject_of(fact.fact))
         positions = [*prompts.positions, last_token_of(backbone, essence, subject_of(fact.fact))]
@@ -126,28 +127,31 @@ class ValueProblem:
         )
         columns = torch.tensor(positions, device=backbone.device) + self._rows.starts
         self._at = torch.arange(len(positions), device=backbone.device), columns
-        self._states: Tensor | None = None
+        self._tails: Tails | None = None
         with torch.no_grad():
-            if above is not None:
-                self._states = above.below(self._rows.ids, self._rows.mask)
-            hidden, self.base = self._plain()
+            found: list[Tensor] = []
+
+            def keep(_: nn.Module, __: Any, output: Any) -> None:
+                found.append(output_of(output)[self._at[0][0], self._at[1][0]])
+
+            with ExitStack() as stack:
+                stack.callback(module.register_forward_hook(keep).remove)
+                if above is not None:
+                    self._tails = above.tails(self._rows, columns)
+                    self._rows, self._at = self._tails.rows, (self._at[0], 0 * columns)
+                    hidden = self._tails.hidden()
+                else:
+                    hidden = self._rows.hidden(backbone)
+            self.base = at_least_float32(found[0])
             self._known = self._essence(hidden)
 
-    def _plain(self) -> tuple[Tensor, Tensor]:
-        found: list[Tensor] = []
-
-        def keep(_: nn.Module, __: Any, output: Any) -> None:
-            found.append(output_of(output)[self._at[0][0], self._at[1][0]])
-
-        with ExitStack() as stack:
-            stack.callback(self._module.register_forward_hook(keep).remove)
-            hidden = self._rows.hidden(self._backbone)
-        return hidden, at_least_float32(found[0])
-
     def hidden(self, delta: Tensor) -> Tensor:
-        """Final hidden states ``[J + 1, T, D]`` with delta at each subject."""
-        if self._states is not None and self._above is not None:
-            return self._above.above(_plus(self._states, self._at, delta), self._rows.mask)
+        """Final hidden states ``[J + 1, T, D]`` with delta at each subject.
+
+        Where the part above is computed alone, T counts from the subject's last token.
+        """
+        if self._tails is not None:
+            return self._tails.hidden(delta)
 
         def add(_: nn.Module, __: Any, output: Any) -> Any:
             states = _plus(output_of(output), self._at, delta)
@@ -198,12 +202,17 @@ class ValueProblem:
         return Value(delta.detach(), self.base, tuple(losses))
 
 
-def part_above(backbone: Backbone, layer: int) -> SplitBackbone | None:
-    """The model cut above a layer, or None if it cannot be cut there."""
-    if layer + 1 >= backbone.num_layers:
+def part_above(backbone: Backbone, place: Place) -> PartAbove | None:
+    """The model above the layer of a down projection, or None if whole rows must be computed.
+
+    These are needed above the last layer, for decoders that cannot be cut, and for layers that
+    change what the projection writes before they add it.
+    """
+    if place.layer + 1 >= backbone.num_layers:
         return None
     try:
-        return SplitBackbone(backbone, layer + 1)
+        check_adds(backbone, place)
+        return PartAbove(backbone, place.layer)
     except UnsupportedBackboneError:
         return None
 

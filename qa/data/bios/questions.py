@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from qa.data.bios.entities import Entity
 from qa.data.bios.names import Draw
-from qa.data.bios.splits import Form, Split
+from qa.data.bios.splits import BIOS, BIOS_LONG, Form, Split
 from qa.data.dataset import Question
 
 Facts = Sequence[tuple[Entity, int]]  # entities, with the index of the attribute that is asked
@@ -53,3 +53,19 @@ def in_rounds(form: Form, entities: Sequence[Entity]) -> Facts:
         for shift in range(form.attributes)
         for place, entity in enumerate(entities)
     ]
+
+
+def other_phrasings(question: str, name: str) -> tuple[str, ...]:
+    """The other phrasings of training for a question about an entity; none if it is not known.
+
+    Args:
+        question: The question, in a phrasing of training.
+        name: How it calls the entity.
+    """
+    for form in (BIOS, BIOS_LONG):
+        for kind in form.kinds:
+            for attribute in kind.attributes:
+                every = [phrasing.format(name=name) for phrasing in attribute.questions]
+                if question in every:
+                    return tuple(each for each in every if each != question)
+    return ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from backbone.decoding import greedy_decode, score_answers
 from genpoe.editors.grace import GRACE, GRACESettings
 from genpoe.editors.parts.facts import encode_fact
+from genpoe.editors.parts.radius import radius_between
 from genpoe.editors.parts.rows import rows_of
 from plumbing.mounts import SettingValueError
 from tests.helpers.taught import home_of, new_facts, taught_backbone, taught_facts
@@ -125,13 +127,35 @@ def test_the_same_tokens_with_and_without_a_cache(backbone):
     assert torch.allclose(nll[:1], own, atol=1e-5)
 
 
-def test_distances_tell_rephrasings_from_strangers(backbone):
-    editor = GRACE(backbone, GRACESettings(1))
-    ids = [encode_fact(backbone, fact).prompt_ids for fact in taught_facts()[:3]]
-    distances = editor.distances(ids)
-    assert distances.shape == (3, 3)
-    assert torch.allclose(distances, distances.T)
-    assert float(distances.diagonal().max()) < 1e-3 < float(distances[0, 1])
+def test_a_radius_between_rephrasings_and_strangers_by_hand():
+    clear = radius_between(torch.tensor([1.0, 2.0]), torch.tensor([4.0, 9.0]))
+    assert (clear.radius, clear.missed, clear.hit) == (3.0, 0.0, 0.0)
+    mixed = radius_between(torch.tensor([1.0, 2.0, 3.0, 6.0]), torch.tensor([2.5, 5.0, 8.0, 9.0]))
+    assert (mixed.radius, mixed.missed, mixed.hit) == (4.0, 0.25, 0.25)
+
+
+def test_an_automatic_radius_comes_from_examples(backbone):
+    """It is the same distance in another order, and lets a rephrasing in that a stranger is not."""
+    names = taught_facts()[:12]
+    examples = [replace(f, rephrasings=(f.prompt.replace("Say", "Now say"),)) for f in names]
+    editor = GRACE(backbone, GRACESettings(1, radius="auto"), examples)
+    found = editor.measure()
+    assert found["radius"] > 0
+    assert found["radius_missed"] == pytest.approx(found["radius_hit"], abs=1 / 12)
+    again = GRACE(backbone, GRACESettings(1, radius="auto"), examples[::-1])
+    assert again.radius.radius == pytest.approx(editor.radius.radius, rel=1e-5)
+    assert GRACE(backbone, GRACESettings(1, radius=2.0)).measure() == {"radius": 2.0}
+    editor.edit(names[:1])
+    assert editor.entries[0].radius == editor.radius.radius
+    editor.undo()
+
+
+@pytest.mark.parametrize("radius", ["automatic", 0.0])
+def test_a_radius_that_is_none_is_refused(backbone, radius):
+    with pytest.raises(SettingValueError, match="radius must be a positive number or auto"):
+        GRACESettings(1, radius=radius)
+    with pytest.raises(SettingValueError, match="radius=auto needs at least 10 training facts"):
+        GRACE(backbone, GRACESettings(1, radius="auto"), taught_facts())
 
 
 def test_a_layer_out_of_range_is_refused(backbone):

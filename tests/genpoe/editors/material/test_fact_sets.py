@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+from pathlib import Path
 
 import pytest
 
+from backbone.tokens import decode
 from genpoe.editors import load_counterfact, load_zsre
 from genpoe.editors.material import make_material
 from genpoe.editors.parts.facts import encode_fact, last_token_of
@@ -14,6 +17,9 @@ from qa.method import BaseMethod, QuestionInput
 from qa.prompts import build_prompt, build_start
 from retrieval.passage import Passage
 from tests.helpers.tiny import make_backbone
+
+# Set QA_DATA to a folder that holds `editing/`.
+DATA = Path(os.environ.get("QA_DATA", Path(__file__).parents[5] / "shared" / "data")) / "editing"
 
 ROW = {
     "case_id": 7,
@@ -128,3 +134,20 @@ def test_a_bad_line_of_zsre_is_named_with_its_key(tmp_path):
         zsre(tmp_path, ASKED, {**ASKED, "answers": "Porto"})
     with pytest.raises(DataError, match=r"zsre.jsonl:1: expected the key 'loc_ans'"):
         zsre(tmp_path, {key: ASKED[key] for key in ASKED if key != "loc_ans"})
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}; set QA_DATA")
+def test_no_blank_is_lost_in_any_published_row():
+    """Complaint 6: labels are the target behind a blank, and the subject is never first."""
+    backbone = make_backbone()
+    sets = [load_counterfact(DATA), load_zsre(DATA)]
+    assert [len(each.facts["test"]) for each in sets] == [2993, 488]
+    for fact in (fact for each in sets for facts in each.facts.values() for fact in facts):
+        labels = encode_fact(backbone, fact).target_ids
+        assert decode(backbone.tokenizer, labels[:-1]) == f" {fact.target}"
+        assert labels[-1] == backbone.tokenizer.eos_token_id
+        assert last_token_of(backbone, fact.prompt, fact.subject) > 1
+    texts = [{f.prompt for f in sets[0].facts[split]} for split in ("train", "test")]
+    assert texts[0].isdisjoint(texts[1])

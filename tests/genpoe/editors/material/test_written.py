@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from backbone.edits import state_hash
-from genpoe.editors.material import WrittenFacts, count_applicable, written_by_backbone
+from genpoe.commands.write_facts import write_facts
+from genpoe.editors.material import FileFacts, WrittenFacts, count_applicable, written_by_backbone
 from genpoe.editors.material.written import find_subject
-from genpoe.editors.parts.facts import encode_fact, last_token_of, subject_of
+from genpoe.editors.parts.facts import encode_fact, last_token_of, read_facts, subject_of
 from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import read_jsonl
 from qa.commands.evaluate import evaluate_run
@@ -162,3 +163,26 @@ def test_the_command_edits_what_the_backbone_writes(tmp_path, no_sync, monkeypat
     assert metrics["edits_subject_last"] == 3
     rows = [row for _, row in read_jsonl(tmp_path / "predictions.jsonl")]
     assert [row["edits_subject_last"] for row in rows] == [3, 3]
+
+
+def test_facts_are_written_to_a_file_that_every_editor_reads(tmp_path, no_sync, monkeypatch):
+    monkeypatch.setattr(
+        "qa.writing.writer.BackboneWriter.write", lambda self, requests: Scripted().write(requests)
+    )
+    sizes = [f"data.{name}_entities={n}" for name, n in (("dev", 2), ("test", 0), ("unseen", 0))]
+    config = composed(
+        "write_facts",
+        *("data.train_entities=0", *sizes, "data.distractor_entities=0"),
+        *(f"paths.output_dir={tmp_path}", "material.prompts=paper"),
+        f"material.cache_dir={tmp_path}",
+    )
+    metrics = write_facts(config, make_backbone(max_position_embeddings=2048))
+    assert metrics == {
+        **{"passages": 2, "facts_per_passage": 3, "subject_model": 0, "subject_title": 0},
+        **{"subject_last": 100, "without_subject": 0},
+    }
+    facts = read_facts(tmp_path / "facts.jsonl")
+    assert [fact.subject_source for fact in facts] == ["last"] * 6
+    material = FileFacts(tmp_path / "facts.jsonl")
+    (first, *_), _ = material.facts(Passage(facts[0].passage_id or "", "", ""), OTHER)
+    assert first == facts[0]
