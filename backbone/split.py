@@ -89,7 +89,7 @@ class SplitBackbone:
         return UnsupportedBackboneError(
             f"{type(self.backbone.model).__name__} ({self.backbone.name}): expected a decoder that "
             "can be cut below a layer, got one whose two parts compute something else than the "
-            "whole; do not cache the frozen states (cache_frozen=false)"
+            "whole; do not cache the frozen states (cache_frozen=false), and choose hypernet=mean"
         )
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ Shapes: A answer tokens, K passages, S passage tokens.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:
 _WIDTH = 104  # characters of a line
 _SIZE = 8  # points
 _ADVANCE = 0.602  # width of a character of DejaVu Sans Mono, in its size
+_NULL = 0.05  # the null unit's weights below this are not written
 _SEEN = 0.02  # weights below this are not drawn
 
 
@@ -95,7 +97,8 @@ def draw(glances: Sequence[Glance], picture: Path) -> None:
     """Draw the passages with the words that the experts looked at.
 
     Each token of an answer has a colour, and so has the word of the passage at which the experts
-    looked most for it: the stronger, the larger the weight.
+    looked most for it: the stronger, the larger the weight. The null unit's weight stands behind a
+    token of the answer if it is not next to none.
 
     Args:
         glances: What is drawn, one below the other.
@@ -141,15 +144,16 @@ def _rectangle(corner: tuple[float, float], width: float, color: str, weight: fl
 
 def _lines(glance: Glance) -> list[list[dict[str, Any]]]:
     """The lines of one block, each of them pieces of text with their colours."""
-    lines = _wrapped([{"text": f"Question: {glance.question}", "bold": True}])
+    asked = re.findall(r"\s*\S+", f"Question: {glance.question}")
+    lines = _wrapped([{"text": word, "bold": True} for word in asked])
     written: list[dict[str, Any]] = [{"text": "Answer:", "bold": True}]
     for number, (token, null) in enumerate(zip(glance.written, glance.null, strict=True)):
         color = _COLORS[number % len(_COLORS)]
-        written += [
-            {"text": _shown(token), "color": color, "weight": 1.0},
-            {"text": f" (null {null:.2f}) "},
-        ]
-    written.append({"text": f"   right: {glance.answers[0]}"})
+        written.append({"text": _shown(token), "color": color, "weight": 1.0})
+        if null >= _NULL:
+            written.append({"text": f" (null {null:.2f})"})
+    right = re.findall(r"\s*\S+", f"   right: {glance.answers[0]}")
+    written += [{"text": word} for word in right]
     lines += _wrapped(written)
     for k, words in enumerate(glance.words):
         pieces: list[dict[str, Any]] = []
@@ -163,8 +167,10 @@ def _lines(glance: Glance) -> list[list[dict[str, Any]]]:
 
 
 def _shown(token: str) -> str:
-    """A token of the answer, behind a space; one without visible text ends the answer."""
-    return f" {token.strip()}" if token.strip() and not token.startswith("<") else " [end]"
+    """A token of the answer, behind a space; what ends the answer, or is blank, is named."""
+    if token.startswith("<") or "\n" in token:
+        return " [end]"
+    return f" {token.strip()}" if token.strip() else " [space]"
 
 
 def _wrapped(pieces: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:

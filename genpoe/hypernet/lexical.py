@@ -3,7 +3,8 @@
 States from a lower layer say what kind of thing stands somewhere, but not about whom: names that
 were never trained on need the words themselves.
 
-Shapes: P passages, S passage tokens, U key width, V vocabulary, D d_model, "..." any positions.
+Shapes: P passages, S passage tokens, U key width, F words before a place, V vocabulary, D d_model,
+N rows, T positions, L tokens so far, "..." any positions.
 """
 
 from __future__ import annotations
@@ -21,19 +22,20 @@ class WordMatch(nn.Module):
 
     A word's vector is ``e_t = idf_t · exp(w·Ê_t) · Pᵀ Ê_t / |Pᵀ Ê_t|``, where Ê_t is its embedding
     after centring, with norm 1. A place's lexical key is the sum of the vectors around it: more for
-    words that are near, and more for those of the same sentence. The key of what follows a word is
-    the vector of the word before, without its weight.
+    words that are near, and more for those of the same sentence. The key of what follows words is
+    the vectors of the F words before, without their weights.
 
     Args:
         backbone: The frozen model.
         width: U, the width of a word's vector.
+        follows: F, how many words before a place its key has.
     """
 
     idf: Tensor
     ends: Tensor
     mean: Tensor
 
-    def __init__(self, backbone: Backbone, width: int) -> None:
+    def __init__(self, backbone: Backbone, width: int, follows: int = 1) -> None:
         super().__init__()
         D = backbone.d_model
         self._backbone = backbone
@@ -41,10 +43,11 @@ class WordMatch(nn.Module):
         self.importance = nn.Parameter(torch.zeros(D))
         # The scalars of the kernel: of the word itself, of words to the left and to the right, and
         # of the same sentence; the reach of both sides in tokens, as its logarithm; the strength of
-        # the question's words and of the word before.
+        # the question's words, of the word before, and of those before it.
         self.near = nn.Parameter(torch.tensor([-1.0, 1.0, 0.5, 1.0]))
         self.log_reach = nn.Parameter(torch.tensor([8.0, 8.0]).log())
-        self.strength = nn.Parameter(torch.tensor([3.0, 4.0]))
+        self.strength = nn.Parameter(torch.tensor([3.0, *(4.0 / 2**m for m in range(follows))]))
+        self._follows = follows
         self.register_buffer("idf", torch.zeros(backbone.vocab_size))
         self.register_buffer("ends", torch.zeros(backbone.vocab_size, dtype=torch.bool))
         self.register_buffer("mean", torch.zeros(D))
@@ -81,7 +84,11 @@ class WordMatch(nn.Module):
         return functional.normalize(embedded @ self.projection, dim=-1), embedded
 
     def keys(self, ids_PS: Tensor, mask_PS: Tensor) -> tuple[Tensor, Tensor]:
-        """The lexical keys of passages' places, and those of what follows a word: ``[P, S, U]``."""
+        """The lexical keys of passages' places, and those of what follows words.
+
+        Returns:
+            ``[P, S, U]`` and ``[P, S, F U]``.
+        """
         weighted_PSU, plain_PSU = self.words(ids_PS)
         inside = mask_PS.to(weighted_PSU.dtype)[..., None]
         place = torch.arange(ids_PS.shape[1], device=ids_PS.device)
@@ -94,8 +101,12 @@ class WordMatch(nn.Module):
         sentence_PS = self.ends[ids_PS].long().cumsum(1) - self.ends[ids_PS].long()
         same_PSS = sentence_PS[:, :, None] == sentence_PS[:, None]
         near_PSU = (kernel_SS + same * same_PSS) @ (weighted_PSU * inside)
-        before_PSU = functional.pad(plain_PSU[:, :-1], (0, 0, 1, 0))
-        return near_PSU, before_PSU
+        S = ids_PS.shape[1]
+        before = [
+            functional.pad(plain_PSU, (0, 0, back, 0))[:, :S]
+            for back in range(1, 1 + self._follows)
+        ]
+        return near_PSU, torch.cat(before, -1)
 
     def about(self, ids_NL: Tensor, question_NTL: Tensor) -> Tensor:
         """The query for lexical keys, with its strength: ``[N, T, U]``.
@@ -109,6 +120,20 @@ class WordMatch(nn.Module):
         about_NTU: Tensor = question_NTL[..., some_L].to(weighted_NLU.dtype) @ weighted_NLU
         return about_NTU * self.strength[0]
 
-    def current(self, ids_NT: Tensor) -> Tensor:
-        """The query for keys of what follows a word, with its strength: ``[N, T, U]``."""
-        return self._plain(ids_NT)[0] * self.strength[1]
+    def written(self, ids_NL: Tensor, mask_NL: Tensor, positions: int) -> Tensor:
+        """The query for keys of what follows words, with its strengths: ``[N, T, F U]``.
+
+        Args:
+            ids_NL: The tokens so far. Of those that are left out, nothing is known.
+            mask_NL: 1 at tokens, 0 at padding.
+            positions: T, the number of the last positions that ask.
+        """
+        L, more = ids_NL.shape[1], self._follows - 1
+        last = min(L, positions + more)  # tokens, from the end
+        plain_NLU = self._plain(ids_NL[:, L - last :])[0] * mask_NL[:, L - last :, None]
+        plain_NLU = functional.pad(plain_NLU, (0, 0, positions + more - last, 0))
+        each = [
+            plain_NLU[:, more - back :][:, :positions] * self.strength[1 + back]
+            for back in range(self._follows)
+        ]
+        return torch.cat(each, -1)

@@ -9,7 +9,7 @@ Deviation: the paper's hypernetwork (GenPoE eq. 4) sees a passage as the mean of
 embeddings. This one is ours; the paper's is `genpoe.hypernet.mean.MeanHypernet`.
 
 Shapes: P passages, S passage tokens, N questions, B expert sets, K experts a set, T tokens, L
-tokens so far, M = slots · T, D d_model, H hidden width, U key width, Q = 3 U at most.
+tokens so far, M = slots · T, D d_model, H hidden width, U key width, Q a unit's key.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class ReaderSettings(HypernetSettings):
         lexical: Whether keys and queries also have the words around a place, and those of the
             question.
         follow: Whether keys and queries also have the word before a place, and the current word.
+        follow_words: How many words before a place these are. More of them tell the place where a
+            span goes on from others that follow the same word.
         prior: Whether a unit's score also has the backbone's own logit of its word. What the model
             would say without the passage is often of the kind that the question asks for.
         ahead: Whether keys also have the states behind a place, the more the nearer. A state knows
@@ -85,6 +87,7 @@ class ReaderSettings(HypernetSettings):
     look_ahead: int = 0
     lexical: bool = True
     follow: bool = True
+    follow_words: int = 1
     prior: bool = False
     ahead: bool = False
     common_rank: int = 16
@@ -101,6 +104,7 @@ class ReaderSettings(HypernetSettings):
         super().__post_init__()
         object.__setattr__(self, "query_layers", tuple(self.query_layers))
         check_positive(self, "hidden_width", "key_width", "common_rank", "scalar_lr_scale")
+        check_positive(self, "follow_words")
         check_choice("mixing", self.mixing, MIXINGS)
         if self.look_ahead < 0:
             raise SettingValueError(
@@ -173,7 +177,7 @@ class ReaderHypernet(Hypernet):
             nn.init.zeros_(linear.weight)
             nn.init.constant_(linear.bias, bias)
         matches = settings.lexical or settings.follow
-        self.match = WordMatch(backbone, U) if matches else None
+        self.match = WordMatch(backbone, U, settings.follow_words) if matches else None
         if self.match is not None and not settings.lexical:  # DDP wants no unused parameters
             for parameter in (self.match.importance, self.match.near, self.match.log_reach):
                 parameter.requires_grad_(False)
@@ -288,7 +292,7 @@ class ReaderHypernet(Hypernet):
                 known = around.asked_NTU
                 queries.append(self.asked(around, z.shape[1]) if known is None else known)
             if self.settings.follow:
-                queries.append(self.match.current(around.ids_NL[:, -z.shape[1] :]))
+                queries.append(self.match.written(around.ids_NL, around.mask_NL, z.shape[1]))
         scaled_hidden = z[..., : site.hidden_NTD.shape[-1]]
         return torch.cat(queries, -1), self.null(inner)[..., 0], scaled_hidden
 

@@ -1,7 +1,7 @@
 """The experts of the hypernetwork that reads, and what must be kept of them.
 
 Shapes: P passages, S passage tokens, N questions, B expert sets, K experts a set, T tokens, M =
-slots · T, D d_model, U key width, Q = 3 U at most.
+slots · T, D d_model, U key width, Q a unit's key.
 """
 
 from __future__ import annotations

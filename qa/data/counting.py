@@ -24,7 +24,7 @@ _APART = (
 )
 _FILLERS = (
     "The farm of {name} lay by the river.",
-    "{name} worked as a {job}.",
+    "{name} worked as {job}.",
     "{name} was born in {city}.",
     "The neighbours liked to visit {name}.",
 )
@@ -83,7 +83,7 @@ def generate_counting(
 
 def _text(name: str, count: int, draw: Draw) -> str:
     animals = draw.shuffled(person_pools.PETS)[:count]
-    named = [f"{'an' if each[0] in 'aeiou' else 'a'} {each}" for each in animals]
+    named = [_with_article(each) for each in animals]
     if draw.below(2):
         told = [draw.pick(_TOGETHER).format(name=name, list=_listed(named))]
     else:
@@ -93,11 +93,15 @@ def _text(name: str, count: int, draw: Draw) -> str:
         ]
     filled = {
         "name": name,
-        "job": draw.pick(person_pools.PROFESSIONS),
+        "job": _with_article(draw.pick(person_pools.PROFESSIONS)),
         "city": draw.pick(person_pools.CITIES),
     }
     told += draw.shuffled(_FILLERS)[:2]
     return " ".join(each.format(**filled) for each in draw.shuffled(told))
+
+
+def _with_article(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
 def _listed(words: list[str]) -> str:

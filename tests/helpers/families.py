@@ -141,6 +141,7 @@ _REASONS = {
     "found no decoder layers": "no decoder",
     "does something else": "its FFN adds the residual itself",
     "reads a tree of tokens": "its layers cannot read a tree of tokens",
+    "can be cut below a layer": "its decoder cannot be cut below a layer",
 }
 
 

@@ -89,7 +89,8 @@ def naive_added(genpoe, passages, relevance, ids, u, stream, ffn_output, earlier
     inner = functional.gelu(reader.query1(z))
     q = reader.query2(inner)
     about = sum(weight(t) * word(t) for t in question) * match.strength[0]
-    current = word(ids[-1]) * match.strength[1]
+    follows = range(reader.settings.follow_words)
+    written = [word(ids[-1 - m]) * match.strength[1 + m] for m in follows]
     scores, words = [reader.null(inner)[0]], []
     for passage, r in zip(passages, relevance, strict=True):
         tokens = backbone.tokenizer(f"{passage.title}\n{passage.text}".strip())["input_ids"]
@@ -121,8 +122,9 @@ def naive_added(genpoe, passages, relevance, ids, u, stream, ffn_output, earlier
                     kernel += match.near[2] * torch.exp(-(i - j) / right)
                 near = near + kernel * weight(other) * word(other)
             score = q @ key / len(q) ** 0.5 + about @ near
-            if j:
-                score = score + current @ word(tokens[j - 1])
+            for m in follows:
+                if j > m:
+                    score = score + written[m] @ word(tokens[j - 1 - m])
             if reader.prior is not None:
                 said = backbone.final_norm(stream + ffn_output)
                 score = score + reader.prior * said @ (head[token] - writer.mean)
@@ -139,7 +141,12 @@ def naive_added(genpoe, passages, relevance, ids, u, stream, ffn_output, earlier
 
 @pytest.mark.parametrize(
     ("tied", "settings"),
-    [(True, {}), (False, {}), (False, {"prior": True, "look_ahead": 2}), (True, {"ahead": True})],
+    [
+        (True, {}),
+        (False, {}),
+        (False, {"prior": True, "look_ahead": 2}),
+        (True, {"ahead": True, "follow_words": 3}),
+    ],
 )
 def test_equals_the_formula(tiny_tokenizer, tied, settings):
     backbone = make_backbone(tokenizer=tiny_tokenizer, tie_word_embeddings=tied)
@@ -224,7 +231,9 @@ def test_a_row_of_a_batch_has_its_own_passages_and_padding_changes_nothing(tiny_
     assert abs(score_answers(tiny_backbone, plain, answers) - nll)[:2].min() > 1e-3
 
 
-@pytest.mark.parametrize("settings", [{}, {"look_ahead": 2, "prior": True}, {"ahead": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"look_ahead": 2, "prior": True}, {"ahead": True, "follow_words": 3}]
+)
 def test_a_longer_passage_in_the_batch_changes_nothing(tiny_backbone, settings):
     genpoe = make_reader(tiny_backbone, **settings)
     ids = ids_of(genpoe.backbone, PROMPTS[0])
@@ -264,7 +273,9 @@ def test_a_passage_without_relevance_changes_nothing(tiny_backbone, mixing):
 @pytest.mark.parametrize(("mixing", "ahead"), [("softmax", True), ("experts", False)])
 def test_the_gradient_is_that_of_finite_differences(tiny_tokenizer, mixing, ahead):
     backbone = make_backbone(tokenizer=tiny_tokenizer)
-    genpoe = make_reader(backbone, mixing=mixing, look_ahead=1, prior=True, ahead=ahead)
+    genpoe = make_reader(
+        backbone, mixing=mixing, look_ahead=1, prior=True, ahead=ahead, follow_words=2
+    )
     reader: Any = genpoe.hypernet.double()  # the backbone's own norms compute in float32
     ids, tokens = ids_of(backbone, PROMPTS[0]), genpoe.tokens([ONE, THREE])
     targets = torch.full_like(ids, -100)
@@ -374,6 +385,7 @@ def test_the_copy_loss_is_small_where_the_attention_is_right(genpoe):
         ({"copy_loss": -1.0}, "copy_loss must not be negative, got -1.0"),
         ({"key_width": 0}, "key_width must be positive, got 0"),
         ({"look_ahead": -1}, "look_ahead must not be negative, got -1"),
+        ({"follow_words": 0}, "follow_words must be positive, got 0"),
     ],
 )
 def test_a_wrong_setting_is_named(tiny_backbone, settings, message):
@@ -429,7 +441,9 @@ def test_around_may_be_given(genpoe):
 @pytest.mark.parametrize("follow", [True, False])
 def test_every_parameter_that_learns_has_a_gradient(tiny_backbone, lexical, follow):
     """With parts left out, too: data-parallel training refuses parameters without one."""
-    genpoe = make_reader(tiny_backbone, lexical=lexical, follow=follow, ahead=lexical)
+    genpoe = make_reader(
+        tiny_backbone, lexical=lexical, follow=follow, ahead=lexical, follow_words=2
+    )
     experts = genpoe.hypernet(genpoe.tokens([ONE]))
     with genpoe.expert_layer.injected(experts, torch.ones(1, 1)):
         genpoe.backbone.model(ids_of(tiny_backbone, PROMPTS[0])).logits.var().backward()
