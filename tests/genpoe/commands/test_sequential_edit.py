@@ -22,7 +22,7 @@ from tests.test_conf import composed
 SMALL = (
     *BIOS,
     *("data.test_entities=5", "edits=4", "batch=2", "pairs=2", "cell=1", "final=1", "rag_cell=1"),
-    *("locality=2", "health=1", "max_new_tokens=2", "backbone.dtype=float32"),
+    *("locality=2", "health=1", "max_new_tokens=2", "rag=false", "backbone.dtype=float32"),
 )
 LAYERS = "editor.recipes.tuned.layers=[0,1]"
 
@@ -60,11 +60,15 @@ def test_the_contract_of_an_editors_run(model, tmp_path):
 
 def test_all_methods_of_a_figure_on_one_stream(model, tmp_path, caplog):
     """The experiment composes each of its methods; one without its checkpoint is left out."""
-    metrics = run(
-        *(model, tmp_path, "experiment=genpoe/figure5_bios", f"paths.log_dir={tmp_path}"),
-        "compare={none:[method=none],ultra:[method=ultraedit,'" + LAYERS + "'],"
-        "genpoe:[method=genpoe,'ckpt_path=${paths.log_dir}/none.ckpt']}",
-    )
+    given = [*SMALL, f"backbone.name={model}", "experiment=genpoe/figure5_bios"]
+    given.append(f"paths.log_dir={tmp_path}")
+    config = composed("sequential_edit", *given, f"paths.output_dir={tmp_path}")
+    config.compare = {
+        "none": ["method=none"],
+        "ultra": ["method=ultraedit", LAYERS],
+        "genpoe": [*config.compare.genpoe],
+    }
+    metrics = sequential_edit(config, given)
     assert "genpoe is left out: there is no" in caplog.text
     assert metrics["none/state_hash/before"] == metrics["ultra/state_hash/before"]
     assert metrics["none/headline/em"] == 0
