@@ -11,10 +11,14 @@ import pytest
 
 from genpoe.commands.sequential_edit import StreamSource, make_stream, sequential_edit
 from genpoe.commands.sequential_report import sequential_report
+from genpoe.editors.material import FactSet
+from genpoe.editors.parts.facts import Fact
 from genpoe.sequential.stream import StreamSettings
 from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import write_jsonl
 from qa.data.bios import generate
+from qa.data.dataset import SentenceStart
+from retrieval.passage import Passage
 from tests.helpers.small_world import BIOS
 from tests.helpers.tiny import make_backbone, save_backbone
 from tests.test_conf import composed
@@ -94,6 +98,15 @@ def test_rag_beside_an_editor(model, tmp_path):
     assert {"final/em", "rag/final/em", "rag/before/nll", "rag/router/recall"} <= metrics.keys()
     assert metrics["rag/router/recall"] == 100
     assert (tmp_path / "matrix_rag.csv").is_file()
+
+
+def test_a_set_of_facts_makes_a_stream_of_facts():
+    passage = Passage("a", "", "Tova Blick was born in Lisbon")
+    asked = SentenceStart("a", "Tova Blick was born in", ("Lisbon",), ("a",))
+    fact = Fact("a", asked.prompt(), "Lisbon", "Tova Blick", passage_id="a")
+    data = FactSet("set", {"a": passage}, {"test": [asked]}, {"test": [fact]}, {})
+    made = make_stream(data, StreamSource("test", None), StreamSettings(edits=1, batch=1))
+    assert [(e.asked, e.facts, e.passage) for e in made.edits] == [(asked, (fact,), passage)]
 
 
 def test_facts_of_a_file_make_a_stream(tmp_path):
