@@ -79,7 +79,7 @@ def sequential_edit(config: DictConfig, overrides: Sequence[str] = ()) -> dict[s
         out = folder / "methods" / str(label)
         given = [*overrides, *settings, "compare=null"]
         own = compose_command(CONF, "sequential_edit", given).config
-        own = OmegaConf.masked_copy(own, [key for key in own if key != "hydra"])
+        own = OmegaConf.masked_copy(own, [str(key) for key in own if key != "hydra"])
         own.paths = {**config.paths, "output_dir": str(out)}
         if own.ckpt_path is not None and not Path(own.ckpt_path).exists():
             log.warning(
