@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from backbone.model import Backbone
+from genpoe.editors.material import FactSet
 from genpoe.editors.parts.facts import Fact, read_facts
 from genpoe.editors.recipes import open_editor
 from genpoe.sequential.learners import Learner
@@ -78,7 +79,7 @@ def sequential_edit(config: DictConfig, overrides: Sequence[str] = ()) -> dict[s
         out = folder / "methods" / str(label)
         given = [*overrides, *settings, "compare=null"]
         own = compose_command(CONF, "sequential_edit", given).config
-        own = OmegaConf.masked_copy(own, [key for key in own if key != "hydra"])
+        own = OmegaConf.masked_copy(own, [str(key) for key in own if key != "hydra"])
         own.paths = {**config.paths, "output_dir": str(out)}
         if own.ckpt_path is not None and not Path(own.ckpt_path).exists():
             log.warning(
@@ -161,9 +162,8 @@ def make_stream(data: QADataset, source: StreamSource, sizes: StreamSettings) ->
     Raises:
         ValueError: If the data have too few edits, or a fact is at fault.
     """
-    own: dict[str, list[Fact]] | None = getattr(data, "facts", None)
-    if own is not None:
-        return fact_stream(data, source.split, own[source.split], sizes)
+    if isinstance(data, FactSet):
+        return fact_stream(data, source.split, data.facts.get(source.split, []), sizes)
     if source.facts is None:
         return passage_stream(data, source.split, sizes)
     material: dict[str, list[Fact]] = defaultdict(list)

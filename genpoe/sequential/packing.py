@@ -84,8 +84,8 @@ def unpack(packed: Any, tensors: Mapping[str, Tensor], backbone: Backbone) -> An
         items = [whole(each) for each in content]
         return items if kind == "list" else tuple(items)
     if kind == "object" and content[0].partition(".")[0] in _PACKAGES:
-        found = getattr(import_module(content[0]), content[1])
-        if is_dataclass(found):
+        found: Any = getattr(import_module(content[0]), content[1])
+        if isinstance(found, type) and is_dataclass(found):
             return found(**{name: whole(each) for name, each in content[2].items()})
     raise ValueError(f"expected a value that was packed, got {json.dumps(packed)[:60]}")
 

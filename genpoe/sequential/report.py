@@ -124,9 +124,9 @@ def metrics_of(run: StreamRun, seed: int = 0) -> dict[str, Any]:
         found |= _extra(run, kind)
     local = locality_metrics(rows, run.base, run.targets)
     if local:
-        last = local[run.batches]
-        found |= {"locality": last["locality"], "locality/before": local[0]["locality"]}
-        found |= {f"locality/{name}": last[name] for name in ("em", "bleeding")}
+        end = local[run.batches]
+        found |= {"locality": end["locality"], "locality/before": local[0]["locality"]}
+        found |= {f"locality/{name}": end[name] for name in ("em", "bleeding")}
     ends = run.states[0]["health"], run.states[-1]["health"]
     for name, end in zip(("before", "final"), ends, strict=True):
         for key in ("perplexity", "kl"):

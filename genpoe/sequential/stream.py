@@ -78,7 +78,8 @@ class Stream:
     def fingerprint(self) -> str:
         """A hash of everything in the stream."""
         whole = [[asdict(edit) for edit in batch] for batch in self.batches]
-        others = [asdict(each) for each in (*self.locality, *self.distractors)]
+        others = [asdict(each) for each in self.locality]
+        others += [asdict(each) for each in self.distractors]
         prompts = [question.prompt() for question in self.locality]
         return digest([self.name, whole, others, prompts])
 

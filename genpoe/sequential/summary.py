@@ -143,12 +143,12 @@ def paired_states(rows: Sequence[Row], batches: int, kind: str, seed: int) -> di
     found: dict[str, float] = {}
     some = [row for row in rows if row["kind"] == kind]
     for name, (one, other) in _PAIRS.items():
-        sides = [
+        then, before = (
             predictions([r for r in some if r["state"] == at(r["batch"], batches)], name)
             for at in (one, other)
-        ]
-        if sides[0].questions and sides[0].questions.keys() == sides[1].questions.keys():
-            gains = differences(*sides, seed)
+        )
+        if then.questions and then.questions.keys() == before.questions.keys():
+            gains = differences(then, before, seed)
             found |= {f"{name}/{key}": value for key, value in gains.items() if key != "clusters"}
     return found
 

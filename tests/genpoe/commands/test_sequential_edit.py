@@ -11,10 +11,14 @@ import pytest
 
 from genpoe.commands.sequential_edit import StreamSource, make_stream, sequential_edit
 from genpoe.commands.sequential_report import sequential_report
+from genpoe.editors.material import FactSet
+from genpoe.editors.parts.facts import Fact
 from genpoe.sequential.stream import StreamSettings
 from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import write_jsonl
 from qa.data.bios import generate
+from qa.data.dataset import SentenceStart
+from retrieval.passage import Passage
 from tests.helpers.small_world import BIOS
 from tests.helpers.tiny import make_backbone, save_backbone
 from tests.test_conf import composed
@@ -22,7 +26,7 @@ from tests.test_conf import composed
 SMALL = (
     *BIOS,
     *("data.test_entities=5", "edits=4", "batch=2", "pairs=2", "cell=1", "final=1", "rag_cell=1"),
-    *("locality=2", "health=1", "max_new_tokens=2", "backbone.dtype=float32"),
+    *("locality=2", "health=1", "max_new_tokens=2", "rag=false", "backbone.dtype=float32"),
 )
 LAYERS = "editor.recipes.tuned.layers=[0,1]"
 
@@ -60,11 +64,15 @@ def test_the_contract_of_an_editors_run(model, tmp_path):
 
 def test_all_methods_of_a_figure_on_one_stream(model, tmp_path, caplog):
     """The experiment composes each of its methods; one without its checkpoint is left out."""
-    metrics = run(
-        *(model, tmp_path, "experiment=genpoe/figure5_bios", f"paths.log_dir={tmp_path}"),
-        "compare={none:[method=none],ultra:[method=ultraedit,'" + LAYERS + "'],"
-        "genpoe:[method=genpoe,'ckpt_path=${paths.log_dir}/none.ckpt']}",
-    )
+    given = [*SMALL, f"backbone.name={model}", "experiment=genpoe/figure5_bios"]
+    given.append(f"paths.log_dir={tmp_path}")
+    config = composed("sequential_edit", *given, f"paths.output_dir={tmp_path}")
+    config.compare = {
+        "none": ["method=none"],
+        "ultra": ["method=ultraedit", LAYERS],
+        "genpoe": [*config.compare.genpoe],
+    }
+    metrics = sequential_edit(config, given)
     assert "genpoe is left out: there is no" in caplog.text
     assert metrics["none/state_hash/before"] == metrics["ultra/state_hash/before"]
     assert metrics["none/headline/em"] == 0
@@ -90,6 +98,15 @@ def test_rag_beside_an_editor(model, tmp_path):
     assert {"final/em", "rag/final/em", "rag/before/nll", "rag/router/recall"} <= metrics.keys()
     assert metrics["rag/router/recall"] == 100
     assert (tmp_path / "matrix_rag.csv").is_file()
+
+
+def test_a_set_of_facts_makes_a_stream_of_facts():
+    passage = Passage("a", "", "Tova Blick was born in Lisbon")
+    asked = SentenceStart("a", "Tova Blick was born in", ("Lisbon",), ("a",))
+    fact = Fact("a", asked.prompt(), "Lisbon", "Tova Blick", passage_id="a")
+    data = FactSet("set", {"a": passage}, {"test": [asked]}, {"test": [fact]}, {})
+    made = make_stream(data, StreamSource("test", None), StreamSettings(edits=1, batch=1))
+    assert [(e.asked, e.facts, e.passage) for e in made.edits] == [(asked, (fact,), passage)]
 
 
 def test_facts_of_a_file_make_a_stream(tmp_path):

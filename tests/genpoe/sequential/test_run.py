@@ -12,7 +12,6 @@ from backbone.edits import state_hash
 from backbone.tokens import encode_answer, encode_prompt
 from genpoe.editors.grace import GRACE, GRACESettings
 from genpoe.editors.ultraedit import UltraEdit, UltraEditSettings
-from genpoe.sequential import answers as answers_module
 from genpoe.sequential import run as run_module
 from genpoe.sequential import scoring
 from genpoe.sequential.answers import Answers
@@ -25,6 +24,7 @@ from genpoe.sequential.scoring import Scorer, ScoreSettings
 from genpoe.sequential.stream import StreamSettings, passage_stream
 from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import DataError
+from plumbing.storage.log import EntryLog
 from qa.data.bios import generate
 from qa.method import BaseMethod, QuestionInput, RAGMethod
 from qa.metrics import exact_match
@@ -129,7 +129,7 @@ class Kill:
 
 
 PLACES = (
-    (answers_module.EntryLog, "append"),
+    (EntryLog, "append"),
     (Journal, "commit"),
     (Journal, "_keep"),
     (Journal, "_write_head"),

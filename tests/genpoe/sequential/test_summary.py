@@ -114,6 +114,7 @@ def test_perplexity_and_divergence_by_their_definitions():
     assert health.perplexity(backbone, passages) == pytest.approx(expected, rel=1e-4)
     inputs = [QuestionInput(Question(f"{i}", "Who?" * i, ("x",))) for i in (1, 2)]
     first = health.first_tokens(BaseMethod(backbone), inputs)
+    assert first is not None
     assert first.exp().sum(-1).tolist() == pytest.approx([1, 1], abs=1e-5)
     prompt = BaseMethod(backbone).prompt(inputs[0])
     ids = torch.tensor([encode_prompt(backbone.tokenizer, prompt)])
@@ -121,7 +122,9 @@ def test_perplexity_and_divergence_by_their_definitions():
     assert torch.allclose(first[0], alone, atol=1e-4)
     assert health.divergence(first, first) == 0
     other = first.flip(0)
-    by_hand = sum(float((p.exp() * (p - q)).sum()) for p, q in zip(first, other, strict=True))
+    by_hand = 0.0
+    for p, q in zip(first, other, strict=True):
+        by_hand += float((p.exp() * (p - q)).sum())
     assert health.divergence(first, other) == pytest.approx(by_hand / 2, rel=1e-4)
 
 
