@@ -41,9 +41,10 @@ class WeightEdits:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self._original = backbone.weights
+        self._original = self._named = backbone.weights
         self._parameters: dict[str, nn.Parameter] = dict(backbone.model.named_parameters())
         self._previous: list[dict[str, Tensor]] = []
+        self._unnamed: set[str] = set()  # written since the backbone was last named
 
     @property
     def commits(self) -> int:
@@ -67,6 +68,7 @@ class WeightEdits:
         """
         new = {name: self._checked(name, value) for name, value in weights.items()}
         self._previous.append({name: self._parameters[name].detach().clone() for name in new})
+        self._unnamed |= new.keys()
         for name, value in new.items():
             self._parameters[name].copy_(value)
         self._name()
@@ -98,6 +100,7 @@ class WeightEdits:
         if not 0 <= commits <= self.commits:
             raise ValueError(f"commits must be in 0..{self.commits}, got {commits}")
         while self.commits > commits:
+            self._unnamed |= self._previous[-1].keys()
             for name, value in self._previous[-1].items():
                 self._parameters[name].copy_(value)
             self._previous.pop()  # only now: an interruption leaves a commit that can be taken back
@@ -132,7 +135,10 @@ class WeightEdits:
         weights = self._original
         if changed:
             weights = weights.changed("edited", _hash({n: self._parameters[n] for n in changed}))
-        self.backbone.weights = weights
+        written = [self._parameters[name] for name in self._unnamed]
+        self.backbone.name_weights(weights, self._named, written)
+        self._named = weights
+        self._unnamed.clear()
 
 
 def _hash(parameters: Mapping[str, Tensor]) -> str:

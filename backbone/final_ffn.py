@@ -107,7 +107,8 @@ class FinalFFN(AdaptedProjections):
         return UnsupportedBackboneError(
             f"{type(self.backbone.model).__name__} ({self.backbone.name}): expected a final layer "
             "that adds its FFN's output to the residual stream behind its attention, got a "
-            f"{layer} that {what}; DMoE's experts cannot be trained on it"
+            f"{layer} that {what}; neither DMoE's experts nor the reader's can stand there, so "
+            "choose another backbone or, for GenPoE, hypernet=mean"
         )
 
 

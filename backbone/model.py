@@ -5,6 +5,7 @@ Shapes: N rows, T tokens, D d_model, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,23 @@ class Backbone:
     def weights(self, weights: WeightsIdentity) -> None:
         """Say what the weights are, after a change that has an identity of its own."""
         self._weights, self._watch = weights, WeightsWatch(self.model)
+
+    def name_weights(
+        self, weights: WeightsIdentity, before: WeightsIdentity, written: Iterable[Tensor]
+    ) -> None:
+        """Say what the weights are, after some of them were written; only these are looked at.
+
+        Args:
+            weights: The identity of all weights.
+            before: The identity that the caller gave last. If the backbone has another one since,
+                something else was changed as well, and all weights are looked at.
+            written: The parameters that were written.
+        """
+        if self._watch is None or self._weights is not before:
+            self.weights = weights
+            return
+        self._weights = weights
+        self._watch.renew(written)
 
     @property
     def fingerprint(self) -> str:

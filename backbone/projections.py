@@ -153,8 +153,8 @@ def projections(ffn: nn.Module) -> dict[str, Projection]:
     if {"experts", "router"} & set(children):
         raise UnsupportedBackboneError(
             f"{type(ffn).__name__} is a sparse block, whose own router sends each token to a few "
-            "of many FFNs: expected one FFN that reads every token; DMoE's experts cannot be "
-            "placed in it (GenPoE's can, and SFT-LoRA adapts each of its FFNs)"
+            "of many FFNs: expected one FFN that reads every token; neither DMoE's experts nor the "
+            "reader's can stand there (those of hypernet=mean can, and SFT-LoRA adapts each FFN)"
         )
     if "up" not in found or "down" not in found:
         raise UnsupportedBackboneError(

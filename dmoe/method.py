@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from backbone.model import Backbone
-from dmoe.bank import Bank
-from dmoe.decoding.active import ExpertSource
 from dmoe.decoding.controls import SomeExperts
 from dmoe.decoding.decoder import DecoderInput, DMoEDecoder
 from dmoe.decoding.router import Router
 from dmoe.decoding.steps import Routing, Step
 from dmoe.decoding.trigger import Trigger
-from dmoe.decoding.weighting import weights_for
+from dmoe.kinds import ExpertKind, TrainedKind
 from dmoe.metrics import routing_metrics
 from plumbing.mounts import SettingValueError, mounted
 from plumbing.settings import typed
 from qa.method import AnsweringMethod, Prediction, QuestionInput
-from qa.passages.gold_ids import warn_of_missing_gold
-from qa.prompts import warn_of_another_prompt
 from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
@@ -49,7 +46,7 @@ class DMoEMethod(AnsweringMethod):
 
     Args:
         backbone: The frozen model.
-        source: The experts.
+        source: The experts, as `Routing` says.
         router: A function that makes the router, given the experts.
         trigger: Decides at which tokens the router is asked.
         experts: How many experts act at a time.
@@ -58,8 +55,8 @@ class DMoEMethod(AnsweringMethod):
         noise: The seed of noise in the place of the experts, as a control; see `Routing`.
         rag: Whether the passages also stand in the prompt.
         max_new_tokens: The most tokens that are decoded.
-        bank: The bank that the experts come from. None means that there is no bank; then the
-            passages cannot be checked against the texts that the experts were made of.
+        kind: What the experts are; None: trained ones, whose passages cannot be checked against the
+            texts that they were made of.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -69,8 +66,8 @@ class DMoEMethod(AnsweringMethod):
     def __init__(
         self,
         backbone: Backbone,
-        source: ExpertSource,
-        router: Callable[[ExpertSource], Router],
+        source: Any,
+        router: Callable[[Any], Router],
         trigger: Trigger,
         experts: int = 3,
         max_query_tokens: int = 128,
@@ -78,13 +75,15 @@ class DMoEMethod(AnsweringMethod):
         noise: int | None = None,
         rag: bool = False,
         max_new_tokens: int = 32,
-        bank: Bank | None = None,
+        kind: ExpertKind | None = None,
     ) -> None:
         super().__init__(backbone, rag, max_new_tokens)
-        self._bank = bank
+        self._kind = kind
         with mounted("router"):
             chosen = router(source)
         routing = Routing(source, chosen, trigger, experts, max_query_tokens, weights, noise)
+        if kind is not None:
+            routing = replace(routing, acting=kind.acting)
         self.decoder = DMoEDecoder(backbone, routing)
         self.uses_passages = rag or routing.router.uses_passages  # type: ignore[misc]
 
@@ -109,22 +108,16 @@ class DMoEMethod(AnsweringMethod):
         A warning says if few of the passages have an expert.
 
         Raises:
-            BankError: If an expert was made of another text.
+            ValueError: If an expert was made of another text.
         """
-        if self._bank is None:
-            return
-        passages = list(passages)
-        self._bank.check_passages(passages)
-        warn_of_missing_gold(
-            (passage.id for passage in passages),
-            self._bank,
-            f"the bank {self._bank.path}",
-            "routing can hardly find a right expert; build the experts of these passages "
-            "(scripts/build_experts.py), or give the bank that was built from these data",
-        )
+        if self._kind is not None:
+            self._kind.check_passages(passages)
 
     def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """Measure how often routing took place, and what it found; see `routing_metrics`."""
+        """Measure how often routing took place, and what it found; see `routing_metrics`.
+
+        Some kinds of experts add figures of their own.
+        """
         details = [prediction.details for prediction in predictions]
         triggered = any(row["triggers"] for row in details)
         if triggered and not any(at["passage_ids"] for row in details for at in row["routed"]):
@@ -132,7 +125,8 @@ class DMoEMethod(AnsweringMethod):
                 "no expert was ever routed, and all answers are the backbone's own: the router "
                 "found no passage that has one (router=oracle looks among the questions' passages)"
             )
-        return routing_metrics(details)
+        own = {} if self._kind is None else self._kind.measure()
+        return routing_metrics(details) | own
 
     def _decoder_input(self, input: QuestionInput) -> DecoderInput:
         given = tuple(passage.id for passage in input.selection.passages)
@@ -143,7 +137,8 @@ class DMoEMethod(AnsweringMethod):
 @typed
 def load_dmoe(
     backbone: Backbone,
-    bank_dir: str | Path,
+    bank_dir: str | Path | None = None,
+    kind: Callable[[Backbone], Any] | None = None,
     control: str | None = None,
     fraction: float = 1.0,
     seed: int = 0,
@@ -151,13 +146,15 @@ def load_dmoe(
     weights: str | None = None,
     **settings: Any,
 ) -> DMoEMethod:
-    """Open a bank on disk, and make the method that answers with its experts.
+    """Open the experts, and make the method that answers with them.
 
     If these were trained under another prompt than the present one, a warning says so.
 
     Args:
-        backbone: The frozen model that the experts were trained for.
-        bank_dir: The bank's folder.
+        backbone: The frozen model that the experts were made for.
+        bank_dir: The bank's folder; None, where the experts need no bank.
+        kind: A function that opens an `ExpertKind`, given the backbone. None: the trained experts
+            of the bank.
         control: None uses the experts. "noise" lets noise act that moves the FFN's output as far
             as the experts would (`NoiseExperts`). Other controls have settings of their own:
             ``router=random`` and ``router=fixed`` route to wrong experts, and ``trigger=never``
@@ -165,7 +162,7 @@ def load_dmoe(
         fraction: The share of the experts that is kept, drawn at random (DMoE Table 9).
         seed: The seed of this draw, and of the noise.
         experts: How many experts act at a time.
-        weights: "sum", "router", or None to choose by the bank's recipe (`weights_for`).
+        weights: "sum", "router", or None to leave the choice to the kind of experts.
         **settings: The further arguments of `DMoEMethod`.
 
     Raises:
@@ -174,15 +171,16 @@ def load_dmoe(
     """
     if control not in CONTROLS:
         raise SettingValueError("control", f"control must be null or noise, got {control!r}")
-    bank = Bank.open(bank_dir, backbone=backbone, read_only=True)
-    bank.check_filled()
-    warn_of_another_prompt(f"the bank {bank_dir}", bank.spec.prompt)
-    source: ExpertSource = bank
-    if fraction != 1:
-        source = SomeExperts(source, fraction, seed)
-    settings["weights"] = weights_for(weights, bank.spec.recipe, experts)
+    opened: ExpertKind
+    if kind is None:
+        opened = TrainedKind.open(backbone, bank_dir)
+    else:
+        with mounted("kind"):
+            opened = kind(backbone)
+    source = opened.source if fraction == 1 else SomeExperts(opened.source, fraction, seed)
+    settings["weights"] = opened.weights(weights, experts)
     settings["noise"] = seed if control == "noise" else None
-    return DMoEMethod(backbone, source, experts=experts, bank=bank, **settings)
+    return DMoEMethod(backbone, source, experts=experts, kind=opened, **settings)
 
 
 def _details(steps: Sequence[Step], input: QuestionInput) -> dict[str, Any]:

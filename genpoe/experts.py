@@ -12,7 +12,7 @@ of an expert, D d_model, R rank, M = slots · T positions that share a set.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -43,11 +43,14 @@ class Around:
         ids_NL: The tokens of each row so far.
         mask_NL: 1 at tokens, 0 at padding.
         earlier: For each of `Looks.layers` the states ``[N, T, D]`` that it read.
+        asked_NTU: What a reader's queries have of the question's words, if it was computed before
+            (`genpoe.hypernet.reader.ReaderHypernet.asked`); it saves time.
     """
 
     ids_NL: Tensor
     mask_NL: Tensor
     earlier: tuple[Tensor, ...]
+    asked_NTU: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -105,12 +108,12 @@ class GeneratedExperts(ABC):
     @property
     def num_sets(self) -> int:
         """B, the number of sets of K experts."""
-        return self._tensors()[0][1].shape[0]
+        return self.tensors()[0][1].shape[0]
 
     @property
     def num_experts(self) -> int:
         """K, the number of experts in one set."""
-        return self._tensors()[0][1].shape[1]
+        return self.tensors()[0][1].shape[1]
 
     @abstractmethod
     def mix(self, site: Site, relevance_BK: Tensor, rows_N: Tensor | None = None) -> Mixed:
@@ -127,7 +130,12 @@ class GeneratedExperts(ABC):
 
     def map(self: E, function: Callable[[Tensor], Tensor]) -> E:
         """Apply ``function`` to each tensor, for example to choose some of the sets."""
-        return replace(self, **{name: function(tensor) for name, tensor in self._tensors()})
+        return self.with_tensors({name: function(tensor) for name, tensor in self.tensors()})
+
+    def with_tensors(self: E, tensors: Mapping[str, Tensor]) -> E:
+        """Experts of the same kind that have other tensors, by the names of `tensors`."""
+        changed: dict[str, Any] = dict(tensors)
+        return replace(self, **changed)
 
     def cast(self: E, dtype: torch.dtype) -> E:
         """Convert the tensors that hold numbers to a dtype; ids and masks stay as they are."""
@@ -137,7 +145,8 @@ class GeneratedExperts(ABC):
         """B sets of K experts, chosen by index from sets of one expert each."""
         return self.map(lambda tensor: tensor[:, 0][index_BK])
 
-    def _tensors(self) -> list[tuple[str, Any]]:
+    def tensors(self) -> list[tuple[str, Tensor]]:
+        """The tensors with their names."""
         named = ((field.name, getattr(self, field.name)) for field in fields(self))
         return [(name, value) for name, value in named if isinstance(value, Tensor)]
 

@@ -147,7 +147,7 @@ def _lines(glance: Glance) -> list[list[dict[str, Any]]]:
         color = _COLORS[number % len(_COLORS)]
         written += [
             {"text": _shown(token), "color": color, "weight": 1.0},
-            {"text": f" (null {null:.2f})"},
+            {"text": f" (null {null:.2f}) "},
         ]
     written.append({"text": f"   right: {glance.answers[0]}"})
     lines += _wrapped(written)
@@ -163,20 +163,31 @@ def _lines(glance: Glance) -> list[list[dict[str, Any]]]:
 
 
 def _shown(token: str) -> str:
-    """A token of the answer; one without visible text ends the answer."""
-    return token if token.strip() and not token.startswith("<") else " [end]"
+    """A token of the answer, behind a space; one without visible text ends the answer."""
+    return f" {token.strip()}" if token.strip() and not token.startswith("<") else " [end]"
 
 
 def _wrapped(pieces: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Lines of at most `_WIDTH` characters; a line break in a token begins a line."""
+    """Lines of at most `_WIDTH` characters, cut between words or where a token has a line break."""
+    words: list[list[dict[str, Any]]] = []
+    for piece in pieces:
+        for number, text in enumerate(piece["text"].split("\n")):
+            if number:
+                words.append([{"text": "\n"}])
+            if number or not words or text[:1].isspace():
+                words.append([])
+            words[-1].append({**piece, "text": text})
     lines: list[list[dict[str, Any]]] = [[]]
     used = 0
-    for piece in pieces:
-        for number, part in enumerate(piece["text"].split("\n")):
-            if number or used + len(part) > _WIDTH:
-                lines.append([])
-                used = 0
-            text = part.lstrip() if not used else part
-            lines[-1].append({**piece, "text": text})
-            used += len(text)
+    for word in words:
+        length = sum(len(piece["text"]) for piece in word)
+        if word[0]["text"] == "\n" or used + length > _WIDTH:
+            lines.append([])
+            used = 0
+        if word[0]["text"] == "\n":
+            continue
+        if not used:
+            word[0]["text"] = word[0]["text"].lstrip()
+        lines[-1] += word
+        used += sum(len(piece["text"]) for piece in word)
     return lines

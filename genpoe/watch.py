@@ -36,14 +36,14 @@ class Watch:
         self._mask: Tensor | None = None
         self._stream: Tensor | None = None
         self._earlier: list[Tensor] = [torch.empty(0)] * len(looks.layers)
-        self._handles: list[RemovableHandle] = [_on_input(looks.stream, self._note_stream)]
+        self._handles: list[RemovableHandle] = [on_input(looks.stream, self._note_stream)]
         if around is None:
             self._handles.append(
                 self._decoder.register_forward_pre_hook(self._note_tokens, with_kwargs=True)
             )
             for place, layer in enumerate(looks.layers):
                 note = self._note_earlier(place)
-                self._handles.append(_on_input(backbone.layers[layer], note))
+                self._handles.append(on_input(backbone.layers[layer], note))
 
     def stream(self) -> Tensor | None:
         """The residual stream ``[N, T, D]`` of the forward pass that is running."""
@@ -96,7 +96,7 @@ class Watch:
         self._mask = mask if known else torch.ones_like(self._ids)
 
 
-def _on_input(module: nn.Module, note: Callable[[Tensor], None]) -> RemovableHandle:
+def on_input(module: nn.Module, note: Callable[[Tensor], None]) -> RemovableHandle:
     """Call ``note`` with the states that a module reads, in each of its forward passes."""
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -45,13 +45,17 @@ from dmoe.training.instances import encode_all
 from dmoe.training.lessons import Lesson, prompt_of
 from dmoe.training.warmup import warm_backbone
 from genpoe.codes import CodeBank, CodeSpec
+from genpoe.editors.parts.covariance import covariance_key
+from genpoe.editors.trained.mend import MEND, MENDNetworks
+from genpoe.editors.trained.module import EditorModule
+from genpoe.editors.trained.networks import TrainedSettings
 from genpoe.hypernet.mean import MeanSettings
 from genpoe.model import BackboneMismatchError, GenPoE
 from genpoe.training.answer_states import AnswerStates
 from genpoe.training.frozen_states import frozen_states
 from plumbing.storage.jsonl import write_jsonl
 from plumbing.storage.manifest import write_manifest
-from plumbing.training.checkpoint import CheckpointError
+from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError
 from qa.evaluation.pairing import differences
 from qa.evaluation.run_folder import read_run
 from qa.prompts import PROMPT_OF_0_1, build_prompt, prompt_template
@@ -68,6 +72,7 @@ pytestmark = pytest.mark.usefixtures("no_sync")
 PASSAGE = Passage("p0", "Tova Blick", "Tova Blick was born in Lisbon.")
 PAIRS = (("Where was Tova Blick born?", "Lisbon"),)
 SPEC, RECIPE = ExpertSpec(2, 4.0), Recipe(lr=1e-2)
+EDITOR = TrainedSettings([0], rank=2, normalise=False)
 
 
 def an_edited_row(backbone: Backbone) -> None:
@@ -224,6 +229,49 @@ def test_genpoe_checkpoint(
     differing = changed.identity.difference(backbone.fingerprint)
     with pytest.raises(BackboneMismatchError, match=f"what differs: {differing}; choose that"):
         GenPoE.from_checkpoint(tmp_path / "last.ckpt", changed)
+
+
+def save_editor(backbone: Backbone, path: Path) -> None:
+    networks = MENDNetworks(backbone, EDITOR)
+    module = EditorModule(backbone, networks)
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    AtomicCheckpointIO().save_checkpoint(checkpoint, path)
+
+
+def test_editor_checkpoint(
+    backbone: Backbone,
+    same: Backbone,
+    changed: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tmp_path / "last.ckpt"
+    save_editor(backbone, path)
+    MEND.load(same, EDITOR, path)
+    differing = changed.identity.difference(backbone.fingerprint)
+    with pytest.raises(BackboneMismatchError, match=f"what differs: {differing}; choose that"):
+        MEND.load(changed, EDITOR, path)
+    assert "prompt" not in caplog.text
+    set_instruction(monkeypatch)
+    MEND.load(same, EDITOR, path)
+    assert f"the editor of {path} was trained under the prompt" in caplog.text
+
+
+def test_covariances(backbone: Backbone, same: Backbone, changed: Backbone) -> None:
+    key = covariance_key(backbone, [0, 1], ["one", "two"], 64)
+    assert covariance_key(same, [1, 0], ["one", "two"], 64) == key
+    others = [
+        covariance_key(same, [0], ["one", "two"], 64),
+        covariance_key(same, [0, 1], ["two", "one"], 64),
+        covariance_key(same, [0, 1], ["one", "two"], 63),
+    ]
+    same.model.bfloat16()
+    others.append(covariance_key(same, [0, 1], ["one", "two"], 64))
+    assert len({key, *others}) == 5
+    weights_are_others = changed.identity.weights != backbone.identity.weights
+    assert (covariance_key(changed, [0, 1], ["one", "two"], 64) != key) == weights_are_others
 
 
 def test_genpoe_checkpoint_of_another_prompt(

@@ -122,7 +122,7 @@ def test_help_shows_the_settings_of_what_is_chosen(answers: dict[str, Answer]) -
     lines = page.splitlines()
     assert "  bank:" not in page
     assert any(line.startswith("  k=3 ") and "experts that act at a time" in line for line in lines)
-    bank = "  bank.dir=???                 folder of the bank that scripts/build_experts.py made"
+    bank = "  bank.dir=???  folder of the bank that scripts/build_experts.py made"
     assert bank in lines
     assert "  trigger.threshold=2.0  the threshold tau, nats (DMoE sec. 4.3)" in lines
     assert "  reranker=none                    bge_gemma | bge_m3 | minilm | none" in lines

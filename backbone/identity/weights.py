@@ -182,18 +182,22 @@ class WeightsWatch:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._weights: list[Tensor] = list(model.parameters())
-        self._state = self._now()
+        self._state = {id(weight): _now(weight) for weight in self._weights}
 
     def changed(self) -> bool:
-        """Whether a weight has been changed or replaced since the watch was made."""
+        """Whether a weight has been changed or replaced since it was last looked at."""
         there = {id(weight) for weight in self._model.parameters()}
-        return not there.issuperset(map(id, self._weights)) or self._now() != self._state
+        return not there.issuperset(self._state) or any(
+            _now(weight) != self._state[id(weight)] for weight in self._weights
+        )
 
-    def _now(self) -> list[tuple[int, ...]]:
-        return [
-            (0 if weight.is_inference() else weight._version, *_sums(weight.detach()))
-            for weight in self._weights
-        ]
+    def renew(self, weights: Iterable[Tensor]) -> None:
+        """Take some of the weights for unchanged as they are now; the others are not looked at."""
+        self._state |= {id(weight): _now(weight) for weight in weights}
+
+
+def _now(weight: Tensor) -> tuple[int, ...]:
+    return (0 if weight.is_inference() else weight._version, *_sums(weight.detach()))
 
 
 def _sums(weight: Tensor) -> tuple[int, int]:

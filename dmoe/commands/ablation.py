@@ -100,6 +100,11 @@ def ablate(config: DictConfig, overrides: Sequence[str]) -> dict[str, float]:
             f"an ablation runs on one device, got trainer.devices={config.trainer.devices}; build "
             "its bank with scripts/build_experts.py and name it by bank.dir=DIR"
         )
+    if not OmegaConf.is_missing(config.bank, "dir") and config.bank.dir is None:
+        raise ValueError(
+            "an ablation trains the experts of its cells into banks, got bank.dir=null as with "
+            "experts=generated; evaluate generated experts with scripts/evaluate.py, run by run"
+        )
     if config.resume is not None and not Path(config.resume).is_dir():
         raise ValueError(
             f"resume must be the run folder of an ablation, got {config.resume}; set resume"

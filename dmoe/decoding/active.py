@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from backbone.projections import AdaptedProjections
+from qa.acting import ActingExperts
 
 
 class ExpertSource(Protocol):
@@ -40,8 +41,8 @@ class ExpertSource(Protocol):
         ...
 
 
-class ActiveExperts:
-    """The experts that act in each row, and their effect on the backbone while attached.
+class ActiveExperts(ActingExperts):
+    """The LoRA experts that act in each row, and their effect on the backbone while attached.
 
     The weights of the backbone are never touched, so the backbone is bit-identical while detached.
 
@@ -53,70 +54,26 @@ class ActiveExperts:
     """
 
     def __init__(self, places: AdaptedProjections, source: ExpertSource, rows: int, k: int) -> None:
+        super().__init__(rows, k)
         self._places = places
         self._source = source
-        self._k = k
-        self._ids: list[tuple[str, ...]] = [()] * rows
-        self._weights: list[dict[str, float]] = [{}] * rows
         # Each row's experts as one: "gate.lora_A" [B, K R, in], "gate.lora_B" [B, out, K R], …
         self._merged: dict[str, Tensor] = {}
 
-    @property
-    def ids(self) -> list[tuple[str, ...]]:
-        """The passages whose experts act now, for each row."""
-        return list(self._ids)
-
-    def swap(
-        self,
-        rows: Sequence[int],
-        ids: Sequence[Iterable[str]],
-        weights: Sequence[Sequence[float]] | None = None,
-    ) -> list[int]:
-        """Replace the experts that act in some rows by others.
-
-        Args:
-            rows: b rows.
-            ids: The passages of each row, at most K, and none of them twice.
-            weights: The weight of each of these experts; None: all weights are 1 (eq. 6).
-
-        Returns:
-            The rows whose experts, or the weights of these, changed.
-
-        Raises:
-            ValueError: If a row gets more than K experts, or the same expert twice.
-        """
-        wanted = dict(zip(rows, map(tuple, ids), strict=True))
-        each = [[1.0] * len(wanted[row]) for row in rows] if weights is None else weights
-        weighted = {
-            row: dict(zip(wanted[row], values, strict=True))
-            for row, values in zip(rows, each, strict=True)
-        }
-        for row_ids in wanted.values():
-            if len(row_ids) > self._k or len(set(row_ids)) < len(row_ids):
-                raise ValueError(f"expected at most {self._k} different experts, got {row_ids}")
-        changed = [row for row in rows if weighted[row] != self._weights[row]]
-        names = list(dict.fromkeys(id for row in changed for id in wanted[row]))
-        if names:
-            self._fill(changed, [weighted[row] for row in changed], names)
-        elif changed:
+    def _fill(self, rows: Sequence[int], weighted: Sequence[Mapping[str, float]]) -> None:
+        names = list(dict.fromkeys(id for row in weighted for id in row))
+        if not names:
             for factor in self._merged.values():
-                factor[changed] = 0
-        for row in rows:
-            self._ids[row], self._weights[row] = wanted[row], weighted[row]
-        return changed
-
-    def _fill(
-        self, rows: Sequence[int], weighted: Sequence[Mapping[str, float]], names: list[str]
-    ) -> None:
-        """Write the experts of ``names`` into the rows; each row has its own with their weights."""
+                factor[rows] = 0
+            return
         device = self._places.backbone.device
         blank = len(names)  # the index of an expert of zeros, for rows with fewer than K
 
         def filled(each: Iterable[Iterable[float]], value: float) -> Tensor:
-            padded = ([*row, *[value] * self._k][: self._k] for row in each)
+            padded = ([*row, *[value] * self.k][: self.k] for row in each)
             return torch.tensor(list(padded), device=device)
 
-        some_are_blank = any(len(row) < self._k for row in weighted)
+        some_are_blank = any(len(row) < self.k for row in weighted)
         index_bK = filled((map(names.index, row) for row in weighted), blank)
         weight_bK = filled((row.values() for row in weighted), 0.0)
         target_b = torch.tensor(list(rows), device=device)
@@ -145,11 +102,12 @@ class ActiveExperts:
         return self._merged[key]
 
     @contextmanager
-    def attached(self, rows: Tensor | None = None) -> Iterator[None]:
+    def attached(self, rows: Tensor | None = None, position: int | None = None) -> Iterator[None]:
         """Let the experts act inside the block.
 
         Args:
             rows: ``[b]``, the rows that the batches inside hold; None: all B rows.
+            position: The same experts act at each position.
         """
         if not any(self._ids):
             yield

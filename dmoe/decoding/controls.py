@@ -6,20 +6,20 @@ Shapes: B rows, b some of them, T tokens, D d_model.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from backbone.final_ffn import FinalFFN
-from dmoe.decoding.active import ActiveExperts, ExpertSource
 from plumbing.mounts import SettingValueError
 from plumbing.settings import typed
 from plumbing.storage.hashing import short_hash
+from qa.acting import ActingExperts, LastRead
 from qa.noise import RandomTurns
 
 
-class NoiseExperts(ActiveExperts):
+class NoiseExperts(ActingExperts):
     """Noise in the place of active experts; it moves the FFN's output as far as they would.
 
     At each position the experts are computed as always, and the change that they make to the FFN's
@@ -28,23 +28,27 @@ class NoiseExperts(ActiveExperts):
 
     Args:
         final: The final FFN.
-        source: The experts.
-        rows: B, the number of rows of the batch.
-        k: The most experts that a row may have.
+        experts: The experts in whose place the noise acts.
         seed: The seed of the directions. The noise of a row depends on it and on the passages whose
             experts act.
     """
 
-    def __init__(
-        self, final: FinalFFN, source: ExpertSource, rows: int, k: int, seed: int = 0
-    ) -> None:
-        super().__init__(final, source, rows, k)
+    def __init__(self, final: FinalFFN, experts: ActingExperts, seed: int = 0) -> None:
+        super().__init__(len(experts.ids), experts.k)
         self._final = final
+        self._experts = experts
         self._seed = seed
 
+    def _fill(self, rows: Sequence[int], weighted: Sequence[Mapping[str, float]]) -> None:
+        self._experts.swap(rows, weighted, [list(row.values()) for row in weighted])
+
+    def watching(self, read: LastRead) -> AbstractContextManager[None]:
+        """Note what the experts look at."""
+        return self._experts.watching(read)
+
     @contextmanager
-    def attached(self, rows: Tensor | None = None) -> Iterator[None]:
-        """Let the noise act inside the block, as `ActiveExperts.attached` lets experts act."""
+    def attached(self, rows: Tensor | None = None, position: int | None = None) -> Iterator[None]:
+        """Let the noise act inside the block, as `ActingExperts.attached` lets experts act."""
         acting = self.ids if rows is None else [self.ids[row] for row in rows.tolist()]
         if not any(acting):
             yield
@@ -52,10 +56,18 @@ class NoiseExperts(ActiveExperts):
         backbone = self._final.backbone
         names = ["\n".join(sorted(ids)) for ids in acting]
         turns = RandomTurns(names, backbone.d_model, self._seed, backbone.device)
+        inside = False
 
-        def turn(ffn: nn.Module, args: tuple[Any, ...], plain: Tensor) -> Tensor:
-            with super(NoiseExperts, self).attached(rows):
-                moved = ffn.forward(*args)  # calls no hook of the FFN, so not this one either
+        def turn(ffn: nn.Module, args: tuple[Any, ...], plain: Tensor) -> Tensor | None:
+            nonlocal inside
+            if inside:  # the FFN runs once more, for the sake of what the experts change
+                return None
+            inside = True
+            try:
+                with self._experts.attached(rows, position):
+                    moved = ffn(*args)
+            finally:
+                inside = False
             change = moved.float() - plain.float()
             return (plain.float() + turns(change)).to(plain.dtype)
 
@@ -72,7 +84,7 @@ class SomeExperts:
     With the same seed, a smaller part lies in every larger one.
 
     Args:
-        source: All experts.
+        source: All experts: trained ones (`dmoe.decoding.active.ExpertSource`) or others.
         fraction: The share of them that exists, rounded to whole experts.
         seed: The seed of the draw.
 
@@ -81,7 +93,7 @@ class SomeExperts:
     """
 
     @typed
-    def __init__(self, source: ExpertSource, fraction: float, seed: int = 0) -> None:
+    def __init__(self, source: Any, fraction: float, seed: int = 0) -> None:
         if not 0 <= fraction <= 1:
             raise SettingValueError("fraction", f"fraction must be in 0..1, got {fraction}")
         self._source = source
@@ -90,8 +102,8 @@ class SomeExperts:
 
     @property
     def scaling(self) -> float:
-        """The scaling of the source, LoRA's ``alpha / rank``."""
-        return self._source.scaling
+        """The scaling of trained experts, LoRA's ``alpha / rank``."""
+        return float(self._source.scaling)
 
     def __contains__(self, id: object) -> bool:
         return id in self._ids
@@ -99,6 +111,6 @@ class SomeExperts:
     def __iter__(self) -> Iterator[str]:
         return (id for id in self._source if id in self._ids)
 
-    def get(self, ids: Sequence[str]) -> Mapping[str, Tensor]:
-        """Return N experts of the source; see `ExpertSource.get` for their shapes."""
+    def get(self, ids: Sequence[str]) -> Any:
+        """What the source has of N experts."""
         return self._source.get(ids)

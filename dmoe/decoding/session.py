@@ -18,12 +18,11 @@ from backbone.decoding import back_to_prompt
 from backbone.final_ffn import FinalFFN, Residual, keep_residual
 from backbone.kv_cache import make_cache
 from backbone.tokens import decode, encode_answer, known_token
-from dmoe.decoding.active import ActiveExperts
-from dmoe.decoding.controls import NoiseExperts
 from dmoe.decoding.router import RoutingRequest, last_tokens
 from dmoe.decoding.steps import Routing, Step
 from dmoe.decoding.trigger import NewToken, token_uncertainty
 from plumbing.batches import pad
+from qa.acting import LastRead
 from retrieval.retriever import Hit
 
 
@@ -72,11 +71,9 @@ class Session:
     def _forget(self) -> None:
         """Return to the state before the first new token."""
         rows = len(self._requests)
-        routing = self._routing
-        parts = self._final, routing.source, rows, routing.experts
-        noise = routing.noise
-        self._active = ActiveExperts(*parts) if noise is None else NoiseExperts(*parts, noise)
+        self._active = self._routing.begin(self._final, rows)
         self._new: list[list[int]] = [[] for _ in range(rows)]
+        self._tokens = self._prompt[0]  # what is in the cache, or is to be read
 
     @torch.inference_mode()
     def stream(self, max_new_tokens: int, stop_ids: Collection[int]) -> Iterator[Step]:
@@ -164,7 +161,7 @@ class Session:
 
     def _under_experts(self, rows_b: Tensor, position: int) -> Tensor:
         """Compute the final hidden states ``[b, D]`` of some rows, under their experts of now."""
-        with self._active.attached(rows_b):
+        with self._active.attached(rows_b, position):
             return self._final.hidden(self._residual.hidden_BPD[rows_b, position])
 
     def _request(self, row: int) -> RoutingRequest:
@@ -187,10 +184,13 @@ class Session:
         if self._padded:  # without padding the model's own positions are the same, and cost nothing
             positions_BN = (mask.cumsum(1) - 1).clamp(min=0)[:, start:]
             places = {"attention_mask": mask, "position_ids": positions_BN}
-        with keep_residual(self._final, positions) as self._residual, self._active.attached():
-            output = self._backbone.decoder(
-                input_ids=ids_BN, past_key_values=self.cache, use_cache=True, **places
-            )
+        self._tokens = torch.cat([self._tokens[:, :start], ids_BN], 1)
+        with keep_residual(self._final, positions) as self._residual:
+            read = LastRead(self._tokens, mask, positions, self._residual)
+            with self._active.watching(read), self._active.attached():
+                output = self._backbone.decoder(
+                    input_ids=ids_BN, past_key_values=self.cache, use_cache=True, **places
+                )
         self.cache = output.past_key_values
         return output.last_hidden_state[:, -positions:]
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from dmoe.decoding.active import ExpertSource
+from backbone.final_ffn import FinalFFN
+from dmoe.decoding.active import ActiveExperts
+from dmoe.decoding.controls import NoiseExperts
 from dmoe.decoding.router import Router
 from dmoe.decoding.trigger import Trigger
 from dmoe.decoding.weighting import WEIGHTS, softmax_weights
 from plumbing.settings import check_choice, check_positive, check_seed, check_types
+from qa.acting import ActingExperts
 from retrieval.retriever import Hit
 
 
@@ -18,7 +22,8 @@ class Routing:
     """How experts are chosen while decoding.
 
     Attributes:
-        source: Where the experts come from.
+        source: Where the experts come from: for `ActiveExperts` a
+            `dmoe.decoding.active.ExpertSource`, such as a bank.
         router: Selects some of the experts for a query.
         trigger: Decides at which tokens the router is asked.
         experts: How many experts act at a time (DMoE sec. 4.2: 3).
@@ -28,18 +33,21 @@ class Routing:
             `softmax_weights` of the router's scores.
         noise: A seed: `NoiseExperts` take the place of the experts, as a control. None: the experts
             themselves act.
+        acting: Makes what acts in the rows of a batch, given the final FFN, the source, the number
+            of rows and the most experts of a row. By default the source has trained experts.
 
     Raises:
         SettingValueError: If a number is mistyped or not positive, or the weights are neither.
     """
 
-    source: ExpertSource
+    source: Any
     router: Router
     trigger: Trigger
     experts: int = 3
     max_query_tokens: int = 128
     weights: str = "sum"
     noise: int | None = None
+    acting: Callable[[FinalFFN, Any, int, int], ActingExperts] = ActiveExperts
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -47,6 +55,11 @@ class Routing:
         check_choice("weights", self.weights, WEIGHTS)
         if self.noise is not None:
             check_seed(self.noise)
+
+    def begin(self, final: FinalFFN, rows: int) -> ActingExperts:
+        """Make what acts in the rows of a batch; at first nothing does."""
+        experts = self.acting(final, self.source, rows, self.experts)
+        return experts if self.noise is None else NoiseExperts(final, experts, self.noise)
 
     def weigh(self, hits: Sequence[Hit]) -> list[float]:
         """The weights of the experts that the router has chosen, in their order."""

@@ -25,7 +25,8 @@ from qa.bank.layout import Rows
 from retrieval.corpus import Corpus
 from retrieval.passage import Passage
 
-_PIECES, _FEWEST, _MOST = 256, 256, 16384
+_PIECES = 256  # at most, as long as none has more than _MOST passages
+_FEWEST, _MOST = 256, 16384  # passages of a piece
 
 
 class MakesBackbone(Protocol):
@@ -44,19 +45,24 @@ class CodeEncoder:
         keys: In which form keys are kept; see `genpoe.codes.layout.CodeLayout`.
         batch_tokens: How many positions are read at once, padding among them.
 
+    Attributes:
+        backbone: The backbone.
+        spec: The spec of the bank that the rows belong to.
+
     Raises:
         ValueError: If the hypernetwork is none that reads.
     """
 
     def __init__(self, genpoe: GenPoE, keys: str, batch_tokens: int) -> None:
         self._genpoe, self._batch_tokens = genpoe, batch_tokens
+        self.backbone = genpoe.backbone
         limit = genpoe.max_passage_tokens
         self.spec = CodeSpec.of(genpoe.backbone, genpoe.hypernet, limit, keys)
 
     @property
     def rounding(self) -> str:
         """What decides the last digits of keys: number format, device, batch."""
-        device = self._genpoe.backbone.device.type
+        device = self.backbone.device.type
         return f"{self.spec.backbone_dtype} {device} {self._batch_tokens}"
 
     def work(self, piece: list[Passage]) -> Rows:
@@ -122,7 +128,7 @@ class CodesJob:
         self._passages, self._loader = _in_order(passages), loader
         self._encoder: CodeEncoder | None = loader()
         self._folder = str(folder)
-        spec, backbone = self._encoder.spec, self._encoder._genpoe.backbone
+        spec, backbone = self._encoder.spec, self._encoder.backbone
         bank = CodeBank.create(folder, spec, exist_ok=True, backbone=backbone)
         self._bank: CodeBank | None = bank
         total = len(passages) if limit is None else min(limit, len(passages))

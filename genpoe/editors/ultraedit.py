@@ -19,13 +19,11 @@ import torch
 from torch import Tensor
 
 from backbone.model import Backbone
-from genpoe.editors.editor import Editor
-from genpoe.editors.parts.factors import gradient_factors
+from genpoe.editors.by_factors import FactorEditor
 from genpoe.editors.parts.facts import EncodedFact
 from genpoe.editors.parts.moments import Moments
 from genpoe.editors.parts.places import Place, find_places
 from genpoe.editors.parts.ridge import ridge_update
-from genpoe.editors.parts.rows import Rows, rows_of
 from plumbing.settings import check_choice, check_positive, check_types
 
 _RIDGE = 1.0
@@ -55,7 +53,7 @@ class UltraEditSettings:
         check_choice("tokens", self.tokens, ("answer", "all"))
 
 
-class UltraEdit(Editor):
+class UltraEdit(FactorEditor):
     """Edits by the normalised gradient of a batch.
 
     Args:
@@ -72,13 +70,10 @@ class UltraEdit(Editor):
     """
 
     def __init__(self, backbone: Backbone, settings: UltraEditSettings) -> None:
-        super().__init__(backbone)
+        places = find_places(backbone, settings.layers, settings.projections)
+        super().__init__(backbone, places, settings.tokens, settings.batch_size)
         self.settings = settings
-        self.places = find_places(backbone, settings.layers, settings.projections)
         self.moments: Mapping[Place, Moments] = {place: Moments() for place in self.places}
-
-    def _places(self) -> Sequence[str]:
-        return [place.parameter for place in self.places]
 
     def _state(self) -> Any:
         return super()._state(), dict(self.moments)
@@ -88,29 +83,11 @@ class UltraEdit(Editor):
         self.moments = state[1]
 
     def _apply(self, facts: Sequence[EncodedFact]) -> None:
-        found: dict[Place, list[tuple[Tensor, Tensor]]] = {place: [] for place in self.places}
-        size = self.settings.batch_size
-        for first in range(0, len(facts), size):
-            some = facts[first : first + size]
-            rows = rows_of(self.backbone, some)
-            factors, nll = gradient_factors(self.backbone, self.places, rows)
-            for loss, fact in zip(nll, some, strict=True):
-                self._check_loss(loss, fact, 1)
-            where = self._tokens(rows)
-            for place, factor in factors.items():
-                found[place].append(factor.at(*where))
         weights = {}
-        for place, each in found.items():
-            inputs, gradients = (torch.cat(parts).double() for parts in zip(*each, strict=True))
+        for place, (inputs, gradients) in self._factors(facts).items():
             update = self.update(place, inputs, gradients)
             weights[place] = self._weight(place) + update
         self._write(weights)
-
-    def _tokens(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        if self.settings.tokens == "answer":
-            return rows.predicting
-        every, columns = rows.mask.nonzero(as_tuple=True)
-        return every, columns
 
     def update(self, place: Place, inputs: Tensor, gradients: Tensor) -> Tensor:
         """Add the factors of a batch to the statistics, and compute the update ``[o, i]``.

@@ -113,12 +113,23 @@ class Hypernet(nn.Module, ABC):
     def encode(self, passages: PassageTokens) -> Any:
         """Encode P passages into what `experts` needs to know of them; no gradients flow here."""
 
+    def code(self, encoded: Any, noise: torch.Generator | None = None) -> Any:
+        """What must be kept of passages in order to make their experts again.
+
+        By default it is all that `encode` returned.
+
+        Args:
+            encoded: What `encode` returned for P passages.
+            noise: Draws the noise of training; None outside training.
+        """
+        return encoded
+
     @abstractmethod
     def experts(self, code: Any, noise: torch.Generator | None = None) -> GeneratedExperts:
         """Generate one expert for each passage.
 
         Args:
-            code: What `encode` returned for P passages.
+            code: What `encode` or `code` returned for P passages.
             noise: Draws the noise of training; None outside training.
 
         Returns:

@@ -70,11 +70,15 @@ class WordMatch(nn.Module):
 
     def words(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The vectors of words ``[...]``, with their weight and without it, both ``[..., U]``."""
-        embedded = self._backbone.embedding.weight[ids].to(self.mean.dtype) - self.mean
-        embedded = functional.normalize(embedded, dim=-1)
-        plain = functional.normalize(embedded @ self.projection, dim=-1)
+        plain, embedded = self._plain(ids)
         weight = self.idf[ids] * torch.exp(embedded @ self.importance)
         return plain * weight[..., None], plain
+
+    def _plain(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The vectors of words without their weight, and the embeddings that they are made of."""
+        embedded = self._backbone.embedding.weight[ids].to(self.mean.dtype) - self.mean
+        embedded = functional.normalize(embedded, dim=-1)
+        return functional.normalize(embedded @ self.projection, dim=-1), embedded
 
     def keys(self, ids_PS: Tensor, mask_PS: Tensor) -> tuple[Tensor, Tensor]:
         """The lexical keys of passages' places, and those of what follows a word: ``[P, S, U]``."""
@@ -93,15 +97,18 @@ class WordMatch(nn.Module):
         before_PSU = functional.pad(plain_PSU[:, :-1], (0, 0, 1, 0))
         return near_PSU, before_PSU
 
-    def queries(self, ids_NL: Tensor, question_NTL: Tensor) -> tuple[Tensor, Tensor]:
-        """The queries for both kinds of keys, with their strengths, ``[N, T, U]``.
+    def about(self, ids_NL: Tensor, question_NTL: Tensor) -> Tensor:
+        """The query for lexical keys, with its strength: ``[N, T, U]``.
 
         Args:
-            ids_NL: The tokens so far; the T positions are the last of them.
+            ids_NL: The tokens so far.
             question_NTL: Which tokens are words of the question, as each position sees it.
         """
         some_L = question_NTL.any(0).any(0)
         weighted_NLU, _ = self.words(ids_NL[:, some_L])
-        about_NTU = question_NTL[..., some_L].to(weighted_NLU.dtype) @ weighted_NLU
-        _, current_NTU = self.words(ids_NL[:, ids_NL.shape[1] - question_NTL.shape[1] :])
-        return about_NTU * self.strength[0], current_NTU * self.strength[1]
+        about_NTU: Tensor = question_NTL[..., some_L].to(weighted_NLU.dtype) @ weighted_NLU
+        return about_NTU * self.strength[0]
+
+    def current(self, ids_NT: Tensor) -> Tensor:
+        """The query for keys of what follows a word, with its strength: ``[N, T, U]``."""
+        return self._plain(ids_NT)[0] * self.strength[1]

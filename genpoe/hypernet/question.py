@@ -54,6 +54,23 @@ class QuestionWords:
         inside_NTL = (place_L > begin_NT[..., None]) & (place_L <= at_T[:, None])
         return inside_NTL & ~answered_NTL & mask_NL.bool()[:, None]
 
+    def is_settled(self, ids_NL: Tensor) -> bool:
+        """Whether the question has ended in every row, so that what follows is no part of it.
+
+        This holds until the last token of a row is one of `may_begin_or_end`.
+        """
+        place_L = torch.arange(ids_NL.shape[1], device=ids_NL.device)
+        begin_N, end_N = (
+            torch.where(_ends(ids_NL, marker), place_L, -1).amax(1)
+            for marker in (self._begin, self._end)
+        )
+        return bool((end_N > begin_N).all())
+
+    @property
+    def may_begin_or_end(self) -> frozenset[int]:
+        """The tokens with which a marker is complete, after which the question may be another."""
+        return frozenset(id for marker in (self._begin, self._end) for id in marker[-1:])
+
 
 def _marker(tokenizer: Any, text: str) -> list[int]:
     """The token ids of a text at the beginning of a line."""

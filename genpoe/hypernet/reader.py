@@ -180,7 +180,7 @@ class ReaderHypernet(Hypernet):
         self.prior = nn.Parameter(torch.tensor(_PRIOR)) if settings.prior else None
         self.writer = WordWriter(final)
         self.common = CommonExpert(D, settings.common_rank)
-        self._question = QuestionWords(backbone.tokenizer)
+        self.question = QuestionWords(backbone.tokenizer)
 
     @property
     def mixing(self) -> str:
@@ -284,11 +284,23 @@ class ReaderHypernet(Hypernet):
         inner = functional.gelu(self.query1(self._dropped(z, noise)))
         queries = [self.query2(inner) * self.settings.key_width**-0.5]
         if self.match is not None:
-            question = self._question.mask(around.ids_NL, around.mask_NL, z.shape[1])
-            about, current = self.match.queries(around.ids_NL, question)
-            queries += [about] * self.settings.lexical + [current] * self.settings.follow
+            if self.settings.lexical:
+                known = around.asked_NTU
+                queries.append(self.asked(around, z.shape[1]) if known is None else known)
+            if self.settings.follow:
+                queries.append(self.match.current(around.ids_NL[:, -z.shape[1] :]))
         scaled_hidden = z[..., : site.hidden_NTD.shape[-1]]
         return torch.cat(queries, -1), self.null(inner)[..., 0], scaled_hidden
+
+    def asked(self, around: Around, positions: int) -> Tensor | None:
+        """What queries have of the question's words at the last T positions: ``[N, T, U]``.
+
+        None, if keys have no words around a place.
+        """
+        if self.match is None or not self.settings.lexical:
+            return None
+        question_NTL = self.question.mask(around.ids_NL, around.mask_NL, positions)
+        return self.match.about(around.ids_NL, question_NTL)
 
     def expected(self, site: Site) -> Tensor | None:
         """What the backbone would say by itself: final states ``[N, T, D]``, with their weight."""
@@ -301,7 +313,14 @@ class ReaderHypernet(Hypernet):
         """The head's centred rows of words ``[..., D]``, of which `expected` makes scores."""
         return self.writer.rows(ids, values)
 
-    def write(self, site: Site, states_NTD: Tensor, read_NTD: Tensor, total_NT: Tensor) -> Tensor:
+    def write(
+        self,
+        site: Site,
+        states_NTD: Tensor,
+        read_NTD: Tensor,
+        total_NT: Tensor,
+        whole: Tensor | None = None,
+    ) -> Tensor:
         """What is added to the FFN's output.
 
         Args:
@@ -309,10 +328,11 @@ class ReaderHypernet(Hypernet):
             states_NTD: The scaled FFN input that `query` returned.
             read_NTD: The sum of the units' values by their weights.
             total_NT: The sum of the relevance of a row's passages: 1, or 0 if it has none.
+            whole: The map of `WordWriter.whole`, if it was computed before.
         """
         _, stream = _seen(site)
         stream, output = stream.to(self.dtype), site.output_NTD.to(self.dtype)
-        written = self.writer(read_NTD, stream, output)
+        written = self.writer(read_NTD, stream, output, whole)
         common = self.common(site.hidden_NTD.to(self.dtype))
         gate = functional.relu(self.gate(states_NTD))
         return gate * written + total_NT[..., None] * common

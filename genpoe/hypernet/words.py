@@ -112,17 +112,28 @@ class WordWriter(nn.Module):
         said: Tensor = final.backbone.final_norm(stream + final.multiplier * after)
         return said * final.backbone.logit_scale
 
-    def forward(self, read: Tensor, stream: Tensor, output: Tensor) -> Tensor:
+    @torch.no_grad()
+    def whole(self) -> Tensor:
+        """The one linear map ``[D, D]`` that `forward` applies in two steps, for inference."""
+        return self.inverse + self.inverse @ self.turn
+
+    def forward(
+        self, read: Tensor, stream: Tensor, output: Tensor, whole: Tensor | None = None
+    ) -> Tensor:
         """What to add to the FFN's output.
 
         Args:
             read: A weighted sum of `values` ``[..., D]``; a weight of 1 adds one to a logit.
             stream: The residual stream before the FFN.
             output: The FFN's output.
+            whole: What `whole` returned, if it was computed before; it saves time.
         """
         post: Any = self._final.post
-        written = read @ self.inverse
-        written = written + written @ self.turn
+        if whole is None:
+            written = read @ self.inverse
+            written = written + written @ self.turn
+        else:
+            written = read @ whole
         if post is None:
             return written * root_mean_square(stream + self._final.multiplier * output)
         after = post(output.to(self._final.backbone.dtype)).to(stream.dtype)

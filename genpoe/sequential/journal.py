@@ -180,7 +180,6 @@ class Journal:
         id = digest([parent, list(edits), state])[:12]
         found = Commit(id, parent, tuple(edits), tuple(changes), weights, state, asdict(report))
         packed, tensors = pack(self.editor.state)
-        (self.folder / "commits").mkdir(parents=True, exist_ok=True)
         with new_folder(self._commit_folder(id), replace=True) as new:
             write_tensors(new / _CHANGES, {name: each.cpu() for name, each in changes.items()})
             write_tensors(new / _STATE, tensors)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 from genpoe.sequential.summary import Cells
 
@@ -44,28 +47,26 @@ def draw_matrices(panels: Mapping[str, Cells], path: Path, score: str = "em") ->
     figure.savefig(path, dpi=150)
 
 
-def _panel(axis: object, title: str, matrix: Cells, score: str) -> object:
-    import numpy as np
-
+def _panel(axis: Any, title: str, matrix: Cells, score: str) -> Any:
     states = sorted({state for state, _ in matrix})
     batches = sorted({batch for _, batch in matrix})
-    values = np.full((len(states), len(batches)), np.nan)
-    for (state, batch), cell in matrix.items():
-        values[states.index(state), batches.index(batch)] = cell.get(score, np.nan)
-    axis: object
-    image = axis.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")  # type: ignore[attr-defined]
+    values = [
+        [matrix.get((state, batch), {}).get(score, math.nan) for batch in batches]
+        for state in states
+    ]
+    image = axis.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")
     size = 8 if len(batches) <= 8 else 6
-    for (y, x), value in np.ndenumerate(values):
-        if not np.isnan(value):
+    for y, x in product(range(len(states)), range(len(batches))):
+        if not math.isnan(value := values[y][x]):
             color = "black" if value > 60 else "white"
-            axis.text(x, y, f"{value:.0f}", ha="center", va="center", color=color, fontsize=size)  # type: ignore[attr-defined]
+            axis.text(x, y, f"{value:.0f}", ha="center", va="center", color=color, fontsize=size)
     for y, state in enumerate(states):  # the stairs between what was edited and what was not
         made = sum(batch <= state for batch in batches)
         if 0 < made < len(batches):
-            axis.plot([made - 0.5] * 2, [y - 0.5, y + 0.5], color="red", lw=1.5)  # type: ignore[attr-defined]
+            axis.plot([made - 0.5] * 2, [y - 0.5, y + 0.5], color="red", lw=1.5)
         if made and y and batches[made - 1] == state:
-            axis.plot([made - 1.5, made - 0.5], [y - 0.5] * 2, color="red", lw=1.5)  # type: ignore[attr-defined]
-    axis.set_title(title, fontsize=10)  # type: ignore[attr-defined]
-    axis.set_xticks(range(len(batches)), [str(each) for each in batches])  # type: ignore[attr-defined]
-    axis.set_yticks(range(len(states)), [str(each) for each in states])  # type: ignore[attr-defined]
+            axis.plot([made - 1.5, made - 0.5], [y - 0.5] * 2, color="red", lw=1.5)
+    axis.set_title(title, fontsize=10)
+    axis.set_xticks(range(len(batches)), [str(each) for each in batches])
+    axis.set_yticks(range(len(states)), [str(each) for each in states])
     return image

@@ -15,7 +15,15 @@ import numpy as np
 
 from genpoe.sequential import scoring
 from genpoe.sequential.picture import draw_matrices
-from genpoe.sequential.run import BASE, MADE_WITH, RESTORED, STREAM, all_rows, read_states
+from genpoe.sequential.run import (
+    BASE,
+    MADE_WITH,
+    RESTORED,
+    STREAM,
+    all_rows,
+    known_mean,
+    read_states,
+)
 from genpoe.sequential.summary import (
     COLUMNS,
     Cells,
@@ -96,10 +104,10 @@ def metrics_of(run: StreamRun, seed: int = 0) -> dict[str, Any]:
 
     Returns:
         `matrix_metrics` and `paired_states` of the test questions, and of those with passages in
-        the prompt behind ``rag/``; ``generality/…``, ``oracle/…``, ``shuffled/…`` and ``edit/…`` as
-        `_extra` says; ``router/recall`` at the last state; ``locality`` and what else
-        `locality_metrics` gives, at the last state; ``health/…``; seconds; and the hashes of the
-        weights before, at the end, and after taking everything back.
+        the prompt behind ``rag/``; ``generality/…``, ``oracle/…``, ``shuffled/…``, ``edit/…`` and
+        ``more/…`` (further questions at the last state); ``router/recall`` at the last state;
+        ``locality`` and what else `locality_metrics` gives, at the last state; ``health/…``;
+        seconds; and the hashes of the weights before, at the end, and after taking everything back.
     """
     rows, found = run.rows, dict[str, Any]()
     for kind, prefix in _PREFIXES.items():
@@ -159,15 +167,12 @@ def _seconds(run: StreamRun) -> dict[str, float]:
         found["seconds_per_edit_p95"] = float(np.quantile(each, 0.95))
         found["edits"] = float(sum(len(one["ids"]) for one in batches))
         found["edits_stuck"] = float(sum(len(one["stuck"]) for one in batches))
-    nlls = [
-        (sum(one["nll_before"]), sum(one["nll_after"]), len(one["nll_before"]))
-        for one in batches
-        if one.get("nll_before")
-    ]
-    if nlls:
-        count = sum(n for _, _, n in nlls)
-        found["edit_nll_before"] = sum(a for a, _, _ in nlls) / count
-        found["edit_nll_after"] = sum(b for _, b, _ in nlls) / count
+    for name in ("not_applicable", "left_out"):
+        found[f"edits_{name}"] = float(sum(state.get(name, 0) for state in run.states))
+    for end in ("before", "after"):
+        every = [value for one in batches for value in one.get(f"nll_{end}", ())]
+        if (mean := known_mean(every)) is not None:
+            found[f"edit_nll_{end}"] = mean
     index = [state["health"]["index_seconds"] for state in run.states[1:]]
     if all(seconds is not None for seconds in index):
         found["index_seconds_per_batch"] = median(index)
@@ -209,8 +214,8 @@ def write_states(path: Path, run: StreamRun) -> None:
                 "moved": max(state["health"]["moved"].values(), default=0.0),
                 "edits": len(edit.get("ids", [])),
                 "stuck": len(edit.get("stuck", [])),
-                "edit_nll_before": _mean(edit.get("nll_before")),
-                "edit_nll_after": _mean(edit.get("nll_after")),
+                "edit_nll_before": known_mean(edit.get("nll_before")),
+                "edit_nll_after": known_mean(edit.get("nll_after")),
             }
         )
     text = io.StringIO()
@@ -219,10 +224,6 @@ def write_states(path: Path, run: StreamRun) -> None:
     writer.writerows(rows)
     with write_whole(path) as file:
         file.write(text.getvalue().encode())
-
-
-def _mean(values: Sequence[float] | None) -> float | None:
-    return fmean(values) if values else None
 
 
 def write_run_report(folder: Path, seed: int = 0) -> dict[str, Any]:

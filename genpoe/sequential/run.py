@@ -149,14 +149,19 @@ class _Run:
                 f", {not_applicable} not applicable" if not_applicable else "",
             )
         report = journal.log()[-1].report if state else {}
-        if report.get("nll_before"):
+        nlls = [known_mean(report.get(name)) for name in ("nll_before", "nll_after")]
+        if None not in nlls:
             log.info(
-                "their nll fell from %.2f to %.2f nats a token; the weights moved by %.4f of their "
+                "their nll went from %.2f to %.2f nats a token; the weights moved by %.4f of their "
                 "norm; the value of %d hardly got better",
-                *(fmean(report["nll_before"]), fmean(report["nll_after"])),
-                *(max(report["moved"].values(), default=0.0), len(report["stuck"])),
+                *(*nlls, max(report["moved"].values(), default=0.0), len(report["stuck"])),
             )
-        return {"edit": report}
+        edits = self.stream.batches[state - 1] if state else ()
+        return {
+            "edit": report,
+            "not_applicable": self.learner.items(edits)[1],
+            "left_out": sum(edit.left_out for edit in edits),
+        }
 
     def _base(self) -> Mapping[str, Tensor]:
         """What the untouched backbone says to the questions of locality, and begins with."""
@@ -237,6 +242,12 @@ class _Run:
                 "restore_seconds": seconds,
             },
         )
+
+
+def known_mean(values: Sequence[float | None] | None) -> float | None:
+    """The mean of those values that are known; a file has none in the place of infinity."""
+    known = [value for value in values or () if value is not None]
+    return fmean(known) if known else None
 
 
 def read_states(folder: Path) -> list[dict[str, Any]]:

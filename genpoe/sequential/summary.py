@@ -71,7 +71,7 @@ def matrix_metrics(matrix: Cells, batches: int) -> dict[str, float]:
         not yet made, of states 1 on), ``forgetting`` (the mean fall from the best state after the
         edit to the last), ``backward_transfer`` (final minus immediate, over all batches but the
         last), and ``headline`` (final minus just before the edit). For the nll, less is better, so
-        its best is the smallest and it rises by forgetting.
+        its best is the smallest; forgetting is how far the nll rises above it.
     """
     found: dict[str, float] = {}
     every = range(1, batches + 1)
@@ -106,7 +106,7 @@ def _fall(values: Sequence[float | None], sign: float) -> float | None:
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return None
-    return sign * (max(sign * value for value in known) - sign * known[-1])
+    return max(sign * value for value in known) - sign * known[-1]
 
 
 def predictions(rows: Sequence[Row], name: str) -> Predictions:

@@ -30,12 +30,13 @@ from genpoe.injection import ExpertLayer
 from genpoe.model import check_backbone
 from genpoe.training.answer_states import AnswerStates, AtAnswers
 from genpoe.training.frozen_states import FrozenStates, frozen_states
-from genpoe.training.others import with_further, with_others
+from genpoe.training.others import choose_passages, num_groups
 from genpoe.training.settings import OptimSettings
 from genpoe.training.start_sample import TrainingSample
 from plumbing.progress import progress
 from plumbing.storage.jsonl import DataError
 from plumbing.training.checkpoint import CheckpointError
+from plumbing.training.setup import once_on_a_machine
 from qa.prompts import PROMPT_OF_0_1, prompt_template
 
 
@@ -92,7 +93,7 @@ class GenPoEModule(LightningModule):
         )
         layer = hypernet.settings.layer
         self._seed = seed
-        self._other_passages, self._wrong_passages = other_passages, wrong_passages
+        self._others = other_passages, wrong_passages
         self._optim = optim
         self.backbone = backbone
         self._cache_dir = cache_dir
@@ -115,16 +116,9 @@ class GenPoEModule(LightningModule):
         experts = self.hypernet(self._passages(batch), noise)
         weight = torch.ones(experts.num_sets, 1, device=self.device)
         rows: Any = batch["rows"]
-        index, wrong, also = None, None, batch.get("also")
-        if noise is not None and (self._other_passages or self._wrong_passages):
-            index, weight, wrong = with_others(
-                rows, _groups(batch), self._other_passages, noise, self._wrong_passages
-            )
-        if also is not None:
-            if index is None:
-                index, weight = rows[:, None], weight[rows]
-            index, weight = with_further(index, weight, also)
-        if index is not None:
+        wrong = None
+        if "also" in batch or (noise is not None and any(self._others)):
+            index, weight, wrong = choose_passages(batch, noise, *self._others)
             experts, rows = experts.arranged(index), None
         known = self.at_answers(batch)
         around = None if known is None else known.around
@@ -194,7 +188,7 @@ class GenPoEModule(LightningModule):
         # A float, because Lightning averages the ranks' counts and would round down integers.
         size: Any = float(len(batch["rows"]))
         self.log("val/loss", self(batch).mean(), batch_size=size, sync_dist=True, prog_bar=True)
-        passages = _groups(batch)
+        passages = num_groups(batch)
         if passages > 1:
             shuffled = {**batch, "rows": (batch["rows"] + passages // 2) % passages}
             loss = self(shuffled).sum()
@@ -294,12 +288,7 @@ class GenPoEModule(LightningModule):
 
     def _once(self, compute: Callable[[], Any]) -> Any:
         """Compute something that is kept on the disk: once on each machine."""
-        if self.trainer.world_size == 1:
-            return compute()
-        if self.trainer.local_rank == 0:  # the other ranks of this machine find it on the disk
-            compute()
-        self.trainer.strategy.barrier("frozen states")
-        return compute()
+        return once_on_a_machine(self.trainer, compute)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the backbone's name and fingerprint and the prompt to the checkpoint.
@@ -353,11 +342,6 @@ class GenPoEModule(LightningModule):
         if others := others | _changes({"prompt": prompts[0]}, {"prompt": prompts[1]}):
             said = _said(others)
             rank_zero_warn(f"the run goes on with other settings: {said}", category=UserWarning)
-
-
-def _groups(batch: dict[str, Any]) -> int:
-    """The number of passages of a batch without the further gold passages behind them."""
-    return len(batch["also"] if "also" in batch else batch["passage_input_ids"])
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

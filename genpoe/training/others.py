@@ -7,8 +7,39 @@ Shapes: N questions, P passages of a batch, K passages a question.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+
+def choose_passages(
+    batch: dict[str, Any], noise: torch.Generator | None, most: int = 0, wrong: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Which passages of a batch each question gets: all its gold ones, and in training others.
+
+    Args:
+        batch: What `genpoe.training.examples.Examples` makes.
+        noise: Draws the others; None outside training, where there are none.
+        most: See `with_others`.
+        wrong: See `with_others`.
+
+    Returns:
+        The indices of the passages and their relevance, both ``[N, K]``; and which questions have
+        only wrong passages, bool ``[N]``, or None outside training.
+    """
+    rows: Tensor = batch["rows"]
+    index, weight, wrong_N = rows[:, None], torch.ones(len(rows), 1, device=rows.device), None
+    if noise is not None:
+        index, weight, wrong_N = with_others(rows, num_groups(batch), most, noise, wrong)
+    if "also" in batch:
+        index, weight = with_further(index, weight, batch["also"])
+    return index, weight, wrong_N
+
+
+def num_groups(batch: dict[str, Any]) -> int:
+    """The number of passages of a batch without the further gold passages behind them."""
+    return len(batch["also"] if "also" in batch else batch["passage_input_ids"])
 
 
 def with_others(

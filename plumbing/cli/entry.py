@@ -221,15 +221,16 @@ def run(command: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     if _FULL_ERROR not in os.environ:
         # Without it Hydra prints errors of the configuration itself, over several lines.
         os.environ |= {_FULL_ERROR: "1", _SET_BY_US: "1"}
+    written: list[Any] = []  # as it was composed: building parts of it resolves references
     try:
         for config in args:
             if isinstance(config, DictConfig):
                 _expand_home(config)
+                written.append(OmegaConf.to_container(config, resolve=False))
         return command(*args, **kwargs)
     except _MENDABLE as error:
-        for config in args:
-            if isinstance(config, DictConfig):
-                locate(error, OmegaConf.to_container(config, resolve=False))
+        for config in written:
+            locate(error, config)
         if not isinstance(_cause(error), _MENDABLE):
             raise
         if _SET_BY_US not in os.environ and os.environ[_FULL_ERROR] == "1":

@@ -7,8 +7,9 @@ trained. `make_trainer` then builds the trainer of the configuration, `fit` runs
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -22,6 +23,8 @@ from plumbing.quiet import without_advice_on_workers
 from plumbing.storage.files import write_json
 from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError
 from plumbing.training.trainer import check_trainer_arguments
+
+T = TypeVar("T")
 
 _REFUSALS = (MisconfigurationException, ImportError)  # of settings that do not fit together
 # What Lightning only finds out while it trains: its words, the setting, and what to do.
@@ -134,6 +137,20 @@ def fit(
         raise
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     return {**metrics, "steps": trainer.global_step}
+
+
+def once_on_a_machine(trainer: Trainer, compute: Callable[[], T]) -> T:
+    """Compute something that is kept on the disk: on one process of each machine first.
+
+    Args:
+        trainer: The trainer, whose processes all call this.
+        compute: Computes it, or finds it on the disk.
+    """
+    if trainer.world_size > 1:
+        if trainer.local_rank == 0:  # the other ranks of this machine find it on the disk
+            compute()
+        trainer.strategy.barrier("kept on the disk")
+    return compute()
 
 
 def write_metrics(trainer: Trainer, run_dir: str | Path, metrics: dict[str, float]) -> None:

@@ -25,7 +25,7 @@ from retrieval.corpus.formats import read_passages
 from retrieval.passage import Passage
 
 SPLITS = (
-    *("train", "dev", "dev_rephrased", "test", "test_rephrased", "test_reworded"),
+    *("train", "train_reworded", "dev", "dev_rephrased", "test", "test_rephrased", "test_reworded"),
     *("test_unseen", "test_unseen_rephrased", "test_pronouns", "known"),
 )
 

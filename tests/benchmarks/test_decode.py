@@ -24,6 +24,7 @@ from retrieval.retriever import Hit
 from tests.helpers.dmoe_doubles import MemoryExperts
 from tests.helpers.fakes import WordSettings
 from tests.helpers.tiny import make_backbone
+from tests.helpers.tiny_reader import make_reader
 
 pytestmark = pytest.mark.usefixtures("no_sync")
 
@@ -51,7 +52,7 @@ def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
             "seed": 0,
             "decode": {
                 **{"passages": 8, "dtype": "float32", "k": 3, "tokens": 6},
-                **{"threshold": 5.46, "theta": 0.8},
+                **{"threshold": 5.46, "theta": 0.8, "ckpt_path": None},
             },
         }
     )
@@ -72,6 +73,15 @@ def test_it_runs(config: Any, tmp_path: Any):
     assert "| experts always on | " in page
     assert "| FLARE | " in page
     assert list(tmp_path.iterdir()) == []
+
+
+def test_generated_experts_are_measured_as_well(config: Any, tmp_path: Any):
+    make_reader(make_backbone()).save(tmp_path / "last.ckpt")
+    config.decode.ckpt_path = str(tmp_path / "last.ckpt")
+    result, lines = decode_suite(config)
+    assert result["difference"] < 1e-3
+    assert result["over_plain"]["experts always on"]["median"] > 0
+    assert "experts that a hypernetwork generates" in "\n".join(lines)
 
 
 @pytest.mark.parametrize("setting", ["rounds=0", "decode.tokens=1"])

@@ -155,11 +155,16 @@ class World:
             "evaluate_retrieval": ["limit=2", "ks=[1,2]"],
             "look": [*answering],
             "mean_study": [],
+            "measure_covariances": ["editor.recipes.tuned.layers=[0]"],
             "quickstart": [
                 *("reader.hypernet.read_layer=1", "reader.hypernet.query_layers=[1]"),
                 *("reader.hypernet.common_rank=2", "reader.hypernet.layer=1"),
                 *(*hypernet, *batching, *trainer, "trainer.max_epochs=1"),
                 *("evaluation.limit=2", "evaluation.limit_rag=2", "evaluation.max_new_tokens=2"),
+            ],
+            "train_editor": [
+                *("editor.recipes.tuned.layers=[1]", "facts.limit=12", "facts.held_out=2"),
+                *("editor.recipes.tuned.rank=4", *trainer, "trainer.max_epochs=1"),
             ],
             "sequential_edit": [
                 *("edits=2", "batch=1", "pairs=1", "cell=1", "final=1", "rag_cell=1"),

@@ -7,13 +7,14 @@ Shapes: N rows, T tokens, i inputs and o outputs of a map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from backbone.model import Backbone
 from genpoe.editors.parts.places import Place
@@ -42,6 +43,7 @@ def gradient_factors(
     places: Sequence[Place],
     rows: Rows,
     loss_of: Callable[[Tensor], Tensor] | None = None,
+    hidden: Callable[[], Tensor] | None = None,
 ) -> tuple[Mapping[Place, Factors], Tensor]:
     """Compute the factors of some maps.
 
@@ -51,6 +53,7 @@ def gradient_factors(
         rows: The batch.
         loss_of: The loss, made of each row's negative log-likelihood ``[N]``; default: their sum,
             so that a fact's factors do not depend on how many others share its batch.
+        hidden: Computes the final hidden states ``[N, T, D]`` of the rows; default: the backbone.
 
     Returns:
         The factors by place, and each row's negative log-likelihood ``[N]``.
@@ -69,7 +72,7 @@ def gradient_factors(
     with ExitStack() as stack, torch.enable_grad():
         for place in places:
             stack.callback(place.block.module.register_forward_hook(hook(place)).remove)
-        nll_N = rows.nll(backbone)
+        nll_N = rows.nll(backbone, hidden() if hidden is not None else None)
         loss = nll_N.sum() if loss_of is None else loss_of(nll_N)
         gradients = torch.autograd.grad(loss, [outputs[place] for place in places])
     found = {}
@@ -78,3 +81,46 @@ def gradient_factors(
         by_row = gradient.view(*rows.ids.shape, -1)[..., first:last]
         found[place] = Factors(inputs[place].view(*rows.ids.shape, -1), by_row)
     return found, nll_N.detach()
+
+
+@contextmanager
+def shifted(updates: Mapping[Place, Tensor]) -> Iterator[None]:
+    """Let maps write y + D u for the duration of a block, as with the weights W + D.
+
+    No weight is written, and a gradient reaches every D that wants one.
+
+    Args:
+        updates: D of each place, ``[o, i]``.
+    """
+
+    def hook(place: Place, update: Tensor) -> Any:
+        def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return place.block.add(output, functional.linear(args[0], update.to(args[0].dtype)))
+
+        return add
+
+    with ExitStack() as stack:
+        for place, update in updates.items():
+            module = place.block.module
+            stack.callback(module.register_forward_hook(hook(place, update)).remove)
+        yield
+
+
+def positions(rows: Rows, tokens: str, sinks: bool = True) -> tuple[Tensor, Tensor]:
+    """The rows and columns of the tokens whose factors count.
+
+    Args:
+        rows: The batch.
+        tokens: answer (those that predict a label) or all.
+        sinks: Whether each row's first token may count, where many models keep a state that is
+            thousands of times larger than the others.
+    """
+    count = rows.mask.bool()
+    if tokens == "answer":
+        count = torch.zeros_like(count).index_put(
+            rows.predicting, torch.ones((), dtype=torch.bool, device=count.device)
+        )
+    if not sinks:
+        count[torch.arange(len(count)), rows.starts] = False
+    every, columns = count.nonzero(as_tuple=True)
+    return every, columns

@@ -36,17 +36,18 @@ def solve_positive(matrix: Tensor, right: Tensor, what: str) -> Tensor:
             "from more text, or regularise more"
         )
     solution = torch.cholesky_solve(right, factor)
-    error = torch.linalg.matrix_norm(matrix @ solution - right)
-    if not float(error) <= _RESIDUAL * float(torch.linalg.matrix_norm(right)):
+    error = torch.linalg.matrix_norm((matrix @ solution - right).detach())
+    size = torch.linalg.matrix_norm(right.detach())
+    if not float(error) <= _RESIDUAL * float(size):
         raise SingularError(
             f"{what} is so nearly singular that nothing solves it (relative error "
-            f"{float(error / torch.linalg.matrix_norm(right)):.1e}); compute the statistics from "
+            f"{float(error / size):.1e}); compute the statistics from "
             "more text, or regularise more"
         )
     return solution
 
 
-def ridge_update(keys: Tensor, values: Tensor, ridge: float) -> Tensor:
+def ridge_update(keys: Tensor, values: Tensor, ridge: float | Tensor) -> Tensor:
     """``V U^T (U U^T + ridge I)^-1 = V (U^T U + ridge I)^-1 U^T``, the smaller of the two systems.
 
     It minimises ``|D U - V|^2 + ridge |D|^2``.
@@ -54,7 +55,7 @@ def ridge_update(keys: Tensor, values: Tensor, ridge: float) -> Tensor:
     Args:
         keys: U, ``[i, n]``.
         values: V, ``[o, n]``.
-        ridge: The factor of the penalty; positive.
+        ridge: The factor of the penalty; positive. Gradients reach it and the values.
     """
     keys, values = keys.double(), values.double()
     inputs, count = keys.shape

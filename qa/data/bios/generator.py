@@ -42,7 +42,8 @@ def generate(
 
     Args:
         seed: The seed; not negative.
-        train_entities: Entities of the split train, each with one passage and 6 questions.
+        train_entities: Entities of the split train, each with one passage and 6 questions, and of
+            train_reworded, which asks the same in other phrasings of training.
         dev_entities: Entities of the split dev, each with one passage, 6 questions in the phrasings
             of training, and 6 questions of the split dev_rephrased about the same facts, in
             phrasings that do not occur in training. The first questions of both splits are a fair
@@ -64,8 +65,9 @@ def generate(
             fits one of them only, such as "the swimmer Befu Gild".
 
     Returns:
-        The data set, with the splits train, dev, dev_rephrased, test, test_rephrased,
-        test_reworded, test_unseen, test_unseen_rephrased, and known (`known_questions`).
+        The data set, with the splits train, train_reworded, dev, dev_rephrased, test,
+        test_rephrased, test_reworded, test_unseen, test_unseen_rephrased, and known
+        (`known_questions`).
 
     Raises:
         ValueError: If a number is negative, if there are more than `MAX_ENTITIES` entities, more
@@ -97,7 +99,8 @@ def generate_long(
 
     Args:
         seed: The seed; not negative.
-        train_entities: Entities of the split train, each with one passage and 4 questions.
+        train_entities: Entities of the splits train and train_reworded, as in `generate`, each with
+            one passage and 4 questions.
         dev_entities: Entities of the splits dev and dev_rephrased, as in `generate`.
         distractor_entities: Passages without questions, as in `generate`.
         train_questions: The number of questions that each training entity keeps, 1 to 4.
@@ -106,8 +109,8 @@ def generate_long(
         namesakes: Further entities for each held-out one, as in `generate`.
 
     Returns:
-        The data set, with the splits train, dev, dev_rephrased, test, test_rephrased,
-        test_reworded, and known (`known_questions`).
+        The data set, with the splits train, train_reworded, dev, dev_rephrased, test,
+        test_rephrased, test_reworded, and known (`known_questions`).
 
     Raises:
         ValueError: As in `generate`, with ``train_questions`` in 1..4.

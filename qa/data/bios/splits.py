@@ -41,7 +41,8 @@ class Split:
     Attributes:
         name: The name of the split.
         group: The name of the group.
-        rephrased: Whether the phrasings are those that are held out from training.
+        rephrased: Whether the phrasings are those that are held out from training; train_reworded
+            has others of training.
         suffix: The end of the question ids, which differs among the splits of a group.
     """
 
@@ -80,6 +81,7 @@ _GROUPS = (
 )
 _SPLITS = (
     Split("train", "train"),
+    Split("train_reworded", "train", suffix="-w"),
     Split("dev", "dev"),
     Split("dev_rephrased", "dev", rephrased=True, suffix="-r"),
     Split("test", "test"),

@@ -7,13 +7,16 @@ words in both passages, and the question who did it to B has other answers.
 
 from __future__ import annotations
 
+from plumbing.mounts import SettingValueError
 from qa.data.bios.names import Draw
 from qa.data.dataset import QADataset, Question
 from qa.data.twins.names import SplitNames, check_sizes
+from qa.data.twins.pairs import Twins
 from qa.data.twins.verbs import (
     AGENT_QUESTIONS,
     FILLERS,
     FORMS,
+    LEADS,
     PATIENT_QUESTIONS,
     TRAIN_VERBS,
     UNSEEN_VERBS,
@@ -26,10 +29,11 @@ MAX_PAIRS = 3000
 
 def generate_roles(
     seed: int = 0,
-    train_pairs: int = 600,
+    train_pairs: int = 1200,
     dev_pairs: int = 50,
     test_pairs: int = 150,
     unseen_pairs: int = 150,
+    train_questions: int = 1,
 ) -> QADataset:
     """Generate the data set "roles"; the same arguments give the same data everywhere.
 
@@ -44,10 +48,11 @@ def generate_roles(
         test_pairs: Pairs of passages of the split test. No word of a name is in two splits.
         unseen_pairs: Pairs of passages of the split test_unseen, in which no verb is one of any
             other split.
+        train_questions: The number of questions that each passage of train keeps. The other splits
+            have two: who did it to B, and to whom B did it.
 
     Returns:
-        The data set, with the splits train, dev, test and test_unseen. A pair of passages has two
-        pairs of questions: who did it to B, and to whom B did it.
+        The data set, with the splits train, dev, test and test_unseen.
 
     Raises:
         ValueError: If a number is out of range.
@@ -59,6 +64,10 @@ def generate_roles(
         "train_pairs": train_pairs,
     }
     check_sizes(seed, sizes, MAX_PAIRS)
+    if train_questions not in (1, 2):
+        raise SettingValueError(
+            "train_questions", f"train_questions must be 1 or 2, got {train_questions}"
+        )
     names = SplitNames(frozenset())
     passages: dict[str, Passage] = {}
     splits: dict[str, list[Question]] = {}
@@ -72,26 +81,28 @@ def generate_roles(
             people = [names.fresh("person", split, draw) for _ in range(3)]
             told, questions = _pair(id, people, verbs[number % len(verbs)], draw)
             passages |= {passage.id: passage for passage in told}
-            splits[split] += questions
+            if split == "train":
+                questions = draw.shuffled(questions)[:train_questions]
+            splits[split] += [question for each in questions for question in each]
     ordered = {name: splits[name] for name in ("train", "dev", "test", "test_unseen")}
     return QADataset("roles", passages, ordered)
 
 
-def _pair(
-    id: str, people: list[str], verb: Verb, draw: Draw
-) -> tuple[list[Passage], list[Question]]:
+def _pair(id: str, people: list[str], verb: Verb, draw: Draw) -> tuple[list[Passage], list[Twins]]:
+    """Two passages that have the same words, and the pairs of questions about them."""
     first, middle, last = people
     words = verb._asdict()
     links = [(draw.pick(FORMS), pair) for pair in ((first, middle), (middle, last))]
     others = draw.shuffled(FILLERS)[: draw.below(3)]
     named = dict(zip("abc", draw.shuffled(people), strict=True))
     order = draw.shuffled(range(len(links) + len(others)))
+    lead = draw.pick(LEADS)
 
     def text(turned: bool) -> str:
         told = [
             form.format(s=pair[turned], o=pair[not turned], **words) for form, pair in links
         ] + [filler.format(**named) for filler in others]
-        return " ".join(told[i] for i in order)
+        return " ".join([lead, *(told[i] for i in order)])
 
     title = ", ".join(draw.shuffled(people))
     passages = [
@@ -104,8 +115,9 @@ def _pair(
         ("patient", PATIENT_QUESTIONS, (last, first)),
     ):
         asked = draw.pick(phrasings).format(name=middle, **words)
-        questions += [
+        one, other = (
             Question(f"{passage.id}-{role}", asked, (answer,), (passage.id,))
             for passage, answer in zip(passages, answers, strict=True)
-        ]
+        )
+        questions.append(Twins(one, other))
     return passages, questions

@@ -88,6 +88,13 @@ PATIENT_QUESTIONS = (
     "Which person did {name} {base}?",
     "Who was it that {name} {past}?",
 )
+# The first sentence, since tokenizers cut a name at the beginning of a text in another way.
+LEADS = (
+    "This is what is known.",
+    "It is an old story.",
+    "So it has been handed down.",
+    "There is no doubt about the following.",
+)
 FILLERS = (
     "{a}, {b} and {c} lived in the same street.",
     "The letters of {a}, {b} and {c} have been kept.",

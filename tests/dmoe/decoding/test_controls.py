@@ -20,8 +20,8 @@ def changes(backbone, weights=None, seed=0):
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(len(IDS), 6, backbone.d_model, generator=generator).to(backbone.dtype)
     found = []
-    for kind, extra in ((ActiveExperts, ()), (NoiseExperts, (seed,))):
-        active = kind(final, MemoryExperts(backbone), len(IDS), 3, *extra)
+    experts = ActiveExperts(final, MemoryExperts(backbone), len(IDS), 3)
+    for active in (experts, NoiseExperts(final, experts, seed)):
         active.swap(range(len(IDS)), IDS, weights)
         with active.attached():
             moved = final.ffn(inputs)
@@ -64,7 +64,7 @@ def test_nothing_is_left_on_the_backbone():
     final = FinalFFN(backbone)
     x = torch.randn(1, backbone.d_model)
     before = final.ffn(x)
-    active = NoiseExperts(final, MemoryExperts(backbone), 1, 1)
+    active = NoiseExperts(final, ActiveExperts(final, MemoryExperts(backbone), 1, 1))
     active.swap([0], [["p1"]])
     with active.attached():
         assert not torch.equal(final.ffn(x), before)

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from genpoe.commands.train_hypernet import train
 from plumbing.storage.tensors import read_tensors
+from tests.helpers.small_world import composed
 from tests.helpers.tiny import make_backbone, save_backbone
 
 ROOT = Path(__file__).parents[3]
@@ -27,22 +29,26 @@ GIVEN = [
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_end_with_the_same_weights(tmp_path):
-    model = save_backbone(make_backbone(max_position_embeddings=2048), tmp_path / "model")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    alone = ["trainer.accelerator=cpu", "batching.passages_per_batch=4"]
-    for name, given in (
-        ("one", alone),
-        ("two", ["trainer=ddp_sim", "batching.passages_per_batch=2"]),
-    ):
+    backbone = make_backbone(max_position_embeddings=2048)
+    model = save_backbone(backbone, tmp_path / "model")
+
+    def given(name, *settings):
         folder = tmp_path / name
         folder.mkdir()
-        places = [f"hydra.run.dir={folder}", f"paths.cache_dir={tmp_path}/cache"]
-        places += [f"backbone.name={model}", f"+callbacks.keep.folder={folder}"]
-        script = [sys.executable, str(ROOT / "scripts" / "train_hypernet.py")]
-        done = subprocess.run(
-            [*script, *GIVEN, *given, *places], capture_output=True, text=True, env=environment
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        places = [f"paths.cache_dir={tmp_path}/cache", f"+callbacks.keep.folder={folder}"]
+        return [*GIVEN, *settings, *places, f"backbone.name={model}"]
+
+    alone = given("one", "trainer.accelerator=cpu", "batching.passages_per_batch=4")
+    train(composed("train_hypernet", [*alone, f"paths.output_dir={tmp_path}/one"]))
+    two = given("two", "trainer=ddp_sim", "batching.passages_per_batch=2")
+    script = [sys.executable, str(ROOT / "scripts" / "train_hypernet.py")]
+    done = subprocess.run(
+        [*script, *two, f"hydra.run.dir={tmp_path}/two"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
     one, first, second = (
         read_tensors(tmp_path / place) for place in ("one/rank0", "two/rank0", "two/rank1")
     )

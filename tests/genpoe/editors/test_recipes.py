@@ -34,12 +34,24 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **{"dropout": 0.1, "lr": 5e-3, "passes": 70, "batch_size": 1, "stop": 0},
     },
     "grace": {"layer": 27, "radius": 1, "lr": 1, "steps": 50},
+    "mend": {
+        **{"layers": [29, 30, 31], "projections": ["gate", "up", "down"], "tokens": "all"},
+        **{"rank": 1920, "eta": 1e-4, "lr": 1e-6, "eta_lr": 1e-4, "edits": 1, "accumulate": 10},
+        **{"clip": 100, "edit_weight": 0.1, "locality_weight": 1},
+    },
+    "malmen": {
+        **{"layers": [42, 43, 44, 45, 46, 47], "projections": ["down"], "tokens": "all"},
+        **{"rank": 1920, "eta": 1e-6, "lr": 1e-5, "edits": 1, "clip": 1, "locality_weight": 1},
+    },
 }
 
 
 def section(name) -> Any:
     config = OmegaConf.load(CONF / "editor" / f"{name}.yaml")
     config.seed = 0
+    for key, value in {"ckpt_path": None, "cache_dir": "nowhere"}.items():
+        if key in config:
+            config[key] = value
     return OmegaConf.to_container(config)
 
 
@@ -55,8 +67,11 @@ def test_recipes(name):
     for recipe in ("easyedit", "tuned"):
         values["recipe"] = recipe
         values["recipes"][recipe].get("value", {})["contexts"] = 0  # none is written
-        if EDITORS[name].statistics and name != "rome":
-            with pytest.raises(SettingValueError, match="needs the covariances of its layers"):
+        if EDITORS[name].trained:
+            with pytest.raises(SettingValueError, match="needs what was trained, got ckpt_path"):
+                open_editor(deep, **values)
+        elif EDITORS[name].statistics and name != "rome":
+            with pytest.raises(SettingValueError, match="needs the covariances of the layers 4, 5"):
                 open_editor(deep, **values)
         else:
             assert type(open_editor(deep, **values)) is EDITORS[name].editor
@@ -66,7 +81,7 @@ def test_recipes(name):
     ("changes", "key", "message"),
     [
         ({"recipe": "best"}, "recipe", "recipe must be one of easyedit, tuned, got 'best'"),
-        ({"name": "mend"}, "name", "name must be one of"),
+        ({"name": "wise"}, "name", "name must be one of"),
         ({"recipes.tuned.weight": "much"}, "recipes.tuned.weight", "weight must be a number"),
         ({"recipes.tuned.layers": [99]}, "recipes.tuned.layers", r"layers must be in 0\.\.1"),
         ({"recipes.tuned.value.lr": 0}, "recipes.tuned.value.lr", "lr must be positive, got 0"),

@@ -65,6 +65,8 @@ def test_cells_and_what_they_come_to():
     assert found["forgetting/em"] == ((100 - 50) + 0) / 2
     assert found["backward_transfer/em"] == 50 - 100
     assert found["forgetting/nll"] == ((1.0 - 1.0) + 0) / 2
+    worse = {place: {**cell, "nll": 1.0 + place[0]} for place, cell in matrix.items()}
+    assert matrix_metrics(worse, 2)["forgetting/nll"] == ((3.0 - 2.0) + 0) / 2
     assert retention(found) == 75
 
 

@@ -26,7 +26,7 @@ FLIPS = int(os.environ.get("FAULT_FLIPS", "100"))  # in each test
 PROGRAM = """
 import sys, time
 import faiss, safetensors.numpy
-from retrieval.dense import engines
+from retrieval.dense import encoding
 from retrieval.corpus.corpus import Corpus
 from retrieval.dense.index import DenseSettings
 from retrieval.passage import Passage
@@ -39,12 +39,12 @@ settings = DenseSettings(
 corpus = Corpus.open(path, cache)
 """
 BUILD = """
-store = engines.store_shard
+store = encoding.store_shard
 def store_slowly(*given):
     name = store(*given)
     print(name, flush=True)
     time.sleep(0.01)
-engines.store_shard = store_slowly
+encoding.store_shard = store_slowly
 print("begins", flush=True)
 settings.build(corpus)
 print("built", flush=True)

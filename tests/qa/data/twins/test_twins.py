@@ -145,6 +145,7 @@ def test_no_verb_of_test_unseen_is_in_another_split():
         (generate_twins, {"facts": 7}, r"facts must be in 1\.\.6, got 7; set facts"),
         (generate_twins, {"train_questions": 7}, r"train_questions must be in 1\.\.6, got 7"),
         (generate_twins, {"train_pairs": 9999}, "names for 3000 pairs, got .*; lower train_pairs"),
+        (generate_roles, {"train_questions": 3}, "train_questions must be 1 or 2, got 3"),
         (generate_roles, {"unseen_pairs": -2}, "unseen_pairs must not be negative, got -2"),
     ],
 )

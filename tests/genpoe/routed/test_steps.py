@@ -1,0 +1,58 @@
+"""What is kept from token to token is what would be computed anew."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+
+from backbone.final_ffn import Residual
+from genpoe.experts import Around
+from genpoe.routed.steps import ReaderInSteps
+from qa.acting import LastRead
+from tests.helpers.tiny_reader import make_reader
+
+TEXTS = [
+    "Read.\nQuestion: Where was Tova Blick born?\nAnswer: Lisbon\nQuestion: the sea?\nAnswer: a b",
+    "\nAnswer: the quick\nQuestion:\nAnswer: fox jumps over the lazy dog and violins play: so",
+]
+
+
+def read(ids, mask, upto, positions=1):
+    return LastRead(ids[:, :upto], mask[:, :upto], positions, Residual())
+
+
+def test_the_questions_part_of_the_query_is_as_if_it_were_computed_anew(tiny_backbone):
+    genpoe = make_reader(tiny_backbone)
+    reader = genpoe.hypernet
+    rows = [tiny_backbone.tokenizer(text)["input_ids"] for text in TEXTS]
+    length = min(map(len, rows))
+    ids = torch.tensor([row[-length:] for row in rows])
+    mask = torch.ones_like(ids)
+    mask[1, :3] = 0
+    steps = ReaderInSteps(reader, reader.writer.whole())
+    kept, seen = 0, []
+    with torch.inference_mode():
+        for upto in range(5, length + 1):
+            before = steps._asked
+            found = steps.asked(read(ids, mask, upto))
+            kept += found is before
+            fresh = reader.asked(Around(ids[:, :upto], mask[:, :upto], ()), 1)
+            torch.testing.assert_close(found, fresh)
+            seen.append(fresh)
+        assert steps.asked(read(ids, mask, length, 4)).shape[1] == 4
+        again = steps.asked(read(ids, mask, length))
+        torch.testing.assert_close(again, fresh)
+    assert 3 < kept < length - 8
+    assert any(not torch.allclose(a, b) for a, b in pairwise(seen))
+
+
+def test_the_one_map_is_the_two(tiny_backbone):
+    writer = make_reader(tiny_backbone).hypernet.writer
+    read_MD, stream, output = torch.randn(3, 5, tiny_backbone.d_model)
+    torch.testing.assert_close(
+        writer(read_MD, stream, output, writer.whole()),
+        writer(read_MD, stream, output),
+        rtol=1e-4,
+        atol=1e-4,
+    )
