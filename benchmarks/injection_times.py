@@ -7,6 +7,7 @@ passage's facts; its undoing and the likelihoods of its report do not count.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -38,6 +39,8 @@ from qa.data.dataset import QADataset, Question
 from qa.prompts import build_prompt
 from qa.tables.tables import markdown_table
 from retrieval.passage import Passage
+
+log = logging.getLogger(__name__)
 
 _NOBODY = Question("", "?", ("",))  # a question that nobody asks of a passage
 _EXAMPLES = 40
@@ -92,8 +95,10 @@ def _measured(tasks: Mapping[str, Task], lessons: Sequence[Lesson]) -> dict[str,
             own = task(lesson)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
+            spent = watch.seconds if own is None else own
+            log.info("passage %d, %s: %.3g s", number, name, spent)
             if number:  # the first passage warms up
-                seconds[name].append(watch.seconds if own is None else own)
+                seconds[name].append(spent)
     return seconds
 
 
