@@ -42,9 +42,10 @@ def encode_passages(config: DictConfig) -> dict[str, float]:
     Raises:
         ValueError: If a setting, the corpus, the checkpoint or the bank is at fault.
     """
+    # A section has a method of the name "keys", so that setting is read by brackets.
     with mounted("bank"):
         check_folder(config.bank.dir)
-        check_choice("keys", config.bank.keys, tuple(KEYS))
+        check_choice("keys", config.bank["keys"], tuple(KEYS))
     check_limit(config.limit, "limit")
     if not isinstance(config.batch_tokens, int) or config.batch_tokens < 1:
         raise SettingValueError(
@@ -58,7 +59,7 @@ def encode_passages(config: DictConfig) -> dict[str, float]:
     source: Any = OmegaConf.to_container(config.backbone, resolve=True)
     make = functools.partial(instantiate, source)
     checkpoint = str(Path(config.ckpt_path).absolute())
-    loader = CodeLoader(make, checkpoint, config.bank.keys, config.batch_tokens)
+    loader = CodeLoader(make, checkpoint, config.bank["keys"], config.batch_tokens)
     job = CodesJob(config.bank.dir, passages, loader, config.limit)
     before = {shard.entry for shard in job.bank.view.shards}
     watch = Stopwatch()
