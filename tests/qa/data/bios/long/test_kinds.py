@@ -24,7 +24,7 @@ def bios_long() -> QADataset:
 def test_sizes_and_splits(bios_long: QADataset) -> None:
     sizes = {name: len(questions) for name, questions in bios_long.splits.items()}
     assert sizes == {
-        **{"train": 1600, "dev": 240, "dev_rephrased": 240},
+        **{"train": 1600, "train_reworded": 1600, "dev": 240, "dev_rephrased": 240},
         **{"test": 160, "test_rephrased": 160, "test_reworded": 160, "known": 177},
     }
     assert len(bios_long.passages) == 400 + 60 + 60 + 40 + 40
