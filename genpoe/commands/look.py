@@ -23,6 +23,9 @@ _PASSAGES = ("gold", "shuffled")
 def look(config: DictConfig) -> list[Glance]:
     """Answer a few questions, and write where the experts looked: ``look.json``, ``look.png``.
 
+    ``metrics.json`` has the numbers of questions and of answer tokens, and the mean weight of the
+    null unit.
+
     The experts of the reader have a unit for each token of a passage, and one that writes nothing,
     the null unit. The weights of all of them add up to 1 at each token of the answer.
 
@@ -49,10 +52,13 @@ def look(config: DictConfig) -> list[Glance]:
         for question, selection in zip(questions, source.select(questions), strict=True)
     ]
     write_json(folder / "look.json", [asdict(each) for each in glances])
+    nulls = [weight for each in glances for weight in each.null]
+    metrics = {"n": len(glances), "tokens": len(nulls), "null": sum(nulls) / max(1, len(nulls))}
+    write_json(folder / "metrics.json", metrics)
     draw(glances, folder / "look.png")
     evaluation = {"method": "genpoe", "ckpt_path": config.ckpt_path, "passages": config.passages}
     say_written(
-        {folder: ["look.json", "look.png"]},
+        {folder: ["metrics.json", "look.json", "look.png"]},
         [next_command(config, "evaluate", evaluation, ("data", "backbone"))],
     )
     return glances

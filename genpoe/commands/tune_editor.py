@@ -114,7 +114,7 @@ def tune(config: DictConfig, backbone: Backbone | None = None) -> dict[str, floa
             state,
             name,
             settings,
-            given["statistics"],
+            given.get("statistics"),
             config.batches,
             config.seed,
             [asdict(fact) for fact in facts],
@@ -122,8 +122,10 @@ def tune(config: DictConfig, backbone: Backbone | None = None) -> dict[str, floa
         if key not in (known := kept.read([key])):
             with mounted("editor"):
                 editor = open_editor(
-                    *(backbone, name, "trial", {"trial": settings}, given["statistics"]),
-                    *(config.seed, partial(example_facts, sets[0], EXAMPLES)),
+                    *(backbone, name, "trial", {"trial": settings}, given.get("statistics")),
+                    seed=config.seed,
+                    cache_dir=given.get("cache_dir"),
+                    examples=partial(example_facts, sets[0], EXAMPLES),
                 )
             found = _trial(editor, examined, config.batches)
             kept.append([(key, found)])

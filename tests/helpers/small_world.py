@@ -311,6 +311,11 @@ class World:
         return folder
 
     @cached_property
+    def editor(self) -> Path:
+        """A trained editor."""
+        return self._run("train_editor", ["editor=mend"]) / "checkpoints/last.ckpt"
+
+    @cached_property
     def sft_adapter(self) -> Path:
         """An adapter of SFT-LoRA."""
         return self._run("train_sft_lora", ["data=bios", "instances.split=dev"]) / "adapter"
@@ -358,6 +363,7 @@ _PLACEHOLDERS = {
     r"\bRUN/reranker$": "reranker",
     r"\b(READER|logs/quickstart/reader)/checkpoints/last\.ckpt$": "reader",
     r"\bCODES$": "codes",
+    r"\bEDITOR/checkpoints/last\.ckpt$": "editor",
     r"\b(CKPT|(RUN|logs/quickstart)/checkpoints/last\.ckpt)$": "checkpoint",
     r"\bSTREAM1\b": "stream",
     r"\bSTREAM2\b": "other_stream",

@@ -347,14 +347,14 @@ def test_ray_builds_the_same_experts(build, tmp_path):
 
 @pytest.mark.slow
 def test_many_shards_are_packed_at_the_end(build, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("dmoe.commands.build_experts._MANY", 3)
+    monkeypatch.setattr("qa.bank.upkeep._MANY", 3)
     build("limits.group_size=1", "instances.limit=3")
     assert len(Bank.open(tmp_path / "bank").view.shards) == 3
     build("limits.group_size=1", "instances.limit=4")
     bank = Bank.open(tmp_path / "bank")
     assert (len(bank), len(bank.view.shards)) == (4, 1)
     packed = bank.fingerprint
-    monkeypatch.setattr("dmoe.commands.build_experts._MANY", 0)
+    monkeypatch.setattr("qa.bank.upkeep._MANY", 0)
     build("limits.group_size=1", "instances.limit=4")  # there is nothing to add
     assert Bank.open(tmp_path / "bank").fingerprint == packed
     bank.view.shards[0].paths[0].write_bytes(b"")  # a damaged shard cannot be packed
