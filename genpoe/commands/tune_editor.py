@@ -123,7 +123,8 @@ def tune(config: DictConfig, backbone: Backbone | None = None) -> dict[str, floa
             with mounted("editor"):
                 editor = open_editor(
                     *(backbone, name, "trial", {"trial": settings}, given["statistics"]),
-                    *(config.seed, partial(example_facts, sets[0], EXAMPLES)),
+                    config.seed,
+                    examples=partial(example_facts, sets[0], EXAMPLES),
                 )
             found = _trial(editor, examined, config.batches)
             kept.append([(key, found)])

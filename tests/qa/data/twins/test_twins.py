@@ -109,7 +109,7 @@ def test_the_roles_are_those_that_the_sentences_give():
         found = 0
         for question in roles.splits[split]:
             text = passage(roles, question).text
-            asked = re.search(name, question.question[1:])[0]
+            asked = re.findall(name, question.question[1:])[0]
             active = re.search(rf"(?:^|\. |spring )({name}) (?!was\b|had\b)\w+ ({name})\.", text)
             passive = re.search(rf"({name}) was (?!by\b)\w+ by ({name})\.", text)
             pairs = [m.groups() for m in (active,) if m] + [
