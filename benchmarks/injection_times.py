@@ -66,7 +66,7 @@ def injection_times_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]
         )
     backbone = instantiate(config.backbone)
     with tempfile.TemporaryDirectory() as folder:
-        tasks = {
+        tasks: dict[str, Task] = {
             **_hypernets(config, backbone),
             **_experts(backbone, settings, Path(folder)),
             "RAG: longer prompt": partial(_longer_prompt, backbone),

@@ -173,7 +173,7 @@ def load_dmoe(
         raise SettingValueError("control", f"control must be null or noise, got {control!r}")
     opened: ExpertKind
     if kind is None:
-        opened = TrainedKind.open(backbone, bank_dir)
+        opened = TrainedKind.open(backbone, bank_dir)  # type: ignore[arg-type]  # it refuses None
     else:
         with mounted("kind"):
             opened = kind(backbone)

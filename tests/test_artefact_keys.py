@@ -60,6 +60,7 @@ from qa.evaluation.pairing import differences
 from qa.evaluation.run_folder import read_run
 from qa.prompts import PROMPT_OF_0_1, build_prompt, prompt_template
 from qa.writing.asking import Asker
+from qa.writing.prompts import Prompt
 from qa.writing.writer import BackboneWriter, WritingRequest
 from retrieval.passage import Passage
 from tests.helpers.tiny import make_backbone, save_backbone
@@ -484,7 +485,7 @@ def test_cells_banks_and_augmentations_of_an_ablation(monkeypatch: pytest.Monkey
     assert Cell({}, config).key != cell
     assert settings_key(config, ["recipe"], prompt_template()) != built
     assert _augmentations(config) == made
-    other = augmentation_prompts.Prompt("Say it again: {passage}")
+    other = Prompt("Say it again: {passage}")
     monkeypatch.setattr(augmentation_prompts, "PAPER_REWRITE", other)
     assert _augmentations(config) != made
 

@@ -6,7 +6,7 @@ Shapes: B rows, b some of them, T tokens, D d_model.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -42,9 +42,11 @@ class NoiseExperts(ActingExperts):
     def _fill(self, rows: Sequence[int], weighted: Sequence[Mapping[str, float]]) -> None:
         self._experts.swap(rows, weighted, [list(row.values()) for row in weighted])
 
-    def watching(self, read: LastRead) -> AbstractContextManager[None]:
+    @contextmanager
+    def watching(self, read: LastRead) -> Iterator[None]:
         """Note what the experts look at."""
-        return self._experts.watching(read)
+        with self._experts.watching(read):
+            yield
 
     @contextmanager
     def attached(self, rows: Tensor | None = None, position: int | None = None) -> Iterator[None]:

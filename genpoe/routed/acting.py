@@ -205,6 +205,7 @@ def _placed(
             wider[tuple(map(slice, old.shape))] = old
             old = wider
         old[rows_b] = 0
-        old[(rows_b, *map(slice, new.shape[1:]))] = new
+        at: tuple[Tensor | slice, ...] = (rows_b, *map(slice, new.shape[1:]))
+        old[at] = new
         placed[name] = old
     return some.with_tensors(placed)

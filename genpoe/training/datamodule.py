@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from genpoe.training.examples import Examples
 from genpoe.training.sampler import GroupedBatchSampler
@@ -24,10 +24,12 @@ from qa.data.dataset import QADataset, check_disjoint, drop_overlap
 
 log = logging.getLogger(__name__)
 
+_Batch = TypeVar("_Batch")
+
 _PASSAGES_AT_ONCE = 64  # passages in a batch of `passage_batches`
 
 
-class BatchLoader:
+class BatchLoader(Generic[_Batch]):
     """Iterates over the batches of a sampler, beginning where the trainer stands.
 
     This is no subclass of ``DataLoader``, so that Lightning does not replace or advance the
@@ -44,14 +46,14 @@ class BatchLoader:
 
     def __init__(
         self,
-        examples: Examples,
+        examples: Dataset[_Batch],
         sampler: GroupedBatchSampler,
         position: Callable[[], tuple[int, int]],
         num_workers: int = 0,
     ) -> None:
         self._sampler = sampler
         self._position = position
-        self._loader: DataLoader[dict[str, Any]] = DataLoader(
+        self._loader: DataLoader[_Batch] = DataLoader(
             examples,
             batch_size=None,  # the sampler's items are whole batches
             sampler=sampler,
@@ -64,7 +66,7 @@ class BatchLoader:
     def __len__(self) -> int:
         return len(self._sampler)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[_Batch]:
         # This is a generator because Lightning may ask for an iterator before it has restored its
         # progress.
         self._sampler.seek(*self._position())
@@ -169,7 +171,7 @@ class QADataModule(LightningDataModule):
         else:
             self._trainer().limit_val_batches = 0
 
-    def train_dataloader(self) -> BatchLoader:
+    def train_dataloader(self) -> BatchLoader[dict[str, Any]]:
         """Shuffled batches, beginning after the last one that was trained on."""
         trainer = self._trainer()
         sampler = self._sampler(self.train_split, True, trainer.world_size, trainer.global_rank)
@@ -188,7 +190,7 @@ class QADataModule(LightningDataModule):
         log_every_epoch(trainer, len(sampler))
         return self._loader(self.train_split, sampler, position)
 
-    def val_dataloader(self) -> BatchLoader:
+    def val_dataloader(self) -> BatchLoader[dict[str, Any]]:
         """The batches of validation, which are the same every time.
 
         Raises:
@@ -291,10 +293,8 @@ class QADataModule(LightningDataModule):
     def _prepare(self, split: str, limit: int | None) -> Examples:
         if split not in self._examples:
             rag = self.rag_fraction if split == self.train_split else 0.0
-            choice = (limit, self.seed, rag, self.gold_passages)
-            self._examples[split] = Examples(
-                self.dataset, split, self.tokenizer, *self.max_tokens, *choice
-            )
+            given = (self.dataset, split, self.tokenizer, *self.max_tokens)
+            self._examples[split] = Examples(*given, limit, self.seed, rag, self.gold_passages)
         return self._examples[split]
 
     def _sampler(
@@ -314,7 +314,7 @@ class QADataModule(LightningDataModule):
 
     def _loader(
         self, split: str, sampler: GroupedBatchSampler, position: Callable[[], tuple[int, int]]
-    ) -> BatchLoader:
+    ) -> BatchLoader[dict[str, Any]]:
         return BatchLoader(self._examples[split], sampler, position, self.num_workers)
 
     def _trainer(self) -> Trainer:

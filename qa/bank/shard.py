@@ -201,7 +201,8 @@ def parse_head(path: Path, head: bytes, entry: ShardEntry, layout: Layout) -> Re
             parts.append(np.frombuffer(head, _DTYPES[tag], math.prod(shape), start).reshape(shape))
             start += parts[-1].nbytes
         ends = parts[5] if layout.row_bytes is None else np.empty(0, np.int64)
-        records = Records(*parts[:5], ends)
+        keys, id_ends, ids, passages, digests = parts[:5]
+        records = Records(keys, id_ends, ids, passages, digests, ends)
         rising = bool((np.diff(ends, prepend=0) >= 0).all())
         total = _total(layout, there, ends)
         if rising and head[:length] == _header(columns, layout, there, total):

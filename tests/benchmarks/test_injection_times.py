@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hydra.utils import instantiate
 
 from backbone.edits import state_hash
 from benchmarks import injection_times
@@ -25,7 +26,7 @@ SMALL = (
 @pytest.fixture
 def backbone(monkeypatch):
     made = make_backbone(max_position_embeddings=2048)
-    build = injection_times.instantiate
+    build = instantiate
     monkeypatch.setattr(
         injection_times,
         "instantiate",

@@ -30,6 +30,7 @@ def test_the_weights_are_those_of_the_decoding_that_wrote_the_answer(tiny_backbo
         with genpoe.injected(PASSAGES[:2]), torch.inference_mode():
             logits = tiny_backbone.model(torch.tensor([ids]), use_cache=False).logits[0, -1]
             looked = genpoe.expert_layer.looked
+        assert looked is not None
         assert tokenizer.decode([int(logits.argmax())]) == token
         assert found.null[number] == pytest.approx(float(looked.null_NT[0, -1]), abs=1e-5)
         for k, passage in enumerate(PASSAGES[:2]):

@@ -29,6 +29,7 @@ CONF = ROOT / "conf"
 EDITED_LAYERS = {
     "method=ultraedit": "editor.recipes.tuned.layers=[0,1]",
     "method=grace": "editor.recipes.tuned.layer=1",
+    "method=mend": "editor.recipes.tuned={layers: [1], rank: 4}",
 }
 BIOS = (
     *("data.train_entities=8", "data.dev_entities=4", "data.distractor_entities=2"),

@@ -105,10 +105,12 @@ def _counterfact_row(row: Mapping[str, Any], where: str, _: int) -> _Row:
     if type(id) is not int:
         raise DataError(f"{where}: 'case_id' must be a whole number, got {describe(id)}; add it")
     keys = ("prompt", "target_new", "subject", "rephrase_prompt", "locality_prompt")
-    texts = [text_field(row, key, where).strip() for key in keys]
+    prompt, target, subject, rephrasing, asked = (
+        text_field(row, key, where).strip() for key in keys
+    )
     truth = text_field(row, "ground_truth", where)
     local = text_field(row, "locality_ground_truth", where)
-    return _Row(f"counterfact-{id}", *texts, locality_answer=local, truths=(truth,))
+    return _Row(f"counterfact-{id}", prompt, target, subject, rephrasing, asked, local, (truth,))
 
 
 def _zsre_row(row: Mapping[str, Any], where: str, number: int) -> _Row:
@@ -135,7 +137,9 @@ def _fact_set(name: str, kind: type[Question], rows: Mapping[str, list[_Row]]) -
     if any(left_out.values()):
         said = ", ".join(f"{count} {why}" for why, count in left_out.items())
         log.info("%s: rows left out: %s", name, said)
-    splits, facts, passages = {}, {}, {}
+    splits: dict[str, list[Question]] = {}
+    facts: dict[str, list[Fact]] = {}
+    passages: dict[str, Passage] = {}
     for split, each in kept.items():
         asked = [_question(kind, row.id, row.prompt, row) for row in each]
         again = [_question(kind, f"{row.id}-r", row.rephrasing, row) for row in each]

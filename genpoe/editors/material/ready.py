@@ -21,6 +21,7 @@ class Material(Protocol):
 
     def prepare(self, passages: Sequence[Passage]) -> None:
         """Make the facts of passages ahead, on the model as it is now; by default, they exist."""
+        return
 
     def facts(self, passage: Passage, asked: Question) -> tuple[list[Fact], int]:
         """The facts of a passage without the question that is asked, and how many it left out."""

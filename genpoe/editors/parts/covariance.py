@@ -194,11 +194,11 @@ def measure_covariances(
     counts = [sum(map(len, part)) for part in halves]
     matrices = {place.layer: (half[place][0] + half[place][1]) / tokens for place in places}
     some = [row[:_BEGINNING] for row in rows[:_EDITS]]
-    keys = read_inputs(backbone, places, make_rows(backbone, some, [[]] * len(some)))
+    read = read_inputs(backbone, places, make_rows(backbone, some, [[]] * len(some)))
     last = torch.arange(len(some)), torch.tensor([len(row) - 1 for row in some])
     gates = {
         place.layer: _gates(
-            matrices[place.layer], half[place], counts, keys[place][last].double().cpu().T, weight
+            matrices[place.layer], half[place], counts, read[place][last].double().cpu().T, weight
         )
         for place in places
     }

@@ -9,6 +9,8 @@ Shapes: N rows, T tokens, P tokens before the ends, S tokens of the ends, D d_mo
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -106,9 +108,12 @@ class Tails:
         before = before.clamp(min=0)
         cache = DynamicCache(config=split.backbone.model.config)
         split.above(states[every, before], self._seen, before, cache)
-        kept = [(each.keys, each.values) for each in cache.layers if each.is_initialized]
+        layers: Any = cache.layers
+        kept: list[tuple[Tensor, Tensor]] = [
+            (each.keys, each.values) for each in layers if each.is_initialized
+        ]
         # The layers below are not computed, but the first one says how long the cache is.
-        self._kept = [kept[0]] * (len(cache.layers) - len(kept)) + kept
+        self._kept = [kept[0]] * (len(layers) - len(kept)) + kept
 
     def hidden(self, delta: Tensor | None = None) -> Tensor:
         """Final hidden states ``[N, S, D]``.

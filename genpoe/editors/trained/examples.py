@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 OWN, REPHRASED, LOCALITY = range(3)  # the kinds of rows of a fact
 
+_FactRows = tuple[tuple[list[int], list[int]], ...]  # prompt and target of each kind of row
+
 
 def question_facts(dataset: QADataset, split: str, rephrased: Sequence[str] = ()) -> list[Fact]:
     """The facts of a split's questions; other splits about the same facts give rephrasings.
@@ -98,7 +100,7 @@ class EditExamples(Dataset[Tensor]):
         self.backbone = backbone
         chance = random.Random(seed)
         self.facts: list[Fact] = []
-        self._rows: list[tuple[tuple[list[int], list[int]], ...]] = []
+        self._rows: list[_FactRows] = []
         for fact in facts:
             own = encode_fact(backbone, fact)
             asked, stays = (
@@ -108,7 +110,11 @@ class EditExamples(Dataset[Tensor]):
                     fact.locality[0] if fact.locality else _other(facts, fact, chance).prompt,
                 )
             )
-            rows = (own.prompt_ids, own.target_ids), (asked, own.target_ids), (stays, [])
+            rows: _FactRows = (
+                (own.prompt_ids, own.target_ids),
+                (asked, own.target_ids),
+                (stays, []),
+            )
             if max(len(prompt) + len(target) for prompt, target in rows) <= max_tokens:
                 self.facts.append(fact)
                 self._rows.append(rows)
@@ -218,14 +224,14 @@ class EditData(LightningDataModule):
         if not self._held_out:
             self._trainer().limit_val_batches = 0
 
-    def train_dataloader(self) -> BatchLoader:
+    def train_dataloader(self) -> BatchLoader[Tensor]:
         """Shuffled batches, beginning after the last one that was trained on."""
         trainer = self._trainer()
         sampler = self._sampler(self.training, True)
         log_every_epoch(trainer, len(sampler))
         return BatchLoader(self.examples, sampler, lambda: trained(trainer))
 
-    def val_dataloader(self) -> BatchLoader:
+    def val_dataloader(self) -> BatchLoader[Tensor]:
         """The batches of validation, which are the same every time."""
         held_out = range(len(self.training), len(self.examples))
         return BatchLoader(self.examples, self._sampler(held_out, False), lambda: (0, 0))

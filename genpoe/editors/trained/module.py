@@ -194,7 +194,7 @@ class EditorModule(LightningModule):
         """Adam, with a learning rate of their own for the logarithms of eta and lambda."""
         settings, steps = self.networks.settings, self.networks.step_parameters
         own = [p for p in self.networks.parameters() if all(p is not each for each in steps)]
-        groups = [{"params": own}, {"params": steps, "lr": settings.eta_lr}]
+        groups: list[dict[str, Any]] = [{"params": own}, {"params": steps, "lr": settings.eta_lr}]
         return torch.optim.Adam(groups, lr=settings.lr)
 
     def on_fit_start(self) -> None:

@@ -130,6 +130,8 @@ class EditNetworks(nn.Module, ABC):
     NAME: ClassVar[str]
     _OUTSIDE: ClassVar[bool]
 
+    counts: Tensor
+
     def __init__(self, backbone: Backbone, settings: TrainedSettings, seed: int = 0) -> None:
         super().__init__()
         self.settings = settings

@@ -216,7 +216,7 @@ def test_kinds_are_not_mixed_up(genpoe: GenPoE, bank: CodeBank, tmp_path: Path) 
         CodeBank.open(experts.path)
     for one, other in ((bank, experts.path), (experts, bank.path)):
         with pytest.raises(BankError, match="expected a bank of"):
-            merge(one, other)  # type: ignore[type-var]
+            merge(one, other)
     manifest = bank.path / "manifest.json"
     content = manifest.read_text().replace('"kind": "codes"', '"kind": "songs"')
     for path in (manifest, bank.path / "manifest.copy.json"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -46,7 +48,7 @@ def weights(folder):
 
 def opened(backbone, folder, name="mend", **changes):
     config = config_for(folder, name).editor
-    values = OmegaConf.to_container(config)
+    values: Any = OmegaConf.to_container(config)
     values |= {"seed": 0, "ckpt_path": str(folder / "checkpoints" / "last.ckpt")}
     values["recipes"]["tuned"] |= changes
     return open_editor(backbone, **values)
@@ -105,7 +107,7 @@ def test_what_is_opened_must_fit(whole, tmp_path):
         opened(backbone, whole, "malmen")
     with pytest.raises(BackboneMismatchError, match="the checkpoint was trained with the backbone"):
         opened(make_backbone(seed=1), whole)
-    values = {"recipes": {"tuned": {"layers": [1]}}, "recipe": "tuned"}
+    values: dict[str, Any] = {"recipes": {"tuned": {"layers": [1]}}, "recipe": "tuned"}
     with pytest.raises(SettingValueError, match=r"got ckpt_path=null; set ckpt_path to .*=malmen"):
         open_editor(backbone, "malmen", **values)
 
@@ -153,5 +155,6 @@ def test_other_splits_give_rephrasings():
         assert question.question in again
         assert again != fact.prompt
         assert (fact.target,) == question.answers
+        assert fact.subject is not None
         assert fact.subject in fact.prompt
     assert question_facts(data, "dev")[0].rephrasings == ()

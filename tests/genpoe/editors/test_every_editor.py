@@ -75,7 +75,7 @@ def hooked(backbone):
 
 
 def test_edits_are_made_true_and_taken_back_to_the_bit(backbone, editor):
-    """Complaint 3: the edited model is another one, and only while it is edited."""
+    """The edited model is another one, and only while it is edited."""
     before = state_hash(backbone)
     with torch.inference_mode():  # as while questions are answered
         for _ in range(TURNS.get(editor.name, 1)):
@@ -138,7 +138,7 @@ def test_an_interruption_between_two_layers_leaves_nothing(backbone, monkeypatch
 
 
 def test_the_second_run_in_a_process_is_the_first_one(backbone, editor):
-    """Complaint 4: nothing is left of an earlier run."""
+    """Nothing is left of an earlier run."""
 
     def run(one):
         one.edit(new_facts(1))
@@ -150,7 +150,7 @@ def test_the_second_run_in_a_process_is_the_first_one(backbone, editor):
 
 
 def test_an_empty_batch_changes_nothing(backbone, editor):
-    """Complaint 2: a stream of empty edits."""
+    """A stream of empty edits."""
     before = state_hash(backbone)
     for _ in range(3):
         assert editor.edit([]).ids == ()
@@ -176,7 +176,7 @@ def test_bad_facts_are_refused_before_anything_is_done(backbone, editor, monkeyp
 
 
 def test_a_loss_that_is_not_finite_stops_the_edit(backbone, editor, monkeypatch):
-    """Complaint 8: the first value that is not finite is an error, which names the edit."""
+    """The first value that is not finite is an error, which names the edit."""
     monkeypatch.setattr(
         "genpoe.editors.parts.rows.functional.cross_entropy",
         lambda logits, labels, reduction: logits.gather(1, labels[:, None])[:, 0] * math.nan,
@@ -225,7 +225,7 @@ def test_bfloat16_has_a_master_copy():
 
 
 def test_an_edit_that_changes_nothing_is_an_error(backbone, monkeypatch):
-    """Complaint 3: there is no edit without a change."""
+    """There is no edit without a change."""
     editor = MAKERS["ultraedit"](backbone)
     monkeypatch.setattr(
         editor, "update", lambda place, inputs, gradients: torch.zeros(place.weight.shape).double()
@@ -236,7 +236,7 @@ def test_an_edit_that_changes_nothing_is_an_error(backbone, monkeypatch):
 
 
 def test_a_loss_that_stands_still_is_said(backbone):
-    """Complaint 12."""
+    """What did not get better is named."""
     value = replace(VALUE, steps=2, lr=1e-9)
     editor = ROME(backbone, ROMESettings(0, value=value))
     with editor.edited(new_facts()) as report:

@@ -98,7 +98,7 @@ def test_a_key_hits_itself_and_nothing_happens_outside(backbone):
 
 
 def test_the_same_tokens_with_and_without_a_cache(backbone):
-    """Complaint 13: the query is taken once, when the prompt is read."""
+    """The query is taken once, when the prompt is read."""
     facts = [home_of("Tova Blick", "old town by the sea"), home_of("Ann Oakes", "quick fox")]
     editor = GRACE(backbone, GRACESettings(0, radius=0.05, steps=30))
     editor.edit(facts)

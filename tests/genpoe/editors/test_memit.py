@@ -204,7 +204,7 @@ def test_alphaedit_is_its_closed_form(square, monkeypatch):
         matrix = sums[layer] @ projected + 0.3 * torch.eye(32).double()
         return residuals @ keys.T @ projected @ torch.linalg.inv(matrix)
 
-    for _ in range(2):  # complaint 4: nothing of the first run is left in the second
+    for _ in range(2):  # nothing of the first run is left in the second
         for layer in sums:
             sums[layer].zero_()
         for facts in batches:

@@ -47,7 +47,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 def section(name) -> Any:
-    config = OmegaConf.load(CONF / "editor" / f"{name}.yaml")
+    config: Any = OmegaConf.load(CONF / "editor" / f"{name}.yaml")
     config.seed = 0
     for key, value in {"ckpt_path": None, "cache_dir": "nowhere"}.items():
         if key in config:

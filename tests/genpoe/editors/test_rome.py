@@ -41,7 +41,7 @@ def square():
 @pytest.mark.parametrize("keys", ["mean", "released"])
 @pytest.mark.parametrize("adjust", [False, True])
 def test_rome_is_its_closed_form(square, monkeypatch, keys, adjust):
-    """Complaint 11: W' k = v* at the one key that is used throughout."""
+    """W' k = v* at the one key that is used throughout."""
     backbone, statistics = square
     found: list[Value] = []
     optimise = ValueProblem.optimise

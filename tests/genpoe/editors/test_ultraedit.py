@@ -72,7 +72,7 @@ def test_ultraedit_is_its_closed_form():
 
 
 def test_the_size_of_a_pass_changes_nothing():
-    """Complaint 5: one by one or eight at once."""
+    """One by one or eight at once."""
     found = []
     for size in (1, 8):
         backbone = square()

@@ -14,6 +14,7 @@ from dmoe.decoding.steps import Routing
 from dmoe.decoding.trigger import ConstantTrigger, FirstTrigger, NewToken, RandomTrigger
 from dmoe.method import DMoEMethod
 from genpoe.hypernet.mean import MeanSettings
+from genpoe.hypernet.reader import ReaderHypernet
 from genpoe.method import GenPoEMethod
 from genpoe.model import GenPoE
 from genpoe.routed import CodesOnDemand, GeneratedKind
@@ -80,7 +81,9 @@ def obvious(genpoe, routing, input, max_new_tokens, answer=None):
         ``(id, uncertainty, experts, nll)`` for each token.
     """
     tokenizer = genpoe.backbone.tokenizer
-    prompt, hits, new, rows = tokenizer(input.prompt)["input_ids"], [], [], []
+    prompt, rows = tokenizer(input.prompt)["input_ids"], []
+    hits: list[Hit] = []
+    new: list[int] = []
     given = answer and encode_answer(tokenizer, answer)
 
     def read():
@@ -208,10 +211,12 @@ def test_routed_at_the_first_token_it_is_genpoe(make, tiny_backbone, tmp_path):
 
 def test_a_gate_that_is_shut_is_the_backbone(tiny_backbone):
     genpoe = make_reader(tiny_backbone)
+    reader = genpoe.hypernet
+    assert isinstance(reader, ReaderHypernet)
     with torch.no_grad():
-        genpoe.hypernet.gate.weight.zero_()
-        genpoe.hypernet.gate.bias.fill_(-1)
-        genpoe.hypernet.common.down1.zero_()
+        reader.gate.weight.zero_()
+        reader.gate.bias.fill_(-1)
+        reader.common.down1.zero_()
     routing = make_routing(make_kind(genpoe), ConstantTrigger(True))
     shut = list(DMoEDecoder(tiny_backbone, routing).stream(INPUTS, 6))
     plain = list(DMoEDecoder(tiny_backbone, make_never(routing)).stream(INPUTS, 6))

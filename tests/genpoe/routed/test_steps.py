@@ -8,6 +8,7 @@ import torch
 
 from backbone.final_ffn import Residual
 from genpoe.experts import Around
+from genpoe.hypernet.reader import ReaderHypernet
 from genpoe.routed.steps import ReaderInSteps
 from qa.acting import LastRead
 from tests.helpers.tiny_reader import make_reader
@@ -25,6 +26,7 @@ def read(ids, mask, upto, positions=1):
 def test_the_questions_part_of_the_query_is_as_if_it_were_computed_anew(tiny_backbone):
     genpoe = make_reader(tiny_backbone)
     reader = genpoe.hypernet
+    assert isinstance(reader, ReaderHypernet)
     rows = [tiny_backbone.tokenizer(text)["input_ids"] for text in TEXTS]
     length = min(map(len, rows))
     ids = torch.tensor([row[-length:] for row in rows])
@@ -38,9 +40,12 @@ def test_the_questions_part_of_the_query_is_as_if_it_were_computed_anew(tiny_bac
             found = steps.asked(read(ids, mask, upto))
             kept += found is before
             fresh = reader.asked(Around(ids[:, :upto], mask[:, :upto], ()), 1)
+            assert fresh is not None
             torch.testing.assert_close(found, fresh)
             seen.append(fresh)
-        assert steps.asked(read(ids, mask, length, 4)).shape[1] == 4
+        several = steps.asked(read(ids, mask, length, 4))
+        assert several is not None
+        assert several.shape[1] == 4
         again = steps.asked(read(ids, mask, length))
         torch.testing.assert_close(again, fresh)
     assert 3 < kept < length - 8
@@ -48,7 +53,9 @@ def test_the_questions_part_of_the_query_is_as_if_it_were_computed_anew(tiny_bac
 
 
 def test_the_one_map_is_the_two(tiny_backbone):
-    writer = make_reader(tiny_backbone).hypernet.writer
+    reader = make_reader(tiny_backbone).hypernet
+    assert isinstance(reader, ReaderHypernet)
+    writer = reader.writer
     read_MD, stream, output = torch.randn(3, 5, tiny_backbone.d_model)
     torch.testing.assert_close(
         writer(read_MD, stream, output, writer.whole()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -64,8 +65,9 @@ def one_by_one(monkeypatch):
 
 
 def interrupt(split, folder):
+    counted: Any = Counted(split, 2)
     with pytest.raises(KeyboardInterrupt):
-        frozen_states(Counted(split, 2), SEQUENCES, 1, folder)
+        frozen_states(counted, SEQUENCES, 1, folder)
     (part,) = folder.glob(".*.building")
     assert not list(folder.glob("[!.]*"))  # nothing that could be taken for complete
     return part
@@ -76,7 +78,7 @@ def test_an_interrupted_computation_goes_on(tmp_path, tiny_backbone):
     split = SplitBackbone(tiny_backbone, 1)
     whole = frozen_states(split, SEQUENCES, 1, tmp_path / "whole").flat_TD
     part = interrupt(split, tmp_path / "killed")
-    again = Counted(split)
+    again: Any = Counted(split)
     states = frozen_states(again, SEQUENCES, 1, tmp_path / "killed")
     assert again.batches == 1  # the one at which it was interrupted
     assert torch.equal(states.flat_TD, whole)
@@ -89,7 +91,7 @@ def test_a_mark_that_does_not_fit_begins_again(tmp_path, tiny_backbone, mark):
     split = SplitBackbone(tiny_backbone, 1)
     part = interrupt(split, tmp_path)
     (part / "done.json").write_text(mark)
-    again = Counted(split)
+    again: Any = Counted(split)
     frozen_states(again, SEQUENCES, 1, tmp_path)
     assert again.batches == 3
 

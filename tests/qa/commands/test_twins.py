@@ -10,6 +10,8 @@ from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import DataError, read_jsonl
 from qa.commands import twins
 from qa.commands.twins import twins_command
+from qa.evaluation.run_folder import read_run
+from qa.prompts import encode_passage
 from tests.helpers.small_world import composed
 from tests.helpers.tiny import make_backbone, save_backbone
 
@@ -51,7 +53,7 @@ def test_the_shares_are_those_of_the_scores(given, tmp_path, monkeypatch):
         "wrong": iter([3, 4, 2, 2, 1, 1] + [4] * 4),
     }
     em = iter([1, 1, 0, 1, 0, 0, 1, 1, 0, 0])
-    plain = twins.read_run
+    plain = read_run
 
     def read(path):
         run = plain(path)
@@ -67,7 +69,7 @@ def test_the_shares_are_those_of_the_scores(given, tmp_path, monkeypatch):
 
 
 def test_pairs_that_differ_in_their_tokens_are_left_out(given, tmp_path, caplog, monkeypatch):
-    plain = twins.encode_passage
+    plain = encode_passage
 
     def encoded(tokenizer, passage, limit):
         more = [0] if passage.id == "twins-test-00001a" else []

@@ -22,8 +22,10 @@ def test_examples_of_bios_are_training_facts_with_another_phrasing():
     for fact in facts:
         assert fact.prompt in asked
         assert fact.locality[0] in asked - {fact.prompt}
+        assert fact.subject is not None
         assert fact.subject in fact.rephrasings[0]
         assert fact.rephrasings[0] != fact.prompt
+        assert fact.passage_id is not None
         assert fact.target in data.passages[fact.passage_id].text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from tests.helpers.tiny import make_backbone
 # Set QA_DATA to a folder that holds `editing/`.
 DATA = Path(os.environ.get("QA_DATA", Path(__file__).parents[5] / "shared" / "data")) / "editing"
 
-ROW = {
+ROW: dict[str, Any] = {
     "case_id": 7,
     "prompt": "Ann Oakes was born in",
     "target_new": "Lisbon",
@@ -31,7 +32,7 @@ ROW = {
     "locality_prompt": "Ulf Brand was born in",
     "locality_ground_truth": "Porto",
 }
-ASKED = {
+ASKED: dict[str, Any] = {
     "src": "Where was Ann Oakes born?",
     "alt": "Lisbon",
     "subject": "Ann Oakes",
@@ -140,7 +141,7 @@ def test_a_bad_line_of_zsre_is_named_with_its_key(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}; set QA_DATA")
 def test_no_blank_is_lost_in_any_published_row():
-    """Complaint 6: labels are the target behind a blank, and the subject is never first."""
+    """Labels are the target behind a blank, and the subject is never first."""
     backbone = make_backbone()
     sets = [load_counterfact(DATA), load_zsre(DATA)]
     assert [len(each.facts["test"]) for each in sets] == [2993, 488]
@@ -148,6 +149,7 @@ def test_no_blank_is_lost_in_any_published_row():
         labels = encode_fact(backbone, fact).target_ids
         assert decode(backbone.tokenizer, labels[:-1]) == f" {fact.target}"
         assert labels[-1] == backbone.tokenizer.eos_token_id
+        assert fact.subject is not None
         assert last_token_of(backbone, fact.prompt, fact.subject) > 1
     texts = [{f.prompt for f in sets[0].facts[split]} for split in ("train", "test")]
     assert texts[0].isdisjoint(texts[1])

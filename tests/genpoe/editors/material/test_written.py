@@ -93,7 +93,7 @@ def test_every_editor_gets_the_same_facts_and_nothing_is_asked_twice(tmp_path):
 
 def test_a_refused_passage_has_no_facts(tmp_path):
     writer = Scripted()
-    writer.write = lambda requests: [RefusedError("too long")] * len(requests)
+    writer.write = lambda requests: [RefusedError("too long")] * len(requests)  # type: ignore[method-assign]
     assert written(tmp_path, writer).facts(PASSAGE, OTHER) == ([], 0)
 
 
@@ -117,6 +117,7 @@ def test_a_last_token_is_that_of_the_question():
     question = "Where is the old town?"
     subject, source = find_subject(question, "", "")
     prompt = build_prompt(question)
+    assert subject is not None
     position = last_token_of(backbone, prompt, subject)
     start = backbone.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"][position]
     assert (source, start[1]) == ("last", prompt.index("?") + 1)

@@ -1,4 +1,4 @@
-"""Covariances by definition, their file, and what they refuse (complaints 9 and 10)."""
+"""Covariances by definition, their file, and what they refuse."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_factors_are_the_gradient_of_the_weight(family):
 
 
 def test_neither_order_nor_padding_changes_the_factors():
-    """Complaint 5: alone or in a batch, padded left or right, and with the padding in a prompt."""
+    """Alone or in a batch, padded left or right, and with the padding in a prompt."""
     backbone = double("llama")
     facts = [encode_fact(backbone, fact) for fact in taught_facts()[:4]]
     facts[2].prompt_ids[3] = backbone.tokenizer.pad_token_id  # the end of the sequence as well

@@ -22,7 +22,7 @@ from tests.helpers.tiny import make_backbone, make_tokenizer
 
 
 def test_labels_are_the_target_behind_a_blank_and_the_end(tiny_backbone):
-    """Complaints 6 and 7: no blank is lost, and no special token stands among the labels."""
+    """No blank is lost, and no special token stands among the labels."""
     fact = Fact("a", "Tova Blick lives in", "Lisbon {} old", "Tova Blick")
     encoded = encode_fact(tiny_backbone, fact)
     assert encoded.target_ids[-1] == tiny_backbone.tokenizer.eos_token_id

@@ -137,7 +137,7 @@ def test_states_below_the_edited_layers_change_nothing(tmp_path, no_sync):
 
 
 def test_a_value_that_is_not_finite_stops_the_training_and_is_named(monkeypatch):
-    """Complaint 8."""
+    """The first value that is not finite stops the training."""
     backbone = make_backbone()
     networks = MENDNetworks(backbone, TrainedSettings([0, 1], rank=4, edits=4))
     count = iter(range(100))
@@ -164,7 +164,7 @@ def test_statistics_of_a_model_that_is_not_finite_are_refused():
 
 @pytest.mark.parametrize("kind", BOTH)
 def test_the_first_meta_gradient_is_not_zero(kind, monkeypatch):
-    """Complaint 8."""
+    """A network whose first gradient is zero would never learn."""
     backbone = make_backbone()
     settings = TrainedSettings([0, 1], rank=4, edits=4, normalise=False)
     networks = kind(backbone, settings)

@@ -149,7 +149,7 @@ def test_what_is_learnt_begins_with_a_gradient(square):
 
 @pytest.mark.parametrize(("kind", "editor"), [(MENDNetworks, MEND), (MALMENNetworks, MALMEN)])
 def test_an_edit_adds_the_update(kind, editor, square):
-    """Complaint 5 as well: alone or in a batch. The first token never counts."""
+    """Alone or in a batch, the factors are equal. The first token never counts."""
     networks = spread(networks_of(kind, square, tokens="all", edits=2))
     copies = [p.weight.clone() for p in networks.places]
     before = state_hash(square)
