@@ -127,7 +127,7 @@ def test_help_shows_the_settings_of_what_is_chosen(answers: dict[str, Answer]) -
     assert "  trigger.threshold=2.0  the threshold tau, nats (DMoE sec. 4.3)" in lines
     assert "  reranker=none                    bge_gemma | bge_m3 | minilm | none" in lines
     titles = (
-        "method=dmoe  The experts",
+        "method=dmoe  Experts of",
         "trigger=uncertainty  Experts",
         "backbone=smollm2_135m  Smol",
     )
