@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from backbone.model import Backbone
-from genpoe.editors.material import FactSet
+from genpoe.editors.material import FactSet, example_facts
+from genpoe.editors.method import EXAMPLES
 from genpoe.editors.parts.facts import Fact, read_facts
 from genpoe.editors.recipes import open_editor
 from genpoe.sequential.learners import Learner
@@ -28,6 +30,7 @@ from plumbing.mounts import SettingValueError, mounted
 from plumbing.output import show
 from plumbing.settings import check_types
 from plumbing.storage.files import sha256_of
+from plumbing.storage.manifest import MANIFEST
 from qa.data.dataset import QADataset
 
 log = logging.getLogger(__name__)
@@ -129,9 +132,10 @@ def run_one(config: DictConfig, backbone: Backbone | None = None) -> dict[str, A
     sizes = StreamSettings(**{field.name: config[field.name] for field in fields(StreamSettings)})
     scores = ScoreSettings(**{field.name: config[field.name] for field in fields(ScoreSettings)})
     settings = RunSettings(scores, config.k, config.temperature, config.batch_size, config.health)
-    stream = make_stream(instantiate(config.data), source, sizes)
+    data = instantiate(config.data)
+    stream = make_stream(data, source, sizes)
     backbone = backbone or instantiate(config.backbone)
-    learner = open_learner(config, backbone)
+    learner = open_learner(config, backbone, data)
     if learner.finds_passages or scores.rag:
         _check_distractors(stream)
     folder = Path(config.paths.output_dir)
@@ -140,7 +144,7 @@ def run_one(config: DictConfig, backbone: Backbone | None = None) -> dict[str, A
     return write_run_report(folder, config.seed)
 
 
-def open_learner(config: DictConfig, backbone: Backbone) -> Learner:
+def open_learner(config: DictConfig, backbone: Backbone, data: QADataset) -> Learner:
     """The editor that the configuration names, or else the method.
 
     The experts of DMoE are those of a bank that was built before. Each is trained by itself, so it
@@ -153,7 +157,9 @@ def open_learner(config: DictConfig, backbone: Backbone) -> Learner:
         return Learner.of_method(instantiate(config.method, backbone=backbone, rag=always))
     editor: Any = OmegaConf.to_container(config.editor, resolve=True)
     with mounted("editor"):
-        return Learner.of_editor(open_editor(backbone, **editor), config.max_new_tokens)
+        examples = partial(example_facts, data, EXAMPLES)
+        opened = open_editor(backbone, **editor, examples=examples)
+    return Learner.of_editor(opened, config.max_new_tokens)
 
 
 def make_stream(data: QADataset, source: StreamSource, sizes: StreamSettings) -> Stream:
@@ -186,7 +192,13 @@ def _made_with(config: DictConfig, backbone: Backbone) -> dict[str, Any]:
     """What decides the numbers of a run, besides its stream."""
     part = config.method if config.get("editor") is None else config.editor
     method = OmegaConf.to_container(part, resolve=True)
-    found: dict[str, Any] = {"method": method, "backbone": backbone.fingerprint}
+    found: dict[str, Any] = {
+        "method": method,
+        "backbone": backbone.fingerprint,
+        "max_new_tokens": config.max_new_tokens,
+    }
+    if isinstance(method, dict) and (folder := method.get("statistics")) is not None:
+        found["statistics"] = sha256_of(Path(folder) / MANIFEST)
     if config.ckpt_path is not None:
         found["checkpoint"] = sha256_of(Path(config.ckpt_path))
     return found

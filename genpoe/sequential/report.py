@@ -114,7 +114,7 @@ def metrics_of(run: StreamRun, seed: int = 0) -> dict[str, Any]:
         matrix = run.cells(kind)
         some = matrix_metrics(matrix, run.batches)
         some |= paired_states(rows, run.batches, kind, seed)
-        if kept := retention(some):
+        if (kept := retention(some)) is not None:
             some["retention/em"] = kept
         last = [cell for (state, _), cell in matrix.items() if state == run.batches]
         if last and all("recall" in cell for cell in last):
@@ -158,14 +158,22 @@ def _extra(run: StreamRun, kind: str) -> dict[str, float]:
 
 
 def _seconds(run: StreamRun) -> dict[str, float]:
-    """How long an edit took: the median, and the 95th percentile, of the batches' means."""
+    """How long an edit took: the median, and the 95th percentile, of the batches' means.
+
+    An edit is an entry of the stream, whether it is one passage or several facts.
+    """
     batches = [state["edit"] for state in run.states[1:]]
-    each = [one["seconds"] / len(one["ids"]) for one in batches if one.get("ids")]
+    each = [
+        one["seconds"] / len(targets)
+        for one, targets in zip(batches, run.targets, strict=True)
+        if one.get("ids")
+    ]
     found = {}
     if each:
         found["seconds_per_edit"] = median(each)
         found["seconds_per_edit_p95"] = float(np.quantile(each, 0.95))
-        found["edits"] = float(sum(len(one["ids"]) for one in batches))
+        found["edits"] = float(sum(len(targets) for targets in run.targets))
+        found["edit_facts"] = float(sum(len(one["ids"]) for one in batches))
         found["edits_stuck"] = float(sum(len(one["stuck"]) for one in batches))
     for name in ("not_applicable", "left_out"):
         found[f"edits_{name}"] = float(sum(state.get(name, 0) for state in run.states))

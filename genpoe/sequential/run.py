@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 MADE_WITH, STREAM, BASE, STATES = "made_with.json", "stream.jsonl", "base.json", "states"
 RESTORED = "restored.json"
+_RESTORING = "restoring.json"  # where the journal was when all edits began to be taken back
 _FIRST_TOKENS = "first_tokens.safetensors"
 
 
@@ -226,7 +227,11 @@ class _Run:
         path = self.folder / RESTORED
         if path.is_file():
             return
+        begun = self.folder / _RESTORING
+        if begun.is_file():  # a kill came between the two rollbacks
+            journal.rollback(json.loads(begun.read_text(encoding="utf-8"))["head"])
         head, final = journal.head, journal.log()[-1].weights if journal.log() else None
+        write_json(begun, {"head": head})
         watch = Stopwatch()
         journal.rollback(START)
         restored = journal.hashes()
@@ -242,6 +247,7 @@ class _Run:
                 "restore_seconds": seconds,
             },
         )
+        begun.unlink()
 
 
 def known_mean(values: Sequence[float | None] | None) -> float | None:

@@ -136,8 +136,9 @@ class Scorer:
         # What a bank's method answers depends on the passages alone, and they are in the key.
         weights = hashed if self.learner.edits_weights else "frozen"
         found = self.answers.ask(method, inputs, weights)
+        given = rag or self.learner.finds_passages
         for item, selection, answer in zip(items, selections, found, strict=True):
-            yield _row(item, selection, answer, state, hashed)
+            yield _row(item, selection if given else None, answer, state, hashed)
 
     def select(self, items: Sequence[Any], rag: bool) -> list[Selection]:
         """The passages of each item, if the method is given any."""
@@ -177,12 +178,14 @@ def first_fact(edit: Edit) -> Question:
 
 
 def _row(
-    item: _Item, selection: Selection, answer: dict[str, Any], state: int, hashed: str
+    item: _Item, selection: Selection | None, answer: dict[str, Any], state: int, hashed: str
 ) -> dict[str, Any]:
+    """A row; ``selection`` is None if the method is given no passages."""
     question = item.asked
-    ids = [passage.id for passage in selection.passages]
-    details = answer["details"]
-    ids = details.get("passage_ids", ids)
+    ids = [passage.id for passage in selection.passages] if selection else []
+    routed = answer["details"].get("passage_ids")  # empty if nothing triggered
+    looked = selection is not None and (routed is None or bool(routed))
+    ids = ids if routed is None else routed
     return {
         "state": state,
         "state_hash": hashed,
@@ -194,7 +197,7 @@ def _row(
         "answers": list(question.answers),
         **{name: answer[name] for name in _SCORES},
         "passage_ids": ids,
-        "found": item.edit.passage.id in ids if item.edit and ids else None,
+        "found": item.edit.passage.id in ids if item.edit and looked else None,
     }
 
 

@@ -28,6 +28,7 @@ from plumbing.storage.log import EntryLog
 from qa.data.bios import generate
 from qa.method import BaseMethod, QuestionInput, RAGMethod
 from qa.metrics import exact_match
+from qa.passages.source import Selection
 from retrieval.passage import Passage
 from tests.helpers.killed import Killed
 from tests.helpers.tiny import make_backbone
@@ -56,6 +57,13 @@ def scores(folder):
         state["edit"].pop("seconds", None)
         state["health"].pop("index_seconds", None)
     return states
+
+
+def proof(folder):
+    """What came of taking all edits back, without the time that it took."""
+    found = json.loads((folder / "restored.json").read_text())
+    del found["restore_seconds"]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +168,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, whole, monkeypatch, plac
         except Killed:
             go(folder)  # a new process has a new model
             assert scores(folder) == expected
+            assert proof(folder) == proof(whole)
             at += stride
             continue
         break
@@ -310,6 +319,35 @@ def test_reports_of_several_runs(tmp_path, whole):
     run_stream(less, editing(), tmp_path / "less", SETTINGS, {})
     with pytest.raises(DataError, match="got another one; compare runs of the same data"):
         write_report({"none": other, "less": tmp_path / "less"}, tmp_path / "report")
+
+
+def test_a_kill_while_all_is_taken_back_leaves_the_last_state(tmp_path, whole, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "hashes", Kill(2)(Journal.hashes))  # between the two rollbacks
+        try:
+            go(tmp_path)
+        except Killed:
+            learner = editing()
+            go(tmp_path, learner)
+    assert proof(tmp_path) == proof(whole)
+    assert state_hash(learner.method.backbone) == proof(whole)["state_hash/final"]
+
+
+def test_what_is_wholly_forgotten_is_kept_at_zero(whole, monkeypatch):
+    monkeypatch.setattr("genpoe.sequential.report.retention", lambda some: 0.0)
+    assert write_run_report(whole)["retention/em"] == 0.0
+
+
+def test_a_question_that_finds_nothing_counts_for_the_recall(whole):
+    item = scoring._Item(scoring.MAIN, 1, STREAM.edits[0], STREAM.edits[0].asked)
+    answer = dict.fromkeys(scoring._SCORES, 0.0) | {"details": {}}
+
+    def found(selection, **details):
+        return scoring._row(item, selection, {**answer, "details": details}, 0, "")["found"]
+
+    assert found(Selection()) is False
+    assert found(Selection.uniform([STREAM.edits[0].passage])) is True
+    assert found(None) is found(Selection(), passage_ids=[]) is None
 
 
 class Needy(UltraEdit):
