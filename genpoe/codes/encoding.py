@@ -7,7 +7,7 @@ stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -164,6 +164,12 @@ class CodesJob:
     def to_do(self) -> list[int]:
         """The numbers of the pieces that have passages to read."""
         return sorted(set((np.flatnonzero(self._lacking) // self._rows).tolist()))
+
+    def lacking_ids(self) -> Iterator[str]:
+        """The ids of the passages that the bank lacked when the job was made."""
+        for number in self.to_do:
+            for passage in self.piece(number):
+                yield passage.id
 
     @property
     def bank(self) -> CodeBank:

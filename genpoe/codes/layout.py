@@ -79,12 +79,13 @@ class CodeLayout(Layout):
         for ids_S, keys_SU, inside_S in zip(ids_PS, keys_PSU, mask_PS.astype(bool), strict=True):
             kept_SU = keys_SU[inside_S]
             parts = [ids_S[inside_S].astype(self._ids)]
-            if self.keys == "int8":
-                scale_S = (np.abs(kept_SU).max(-1, initial=0) / _LARGEST).astype(_SCALE)
-                divisor_S1 = np.where(scale_S > 0, scale_S, 1).astype(np.float32)[:, None]
-                kept_SU = (kept_SU / divisor_S1).round().clip(-_LARGEST, _LARGEST)
-                parts.append(scale_S)
-            with np.errstate(over="ignore"):  # `wrong` says which rows hold infinite keys
+            # `wrong` says which rows hold keys that are not finite.
+            with np.errstate(over="ignore", invalid="ignore"):
+                if self.keys == "int8":
+                    scale_S = (np.abs(kept_SU).max(-1, initial=0) / _LARGEST).astype(_SCALE)
+                    divisor_S1 = np.where(scale_S > 0, scale_S, 1).astype(np.float32)[:, None]
+                    kept_SU = (kept_SU / divisor_S1).round().clip(-_LARGEST, _LARGEST)
+                    parts.append(scale_S)
                 parts.append(kept_SU.astype(KEYS[self.keys]))
             rows.append(b"".join(part.tobytes() for part in parts))
         return Rows.of(rows)

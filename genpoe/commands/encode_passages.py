@@ -46,6 +46,12 @@ def encode_passages(config: DictConfig) -> dict[str, float]:
     with mounted("bank"):
         check_folder(config.bank.dir)
         check_choice("keys", config.bank["keys"], tuple(KEYS))
+    if not isinstance(config.ckpt_path, str) or not config.ckpt_path:
+        raise SettingValueError(
+            "ckpt_path",
+            "a trained hypernetwork is needed, got none",
+            "set {}=RUN/checkpoints/last.ckpt",
+        )
     check_limit(config.limit, "limit")
     if not isinstance(config.batch_tokens, int) or config.batch_tokens < 1:
         raise SettingValueError(
@@ -61,12 +67,11 @@ def encode_passages(config: DictConfig) -> dict[str, float]:
     checkpoint = str(Path(config.ckpt_path).absolute())
     loader = CodeLoader(make, checkpoint, config.bank["keys"], config.batch_tokens)
     job = CodesJob(config.bank.dir, passages, loader, config.limit)
-    before = {shard.entry for shard in job.bank.view.shards}
     watch = Stopwatch()
     if job.lacking:
         engine.run(job, job.to_do)
     seconds = watch.seconds
-    metrics = _measured(job, before, seconds)
+    metrics = _measured(job, seconds)
     write_json(Path(config.paths.output_dir, "metrics.json"), metrics)
     log.info(
         "%d passages read in %.1f s, %d there already; bank: %s",
@@ -75,11 +80,12 @@ def encode_passages(config: DictConfig) -> dict[str, float]:
     return metrics
 
 
-def _measured(job: CodesJob, before: set[Any], seconds: float) -> dict[str, float]:
+def _measured(job: CodesJob, seconds: float) -> dict[str, float]:
     bank = job.bank
     bank.refresh()
-    added = [shard for shard in bank.view.shards if shard.entry not in before]
-    size = sum(int(shard.records.ends[-1]) for shard in added)
+    # Others may write the bank at the same time, so only this job's own passages are counted.
+    there = [id for id in job.lacking_ids() if id in bank]
+    size = int(bank.view.sizes(bank.view.places(there)).sum()) if there else 0
     pack(bank)
     files = (path for path in bank.path.rglob("*") if path.is_file())
     return {

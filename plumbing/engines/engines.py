@@ -46,8 +46,8 @@ def make_engine(
         ValueError: If the name or the number of workers is impossible, or if one device is named
             where the engine chooses the devices.
     """
-    if workers < 1:
-        raise SettingValueError("workers", f"workers must be positive, got {workers}")
+    if type(workers) is not int or workers < 1:
+        raise SettingValueError("workers", f"workers must be positive, got {workers!r}")
     if name == "plain":
         if workers > 1:
             raise SettingValueError(

@@ -71,5 +71,5 @@ def check_rounding(worker: str, planned: str) -> None:
         raise ValueError(
             f"expected workers that encode as this process ({planned}: number format, device, "
             f"batch), got one of {worker}; start from a machine with the workers' kind of device, "
-            "or set the encoder's device and dtype to what both have"
+            "or set the device and the dtype of the model to what both have"
         )
