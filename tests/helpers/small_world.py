@@ -336,6 +336,8 @@ class World:
     @cached_property
     def facts(self) -> Path:
         """A file with a fact of each passage."""
+        from hydra.utils import instantiate
+
         from plumbing.storage.jsonl import write_jsonl
 
         dataset = instantiate(composed("evaluate", BIOS).data)
