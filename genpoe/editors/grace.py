@@ -4,11 +4,14 @@ A prompt's query q is what the projection reads at the last prompt token. If it 
 radius of the nearest key, the projection's output at that token becomes the key's value. No weight
 changes. A new fact at distance r from the nearest key
 
+* takes over the entry of the same prompt, which gets a new value and target and keeps its radius;
 * gets an entry of radius eps_0, if r is larger than that key's radius and eps_0 together;
 * widens that key's radius to r, if the key has the same target;
 * gets an entry of radius r / 2 otherwise, and that key's radius becomes just less than r / 2.
 
 Deviation: two targets are the same if their tokens are; the released code compares means of tokens.
+Deviation: a correction takes over the entry of its prompt; by the last rule, two entries at one
+place would have no radius, and neither would answer.
 Deviation: the query is taken once, when the prompt is read, so it is the same for all tokens.
 
 Shapes: N rows, T tokens, i inputs and o outputs of the projection.
@@ -81,6 +84,7 @@ class Entry:
         value: ``[o]``.
         radius: How far a query may lie from the key.
         target: The ids of the target.
+        prompt: The ids of the prompt that the key is of; empty in journals of earlier versions.
     """
 
     id: str
@@ -88,6 +92,7 @@ class Entry:
     value: Tensor
     radius: float
     target: tuple[int, ...]
+    prompt: tuple[int, ...] = ()
 
 
 class GRACE(Editor):
@@ -179,12 +184,18 @@ class GRACE(Editor):
 
     def _insert(self, fact: EncodedFact, query: Tensor) -> None:
         start = self.radius.radius
-        target = tuple(fact.target_ids)
+        target, prompt = tuple(fact.target_ids), tuple(fact.prompt_ids)
         if not self.entries:
             return self._add(fact, query, start)
         distances = self._distances(query[None])[0]
         nearest = int(distances.argmin())
         distance, entry = float(distances[nearest]), self.entries[nearest]
+        own = next((i for i, e in enumerate(self.entries) if e.prompt == prompt), None)
+        if own is None and distance <= 2 * _GAP:
+            own = nearest
+        if own is not None and self.entries[own].target != target:
+            new, value = fact.fact.id, self._trained(fact)
+            return self._replace(own, id=new, value=value, target=target, prompt=prompt)
         if distance > entry.radius + start:
             return self._add(fact, query, start)
         if entry.target == target:
@@ -194,7 +205,8 @@ class GRACE(Editor):
 
     def _add(self, fact: EncodedFact, query: Tensor, radius: float) -> None:
         value = self._trained(fact)
-        entry = Entry(fact.fact.id, query, value, radius, tuple(fact.target_ids))
+        target, prompt = tuple(fact.target_ids), tuple(fact.prompt_ids)
+        entry = Entry(fact.fact.id, query, value, radius, target, prompt)
         self.entries = (*self.entries, entry)
 
     def _replace(self, index: int, **changes: Any) -> None:

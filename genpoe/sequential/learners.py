@@ -65,6 +65,11 @@ class Learner:
         """Whether each question is given passages that are found."""
         return self.method.uses_passages
 
+    @property
+    def needs_subject(self) -> bool:
+        """Whether an editor is behind it that edits only facts with a subject."""
+        return isinstance(self.keeps, Editor) and self.keeps.needs_subject
+
     def asking(self, rag: bool) -> AnsweringMethod:
         """The method, with passages in the prompt or without."""
         if rag == self.method.rag:
@@ -81,5 +86,5 @@ class Learner:
         if not isinstance(self.keeps, Editor):
             return [edit.passage for edit in edits], 0
         facts = [fact for edit in edits for fact in edit.facts]
-        some = count_applicable(facts, self.keeps.needs_subject)
+        some = count_applicable(facts, self.needs_subject)
         return some[True], len(some[False])

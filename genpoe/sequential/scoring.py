@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from genpoe.editors.material import content_of, count_applicable
 from genpoe.sequential.answers import Answers
 from genpoe.sequential.bank import GrowingIndex
 from genpoe.sequential.learners import Learner
-from genpoe.sequential.stream import Edit, Stream, content_of
+from genpoe.sequential.stream import Edit, Stream
 from plumbing.settings import check_positive, check_types
 from qa.data.dataset import Question
 from qa.method import QuestionInput
@@ -24,7 +25,7 @@ MAIN = "main"  # the test question, as the method answers it
 RAG = "rag"  # the same with the passages that are found in the prompt
 FINAL = "final"  # further test questions, at the last state only
 GENERALITY = "generality"  # the test question in other words
-EDIT = "edit"  # the first fact that an editor was given, in the words in which it was given
+EDIT = "edit"  # the first fact that was edited, in the words in which the editor was given it
 ORACLE = "oracle"  # the test question with its own passage instead of those that are found
 SHUFFLED = "shuffled"  # the test question with another edit's passage
 LOCALITY = "locality"  # a question whose answer should stay
@@ -116,8 +117,9 @@ class Scorer:
                 if state == 0 or last:
                     for asked in edit.rephrasings[:1]:
                         yield _Item(GENERALITY, number, edit, asked, rag=own)
-                if self.learner.edits_weights and (last or state == number) and edit.facts:
-                    yield _Item(EDIT, number, edit, first_fact(edit), rag=own)
+                if self.learner.edits_weights and (last or state == number):
+                    for asked in first_fact(edit, self.learner.needs_subject):
+                        yield _Item(EDIT, number, edit, asked, rag=own)
             if settings.rag and not own and (number <= state or state == 0):
                 for edit in batch[: settings.rag_cell]:
                     yield _Item(RAG, number, edit, edit.asked, rag=True)
@@ -171,10 +173,21 @@ class Scorer:
         ]
 
 
-def first_fact(edit: Edit) -> Question:
-    """The question that is an edit's first fact, in the words of the fact."""
-    fact = edit.facts[0]
-    return replace(edit.asked, id=fact.id, question=content_of(fact.prompt), answers=(fact.target,))
+def first_fact(edit: Edit, needs_subject: bool = False) -> list[Question]:
+    """The question that is an edit's first fact, in the words of the fact.
+
+    Args:
+        edit: The edit.
+        needs_subject: Whether only facts with a subject are edited, so that only they count.
+
+    Returns:
+        The question, or nothing if none of the facts is edited.
+    """
+    facts = count_applicable(edit.facts, needs_subject)[True]
+    return [
+        replace(edit.asked, id=fact.id, question=content_of(fact.prompt), answers=(fact.target,))
+        for fact in facts[:1]
+    ]
 
 
 def _row(

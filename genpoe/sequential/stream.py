@@ -6,13 +6,15 @@ After each batch the same questions are asked of all methods.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from genpoe.editors.material import content_of, texts_of, without_texts
 from genpoe.editors.parts.facts import Fact
 from plumbing.mounts import SettingValueError
 from plumbing.settings import check_positive, check_seed, check_types
@@ -22,6 +24,8 @@ from qa.data.dataset import QADataset, Question
 from qa.metrics import normalize_answer
 from qa.prompts import build_prompt
 from retrieval.passage import Passage
+
+log = logging.getLogger(__name__)
 
 KNOWN = "known"  # the split of general knowledge, if a data set has one
 
@@ -34,9 +38,9 @@ class Edit:
         id: Its id, unique in the stream.
         asked: What is asked to see whether the edit holds (reliability).
         rephrasings: The same in words that no method was given (generality).
-        facts: What editors are given; none of them is `asked` in the passage track.
+        facts: What editors are given; in the passage track none of them is asked by any edit.
         passage: What methods are given that keep passages.
-        left_out: How many facts were left out because they are `asked`.
+        left_out: How many facts were left out because this edit or another one asks them.
     """
 
     id: str
@@ -140,18 +144,18 @@ def passage_stream(
 ) -> Stream:
     """A stream of passages: each edit is a passage, with one test question about it.
 
-    Editors are given facts of the passage, none of which is the test question: those of
-    ``material``, or else exact ones from the data set's own questions. The latter are ``pairs``
+    Editors are given facts of the passage, none of which is a test question of the stream: those
+    of ``material``, or else exact ones from the data set's own questions. The latter are ``pairs``
     different facts, and the first of them is the fact that the test asks about in other words.
 
     Args:
         dataset: The data set. Passages of which no edit is made are distractors.
         split: The split of the test questions.
         settings: The sizes.
-        material: The facts of each passage, by its id.
+        material: The facts of each passage, by its id. A passage that it lacks has no facts.
 
     Raises:
-        DataError: If no question has a passage, or the material lacks one of the passages.
+        DataError: If no question has a passage, or the material lacks all of the passages.
         SettingValueError: If there are too few passages.
     """
     of: dict[str, list[Question]] = defaultdict(list)
@@ -169,71 +173,94 @@ def passage_stream(
             for id in question.passage_ids:
                 about[id].append(question)
     random = np.random.default_rng([settings.seed, 1])
+    drawn = settings.draw(list(of), settings.edits)
+    asked_of = {id: of[id][int(random.integers(len(of[id])))] for id in drawn}
+    if material is not None:
+        _check_given(material, drawn)
+    texts = {normalize_answer(question.question) for question in asked_of.values()}
     edits = []
-    for id in settings.draw(list(of), settings.edits):
-        asked = of[id][int(random.integers(len(of[id])))]
+    for id, asked in asked_of.items():
         (passage,) = dataset.gold(asked)[:1]
         if material is None:
-            facts, rephrasings = _own_facts(asked, about[id], passage, settings.pairs)
-            left_out = 0
+            made = _own_facts(asked, about[id], passage, settings.pairs, texts)
+            facts, rephrasings, left_out = made
         else:
-            facts, left_out = _given_facts(asked, material, passage, settings.pairs)
+            facts, left_out = without_texts(material.get(id, ()), texts)
+            facts = facts[: settings.pairs]
             rephrasings = [each for each in about[id] if _is_same_fact(each, asked)]
-        edits.append(
-            Edit(
-                id=passage.id,
-                asked=asked,
-                rephrasings=tuple(rephrasings),
-                facts=tuple(facts),
-                passage=passage,
-                left_out=left_out,
-            )
-        )
+        edits.append(Edit(passage.id, asked, tuple(rephrasings), tuple(facts), passage, left_out))
+    edits = _without_given(edits)
     edited = {edit.passage.id for edit in edits}
-    texts = {edit.passage.text for edit in edits}
+    edited_texts = {edit.passage.text for edit in edits}
     others = tuple(
         passage
         for id, passage in dataset.passages.items()
-        if id not in edited and passage.text not in texts
+        if id not in edited and passage.text not in edited_texts
     )
     locality = _locality(dataset, edited, settings)
     return Stream(f"{dataset.name}/{split}", settings.batches(edits), locality, others)
 
 
 def _own_facts(
-    asked: Question, about: Sequence[Question], passage: Passage, number: int
-) -> tuple[list[Fact], list[Question]]:
-    """Exact facts of a passage, and phrasings of the test question that are none of them."""
+    asked: Question,
+    about: Sequence[Question],
+    passage: Passage,
+    number: int,
+    texts: Container[str],
+) -> tuple[list[Fact], list[Question], int]:
+    """Exact facts of a passage, phrasings of the test question, and how many others are asked.
+
+    No fact and no phrasing is among ``texts``, the normalised questions that the stream asks.
+    """
     others = [each for each in about if not _is_same_text(each.question, asked.question)]
-    same = [each for each in others if _is_same_fact(each, asked)]
+    free = [each for each in others if normalize_answer(each.question) not in texts]
+    same = [each for each in free if _is_same_fact(each, asked)]
     chosen = {normalize_answer(each.answers[0]): each for each in same[:1]}
-    for each in others:
+    for each in free:
         chosen.setdefault(normalize_answer(each.answers[0]), each)
     if not same:  # what the test asks is then no fact
         chosen.pop(normalize_answer(asked.answers[0]), None)
     facts = [_fact(each, passage) for each in [*chosen.values()][:number]]
-    return facts, same[1:]
+    return facts, same[1:], len(others) - len(free)
 
 
-def _given_facts(
-    asked: Question, material: Mapping[str, Sequence[Fact]], passage: Passage, number: int
-) -> tuple[list[Fact], int]:
-    if passage.id not in material:
+def _check_given(material: Mapping[str, Sequence[Fact]], ids: Sequence[str]) -> None:
+    """Warn if some passages have no facts in the material, and raise if none of them has any."""
+    missing = [id for id in ids if not material.get(id)]
+    if len(missing) == len(ids):
         raise DataError(
-            f"the facts have none of the passage {passage.id!r}, which is edited; make the facts "
-            "of all passages, or leave facts out"
+            f"the facts have none of the {len(ids)} passages that are edited, such as "
+            f"{missing[0]!r}; make the facts of the same data and split, or leave facts out"
         )
-    prompt = build_prompt(asked.question)
-    given = material[passage.id]
-    kept = [fact for fact in given if not _is_same_text(fact.prompt, prompt)]
-    return kept[:number], len(given) - len(kept)
+    if missing:
+        log.warning(
+            "%d of the %d passages that are edited have no facts, such as %r; editors learn "
+            "nothing about them, and they are asked all the same",
+            *(len(missing), len(ids), missing[0]),
+        )
+
+
+def _without_given(edits: Sequence[Edit]) -> list[Edit]:
+    """The edits without the rephrasings that are a fact of any of them."""
+    given = {text for edit in edits for fact in edit.facts for text in texts_of(fact.prompt)}
+    return [
+        replace(
+            edit,
+            rephrasings=tuple(
+                each for each in edit.rephrasings if normalize_answer(each.question) not in given
+            ),
+        )
+        for edit in edits
+    ]
 
 
 def _fact(question: Question, passage: Passage) -> Fact:
     title = passage.title.strip()
     subject = title if title and title in question.question else None
     prompt = build_prompt(question.question)
-    return Fact(question.id, prompt, question.answers[0], subject, passage_id=passage.id)
+    # A question about several passages is a fact of each of them.
+    id = question.id if len(question.passage_ids) == 1 else f"{passage.id}/{question.id}"
+    return Fact(id, prompt, question.answers[0], subject, passage_id=passage.id)
 
 
 def _locality(
@@ -299,16 +326,6 @@ def fact_stream(
         tuple(settings.draw(probes, number)),
         tuple(dataset.passages[id] for id in dataset.passages if id in lines),
     )
-
-
-def content_of(prompt: str) -> str:
-    """What a prompt asks, without the instruction and the frame of the project's prompts.
-
-    >>> content_of(build_prompt("Where was Tova Blick born?"))
-    'Where was Tova Blick born?'
-    """
-    line = prompt.removesuffix("\nAnswer:").strip().rpartition("\n")[2]
-    return line.removeprefix("Question: ").strip()
 
 
 def _is_same_text(one: str, other: str) -> bool:

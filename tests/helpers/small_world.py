@@ -334,6 +334,21 @@ class World:
         return self._run("train_reranker", made) / "reranker"
 
     @cached_property
+    def facts(self) -> Path:
+        """A file with a fact of each passage."""
+        from hydra.utils import instantiate
+
+        from plumbing.storage.jsonl import write_jsonl
+
+        dataset = instantiate(composed("evaluate", BIOS).data)
+        path = self._root / "facts.jsonl"
+        keys = ("id", "passage_id", "question", "target")
+        write_jsonl(
+            path, [dict(zip(keys, (p, p, "Who?", "sea"), strict=True)) for p in dataset.passages]
+        )
+        return path
+
+    @cached_property
     def first_run(self) -> Path:
         """A run folder of an evaluation."""
         return self._run("evaluate", ["method=rag"])
@@ -357,6 +372,7 @@ class World:
 # Tried one after the other, so that the longer ones come first.
 _PLACEHOLDERS = {
     r"(?<=data\.path=)FILE$": "table",
+    r"(?<=^facts=)FILE$": "facts",
     r"(?<=corpus\.path=)CORPUS$": "table_corpus",
     r"(?<=router\.retriever\.index_dir=)INDEX$": "surrogate_index",
     r"(?<=backbone\.adapter=)RUN/adapter$": "warm_adapter",

@@ -9,9 +9,12 @@ from genpoe.editors.material.ready import (
     Material,
     QuestionFacts,
     SetFacts,
+    content_of,
     count_applicable,
     is_same_question,
     make_material,
+    texts_of,
+    without_texts,
 )
 from genpoe.editors.material.written import WrittenFacts, written_by_backbone
 
@@ -22,11 +25,14 @@ __all__ = [
     "QuestionFacts",
     "SetFacts",
     "WrittenFacts",
+    "content_of",
     "count_applicable",
     "example_facts",
     "is_same_question",
     "load_counterfact",
     "load_zsre",
     "make_material",
+    "texts_of",
+    "without_texts",
     "written_by_backbone",
 ]

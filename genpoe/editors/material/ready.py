@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import DataError
 from qa.data.dataset import QADataset, Question
 from qa.metrics import normalize_answer
+from qa.prompts import COMPLETE
 from retrieval.passage import Passage
 
 
@@ -108,10 +109,37 @@ class FileFacts(Material):
 
 
 def without_asked(facts: Sequence[Fact], asked: Question) -> tuple[list[Fact], int]:
-    """The facts whose prompt is not the question that is asked, and how many others there are."""
-    prompt = asked.prompt()
-    kept = [fact for fact in facts if not is_same_question(fact.prompt, prompt)]
+    """The facts that do not ask a question, and how many others there are."""
+    return without_texts(facts, {normalize_answer(asked.question)})
+
+
+def without_texts(facts: Sequence[Fact], asked: Set[str]) -> tuple[list[Fact], int]:
+    """The facts that ask none of some texts, and how many others there are.
+
+    Args:
+        facts: The facts. Their prompts may be those of the project, or the question alone.
+        asked: The normalised texts of questions, without the frame of a prompt.
+    """
+    kept = [fact for fact in facts if not asked & texts_of(fact.prompt)]
     return kept, len(facts) - len(kept)
+
+
+def texts_of(prompt: str) -> set[str]:
+    """What a prompt may ask, normalised: its question, or all of it if it has no frame."""
+    return {normalize_answer(content_of(prompt)), normalize_answer(prompt)}
+
+
+def content_of(prompt: str) -> str:
+    r"""What a prompt asks, without the instruction and the frame of the project's prompts.
+
+    >>> content_of("Be brief.\nQuestion: Where was Tova Blick born?\nAnswer:")
+    'Where was Tova Blick born?'
+    """
+    text = "\n" + prompt.strip().removesuffix("Answer:").strip()
+    for frame in ("\nQuestion: ", f"\n{COMPLETE}\n"):
+        if frame in text:
+            return text.rpartition(frame)[2].strip()
+    return text.rpartition("\n")[2].strip()
 
 
 def is_same_question(one: str, other: str) -> bool:

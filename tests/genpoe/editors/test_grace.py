@@ -77,6 +77,35 @@ def test_targets_are_compared_token_by_token(placed):
     assert len(placed.entries) == 2
 
 
+def test_a_correction_takes_over_the_entry_of_its_prompt(placed):
+    placed.put("a", 0.0, "sea")
+    placed.put("b", 0.6, "fox")
+    before = balls(placed)
+    placed.put("a", 1e-6, "dog")  # the same prompt, read in another batch
+    assert balls(placed) == before
+    assert placed.entries[0].target != placed.entries[1].target
+    placed.put("a", 0.0, "dog")  # once more, and nothing changes
+    assert balls(placed) == before
+
+
+def test_a_corrected_fact_is_answered_until_it_is_undone(backbone):
+    name = taught_facts()[0].id
+    prompt = home_of(name, "fox").prompt
+    editor = GRACE(backbone, GRACESettings(1, radius=0.05))
+
+    def answer():
+        with editor.acting():
+            return greedy_decode(backbone, [prompt], 8).texts[0].split()[0]
+
+    editor.edit([home_of(name, "fox")])
+    assert answer() == "fox"
+    editor.edit([home_of(name, "dog")])
+    assert answer() == "dog"
+    assert [entry.radius for entry in editor.entries] == [0.05]
+    editor.undo(1)
+    assert answer() == "fox"
+
+
 def test_a_key_hits_itself_and_nothing_happens_outside(backbone):
     facts = new_facts()
     editor = GRACE(backbone, GRACESettings(1, radius=0.05))

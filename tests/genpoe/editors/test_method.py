@@ -70,9 +70,11 @@ def test_facts_of_a_file(tmp_path):
     path = tmp_path / "facts.jsonl"
     row = {"id": "a", "question": "Whose?", "target": "hers", "passage_id": "p"}
     same = {**row, "id": "b", "question": "Where was Tova  Blick born"}
-    write_jsonl(path, [row, same])
+    bare = {**row, "id": "c", "prompt": same["question"]}
+    del bare["question"]
+    write_jsonl(path, [row, same, bare])
     facts, out = FileFacts(path).facts(PASSAGE, TEST)
-    assert ([fact.id for fact in facts], out) == (["a"], 1)
+    assert ([fact.id for fact in facts], out) == (["a"], 2)
     assert FileFacts(path).facts(Passage("other", "", "x"), TEST) == ([], 0)
     write_jsonl(path, [{key: row[key] for key in ("id", "question", "target")}])
     with pytest.raises(DataError, match="the fact 'a' must name its passage"):

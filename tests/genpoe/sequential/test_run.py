@@ -267,7 +267,7 @@ def test_grace_is_asked_while_it_acts(tmp_path):
     learner = Learner.of_editor(editor, 4)
     edit = STREAM.batches[0][0]
     journal = Journal(tmp_path / "journal", editor)
-    inputs = [QuestionInput(scoring.first_fact(edit))]
+    inputs = [QuestionInput(asked) for asked in scoring.first_fact(edit)]
     (before,) = learner.method.answer(inputs)
     commit = journal.commit(edit.facts[:1])
     (after,) = learner.method.answer(inputs)
@@ -363,3 +363,16 @@ def test_a_learner_of_an_editor_counts_what_it_cannot_edit():
     without = replace(edit, facts=(replace(edit.facts[0], subject=None), *edit.facts[1:]))
     facts, left = learner.items([without])
     assert (facts, left) == ([*edit.facts[1:]], 1)
+
+
+def test_the_fact_that_is_asked_is_one_that_was_edited():
+    """An editor that needs a subject is asked about the first fact that has one, if any does."""
+    learner = Learner.of_editor(Needy(make_backbone(), UltraEditSettings([1], ("down",))))
+    some, none, *others = STREAM.batches[0]
+    some = replace(some, facts=(replace(some.facts[0], subject=None), some.facts[1]))
+    none = replace(none, facts=tuple(replace(fact, subject=None) for fact in none.facts))
+    stream = replace(STREAM, batches=((some, none, *others),))
+    items = scoring.Scorer(stream, learner, None, SETTINGS.scores, None)._items(1)
+    asked = {item.edit.id: item.asked.id for item in items if item.kind == scoring.EDIT}
+    assert asked == {some.id: some.facts[1].id}
+    assert [each.id for each in scoring.first_fact(some)] == [some.facts[0].id]

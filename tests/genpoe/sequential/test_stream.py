@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from genpoe.editors.parts.facts import Fact
+from genpoe.editors.material import content_of
+from genpoe.editors.parts.facts import Fact, check_ids
 from genpoe.sequential.stream import (
     Stream,
     StreamSettings,
-    content_of,
     fact_stream,
     passage_stream,
     write_rows,
@@ -72,9 +72,61 @@ def test_given_facts_leave_the_test_question_out_and_count_it():
     settings = StreamSettings(edits=8, batch=3)
     made = passage_stream(BIOS, "test", settings, material)
     assert {(edit.left_out, *(f.id for f in edit.facts)) for edit in made.edits} == {(1, "other")}
-    material.popitem()
-    with pytest.raises(DataError, match="have none of the passage 'bios-test"):
-        passage_stream(BIOS, "test", settings, material)
+
+
+def test_a_passage_without_given_facts_is_asked_all_the_same(caplog):
+    ids = [edit.passage.id for edit in stream().edits]
+    settings = StreamSettings(edits=8, batch=3)
+    material = {ids[0]: [Fact("a", build_prompt("Who?"), "y")], ids[1]: []}
+    made = passage_stream(BIOS, "test", settings, material)
+    assert [len(edit.facts) for edit in made.edits] == [1] + 7 * [0]
+    (record,) = caplog.records
+    assert "7 of the 8 passages that are edited have no facts" in record.getMessage()
+    with pytest.raises(DataError, match="have none of the 8 passages that are edited"):
+        passage_stream(BIOS, "test", settings, {"elsewhere": material[ids[0]]})
+
+
+@pytest.mark.parametrize(
+    "prompt", ["{}", "Question: {}\nAnswer:", "Say it.\nQuestion: {}\nAnswer:"]
+)
+def test_given_facts_are_told_by_their_question_whatever_its_frame(prompt):
+    """Neither a test question nor a rephrasing is among the facts of any edit."""
+    edits = stream().edits
+    one, other = edits[:2]
+    asked = [each.asked.question for each in (one, other)]
+    (rephrased,) = other.rephrasings
+    facts = [Fact(str(i), prompt.format(text), "x") for i, text in enumerate(asked)]
+    facts.append(Fact("rephrased", prompt.format(rephrased.question), "x"))
+    settings = StreamSettings(edits=8, batch=3)
+    made = passage_stream(BIOS, "test", settings, {one.passage.id: facts}).edits
+    assert [fact.id for fact in made[0].facts] == ["rephrased"]
+    assert made[0].left_out == 2
+    assert rephrased not in made[1].rephrasings
+    assert made[1].rephrasings
+
+
+def test_what_one_edit_asks_is_no_fact_of_another_one():
+    """Questions about two passages are facts of both, under two ids, if no edit asks them."""
+    ids = ("p0", "p1", "p2")
+    passages = {id: Passage(id, "", f"The passage {id}.") for id in ids}
+    golds = [tuple(ids[(i + j) % 3] for j in range(2)) for i in range(3)]
+    splits = {
+        name: [
+            Question(f"{name}{i}", f"{name} {i}?", (f"{name} {i}",), gold)
+            for i, gold in enumerate(golds)
+        ]
+        for name in ("test", "train")
+    }
+    data = QADataset("pairs", passages, splits)
+    made = passage_stream(data, "test", StreamSettings(edits=3, batch=3)).edits
+    asked = {build_prompt(edit.asked.question) for edit in made}
+    facts = [fact for edit in made for fact in edit.facts]
+    assert len(asked) == 3
+    assert asked.isdisjoint(fact.prompt for fact in facts)
+    assert {edit.left_out for edit in made} == {1}
+    assert len(facts) == 6
+    check_ids(facts)
+    assert {fact.id for fact in facts if fact.passage_id == "p0"} == {"p0/train0", "p0/train2"}
 
 
 def fact(number):
