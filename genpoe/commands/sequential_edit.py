@@ -132,7 +132,7 @@ def run_one(config: DictConfig, backbone: Backbone | None = None) -> dict[str, A
     sizes = StreamSettings(**{field.name: config[field.name] for field in fields(StreamSettings)})
     scores = ScoreSettings(**{field.name: config[field.name] for field in fields(ScoreSettings)})
     settings = RunSettings(scores, config.k, config.temperature, config.batch_size, config.health)
-    data = instantiate(config.data)
+    data = instantiate(with_entities(config.data, config.split, config.edits))
     stream = make_stream(data, source, sizes)
     backbone = backbone or instantiate(config.backbone)
     learner = open_learner(config, backbone, data)
@@ -142,6 +142,23 @@ def run_one(config: DictConfig, backbone: Backbone | None = None) -> dict[str, A
     run_stream(stream, learner, folder, settings, _made_with(config, backbone))
     learner.keeps.undo()
     return write_run_report(folder, config.seed)
+
+
+def with_entities(data: DictConfig, split: str, edits: int) -> DictConfig:
+    """The settings of a data set that is made here, with a test entity for each edit at least.
+
+    Args:
+        data: The settings of the data set.
+        split: The split of the test questions.
+        edits: The edits of the stream.
+    """
+    there = data.get("test_entities")
+    if not split.startswith("test") or not isinstance(there, int) or there >= edits:
+        return data
+    log.info("data.test_entities is raised from %d to %d, one for each edit", there, edits)
+    more = data.copy()
+    more.test_entities = edits
+    return more
 
 
 def open_learner(config: DictConfig, backbone: Backbone, data: QADataset) -> Learner:

@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
-from genpoe.commands.sequential_edit import StreamSource, make_stream, sequential_edit
+from genpoe.commands.sequential_edit import (
+    StreamSource,
+    make_stream,
+    sequential_edit,
+    with_entities,
+)
 from genpoe.commands.sequential_report import sequential_report
 from genpoe.editors.material import FactSet
 from genpoe.editors.parts.facts import Fact
@@ -117,3 +123,12 @@ def test_facts_of_a_file_make_a_stream(tmp_path):
     source = StreamSource("test", str(tmp_path / "facts.jsonl"))
     made = make_stream(data, source, StreamSettings(edits=2, batch=1))
     assert {edit.facts[0].id for edit in made.edits} == ids
+
+
+def test_entities_are_made_for_all_edits():
+    data = OmegaConf.create({"test_entities": 150, "seed": 0})
+    assert with_entities(data, "test", 600) == {"test_entities": 600, "seed": 0}
+    assert data.test_entities == 150
+    for split, edits in (("test", 150), ("dev", 600)):
+        assert with_entities(data, split, edits) == data
+    assert with_entities(OmegaConf.create({"dir": "x"}), "test", 600) == {"dir": "x"}
