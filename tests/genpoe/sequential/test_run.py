@@ -340,10 +340,10 @@ def test_what_is_wholly_forgotten_is_kept_at_zero(whole, monkeypatch):
 
 def test_a_question_that_finds_nothing_counts_for_the_recall(whole):
     item = scoring._Item(scoring.MAIN, 1, STREAM.edits[0], STREAM.edits[0].asked)
-    answer = dict.fromkeys(scoring._SCORES, 0.0) | {"details": {}}
+    scores = dict.fromkeys(scoring._SCORES, 0.0)
 
     def found(selection, **details):
-        return scoring._row(item, selection, {**answer, "details": details}, 0, "")["found"]
+        return scoring._row(item, selection, {**scores, "details": details}, 0, "")["found"]
 
     assert found(Selection()) is False
     assert found(Selection.uniform([STREAM.edits[0].passage])) is True
@@ -365,14 +365,17 @@ def test_a_learner_of_an_editor_counts_what_it_cannot_edit():
     assert (facts, left) == ([*edit.facts[1:]], 1)
 
 
-def test_the_fact_that_is_asked_is_one_that_was_edited():
+def test_the_fact_that_is_asked_is_one_that_was_edited(tmp_path):
     """An editor that needs a subject is asked about the first fact that has one, if any does."""
     learner = Learner.of_editor(Needy(make_backbone(), UltraEditSettings([1], ("down",))))
     some, none, *others = STREAM.batches[0]
     some = replace(some, facts=(replace(some.facts[0], subject=None), some.facts[1]))
     none = replace(none, facts=tuple(replace(fact, subject=None) for fact in none.facts))
     stream = replace(STREAM, batches=((some, none, *others),))
-    items = scoring.Scorer(stream, learner, None, SETTINGS.scores, None)._items(1)
-    asked = {item.edit.id: item.asked.id for item in items if item.kind == scoring.EDIT}
+    answers = Answers(tmp_path / "answers.log", 1)
+    items = scoring.Scorer(stream, learner, answers, SETTINGS.scores, None)._items(1)
+    asked = {
+        item.edit.id: item.asked.id for item in items if item.edit and item.kind == scoring.EDIT
+    }
     assert asked == {some.id: some.facts[1].id}
     assert [each.id for each in scoring.first_fact(some)] == [some.facts[0].id]
