@@ -9,7 +9,7 @@ Shapes: N rows, T tokens or nodes, D d_model.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -77,13 +77,13 @@ class SplitBackbone:
     def _check(self) -> None:
         ids = torch.arange(3, device=self.backbone.device)[None]
         mask = torch.ones_like(ids)
-        try:
-            parts = self.above(self._read_below(ids, mask), mask)
-            equal = same_states(parts, self.backbone.hidden_states(ids, mask))
-        except _DIFFERENT as error:
-            raise self._unsupported() from error
-        if not equal:
-            raise self._unsupported()
+        check_parts(
+            lambda: same_states(
+                self.above(self._read_below(ids, mask), mask),
+                self.backbone.hidden_states(ids, mask),
+            ),
+            self._unsupported(),
+        )
 
     def _unsupported(self) -> UnsupportedBackboneError:
         return UnsupportedBackboneError(
@@ -133,6 +133,25 @@ class SplitBackbone:
 
 # What a forward pass raises if a decoder's layers are not called as its parts expect.
 _DIFFERENT = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)
+
+
+def check_parts(equal: Callable[[], bool], unsupported: UnsupportedBackboneError) -> None:
+    """Check that the parts of a decoder compute what the whole one computes.
+
+    Args:
+        equal: Computes both, and compares them.
+        unsupported: What is raised if they differ, or if a layer cannot be called as its part
+            expects.
+
+    Raises:
+        UnsupportedBackboneError: The one that was given.
+    """
+    try:
+        found = equal()
+    except _DIFFERENT as error:
+        raise unsupported from error
+    if not found:
+        raise unsupported
 
 
 def same_states(one: Tensor, other: Tensor) -> bool:

@@ -107,7 +107,7 @@ class ActiveExperts(ActingExperts):
 
         Args:
             rows: ``[b]``, the rows that the batches inside hold; None: all B rows.
-            position: The same experts act at each position.
+            position: It makes no difference, because these experts act alike at each position.
         """
         if not any(self._ids):
             yield

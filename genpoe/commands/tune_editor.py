@@ -50,7 +50,7 @@ class Examination:
 
     Attributes:
         facts: The facts that are edited.
-        rephrased: The same targets behind rephrasings.
+        rephrased: Rephrased prompts of the facts, with the targets of these.
         unrelated: Unrelated prompts, with what the untouched model answers as targets.
     """
 

@@ -64,7 +64,7 @@ class ReaderCode:
     mask_PS: Tensor
 
     def to(self, device: torch.device) -> ReaderCode:
-        """The same codes on a device."""
+        """Copy the codes to a device."""
         return ReaderCode(self.keys_PSU.to(device), self.ids_PS.to(device), self.mask_PS.to(device))
 
 

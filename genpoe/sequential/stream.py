@@ -37,7 +37,7 @@ class Edit:
     Attributes:
         id: Its id, unique in the stream.
         asked: What is asked to see whether the edit holds (reliability).
-        rephrasings: The same in words that no method was given (generality).
+        rephrasings: The test question in words that no method was given (generality).
         facts: What editors are given; in the passage track none of them is asked by any edit.
         passage: What methods are given that keep passages.
         left_out: How many facts were left out because this edit or another one asks them.

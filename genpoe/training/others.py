@@ -21,8 +21,8 @@ def choose_passages(
     Args:
         batch: What `genpoe.training.examples.Examples` makes.
         noise: Draws the others; None outside training, where there are none.
-        most: See `with_others`.
-        wrong: See `with_others`.
+        most: The largest number of others that a question gets beside its own passages.
+        wrong: The share of the questions, 0 to 1, that get others in the place of their own.
 
     Returns:
         The indices of the passages and their relevance, both ``[N, K]``; and which questions have

@@ -136,7 +136,7 @@ def _with_same_tokens(pairs: Sequence[Twins], dataset: QADataset, tokenizer: Any
 
 
 def _exchanged(pair: Twins) -> tuple[Question, Question]:
-    """The same questions about the same passages, but with each other's answers."""
+    """Exchange the answers of the two questions; each is still asked about its own passage."""
     return (
         replace(pair.one, answers=pair.other.answers),
         replace(pair.other, answers=pair.one.answers),

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 from backbone.likelihood import IGNORE
 from backbone.model import Backbone, UnsupportedBackboneError
-from backbone.split import SplitBackbone, same_states
+from backbone.split import SplitBackbone, check_parts, same_states
 from genpoe.editors.parts.rows import Rows
 
 
@@ -45,17 +45,13 @@ class PartAbove:
         rows = Rows(ids, torch.ones_like(ids), torch.full_like(ids, IGNORE))
         first = torch.tensor([1, 2], device=ids.device)
         whole = rows.hidden(self.backbone)
-        try:
+
+        def equal() -> bool:
             ends = self.tails(rows, first).hidden()
-            parts, wanted = (
-                torch.cat([ends[0, :2], ends[1, :1]]),
-                torch.cat([whole[0, 1:], whole[1, 2:]]),
-            )
-            equal = same_states(parts, wanted)
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            raise self._unsupported() from error
-        if not equal:
-            raise self._unsupported()
+            parts = torch.cat([ends[0, :2], ends[1, :1]])
+            return same_states(parts, torch.cat([whole[0, 1:], whole[1, 2:]]))
+
+        check_parts(equal, self._unsupported())
 
     def _unsupported(self) -> UnsupportedBackboneError:
         return UnsupportedBackboneError(
