@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from genpoe.hypernet.mean import MeanSettings
+from genpoe.hypernet.reader import ReaderSettings
 from genpoe.hypernet.saved import as_nested, read_settings
 
 SETTINGS = MeanSettings(
@@ -31,6 +32,13 @@ def test_what_is_saved_is_read_back() -> None:
     assert read_settings(saved) == SETTINGS
     nested = {"hypernet": saved, "optim": OPTIM, "max_passage_tokens": 64}
     assert as_nested(nested) == nested
+
+
+def test_a_reader_has_the_name_that_checkpoints_and_banks_of_codes_know() -> None:
+    settings = ReaderSettings(layer=1, read_layer=1)
+    saved = settings.saved()
+    assert saved["class"] == "genpoe.hypernet.reader.ReaderSettings"
+    assert read_settings(saved) == settings
 
 
 def test_a_flat_checkpoint_of_version_0_1_becomes_nested() -> None:
