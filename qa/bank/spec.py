@@ -75,7 +75,14 @@ class Spec(ABC):
             BankError: If the two differ; the message names each difference.
         """
         check_kind(self, other.kind, where)
-        mine, theirs = self.told(), other.told()
+        theirs = other.told()
+        try:
+            mine = self.told()
+        except (KeyError, ValueError) as error:
+            raise BankError(
+                f"{where}: what the bank says of its {self.kind} cannot be used: {error}; use the "
+                "version of this code that wrote it, or another bank"
+            ) from error
         differing = [
             f"{key}: {_shown(theirs, key)} here, {_shown(mine, key)} in the bank"
             for key in sorted(mine | theirs)

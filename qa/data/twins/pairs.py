@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from plumbing.storage.jsonl import DataError
-from qa.data.dataset import Question
+from qa.data.bios.names import Draw
+from qa.data.dataset import QADataset, Question
+from retrieval.passage import Passage
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -18,6 +20,56 @@ class Twins(NamedTuple):
 
     one: Question
     other: Question
+
+
+class Pair(NamedTuple):
+    """What `dataset_of_pairs` asks for.
+
+    Attributes:
+        id: The beginning of the ids of its passages and questions.
+        split: The name of its split.
+        number: Its number in the split, from 0.
+        draw: Draws everything random about it.
+    """
+
+    id: str
+    split: str
+    number: int
+    draw: Draw
+
+
+def dataset_of_pairs(
+    name: str,
+    seed: int,
+    sizes: Mapping[str, int],
+    make: Callable[[Pair], tuple[list[Passage], list[Twins]]],
+    train_questions: int,
+) -> QADataset:
+    """Make a data set of pairs of passages.
+
+    Args:
+        name: Its name.
+        seed: The seed.
+        sizes: The number of pairs of each split. They are made in this order, in which train is the
+            last one, so that its size changes no other.
+        make: Makes the two passages of a pair, and the pairs of questions about them.
+        train_questions: The number of questions that each passage of train keeps.
+    """
+    passages: dict[str, Passage] = {}
+    splits: dict[str, list[Question]] = {}
+    for split, size in sizes.items():
+        splits[split] = []
+        for number in range(size):
+            id = f"{name}-{split}-{number:05}"
+            draw = Draw(f"{name} {seed} {id}")
+            told, questions = make(Pair(id, split, number, draw))
+            passages |= {passage.id: passage for passage in told}
+            if split == "train":
+                questions = draw.shuffled(questions)[:train_questions]
+            splits[split] += [question for each in questions for question in each]
+    first = [split for split in ("train", "dev", "test") if split in splits]
+    ordered = {split: splits[split] for split in (*first, *sorted(splits.keys() - first))}
+    return QADataset(name, passages, ordered)
 
 
 def twins_of(questions: Iterable[Question]) -> list[Twins]:

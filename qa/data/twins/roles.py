@@ -11,7 +11,7 @@ from plumbing.mounts import SettingValueError
 from qa.data.bios.names import Draw
 from qa.data.dataset import QADataset, Question
 from qa.data.twins.names import SplitNames, check_sizes
-from qa.data.twins.pairs import Twins
+from qa.data.twins.pairs import Pair, Twins, dataset_of_pairs
 from qa.data.twins.verbs import (
     AGENT_QUESTIONS,
     FILLERS,
@@ -69,23 +69,14 @@ def generate_roles(
             "train_questions", f"train_questions must be 1 or 2, got {train_questions}"
         )
     names = SplitNames(frozenset())
-    passages: dict[str, Passage] = {}
-    splits: dict[str, list[Question]] = {}
-    for setting, size in sizes.items():  # train comes last, so that its size changes no other
-        split = {"unseen_pairs": "test_unseen"}.get(setting, setting.removesuffix("_pairs"))
-        verbs = UNSEEN_VERBS if split == "test_unseen" else TRAIN_VERBS
-        splits[split] = []
-        for number in range(size):
-            id = f"roles-{split}-{number:05}"
-            draw = Draw(f"roles {seed} {id}")
-            people = [names.fresh("person", split, draw) for _ in range(3)]
-            told, questions = _pair(id, people, verbs[number % len(verbs)], draw)
-            passages |= {passage.id: passage for passage in told}
-            if split == "train":
-                questions = draw.shuffled(questions)[:train_questions]
-            splits[split] += [question for each in questions for question in each]
-    ordered = {name: splits[name] for name in ("train", "dev", "test", "test_unseen")}
-    return QADataset("roles", passages, ordered)
+
+    def make(pair: Pair) -> tuple[list[Passage], list[Twins]]:
+        verbs = UNSEEN_VERBS if pair.split == "test_unseen" else TRAIN_VERBS
+        people = [names.fresh("person", pair.split, pair.draw) for _ in range(3)]
+        return _pair(pair.id, people, verbs[pair.number % len(verbs)], pair.draw)
+
+    by_split = dict(zip(("test_unseen", "test", "dev", "train"), sizes.values(), strict=True))
+    return dataset_of_pairs("roles", seed, by_split, make, train_questions)
 
 
 def _pair(id: str, people: list[str], verb: Verb, draw: Draw) -> tuple[list[Passage], list[Twins]]:

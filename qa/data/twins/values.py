@@ -12,7 +12,7 @@ from qa.data.bios.schema import Attribute, Kind
 from qa.data.bios.short import SHORT_KINDS
 from qa.data.dataset import QADataset, Question
 from qa.data.twins.names import SplitNames, check_sizes
-from qa.data.twins.pairs import Twins, same_words
+from qa.data.twins.pairs import Pair, Twins, dataset_of_pairs, same_words
 from retrieval.passage import Passage
 
 MAX_PAIRS = 3000
@@ -82,24 +82,16 @@ def generate_twins(
     texts = [text for kind in _KINDS for text in kind.fillers]
     texts += [text for kind in _KINDS for each in kind.attributes for text in each.texts]
     names = SplitNames(frozenset(" ".join(texts).lower().replace(".", " ").split()))
-    passages: dict[str, Passage] = {}
-    splits: dict[str, list[Question]] = {}
-    for setting, size in sizes.items():  # train comes last, so that its size changes no other
-        split = {"pronoun_pairs": "test_pronouns"}.get(setting, setting.removesuffix("_pairs"))
-        splits[split] = []
-        for number in range(size):
-            id = f"twins-{split}-{number:05}"
-            draw = Draw(f"twins {seed} {id}")
-            kind = _KINDS[number % len(_KINDS)]
-            pair = names.fresh(kind.name, split, draw), names.fresh(kind.name, split, draw)
-            pronouns = split == "test_pronouns" or (split != "test" and number // 2 % 2 == 1)
-            told, questions = _pair(id, kind, pair, facts, pronouns, draw)
-            passages |= {passage.id: passage for passage in told}
-            if split == "train":
-                questions = draw.shuffled(questions)[:train_questions]
-            splits[split] += [question for each in questions for question in each]
-    ordered = {name: splits[name] for name in ("train", "dev", "test", "test_pronouns")}
-    return QADataset("twins", passages, ordered)
+
+    def make(pair: Pair) -> tuple[list[Passage], list[Twins]]:
+        kind, draw = _KINDS[pair.number % len(_KINDS)], pair.draw
+        both = names.fresh(kind.name, pair.split, draw), names.fresh(kind.name, pair.split, draw)
+        one_after_other = pair.split != "test" and pair.number // 2 % 2 == 1
+        pronouns = pair.split == "test_pronouns" or one_after_other
+        return _pair(pair.id, kind, both, facts, pronouns, draw)
+
+    by_split = dict(zip(("test", "test_pronouns", "dev", "train"), sizes.values(), strict=True))
+    return dataset_of_pairs("twins", seed, by_split, make, train_questions)
 
 
 def _pair(

@@ -199,6 +199,17 @@ def test_a_setting_that_is_newer_than_the_bank_has_its_default(
         make_reader(genpoe.backbone, follow=False).use_codes(CodeBank.open(tmp_path))
 
 
+def test_a_setting_that_is_newer_than_this_version_is_an_error_that_names_the_bank(
+    genpoe: GenPoE, tmp_path: Path
+) -> None:
+    spec = CodeSpec.of(genpoe.backbone, genpoe.hypernet, genpoe.max_passage_tokens)
+    newer = {**spec.hypernet, "reads_backwards": True}
+    fill(genpoe, CodeBank.create(tmp_path, replace(spec, hypernet=newer)))
+    said = rf"^{tmp_path}: what the bank says of its codes cannot be used: .*'reads_backwards'"
+    with pytest.raises(BankError, match=said):
+        genpoe.use_codes(CodeBank.open(tmp_path))
+
+
 def test_a_changed_text_is_refused(genpoe: GenPoE, bank: CodeBank) -> None:
     genpoe.use_codes(bank)
     with pytest.raises(BankError, match="code of passage '1' was made of another text"):
