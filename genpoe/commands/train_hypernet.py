@@ -122,6 +122,11 @@ def train(
     instantiate(config.hypernet)
     read_section(config, "optim", OptimSettings)
     batching = read_section(config, "batching", BatchingSettings)
+    if batching.negatives_path is not None and not (config.other_passages or config.wrong_passages):
+        raise ValueError(
+            "batching.negatives_path gives passages of others, and none is trained with; set "
+            "other_passages or wrong_passages, or batching.negatives_path=null"
+        )
     trainer = make_trainer(config)
     seed(config.seed)
     dataset = dataset or instantiate(config.data)

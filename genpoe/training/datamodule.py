@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from genpoe.training.examples import Examples
+from genpoe.training.negatives import read_rankings
 from genpoe.training.sampler import GroupedBatchSampler
 from plumbing.batches import by_length, pad
 from plumbing.mounts import SettingValueError
@@ -94,6 +95,10 @@ class QADataModule(LightningDataModule):
         rag_fraction: The share of the training questions that are trained on a second time, with
             their passage in the prompt.
         gold_passages: The largest number of a question's gold passages that are injected together.
+        negatives_path: A file of passages that a retriever found for the training questions, such
+            as the ``rankings.jsonl`` of ``scripts/evaluate_retrieval.py``. Those without an answer
+            are the first passages of others. None: all of these are passages of the same batch.
+        negatives: The most passages of that file that each group of questions has in a batch.
         train_split: The split to train on.
         val_split: The split for the validation loss. With None there is no validation.
         train_limit: Train on a random sample of this many questions. None takes all.
@@ -118,6 +123,8 @@ class QADataModule(LightningDataModule):
         max_prompt_tokens: int = 256,
         rag_fraction: float = 0.0,
         gold_passages: int = 1,
+        negatives_path: str | None = None,
+        negatives: int = 1,
         train_split: str = "train",
         val_split: str | None = "dev",
         train_limit: int | None = None,
@@ -138,6 +145,7 @@ class QADataModule(LightningDataModule):
         self.questions_per_passage = questions_per_passage
         self.max_tokens = (max_passage_tokens, max_prompt_tokens)
         self.rag_fraction, self.gold_passages = rag_fraction, gold_passages
+        self.negatives_path, self.negatives = negatives_path, negatives
         self.train_split, self.val_split = train_split, val_split
         self.train_limit, self.val_limit = train_limit, val_limit
         self.num_workers = num_workers
@@ -292,9 +300,15 @@ class QADataModule(LightningDataModule):
 
     def _prepare(self, split: str, limit: int | None) -> Examples:
         if split not in self._examples:
-            rag = self.rag_fraction if split == self.train_split else 0.0
-            given = (self.dataset, split, self.tokenizer, *self.max_tokens)
-            self._examples[split] = Examples(*given, limit, self.seed, rag, self.gold_passages)
+            trained_on = split == self.train_split
+            rag = self.rag_fraction if trained_on else 0.0
+            path = self.negatives_path if trained_on else None
+            self._examples[split] = Examples(
+                *(self.dataset, split, self.tokenizer, *self.max_tokens),
+                *(limit, self.seed, rag, self.gold_passages),
+                rankings=None if path is None else read_rankings(path),
+                negatives=self.negatives,
+            )
         return self._examples[split]
 
     def _sampler(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from backbone.tokens import encode_answer, encode_prompt
 from genpoe.training.collate import collate
+from genpoe.training.negatives import choose_negatives
 from genpoe.training.sampler import BatchSpec
 from plumbing.mounts import SettingValueError
 from plumbing.storage.jsonl import DataError
@@ -45,9 +46,11 @@ class Examples(Dataset[dict[str, Any]]):
     passage in the prompt; these form a group of their own. The examples are indexed by a
     `BatchSpec`, which gives the batch that `collate` makes of it, together with ``examples``
     (``[N]``, the indices of its questions), ``passages`` (``[P]``, those of its passages) and
-    ``split``. With ``gold_passages`` above 1, the further gold passages stand behind the first ones
-    of all groups, and ``also`` (``[G, gold_passages - 1]``) has their places in the batch for each
-    of the G groups, -1 where a group has fewer.
+    ``which`` (``[P]``: equal numbers are the same passage), and ``split``. With ``gold_passages``
+    above 1, the further gold passages stand behind the first ones of all groups, and ``also``
+    (``[G, gold_passages - 1]``) has their places in the batch for each of the G groups, -1 where a
+    group has fewer. With ``rankings``, so do the passages that resemble them without an answer, and
+    ``hard`` (``[G, negatives]``) has their places.
 
     Args:
         dataset: The questions and passages.
@@ -62,9 +65,12 @@ class Examples(Dataset[dict[str, Any]]):
             Deviation: the paper has none of these; the default is 0.
             They are chosen in the same way.
         gold_passages: The largest number of a question's gold passages that belong to it.
+        rankings: The passages that a retriever found for each question, by their ids; see
+            `genpoe.training.negatives`. None: there are no such passages in the batches.
+        negatives: How many of these each group gets, at most.
 
     Raises:
-        DataError: If no question is left.
+        DataError: If no question is left, or if the rankings have none of them.
         ValueError: If the fraction is not between 0 and 1.
     """
 
@@ -79,6 +85,8 @@ class Examples(Dataset[dict[str, Any]]):
         seed: int = 0,
         rag_fraction: float = 0.0,
         gold_passages: int = 1,
+        rankings: Mapping[str, Sequence[str]] | None = None,
+        negatives: int = 1,
     ) -> None:
         if not 0 <= rag_fraction <= 1:
             raise SettingValueError(
@@ -121,6 +129,20 @@ class Examples(Dataset[dict[str, Any]]):
             for column, passage in enumerate(gold[1:]):
                 self._also[group, column] = len(passages)
                 passages.append(passage)
+        self._hard = np.full((len(golds), 0 if rankings is None else negatives), -1)
+        if rankings is not None:
+            asked = [[kept[index][0] for index in group] for group in self.groups]
+            found = choose_negatives(dataset, split, asked, rankings, negatives)
+            # Those that are read anyway need not be read again, here and below.
+            place_of = {passage.id: i for i, passage in reversed(list(enumerate(passages)))}
+            for group, some in enumerate(found):
+                for column, passage in enumerate(some):
+                    if passage.id not in place_of:
+                        place_of[passage.id] = len(passages)
+                        passages.append(passage)
+                    self._hard[group, column] = place_of[passage.id]
+        numbers: dict[str, int] = {}
+        self._which = np.array([numbers.setdefault(each.id, len(numbers)) for each in passages])
         read = [encode_passage(tokenizer, each, max_passage_tokens + 1) for each in passages]
         self.passages = TokenTable(row[:max_passage_tokens] for row in read)
         cut = sum(len(row) > max_passage_tokens for row in read)
@@ -166,8 +188,9 @@ class Examples(Dataset[dict[str, Any]]):
         for table in (self.prompts, self.answers, self.passages):
             digest.update(table.lengths.tobytes() + table.flat.tobytes())
         digest.update(repr(self.groups).encode())
-        if self._also.size:
-            digest.update(self._also.tobytes())
+        for places in (self._also, self._hard):
+            if places.size:
+                digest.update(places.tobytes())
         return digest.hexdigest()
 
     def sequences(self) -> list[list[int]]:
@@ -183,22 +206,34 @@ class Examples(Dataset[dict[str, Any]]):
     def __getitem__(self, spec: BatchSpec) -> dict[str, Any]:
         indices = [index for chunk in spec.chunks for index in chunk.questions]
         rows = [row for row, chunk in enumerate(spec.chunks) for _ in chunk.questions]
-        passages = [chunk.passage for chunk in spec.chunks]
-        also = self._also[passages]
-        further = also[also >= 0].tolist()
+        groups = [chunk.passage for chunk in spec.chunks]
+        passages, tables = list(groups), {}
+        for name, table in (("also", self._also), ("hard", self._hard)):
+            if table.size:
+                tables[name] = [[_place(each, passages) for each in row] for row in table[groups]]
         batch = collate(
             [(self.prompts[index], self.answers[index]) for index in indices],
-            [self.passages[passage] for passage in [*passages, *further]],
+            [self.passages[passage] for passage in passages],
             rows,
             spec.loss_weight,
             self.pad_token_id,
         )
-        places: dict[str, Any] = {"examples": indices, "passages": [*passages, *further]}
-        if also.size:
-            also[also >= 0] = len(passages) + np.arange(len(further))
-            places["also"] = also.tolist()
+        places: dict[str, Any] = {"examples": indices, "passages": passages, **tables}
+        places["which"] = self._which[passages].tolist()
         places = {name: batch["rows"].new_tensor(each) for name, each in places.items()}
         return {**batch, **places, "split": self.split}
+
+
+def _place(passage: int, passages: list[int]) -> int:
+    """Where a passage stands among those of a batch, to which it is added if it is not there.
+
+    -1 stands for none.
+    """
+    if passage < 0:
+        return -1
+    if passage not in passages:
+        passages.append(int(passage))
+    return passages.index(passage)
 
 
 def sample_by_passage(

@@ -23,6 +23,8 @@ class BatchingSettings:
     max_prompt_tokens: int = 256
     rag_fraction: float = 0.0
     gold_passages: int = 1
+    negatives_path: str | None = None
+    negatives: int = 1
     train_split: str = "train"
     val_split: str | None = None
     train_limit: int | None = None
@@ -34,7 +36,7 @@ class BatchingSettings:
     def __post_init__(self) -> None:
         check_types(self)
         check_positive(self, "passages_per_batch", "questions_per_passage", "gold_passages")
-        check_positive(self, "max_passage_tokens", "max_prompt_tokens")
+        check_positive(self, "max_passage_tokens", "max_prompt_tokens", "negatives")
         for name in ("train_limit", "val_limit"):
             if (limit := getattr(self, name)) is not None and limit < 1:
                 raise SettingValueError(

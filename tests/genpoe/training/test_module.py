@@ -18,7 +18,7 @@ from genpoe.injection import ExpertLayer
 from genpoe.model import BackboneMismatchError
 from genpoe.training.datamodule import QADataModule
 from genpoe.training.module import GenPoEModule
-from genpoe.training.others import with_others
+from genpoe.training.others import candidates, with_others
 from genpoe.training.settings import OptimSettings
 from plumbing.storage.jsonl import DataError
 from plumbing.training.checkpoint import CheckpointError
@@ -206,43 +206,6 @@ def test_learning_rates_out_of_order_are_an_error(tiny_backbone):
         make_module(tiny_backbone, lr=0.1, lr_min=1.0)
 
 
-def test_other_passages_stand_beside_a_questions_own():
-    rows = torch.tensor([0, 3, 3, 1])
-    index, weight, wrong = with_others(rows, 4, 2, torch.Generator().manual_seed(0))
-    assert not wrong.any()
-    assert index.shape == weight.shape == (4, 3)
-    assert torch.equal(index[:, 0], rows)
-    for row in index.tolist():
-        assert len(set(row)) == 3
-        assert set(row) <= {0, 1, 2, 3}
-    torch.testing.assert_close(weight.sum(1), torch.ones(4))
-    assert weight[:, 0].min() > 0
-    assert (weight == 0).any()
-    assert (weight[:, 1:] > 0).any()
-    for share in (0.0, 1.0):
-        index, weight, wrong = with_others(
-            torch.tensor([0, 0]), 1, 2, torch.Generator(), wrong=share
-        )
-        assert index.tolist() == [[0], [0]]  # nobody else is there
-        assert weight.tolist() == [[1], [1]]
-        assert not wrong.any()
-
-
-@pytest.mark.parametrize("most", [0, 2, 3])
-def test_wrong_passages_stand_in_the_place_of_a_questions_own(most):
-    rows = torch.tensor([0, 3, 3, 1]).repeat(50)
-    index, weight, wrong = with_others(rows, 4, most, torch.Generator().manual_seed(0), wrong=0.3)
-    assert 30 < wrong.sum() < 90
-    assert index.shape == weight.shape == (200, 1 + most)
-    torch.testing.assert_close(weight.sum(1), torch.ones(200))
-    there = weight > 0
-    own = (index == rows[:, None]) & there
-    assert torch.equal(own.any(1), ~wrong)
-    for row, seen in zip(index.tolist(), there.tolist(), strict=True):
-        used = [passage for passage, is_there in zip(row, seen, strict=True) if is_there]
-        assert len(used) == len(set(used))
-
-
 def test_wrong_passages_change_the_loss_of_their_questions_alone(dataset, tiny_tokenizer):
     backbone = make_backbone(tokenizer=tiny_tokenizer)
     modules = make_module(backbone), make_module(backbone, wrong_passages=0.5)
@@ -252,7 +215,7 @@ def test_wrong_passages_change_the_loss_of_their_questions_alone(dataset, tiny_t
     batch = one_batch(modules[0], dataset)
     own, mixed = (module(batch, torch.Generator().manual_seed(0)) for module in modules)
     rows = batch["rows"]
-    *_, wrong = with_others(rows, 4, 0, after_noise(modules[0], batch), wrong=0.5)
+    *_, wrong = with_others(rows, candidates(batch), 0, after_noise(modules[0], batch), wrong=0.5)
     assert 0 < wrong.sum() < len(rows)
     torch.testing.assert_close(mixed[~wrong], own[~wrong], rtol=1e-4, atol=1e-4)
     assert (mixed - own)[wrong].abs().max() > 1e-3

@@ -50,6 +50,11 @@ def test_the_shipped_experiments_are_well_typed(experiment):
             "batching.max_passage_tokens=0",
             "max_passage_tokens must be positive, got 0; set batching.max_passage_tokens",
         ),
+        ("batching.negatives=0", "negatives must be positive, got 0; set batching.negatives"),
+        (
+            "batching.negatives_path=FILE",
+            "batching.negatives_path gives passages of others, and none is trained with; set other",
+        ),
     ],
 )
 def test_a_mistyped_value_is_named_before_anything_is_loaded(override, message):
