@@ -43,6 +43,16 @@ class TokenTree:
             node = child
         return path
 
+    def lacking(self, sequence: Sequence[int]) -> int:
+        """How many nodes `add` would add for a sequence of tokens."""
+        node = -1
+        for depth, token in enumerate(sequence):
+            found = self._children.get((node, token))
+            if found is None:
+                return len(sequence) - depth
+            node = found
+        return 0
+
     def ancestors(self) -> Tensor:
         """Bool ``[T, T]``: true where the column's node is the row's node or an ancestor of it."""
         above = torch.eye(len(self), dtype=torch.bool).numpy()

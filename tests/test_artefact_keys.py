@@ -52,6 +52,7 @@ from genpoe.editors.trained.networks import TrainedSettings
 from genpoe.hypernet.mean import MeanSettings
 from genpoe.model import BackboneMismatchError, GenPoE
 from genpoe.training.answer_states import AnswerStates
+from genpoe.training.distillation import Teacher
 from genpoe.training.frozen_states import frozen_states
 from plumbing.storage.jsonl import write_jsonl
 from plumbing.storage.manifest import write_manifest
@@ -339,6 +340,29 @@ def test_states_at_answers(
     set_instruction(monkeypatch)
     states(backbone)
     assert computed == [backbone, changed, backbone]
+
+
+def test_what_a_teacher_says(
+    backbone: Backbone,
+    same: Backbone,
+    changed: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    computed = backbones_in(monkeypatch, Trunk, "residual")
+
+    def teacher(backbone: Backbone, passage: Passage = PASSAGE, top_k: int = 4) -> None:
+        encode = backbone.tokenizer.encode
+        asked = [(encode(build_prompt(q, [passage])), encode(answer)) for q, answer in PAIRS]
+        Teacher(FinalFFN(backbone), asked, top_k, tmp_path)
+
+    for each in (backbone, same, changed, changed):
+        teacher(each)
+    teacher(backbone, replace(PASSAGE, text="Tova Blick was born in Porto."))
+    teacher(backbone, top_k=5)
+    set_instruction(monkeypatch)
+    teacher(backbone)
+    assert computed == [backbone, changed, backbone, backbone, backbone]
 
 
 def test_prag_adapter(

@@ -15,7 +15,7 @@ from backbone.model import Backbone
 from genpoe.hypernet.hypernet import Hypernet, HypernetSettings
 from genpoe.training.datamodule import QADataModule
 from genpoe.training.module import GenPoEModule
-from genpoe.training.settings import BatchingSettings, OptimSettings
+from genpoe.training.settings import BatchingSettings, DistillationSettings, OptimSettings
 from plumbing.cli import next_command, say_written
 from plumbing.mounts import mounted
 from plumbing.settings import read_section
@@ -48,6 +48,8 @@ def build_module(config: DictConfig, backbone: Backbone) -> GenPoEModule:
             other_passages=config.other_passages,
             wrong_passages=config.wrong_passages,
             seed=config.seed,
+            distillation=read_section(config, "distillation", DistillationSettings),
+            teacher_dir=str(cache_dir),
         )
 
 
@@ -121,6 +123,7 @@ def train(
     # First: what is wrong with a setting shows before anything is loaded.
     instantiate(config.hypernet)
     read_section(config, "optim", OptimSettings)
+    read_section(config, "distillation", DistillationSettings)
     batching = read_section(config, "batching", BatchingSettings)
     if batching.negatives_path is not None and not (config.other_passages or config.wrong_passages):
         raise ValueError(

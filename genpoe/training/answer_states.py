@@ -10,7 +10,7 @@ Shapes: N questions, T tokens, L tokens without the last one, A answer positions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from genpoe.experts import Around
 from genpoe.training.frozen_states import FrozenStates, Remaining, cached_states
 from plumbing.storage.hashing import digest
 
-_STREAM = -1  # stands for the residual stream before the last FFN, beside the indices of layers
+STREAM = -1  # stands for the residual stream before the last FFN, beside the indices of layers
 _TREE_TOKENS = 384  # nodes of one tree, in which questions share their beginnings
 _TREES = 4  # trees in one forward pass
 
@@ -73,7 +73,7 @@ class AnswerStates:
         backbone = final.backbone
         ids = [([*map(int, prompt)], [*map(int, answer)]) for prompt, answer in questions]
         decisive = [backbone.fingerprint, str(backbone.dtype), "answers", digest([ids])]
-        sources = [_STREAM, *layers]
+        sources = [STREAM, *layers]
         homes = [folder / digest([*decisive, source])[:32] for source in sources]
         # Each kind is kept by itself, so that another hypernetwork can use those that it shares.
         self._states = cached_states(
@@ -121,13 +121,25 @@ def answers_of(batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _compute(
+def read_answers(
     final: FinalFFN,
-    states: dict[int, FrozenStates],
+    layers: Sequence[int],
     questions: Sequence[tuple[list[int], list[int]]],
     remaining: Remaining,
-) -> None:
-    """Write the states of each source: of a layer's input, or of the `_STREAM`."""
+) -> Iterator[list[tuple[int, dict[int, Tensor]]]]:
+    """Read questions in passes that share their beginnings.
+
+    Args:
+        final: The last FFN with its norms.
+        layers: The layers whose input states are wanted; `STREAM` stands for the residual stream
+            before the last FFN.
+        questions: The token ids of each question's prompt, and of its answer.
+        remaining: Which of the passes remain.
+
+    Yields:
+        For each pass its questions: their indices, and of each layer the states ``[A, D]`` at the
+        positions that predict the answer.
+    """
     trunk, backbone = Trunk(final), final.backbone
     forest = _plant(questions)
     seen: dict[int, Tensor] = {}
@@ -140,20 +152,34 @@ def _compute(
 
     handles = [
         backbone.layers[layer].register_forward_pre_hook(note(layer), with_kwargs=True)
-        for layer in states
-        if layer != _STREAM
+        for layer in layers
+        if layer != STREAM
     ]
     try:
         for first in remaining(range(0, len(forest), _TREES)):
             trees = forest[first : first + _TREES]
-            seen[_STREAM] = trunk.residual([tree for tree, _ in trees])
-            for row, (_, places) in enumerate(trees):
-                for index, nodes in places:
-                    for source, kept in states.items():
-                        kept.write(index, seen[source][row, nodes])
+            seen[STREAM] = trunk.residual([tree for tree, _ in trees])
+            yield [
+                (index, {layer: seen[layer][row, nodes] for layer in layers})
+                for row, (_, places) in enumerate(trees)
+                for index, nodes in places
+            ]
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _compute(
+    final: FinalFFN,
+    states: dict[int, FrozenStates],
+    questions: Sequence[tuple[list[int], list[int]]],
+    remaining: Remaining,
+) -> None:
+    """Write the states of each source: of a layer's input, or of the `STREAM`."""
+    for batch in read_answers(final, list(states), questions, remaining):
+        for index, found in batch:
+            for source, kept in states.items():
+                kept.write(index, found[source])
 
 
 def _plant(
@@ -163,9 +189,10 @@ def _plant(
     forest: list[tuple[TokenTree, list[tuple[int, list[int]]]]] = []
     # Sorted, those that begin alike are in the same tree.
     for index, (prompt, answer) in sorted(enumerate(questions), key=lambda pair: pair[1]):
-        if not forest or len(forest[-1][0]) + len(prompt) + len(answer) > _TREE_TOKENS:
+        read = [*prompt, *answer[:-1]]
+        if not forest or len(forest[-1][0]) + forest[-1][0].lacking(read) > _TREE_TOKENS:
             forest.append((TokenTree(), []))
         tree, places = forest[-1]
-        nodes = tree.add([*prompt, *answer[:-1]])
+        nodes = tree.add(read)
         places.append((index, nodes[len(prompt) - 1 :]))
     return forest

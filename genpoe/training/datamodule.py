@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from backbone.tokens import encode_prompt
 from genpoe.training.examples import Examples
 from genpoe.training.negatives import read_rankings
 from genpoe.training.sampler import GroupedBatchSampler
@@ -22,6 +23,7 @@ from plumbing.mounts import SettingValueError
 from plumbing.training.checkpoint import CheckpointError
 from plumbing.training.interval import log_every_epoch
 from qa.data.dataset import QADataset, check_disjoint, drop_overlap
+from qa.prompts import build_prompt
 
 log = logging.getLogger(__name__)
 
@@ -229,6 +231,21 @@ class QADataModule(LightningDataModule):
             )
             for split, examples in self._examples.items()
         }
+
+    def taught(self) -> list[tuple[list[int], list[int]]]:
+        """What a teacher reads of each training question: the prompt with its passages, the answer.
+
+        ``examples`` of a batch are the indices.
+        """
+        examples = self._prepare(self.train_split, self.train_limit)
+        prompts = (
+            build_prompt(each.question, self.dataset.gold(each)[: self.gold_passages])
+            for each in examples.asked
+        )
+        return [
+            (encode_prompt(self.tokenizer, prompt), answer.tolist())
+            for prompt, answer in zip(prompts, examples.answers, strict=True)
+        ]
 
     def passage_batches(self, n: int) -> Iterator[tuple[Tensor, Tensor]]:
         """A random sample of the training passages, which is the same on every rank.

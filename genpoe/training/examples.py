@@ -52,6 +52,9 @@ class Examples(Dataset[dict[str, Any]]):
     group has fewer. With ``rankings``, so do the passages that resemble them without an answer, and
     ``hard`` (``[G, negatives]``) has their places.
 
+    Attributes:
+        asked: The questions, some of them twice.
+
     Args:
         dataset: The questions and passages.
         split: The name of the split.
@@ -131,8 +134,8 @@ class Examples(Dataset[dict[str, Any]]):
                 passages.append(passage)
         self._hard = np.full((len(golds), 0 if rankings is None else negatives), -1)
         if rankings is not None:
-            asked = [[kept[index][0] for index in group] for group in self.groups]
-            found = choose_negatives(dataset, split, asked, rankings, negatives)
+            of_groups = [[kept[index][0] for index in group] for group in self.groups]
+            found = choose_negatives(dataset, split, of_groups, rankings, negatives)
             # Those that are read anyway need not be read again, here and below.
             place_of = {passage.id: i for i, passage in reversed(list(enumerate(passages)))}
             for group, some in enumerate(found):
@@ -151,7 +154,8 @@ class Examples(Dataset[dict[str, Any]]):
                 "%s: %d of %d passages are cut to %d tokens (max_passage_tokens)",
                 *(split, cut, len(read), max_passage_tokens),
             )
-        self._answers_differ = len({question.answers[0] for question, _ in kept}) > 1
+        self.asked = [question for question, _ in kept]
+        self._answers_differ = len({question.answers[0] for question in self.asked}) > 1
 
     def __len__(self) -> int:
         return len(self.prompts)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backbone.final_ffn import FinalFFN
-from backbone.likelihood import IGNORE, answer_nll
+from backbone.likelihood import IGNORE, AnswerLogits, answer_logits
 from backbone.model import Backbone
 from backbone.split import SplitBackbone
 from genpoe.hypernet.hypernet import Hypernet, PassageTokens
@@ -29,9 +29,10 @@ from genpoe.hypernet.saved import as_nested
 from genpoe.injection import ExpertLayer
 from genpoe.model import check_backbone
 from genpoe.training.answer_states import AnswerStates, AtAnswers
+from genpoe.training.distillation import Teacher
 from genpoe.training.frozen_states import FrozenStates, frozen_states
 from genpoe.training.others import choose_passages, num_groups
-from genpoe.training.settings import OptimSettings
+from genpoe.training.settings import NO_TEACHER, DistillationSettings, OptimSettings
 from genpoe.training.start_sample import TrainingSample
 from plumbing.progress import progress
 from plumbing.storage.jsonl import DataError
@@ -65,9 +66,12 @@ class GenPoEModule(LightningModule):
         wrong_passages: The share of the questions, 0 to 1, that get passages of others alone in a
             training step, so that the hypernetwork learns to be silent there.
         seed: Seed of the noise.
+        distillation: Whether a teacher that has the passage in its prompt is learnt from.
+        teacher_dir: The folder for what the teacher says, which is computed once.
 
     Raises:
-        UnsupportedBackboneError: With ``answers_only``, if the last layer has an unknown form.
+        UnsupportedBackboneError: With ``answers_only`` or a teacher, if the last layer has an
+            unknown form.
         ValueError: If the expert layer is out of range.
     """
 
@@ -82,6 +86,8 @@ class GenPoEModule(LightningModule):
         other_passages: int = 0,
         wrong_passages: float = 0.0,
         seed: int = 0,
+        distillation: DistillationSettings = NO_TEACHER,
+        teacher_dir: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(
@@ -99,6 +105,9 @@ class GenPoEModule(LightningModule):
         self._cache_dir = cache_dir
         self._split = SplitBackbone(backbone, layer) if cache_dir and not answers_only else None
         self._final = FinalFFN(backbone) if cache_dir and answers_only else None
+        self._distillation = distillation
+        self._teacher_dir = teacher_dir if distillation.weight else None
+        self._teacher: Teacher | None = None
         self._frozen: dict[str, FrozenStates] = {}
         self._answers: dict[str, AnswerStates] = {}
         self._read: dict[str, FrozenStates] = {}  # the states of passages
@@ -123,13 +132,20 @@ class GenPoEModule(LightningModule):
         known = self.at_answers(batch)
         around = None if known is None else known.around
         with self.expert_layer.injected(experts, weight, rows, around):
-            nll = self.answer_nll(batch, known)
+            student = self.answer_logits(batch, known)
             looked = self.expert_layer.looked
         targets = self.targets(batch, known)
-        return nll, self.hypernet.extra_loss(experts, looked, rows, targets, wrong)
+        extra = self.hypernet.extra_loss(experts, looked, rows, targets, wrong)
+        if noise is not None and self._teacher is not None:
+            apart = self._teacher.divergence(batch["examples"], student)
+            if wrong is not None:  # without its passage, a question has nothing to learn there
+                apart = apart * ~wrong
+            apart = self._distillation.weight * apart
+            extra = apart if extra is None else extra + apart
+        return student.nll(), extra
 
-    def answer_nll(self, batch: dict[str, Any], known: AtAnswers | None = None) -> Tensor:
-        """The answer nll ``[N]`` of each question with what is injected now, nats per token.
+    def answer_logits(self, batch: dict[str, Any], known: AtAnswers | None = None) -> AnswerLogits:
+        """What the model says at the answers with what is injected now.
 
         Args:
             batch: The questions.
@@ -138,10 +154,10 @@ class GenPoEModule(LightningModule):
         if known is not None:
             final: Any = self._final
             labels = functional.pad(known.targets_NA, (1, 0), value=IGNORE)
-            return answer_nll(
+            return answer_logits(
                 self.backbone, labels, labels, labels, lambda *_: final.hidden(known.stream_NAD)
             )
-        return answer_nll(
+        return answer_logits(
             self.backbone,
             batch["input_ids"],
             batch["attention_mask"],
@@ -250,6 +266,11 @@ class GenPoEModule(LightningModule):
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         if self._cache_dir is not None:
             self._compute_frozen(datamodule, Path(self._cache_dir))
+        if self._teacher_dir is not None:
+            final, bar = self._final or FinalFFN(self.backbone), _progress("What the teacher says")
+            top_k, folder = self._distillation.top_k, Path(self._teacher_dir)
+            read = partial(Teacher, final, datamodule.taught(), top_k, folder, bar)
+            self._teacher = self._once(read)
         if self.hypernet.started:
             return
         self.hypernet.start(TrainingSample(self, datamodule))

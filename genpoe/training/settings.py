@@ -81,3 +81,29 @@ class OptimSettings:
                 "lr", f"need 0 <= lr_min <= lr and lr > 0, got lr_min={self.lr_min}, lr={self.lr}"
             )
         object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """``distillation``: a teacher that has the passage in its prompt.
+
+    Attributes:
+        weight: The weight of the divergence from the teacher, beside the answer nll; 0: there is no
+            teacher.
+        top_k: How many of the teacher's tokens are kept at each position.
+
+    Raises:
+        ValueError: If a setting has another type or is out of range.
+    """
+
+    weight: float = 0.0
+    top_k: int = 32
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_positive(self, "top_k")
+        if self.weight < 0:
+            raise SettingValueError("weight", f"weight must not be negative, got {self.weight}")
+
+
+NO_TEACHER = DistillationSettings()

@@ -63,7 +63,7 @@ class TrainingSample:
             spy, known = _Spy(looks), module.at_answers(batch)
             around = known.around if known is not None and looks is not None else None
             with module.expert_layer.injected(spy, torch.empty(0), around=around):
-                module.answer_nll(batch, known)
+                module.answer_logits(batch, known)
             yield spy.sites[-1], module.targets(batch, known) != IGNORE
 
 

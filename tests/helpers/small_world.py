@@ -349,6 +349,17 @@ class World:
         return path
 
     @cached_property
+    def rankings(self) -> Path:
+        """A file of passages that a retriever found for the training questions."""
+        from plumbing.storage.jsonl import write_jsonl
+        from qa.data.dataset import load_folder
+
+        dataset = load_folder(self.folder)
+        path, ids = self._root / "rankings.jsonl", list(dataset.passages)
+        write_jsonl(path, ({"id": q.id, "passage_ids": ids} for q in dataset.split("train")))
+        return path
+
+    @cached_property
     def first_run(self) -> Path:
         """A run folder of an evaluation."""
         return self._run("evaluate", ["method=rag"])
@@ -388,6 +399,7 @@ _PLACEHOLDERS = {
     r"\bRUN2\b": "second_run",
     r"\bAUG\b": "augmentations",
     r"\bINDEX2?$": "index",
+    r"\bRANKED/rankings\.jsonl$": "rankings",
     r"^ID$": "passage_id",
     r"^TARGET$": "new_folder",
     r"^FOLDER$": "peft_adapter",
