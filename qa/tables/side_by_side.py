@@ -56,7 +56,8 @@ def plot(rows: Sequence[Evaluated], picture: Path) -> None:
     """Draw the scores over the first axis, as lines if its labels are numbers and else as bars.
 
     Args:
-        rows: The evaluations. Those that agree on all other axes share a colour.
+        rows: The evaluations. Those that agree on all other axes share a colour. A metric that none
+            of them has is not drawn.
         picture: The PNG file that is written.
     """
     from matplotlib.figure import Figure
@@ -66,11 +67,13 @@ def plot(rows: Sequence[Evaluated], picture: Path) -> None:
     for row in rows:
         name = ", ".join(f"{other} {row.labels[other]}" for other in others)
         series.setdefault(name, []).append(row)
-    figure = Figure(figsize=(4 * len(_PANELS), 3.2), layout="constrained")
+    panels = {name: each for name, each in _PANELS.items() if any(name in r.metrics for r in rows)}
+    figure = Figure(figsize=(4 * len(panels), 3.2), layout="constrained")
     draw = _lines if all(map(_is_number, (row.labels[axis] for row in rows))) else _bars
-    for panel, metric in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
+    drawn = figure.subplots(1, len(panels), squeeze=False)[0]
+    for panel, (metric, (heading, _)) in zip(drawn, panels.items(), strict=True):
         draw(panel, series, axis, metric)
-        panel.set(xlabel=axis, ylabel=_PANELS[metric][0])
+        panel.set(xlabel=axis, ylabel=heading)
         panel.grid(alpha=0.3)
     if others:
         figure.legend(*panel.get_legend_handles_labels(), loc="outside right upper")
