@@ -53,7 +53,8 @@ def dpr(folders, sentence):
 @pytest.fixture(scope="module")
 def sgpt(tmp_path_factory, sentence):
     folder = tmp_path_factory.mktemp("decoder")
-    decoder = make_backbone("gpt_neo", num_layers=2, attention_types=[[["global"], 2]])
+    sizes = {"num_layers": 2, "max_position_embeddings": 64}
+    decoder = make_backbone("gpt_neo", attention_types=[[["global"], 2]], **sizes)
     with torch.no_grad():
         for parameter in decoder.model.parameters():
             parameter.div_(4)  # smaller weights, so that bfloat16 is fine enough
@@ -147,7 +148,7 @@ def test_sgpt_weighs_states_by_their_position_and_puts_brackets_around(sgpt):
     assert abs(as_passage - as_question).max() > 1e-3
     for changed, message in (
         ({"max_question_tokens": 2}, "max_question_tokens must be at least 3, two for the"),
-        ({"max_question_tokens": 513}, "max_question_tokens must be at most 512"),
+        ({"max_question_tokens": 65}, "max_question_tokens must be at most 64"),
     ):
         with pytest.raises(ValueError, match=message):
             replace(sgpt, **changed).load().encode_questions(["river"])
