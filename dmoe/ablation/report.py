@@ -23,6 +23,7 @@ _COLUMNS = {
     **SECONDS,
 }
 _COMPARED = ("f1", "nll")
+RUNS = "runs.json"  # the folder of each cell's evaluation, by its labels joined by "/"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Row(Evaluated):
 
 
 def write_report(rows: Sequence[Row], folder: Path) -> dict[str, float]:
-    """Write ``results.csv``, ``table.md``, ``figure.png`` and ``metrics.json``.
+    """Write ``results.csv``, ``table.md``, ``figure.png``, ``runs.json`` and ``metrics.json``.
 
     To the metrics of each cell, the `differences` from the first cell are added.
 
@@ -55,6 +56,8 @@ def write_report(rows: Sequence[Row], folder: Path) -> dict[str, float]:
     (folder / "results.csv").write_text(_csv(rows), encoding="utf-8")
     (folder / "table.md").write_text(table(rows, _COLUMNS), encoding="utf-8")
     plot(rows, folder / "figure.png")
+    folders = {"/".join(row.labels.values()): row.predictions.parent for row in rows}
+    write_json(folder / RUNS, {key: str(path.relative_to(folder)) for key, path in folders.items()})
     metrics = {
         "/".join([*row.labels.values(), name]): value
         for row in rows

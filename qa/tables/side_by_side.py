@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,13 +53,14 @@ def table(rows: Sequence[Evaluated], columns: Mapping[str, tuple[str, int]]) -> 
     return markdown_table(lines, headings, labels=len(axes))
 
 
-def plot(rows: Sequence[Evaluated], picture: Path) -> None:
+def plot(rows: Sequence[Evaluated], picture: Path, panels: Mapping[str, str] | None = None) -> None:
     """Draw the scores over the first axis, as lines if its labels are numbers and else as bars.
 
     Args:
-        rows: The evaluations. Those that agree on all other axes share a colour. A metric that none
-            of them has is not drawn.
+        rows: The evaluations. Those that agree on all other axes share a colour.
         picture: The PNG file that is written.
+        panels: The heading of each metric that gets a panel, by its name. None: EM, F1, nll and the
+            seconds of a question. What an evaluation has not measured stays empty.
     """
     from matplotlib.figure import Figure
 
@@ -67,13 +69,13 @@ def plot(rows: Sequence[Evaluated], picture: Path) -> None:
     for row in rows:
         name = ", ".join(f"{other} {row.labels[other]}" for other in others)
         series.setdefault(name, []).append(row)
-    panels = {name: each for name, each in _PANELS.items() if any(name in r.metrics for r in rows)}
-    figure = Figure(figsize=(4 * len(panels), 3.2), layout="constrained")
+    headings = panels or {name: heading for name, (heading, _) in _PANELS.items()}
+    figure = Figure(figsize=(4 * len(headings), 3.2), layout="constrained")
     draw = _lines if all(map(_is_number, (row.labels[axis] for row in rows))) else _bars
-    drawn = figure.subplots(1, len(panels), squeeze=False)[0]
-    for panel, (metric, (heading, _)) in zip(drawn, panels.items(), strict=True):
+    axes = figure.subplots(1, len(headings), squeeze=False)
+    for panel, metric in zip(axes.flat, headings, strict=True):
         draw(panel, series, axis, metric)
-        panel.set(xlabel=axis, ylabel=heading)
+        panel.set(xlabel=axis, ylabel=headings[metric])
         panel.grid(alpha=0.3)
     if others:
         figure.legend(*panel.get_legend_handles_labels(), loc="outside right upper")
@@ -103,9 +105,9 @@ def _bars(panel: Any, series: Mapping[str, Sequence[Evaluated]], axis: str, metr
 
 def _values(rows: Sequence[Evaluated], metric: str) -> tuple[list[float], list[list[float]] | None]:
     """The values, and how far their intervals reach below and above; None without intervals."""
-    values = [row.metrics.get(metric, 0.0) for row in rows]
+    values = [row.metrics.get(metric, math.nan) for row in rows]
     low, high = (
-        [row.metrics.get(f"{metric}{end}", row.metrics.get(metric, 0.0)) for row in rows]
+        [row.metrics.get(f"{metric}{end}", row.metrics.get(metric, math.nan)) for row in rows]
         for end in ("_low", "_high")
     )
     if not any(f"{metric}_low" in row.metrics for row in rows):

@@ -1,0 +1,171 @@
+"""Every entry of ``conf/papers`` is well-formed, and its commands compose at every size."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from benchmarks.papers import entries
+from benchmarks.papers.cells import Cell, minutes_of, places
+from benchmarks.papers.entries import OWN, read_entry, targets
+from benchmarks.papers.reproduce import plan
+from plumbing.storage.jsonl import DataError
+from tests.helpers.small_world import CONF, composed
+
+SIZES = sorted(path.stem for path in (CONF / "size").glob("*.yaml"))
+GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()}
+
+
+def size_of(name: str) -> Any:
+    config = composed("reproduce", [f"size={name}", "target=all", "data_root=ROOT"])
+    return OmegaConf.create(OmegaConf.to_container(config.size, resolve=True))
+
+
+def every_cell(size: str) -> Iterator[Cell]:
+    for each in plan(targets(), size_of(size)):
+        yield from each.cells.values()
+
+
+def test_there_are_sizes_and_targets() -> None:
+    assert {"small", "night", "paper"} >= set(SIZES) >= {"small"}
+    assert targets()[0] == "genpoe/table1"
+    assert all(re.fullmatch(r"(genpoe|dmoe)/\w+", target) for target in targets())
+
+
+@pytest.mark.parametrize("target", targets())
+@pytest.mark.parametrize("size", SIZES)
+def test_an_entry_has_cells_and_each_claim_names_some(size: str, target: str) -> None:
+    entry = read_entry(target, size_of(size))
+    found = places(entry, size_of(size))
+    assert any(place.cell is not None for place in found)
+    for labels in entry.paper:
+        assert len(labels) == len(entry.paper_axes)
+    assert entry.title.lower().startswith(target.partition("/")[0])
+
+
+def words_of(cell: Cell) -> tuple[str, tuple[str, ...]]:
+    """A cell's command without what only differs in the value of a setting."""
+    words = (word for word in cell.words if not re.fullmatch(r"<\w+>", word))
+    return cell.script, tuple(
+        word if word.partition("=")[0] in GROUPS else word.partition("=")[0] for word in words
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+def test_every_command_composes(size: str) -> None:
+    alike = {words_of(cell): cell for cell in every_cell(size)}
+    assert alike
+    for cell in alike.values():
+        words = [re.sub(r"<\w+#[^>]+>", "0.5", word) for word in cell.words]
+        words = [re.sub(r"<(\w+)>", r"\1", word) for word in words if word[0] != "<"]
+        config = composed(cell.script, [*words, "paths.output_dir=out"])
+        assert config.task_name == cell.script, cell
+
+
+@pytest.mark.parametrize("size", ["small"])
+def test_every_cell_of_the_small_size_has_an_estimate(size: str) -> None:
+    cells = {cell.key: cell for cell in every_cell(size)}
+    assert [cell.name for cell in cells.values() if cell.minutes is None] == []
+    assert sum(cell.minutes or 0 for cell in cells.values()) < 90
+
+
+def test_the_estimate_with_the_most_words_counts() -> None:
+    costs = {"evaluate": 1.0, "evaluate rag=true": 2.0, "evaluate method=memit": 9.0}
+    assert minutes_of("evaluate", ["k=1"], costs) == 1
+    assert minutes_of("evaluate", ["rag=true", "k=1"], costs) == 2
+    assert minutes_of("evaluate", ["method=memit"], costs) == 9
+    assert minutes_of("augment", [], costs) is None
+
+
+ENTRY = """
+title: "GenPoE, Table 9: a trial"
+script: evaluate
+overrides: ["limit=${limit}", "${stack}"]
+axes:
+  data: ${data}
+  k: {one: {as: 1, cell: [k=1]}, two: {as: 2, cell: [k=2], bank: [expert.rank=2]}, three: null}
+rows: [k]
+metrics: {"em@{k}": {heading: EM, decimals: 2}}
+paper:
+  axes: [k, data]
+  reference: {data: NQ}
+  values: {one: {NQ: [1.5]}}
+claims:
+  - {says: more is better, better: {k: two}, than: {k: one}}
+"""
+SIZE = """
+limit: 3
+stack: [retriever=bm25, "bank.dir=<bank>/bank"]
+data: {bios: [data=bios], NQ: [data=nq]}
+parts: {bank: {script: build_experts, overrides: ["bank.dir=<self>/bank"], takes: [data]}}
+minutes: {evaluate: 1}
+"""
+
+
+def as_size(text: str) -> Any:
+    return OmegaConf.create(text)
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "genpoe/table9.yaml"
+    path.parent.mkdir()
+    path.write_text(ENTRY)
+    monkeypatch.setattr(entries, "ENTRIES", tmp_path)
+    return path
+
+
+@pytest.mark.usefixtures("written")
+def test_an_entry_is_read() -> None:
+    size = as_size(SIZE)
+    entry = read_entry("genpoe/table9", size)
+    assert entry.overrides == ["limit=3", "retriever=bm25", "bank.dir=<bank>/bank"]
+    one, two, three, *_ = found = places(entry, size)
+    assert len(found) == 6
+    assert three.cell is None
+    assert one.cell is not None
+    assert two.cell is not None
+    assert one.cell.words == (*entry.overrides, "data=bios", "k=1")
+    assert one.metric("em@{k}") == "em@1"
+    assert two.options["k"].overrides == {OWN: ["k=2"], "bank": ["expert.rank=2"]}
+    assert one.cell.needs["bank"].words == ("bank.dir=<self>/bank", "data=bios")
+    assert two.cell.needs["bank"].words[-1] == "expert.rank=2"
+    assert one.cell.needs["bank"].key != two.cell.needs["bank"].key
+    metric = entry.metrics[0]
+    assert entry.papers({"data": "bios", "k": "one"}, metric) == (1.5, "NQ")
+    assert entry.papers({"data": "NQ", "k": "one"}, metric) == (1.5, "")
+    assert entry.papers({"data": "NQ", "k": "two"}, metric) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("k: two}, than", "k: four}, than", r"k has no \['four'\]"),
+        ("rows: [k]", "rows: [m]", "'m'"),
+        ("[1.5]", "[1.5, 2]", "has 2 of 1 metrics"),
+        ("${stack}", "${stick}", "stick"),
+        ("title:", "titel:", "'title'"),
+    ],
+)
+def test_a_faulty_entry_is_an_error_that_names_the_file(
+    written: Path, old: str, new: str, message: str
+) -> None:
+    written.write_text(ENTRY.replace(old, new))
+    with pytest.raises(DataError, match=message) as error:
+        read_entry("genpoe/table9", as_size(SIZE))
+    assert str(written) in str(error.value)
+
+
+@pytest.mark.usefixtures("written")
+def test_an_unknown_part_or_target_is_an_error() -> None:
+    size = as_size(SIZE.replace("{bank:", "{bunk:"))
+    with pytest.raises(DataError, match="needs the part 'bank', and the size has only bunk"):
+        places(read_entry("genpoe/table9", size), size)
+    with pytest.raises(DataError, match="target must be one of list, all, genpoe/table9, got 'x'"):
+        read_entry("x", size)
