@@ -21,7 +21,7 @@ from qa.evaluation.evaluate import LARGEST
 from qa.evaluation.pairing import average, differences
 from qa.evaluation.run_folder import RunFolder, read_run
 from qa.statistics import over_runs
-from qa.tables.bins import bin_rows, bins_page
+from qa.tables.bins import bins_page, plot_bins
 from qa.tables.side_by_side import SECONDS, TRIGGER_RATE, Evaluated, plot, table
 from qa.tables.tables import SCORES, flat, markdown_table, with_interval
 
@@ -165,7 +165,7 @@ def report_command(config: DictConfig) -> dict[str, float]:
         pages["seeds.md"] = _seeds(seeds)
     if grouped:
         pages["bins.md"] = bins_page(grouped, compared, settings.uncertainty)
-        plot(bin_rows(grouped), folder / "bins.png")
+        plot_bins(grouped, folder / "bins.png")
     if gains:
         pages["differences.md"] = _differences(gains, compared, common)
     for name, page in pages.items():

@@ -174,21 +174,23 @@ def binned(
 
 
 def alignment(run: Predictions, uncertainty: dict[str, float], seed: int = 0) -> dict[str, float]:
-    """How closely a run's scores fall as the uncertainty rises, over single questions.
+    """How closely a run's scores follow the backbone's certainty, over single questions.
 
     Returns:
-        ``<score>_rank_correlation``, Spearman's, between -1 and 1, with its 95 % interval, for each
-        score that has any variance. Below 0 uncertain questions have the lower scores.
+        ``<score>_certainty``, Spearman's rank correlation of the score with the negated
+        uncertainty, between -1 and 1, with its 95 % interval, for each score that varies. EM and F1
+        are above 0 if uncertain questions are answered worse; the nll is then below 0.
     """
     lines = [run.questions[id] for id in uncertainty]
     clusters = clusters_of([line.gold_ids for line in lines])
+    certainty = [-value for value in uncertainty.values()]
     found: dict[str, float] = {}
     for name in SCALE:
         if all(name in line.scores for line in lines):
             scores = [line.scores[name] for line in lines]
-            if len(set(scores)) > 1 and len(set(uncertainty.values())) > 1:
-                rho = rank_correlation([*uncertainty.values()], scores, clusters, seed)
-                found |= rho.metrics(f"{name}_rank_correlation")
+            if len(set(scores)) > 1 and len(set(certainty)) > 1:
+                rho = rank_correlation(certainty, scores, clusters, seed)
+                found |= rho.metrics(f"{name}_certainty")
     return found
 
 

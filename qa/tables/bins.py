@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from qa.tables.side_by_side import TRIGGER_RATE, Evaluated, table
+from qa.tables.side_by_side import TRIGGER_RATE, Evaluated, plot, table
 from qa.tables.tables import SCORES, markdown_table, with_interval
 
 Grouped = Mapping[str, Mapping[str, Mapping[str, float] | float]]
@@ -22,6 +23,12 @@ def bin_rows(grouped: Grouped) -> list[Evaluated]:
         for number, found in numbered.items()
         if isinstance(found, Mapping)
     ]
+
+
+def plot_bins(grouped: Grouped, picture: Path) -> None:
+    """Draw EM, F1 and nll over the groups, a line for each label."""
+    drawn = {name: SCORES[name][0] for name in ("em", "f1", "nll")}
+    plot(bin_rows(grouped), picture, drawn)
 
 
 def bins_page(grouped: Grouped, baseline: str, of: str) -> str:
@@ -46,15 +53,17 @@ def bins_page(grouped: Grouped, baseline: str, of: str) -> str:
     for label, found in grouped.items():
         numbers = {name: value for name, value in found.items() if isinstance(value, float)}
         correlations += [
-            [label, heading, with_interval(numbers, f"{name}_rank_correlation", 2)]
+            [label, heading, with_interval(numbers, f"{name}_certainty", 2)]
             for name, (heading, _) in SCORES.items()
-            if f"{name}_rank_correlation" in numbers
+            if f"{name}_certainty" in numbers
         ]
+    ranks = markdown_table(correlations, ["Run", "Score", "Correlation"], labels=2)
     return (
         f"The questions in groups of equal size, by how uncertain {baseline} is: the {of} entropy "
         "in nats of the tokens of\nits answer that the backbone predicts before an expert acts.\n\n"
-        f"{groups}\nHow closely the scores of single questions follow the uncertainty: Spearman's "
-        f"rank correlation.\n\n{markdown_table(correlations, ['Run', 'Score', 'Correlation'], 2)}"
+        f"{groups}\nHow closely the scores of single questions follow the certainty, the negated "
+        "uncertainty: Spearman's rank\ncorrelation. For EM and F1 it is above 0 if uncertain "
+        f"questions are answered worse.\n\n{ranks}"
     )
 
 

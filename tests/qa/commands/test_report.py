@@ -319,8 +319,8 @@ def test_bins_against_a_table_made_by_hand(write: Write, tmp_path: Path) -> None
     assert "| 3 | ours | 2.10–3.00 | 2 | 50.0 (" in page
     assert (tmp_path / "out/bins.png").read_bytes().startswith(b"\x89PNG")
     # The ranks of the base's EM are 2.5, 2.5, 5.5, 2.5, 5.5, 2.5; of TU 1, 4, 2, 6, 3, 5.
-    # Centred, their product is -6, and their squares add up to 12 and 17.5: -6 / sqrt(12 * 17.5).
-    assert metrics["base/bins/em_rank_correlation"] == pytest.approx(-0.41404, abs=1e-5)
+    # Centred, their product is -6, and their squares add up to 12 and 17.5.
+    assert metrics["base/bins/em_certainty"] == pytest.approx(6 / (12 * 17.5) ** 0.5)
 
     # By the largest: q0 0.3, q2 0.4 | q4 1.3, q5 2.1 | q1 2.5, q3 3.0.
     metrics = report(tmp_path, runs, "bins=3", "uncertainty=max")
@@ -339,7 +339,7 @@ def test_groups_that_cannot_be_made(write: Write, runs: list[Path], tmp_path: Pa
     metrics = report(tmp_path, [ours, runs[0]], "bins=2")  # the baseline alone must say it
     assert "base/bins/1/em" in metrics
     assert "base/bins/1/trigger_rate" not in metrics
-    assert "decoded/bins/em_rank_correlation" not in metrics  # all are right
+    assert "decoded/bins/em_certainty" not in metrics  # all are right
     for count in (1, 7):
         with pytest.raises(ValueError, match=f"bins must be between 2 and .* 6, got {count}"):
             report(tmp_path, [ours], f"bins={count}")
