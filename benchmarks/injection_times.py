@@ -2,7 +2,8 @@
 
 ``scripts/benchmark.py suite=injection_times``. Each passage is injected by all methods in turn, in
 one process. What a method trains or measures beforehand does not count. An editor edits the
-passage's facts; its undoing and the likelihoods of its report do not count.
+passage's facts; its undoing and the likelihoods of its report do not count. Answering is measured
+for the backbone and for generated experts; an edited backbone has as many weights as before.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from scipy.stats import binom
 
 from backbone.final_ffn import FinalFFN
 from backbone.model import Backbone
@@ -42,6 +44,7 @@ from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
 
+BASE = "Base"
 _NOBODY = Question("", "?", ("",))  # a question that nobody asks of a passage
 _EXAMPLES = 40
 
@@ -65,26 +68,54 @@ def injection_times_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]
             f"has {len(lessons)}",
         )
     backbone = instantiate(config.backbone)
+    generators = _hypernets(config, backbone)
     with tempfile.TemporaryDirectory() as folder:
         tasks: dict[str, Task] = {
-            **_hypernets(config, backbone),
+            **{name: partial(_generate, genpoe) for name, genpoe in generators.items()},
             **_experts(backbone, settings, Path(folder)),
             "RAG: longer prompt": partial(_longer_prompt, backbone),
             **_editors(config, backbone, data),
         }
         seconds = _measured(tasks, lessons)
-    result: dict[str, Any] = {"passages": settings.passages, "pairs": settings.pairs, "seconds": {}}
-    rows = []
-    for name, found in seconds.items():
-        p50, p95 = (float(each) for each in np.percentile(found, [50, 95]))
-        result["seconds"][name] = {"p50": p50, "p95": p95}
-        rows.append([name, f"{p50:.3g}", f"{p95:.3g}"])
+    answers = {BASE: partial(_answer, backbone, None, settings.new_tokens)}
+    for name, genpoe in generators.items():
+        answers[name] = partial(_answer, backbone, genpoe, settings.new_tokens)
+    answering = _measured(answers, lessons)
+    result: dict[str, Any] = {
+        "passages": settings.passages,
+        "pairs": settings.pairs,
+        "seconds": {name: quantiles(found) for name, found in seconds.items()},
+        "inference": {name: quantiles(found) for name, found in answering.items()},
+    }
+    rows = [
+        [name, *(f"{found[key]:.3g}" if key in found else "" for key in ("p50", "p95"))]
+        + [f"{answer['p50']:.3g}" if (answer := result["inference"].get(name)) else ""]
+        for name, found in ({BASE: {}} | result["seconds"]).items()
+    ]
     shape = (
         f"{settings.passages} passages, one at a time; {str(backbone.dtype)[6:]}; editors edit at "
         f"most {settings.pairs} facts of each."
     )
-    table = markdown_table(rows, ["method", "p50, seconds", "p95, seconds"], compact=True)
+    headings = ["method", "p50, seconds", "p95, seconds", f"{settings.new_tokens} tokens, p50"]
+    table = markdown_table(rows, headings, compact=True)
     return result, ["# Injecting one passage", "", shape, "", *table.splitlines()]
+
+
+def quantiles(seconds: Sequence[float]) -> dict[str, float]:
+    """The median, and the 95th percentile, of some measurements.
+
+    Returns:
+        ``p50`` and ``p95``. From six measurements on there are also ``p50_low`` and ``p50_high``,
+        an interval that holds the median with at least 95 %, from two of the measurements.
+    """
+    p50, p95 = (float(each) for each in np.percentile(seconds, [50, 95]))
+    found = {"p50": p50, "p95": p95}
+    # Fewer than `outside` of them lie below the median with a probability of 2.5 % at most.
+    outside = int(binom.ppf(0.025, len(seconds), 0.5))
+    if outside > 0:
+        ordered = sorted(seconds)
+        found |= {"p50_low": ordered[outside - 1], "p50_high": ordered[-outside]}
+    return found
 
 
 def _measured(tasks: Mapping[str, Task], lessons: Sequence[Lesson]) -> dict[str, list[float]]:
@@ -102,19 +133,42 @@ def _measured(tasks: Mapping[str, Task], lessons: Sequence[Lesson]) -> dict[str,
     return seconds
 
 
-def _hypernets(config: DictConfig, backbone: Backbone) -> dict[str, Task]:
-    """The generation of an expert by each hypernetwork; random weights take as long."""
-
-    def generate(genpoe: GenPoE, lesson: Lesson) -> None:
-        genpoe.inject([lesson.passage])
-        genpoe.remove()
-
-    found: dict[str, Task] = {}
+def _hypernets(config: DictConfig, backbone: Backbone) -> dict[str, GenPoE]:
+    """What generates an expert, with each hypernetwork; random weights take as long."""
+    found: dict[str, GenPoE] = {}
     for name, source in config.hypernets.items():
         hypernet = instantiate(source).build(backbone).eval().requires_grad_(False)
         genpoe = GenPoE(backbone, hypernet.to(backbone.device).cast(backbone.dtype))
-        found[f"GenPoE, {name}: generating the expert"] = partial(generate, genpoe)
+        found[f"GenPoE, {name}: generating the expert"] = genpoe
     return found
+
+
+def _generate(genpoe: GenPoE, lesson: Lesson) -> None:
+    genpoe.inject([lesson.passage])
+    genpoe.remove()
+
+
+@torch.inference_mode()
+def _answer(backbone: Backbone, genpoe: GenPoE | None, tokens: int, lesson: Lesson) -> float:
+    """The seconds of as many tokens of an answer, with the expert in its place."""
+    ids = _prompt_ids(backbone, build_prompt(lesson.pairs[0][0]))
+    if genpoe is not None:
+        genpoe.inject([lesson.passage])
+    watch = Stopwatch()
+    backbone.model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        min_new_tokens=tokens,
+        max_new_tokens=tokens,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    seconds = watch.seconds
+    if genpoe is not None:
+        genpoe.remove()
+    return seconds
 
 
 def _experts(backbone: Backbone, settings: DictConfig, folder: Path) -> dict[str, Task]:
@@ -154,10 +208,16 @@ def _longer_prompt(backbone: Backbone, lesson: Lesson) -> float:
 
 @torch.inference_mode()
 def _reading(backbone: Backbone, prompt: str) -> float:
-    ids = torch.tensor([encode_prompt(backbone.tokenizer, prompt)], device=backbone.device)
+    ids = _prompt_ids(backbone, prompt)
     watch = Stopwatch()
     backbone.hidden_states(ids, torch.ones_like(ids))
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return watch.seconds
+
+
+def _prompt_ids(backbone: Backbone, prompt: str) -> torch.Tensor:
+    return torch.tensor([encode_prompt(backbone.tokenizer, prompt)], device=backbone.device)
 
 
 def _editors(config: DictConfig, backbone: Backbone, data: QADataset) -> dict[str, Task]:
@@ -173,6 +233,8 @@ def _editors(config: DictConfig, backbone: Backbone, data: QADataset) -> dict[st
     plain: Any = OmegaConf.to_container(config.editors, resolve=True)
     for name in config.injection.editors:
         given = {**plain[name], "statistics": config.injection.statistics}
+        if name in config.injection.checkpoints:
+            given["ckpt_path"] = config.injection.checkpoints[name]
         editor = open_editor(
             backbone, **given, examples=partial(example_facts, data, _EXAMPLES, config.seed)
         )

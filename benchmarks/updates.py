@@ -285,8 +285,8 @@ def _lines(config: DictConfig, result: Mapping[str, Any]) -> list[str]:
     )
     times = result["times"]
     compared = (
-        f"Training SFT-LoRA anew takes {times['adding']:.0f} times as long as adding a passage, and "
-        f"{times['revoking']:.0f} times as long as taking one back."
+        f"Training SFT-LoRA anew takes {times['adding']:.0f} times as long as adding a passage, "
+        f"and {times['revoking']:.0f} times as long as taking one back."
     )
     return [
         "# What experts take on disk, and what changes take",

@@ -171,13 +171,14 @@ def key_of(script: str, words: Sequence[str], needs: Mapping[str, Cell]) -> str:
         part, metric = found.groups()
         return found[0] if part == SELF else f"<{needs[part].key}#{metric or ''}>"
 
+    last = {word.partition("=")[0]: word for word in words}  # of two for a setting this one counts
     named: DictConfig = OmegaConf.create({})
-    for word in words:
+    for word in last.values():
         key, _, value = word.lstrip("+").partition("=")
         if key in _FILES and not _REFERENCE.search(value):
             OmegaConf.update(named, key, value)
     contents = settings_key(named, [str(key) for key in named], prompt_template())
-    said = [_REFERENCE.sub(by_key, word) for word in words]
+    said = sorted(_REFERENCE.sub(by_key, word) for word in last.values())
     return hashing.digest([script, said, contents])[:16]
 
 

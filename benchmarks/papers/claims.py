@@ -105,15 +105,13 @@ def _verdict(entry: Entry, claim: Claim, metric: Metric, one: Result, other: Res
         first, second = (float(number or 0) for number in numbers)
         paper = sign * (first - second)
     if claim.by:
-        name = one.place.metric(claim.by)
-        value, low, high = (one.metrics.get(f"{name}{end}") for end in ("", "_low", "_high"))
+        found = [one.metrics.get(one.place.metric(name)) for name in claim.by]
+        value, low, high = (None if each is None else each - claim.above for each in found)
         if value is None:
             return Verdict(claim.says, what, NOT_RUN, paper=paper)
         why = "the difference that the command itself measured"
-        n = one.metrics.get("n")
-        return Verdict(
-            claim.says, what, judge(low, high), value, low, high, n and int(n), paper, why
-        )
+        n = None if one.n is None else int(one.n)
+        return Verdict(claim.says, what, judge(low, high), value, low, high, n, paper, why)
     if not (one.values(metric) and other.values(metric)):
         return Verdict(claim.says, what, NOT_RUN, paper=paper)
     difference, n, why = _compare(metric, one, other)

@@ -71,7 +71,9 @@ class Claim:
         than: The labels of what it is better than; axes without a label are those of ``better``.
         where: The labels to which the claim is limited, by axis.
         metrics: The names of the metrics in which it is better; empty: the first one of the entry.
-        by: The name of a metric that is itself the difference; empty: the two cells are compared.
+        by: The names of metrics of the first cell that are themselves the difference: its value,
+            and the ends of its interval; empty: the two cells are compared.
+        above: The value of ``by`` where both are equally good, such as 1 for a ratio.
     """
 
     says: str
@@ -79,7 +81,8 @@ class Claim:
     than: Mapping[str, Sequence[str]] = field(default_factory=dict)
     where: Mapping[str, Sequence[str]] = field(default_factory=dict)
     metrics: Sequence[str] = ()
-    by: str = ""
+    by: Sequence[str] = ()
+    above: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ def read_entry(target: str, size: DictConfig) -> Entry:
 
     Args:
         target: Its name.
-        size: The content of ``conf/size``, to which the entry may refer.
+        size: The content of ``conf/size``, to which the entry refers as ``${size.KEY}``.
 
     Raises:
         DataError: If there is no such entry, or if it is malformed; the message names the file.
@@ -174,7 +177,7 @@ def read_entry(target: str, size: DictConfig) -> Entry:
             f"target must be one of list, all, {', '.join(targets())}, got {target!r}; set target"
         )
     try:
-        merged = OmegaConf.merge(size, {"entry": OmegaConf.load(path)})
+        merged = OmegaConf.create({"size": size, "entry": OmegaConf.load(path)})
         raw: Any = OmegaConf.to_container(merged, resolve=True)
         return _entry(target, raw["entry"])
     except (OmegaConfBaseException, LookupError, TypeError, AttributeError) as error:
@@ -196,7 +199,7 @@ def _entry(target: str, raw: Mapping[str, Any]) -> Entry:
         axes=axes,
         rows=raw["rows"],
         metrics=[_metric(name, value) for name, value in raw["metrics"].items()],
-        paper=dict(_numbers(paper.get("values", {}), len(paper_axes))),
+        paper=dict(_numbers(paper["values"], len(paper_axes))) if paper else {},
         paper_axes=paper_axes,
         reference=paper.get("reference", {}),
         claims=[_claim(each) for each in raw.get("claims", [])],
@@ -255,7 +258,12 @@ def _metric(name: str, value: Any) -> Metric:
 
 def _claim(raw: Mapping[str, Any]) -> Claim:
     labels = {part: _lists(raw.get(part, {})) for part in ("better", "than", "where")}
-    return Claim(raw["says"], **labels, metrics=raw.get("metrics", []), by=raw.get("by", ""))
+    return Claim(raw["says"], **labels, metrics=raw.get("metrics", []), by=_ends(raw.get("by", [])), above=raw.get("above", 0.0))
+
+
+def _ends(by: str | Sequence[str]) -> Sequence[str]:
+    """The names of a value and of its ends; most metrics have them as ``_low`` and ``_high``."""
+    return [f"{by}{end}" for end in ("", "_low", "_high")] if isinstance(by, str) else by
 
 
 def _lists(raw: Mapping[str, Any]) -> dict[str, list[str]]:

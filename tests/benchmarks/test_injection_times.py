@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 
 from backbone.edits import state_hash
 from benchmarks import injection_times
-from benchmarks.injection_times import injection_times_suite
+from benchmarks.injection_times import BASE, injection_times_suite, quantiles
 from plumbing.mounts import SettingValueError
 from tests.helpers.tiny import make_backbone
 from tests.test_conf import composed
@@ -45,7 +45,19 @@ def test_every_method_is_measured_on_every_passage_and_leaves_nothing(backbone):
     for name, found in result["seconds"].items():
         if not name.startswith("RAG"):  # a difference
             assert 0 < found["p50"] <= found["p95"], name
-    assert len(lines) == 6 + len(result["seconds"])
+    assert len(lines) == 7 + len(result["seconds"])  # the backbone alone injects nothing
+    generated = [name for name in result["seconds"] if name.startswith("GenPoE")]
+    assert [*result["inference"]] == [BASE, *generated]
+    assert all(found["p50"] > 0 for found in result["inference"].values())
+
+
+def test_the_interval_of_a_median_needs_six_measurements():
+    assert quantiles([1.0, 2.0, 3.0, 4.0, 5.0]) == {"p50": 3.0, "p95": pytest.approx(4.8)}
+    six = quantiles([6.0, 5.0, 4.0, 3.0, 2.0, 1.0])
+    assert (six["p50_low"], six["p50"], six["p50_high"]) == (1.0, 3.5, 6.0)
+    # Of nine, two or more lie on each side of the median with 96.1 %.
+    nine = quantiles([float(i) for i in range(1, 10)])
+    assert (nine["p50_low"], nine["p50_high"]) == (2.0, 8.0)
 
 
 def test_too_few_passages(backbone):

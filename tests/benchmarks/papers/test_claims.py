@@ -135,10 +135,13 @@ def test_without_answers_the_intervals_are_compared(tmp_path: Path) -> None:
 
 
 def test_a_difference_that_the_command_measured_is_taken(tmp_path: Path) -> None:
-    claim = Claim("ours gains", {"method": ["ours"]}, by="gain")
+    claim = Claim("ours gains", {"method": ["ours"]}, by=["gain", "gain_low", "gain_high"])
     gained = {"em": 3.0, "gain": 3.0, "gain_low": 1.0, "gain_high": 5.0, "n": 40}
     (verdict,) = verdicts(entry(claim), results(tmp_path, gained, None))
     assert (verdict.verdict, verdict.difference, verdict.n) == (HOLDS, 3.0, 40)
+    ratio = Claim("ours gains", {"method": ["ours"]}, by=["gain", "gain_low", "gain_high"], above=2)
+    (verdict,) = verdicts(entry(ratio), results(tmp_path, gained, None))
+    assert (verdict.verdict, verdict.difference, verdict.low) == (OPEN, 1.0, -1.0)
 
 
 def test_a_claim_is_made_for_every_label_that_it_leaves_open(tmp_path: Path) -> None:

@@ -86,9 +86,9 @@ def test_the_estimate_with_the_most_words_counts() -> None:
 ENTRY = """
 title: "GenPoE, Table 9: a trial"
 script: evaluate
-overrides: ["limit=${limit}", "${stack}"]
+overrides: ["limit=${size.limit}", "${size.stack}"]
 axes:
-  data: ${data}
+  data: ${size.data}
   k: {one: {as: 1, cell: [k=1]}, two: {as: 2, cell: [k=2], bank: [expert.rank=2]}, three: null}
 rows: [k]
 metrics: {"em@{k}": {heading: EM, decimals: 2}}
@@ -149,7 +149,7 @@ def test_an_entry_is_read() -> None:
         ("k: two}, than", "k: four}, than", r"k has no \['four'\]"),
         ("rows: [k]", "rows: [m]", "'m'"),
         ("[1.5]", "[1.5, 2]", "has 2 of 1 metrics"),
-        ("${stack}", "${stick}", "stick"),
+        ("${size.stack}", "${stick}", "stick"),
         ("title:", "titel:", "'title'"),
     ],
 )
