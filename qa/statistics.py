@@ -8,8 +8,8 @@ what is known of a score:
   Wilson (1927) for a rate, with an effective number of questions (`effective_number`).
 * The difference of two such scores gets the adjusted Wald interval of Bonett and Price (2012) for
   paired rates, with the same effective number.
-* A score without a largest value, such as the nll, and its difference get the percentile bootstrap
-  over clusters.
+* A score without a largest value, such as the nll, its difference, and the rank correlation of two
+  values get the percentile bootstrap over clusters.
 
 The first two do not collapse at the edges: 0 of 40 right is 0 to 8.8 %, and two methods that agree
 on all of 40 questions differ by -6.6 to 6.6 points. docs/evaluation.md says why these rules.
@@ -27,9 +27,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
+from scipy.stats import rankdata
 
 LEVEL = 0.95
 _CHUNK = 4_000_000  # The most resampled indices in memory at a time; they take 32 MB.
+_RESAMPLES = 2000
 _PRIOR = 0.25  # The variance of a rate of one half, which is the largest there is.
 
 Floats = NDArray[np.float64]
@@ -167,6 +169,53 @@ def difference(
     return Estimate(mean, largest * min(low, d), largest * max(high, d))
 
 
+def rank_correlation(
+    a: ArrayLike,
+    b: ArrayLike,
+    clusters: Sequence[int] | None = None,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Estimate:
+    """How closely two values of a question rise together: Spearman's rank correlation.
+
+    Args:
+        a: ``[Q]``, one value of each question; at least two differ.
+        b: ``[Q]``, the other one, likewise.
+        clusters: As in `estimate`.
+        seed: The seed of the bootstrap.
+        level: As in `estimate`.
+
+    Returns:
+        The correlation, from -1 to 1, and its interval by the percentile bootstrap over clusters.
+        There is no interval if all questions are one cluster, or if many resamples have no two
+        values that differ.
+
+    Raises:
+        ValueError: As in `estimate`, or if the two differ in length or one has no two values that
+            differ.
+    """
+    if np.shape(a) != np.shape(b):
+        raise ValueError(f"expected pairs of values, got {np.size(a)} and {np.size(b)}")
+    a_Q, clusters_Q = _checked(a, clusters, level)
+    b_Q, _ = _checked(b, clusters, level)
+    value = _spearman(a_Q, b_Q)
+    if math.isnan(value):
+        raise ValueError("expected values that differ, got the same one for all questions")
+    count = int(clusters_Q.max()) + 1
+    members = np.split(np.argsort(clusters_Q, kind="stable"), np.bincount(clusters_Q).cumsum()[:-1])
+    random = np.random.default_rng(seed)
+    drawn = [
+        _spearman(a_Q[rows], b_Q[rows])
+        for each in random.integers(count, size=(_RESAMPLES, count))
+        for rows in [np.concatenate([members[cluster] for cluster in each])]
+    ]
+    found = np.array([rho for rho in drawn if not math.isnan(rho)])
+    if count == 1 or len(found) < _RESAMPLES / 2:
+        return Estimate(value, None, None)
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(min(low, value)), float(max(high, value)))
+
+
 def over_runs(
     values: Sequence[float], largest: float | None = None, level: float = LEVEL
 ) -> Estimate:
@@ -237,7 +286,7 @@ def _wilson(p: float, number: float, z: float) -> tuple[float, float]:
 
 
 def _bootstrap(
-    values_Q: Floats, clusters_Q: NDArray[np.int64], seed: int, level: float, resamples: int = 2000
+    values_Q: Floats, clusters_Q: NDArray[np.int64], seed: int, level: float
 ) -> tuple[float, float] | tuple[None, None]:
     """The percentile bootstrap over clusters, as wide as a t interval of their number.
 
@@ -250,12 +299,19 @@ def _bootstrap(
     random = np.random.default_rng(seed)
     rows = max(1, _CHUNK // count)
     means: list[Floats] = []
-    for start in range(0, resamples, rows):
-        drawn_RC = random.integers(count, size=(min(rows, resamples - start), count))
+    for start in range(0, _RESAMPLES, rows):
+        drawn_RC = random.integers(count, size=(min(rows, _RESAMPLES - start), count))
         means.append(sums_C[drawn_RC].sum(1) / sizes_C[drawn_RC].sum(1))
     tail = NormalDist().cdf(-_student(level, count - 1) * math.sqrt(count / (count - 1)))
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _spearman(a_Q: Floats, b_Q: Floats) -> float:
+    """Pearson's correlation of the ranks; NaN if all values of one side are equal."""
+    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (a_Q, b_Q)]
+    norm = math.sqrt(float(ranks[0] @ ranks[0]) * float(ranks[1] @ ranks[1]))
+    return float(ranks[0] @ ranks[1]) / norm if norm else math.nan
 
 
 def _normal(level: float) -> float:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from plumbing.storage.files import write_json
 from qa.evaluation import pairing
+from qa.evaluation.bins import in_bins
 from qa.evaluation.run_folder import read_predictions
+from qa.tables.bins import bins_page, plot_bins
 from qa.tables.side_by_side import SECONDS, TRIGGER_RATE, Evaluated, plot, table
-from qa.tables.tables import SCORES
+from qa.tables.tables import SCORES, flat
 
 # metric → heading, decimals; a column appears if any cell has its metric
 _COLUMNS = {
@@ -37,7 +39,7 @@ class Row(Evaluated):
     predictions: Path
 
 
-def write_report(rows: Sequence[Row], folder: Path) -> dict[str, float]:
+def write_report(rows: Sequence[Row], folder: Path, bins: int | None = None) -> dict[str, float]:
     """Write ``results.csv``, ``table.md``, ``figure.png``, ``runs.json`` and ``metrics.json``.
 
     To the metrics of each cell, the `differences` from the first cell are added.
@@ -45,9 +47,12 @@ def write_report(rows: Sequence[Row], folder: Path) -> dict[str, float]:
     Args:
         rows: All cells.
         folder: The folder of the files.
+        bins: The scores of all cells are also written in this many groups of questions, by how
+            uncertain the backbone is in the first cell: ``bins.md`` and ``bins.png``.
 
     Returns:
-        All metrics, with keys of the form ``<label>/…/<metric>``.
+        All metrics, with keys of the form ``<label>/…/<metric>``. Those of the groups are
+        ``<label>/…/bins/<number>/<metric>``; see `qa.evaluation.bins.in_bins`.
 
     Raises:
         DataError: If two cells cannot be compared.
@@ -63,8 +68,19 @@ def write_report(rows: Sequence[Row], folder: Path) -> dict[str, float]:
         for row in rows
         for name, value in row.metrics.items()
     }
+    if bins is not None:
+        metrics |= _write_bins(rows, folder, bins)
     write_json(folder / "metrics.json", metrics)
     return metrics
+
+
+def _write_bins(rows: Sequence[Row], folder: Path, bins: int) -> dict[str, float]:
+    runs = {"/".join(row.labels.values()): read_predictions(row.predictions) for row in rows}
+    first = next(iter(runs))
+    grouped = in_bins(runs, first, bins)
+    (folder / "bins.md").write_text(bins_page(grouped, first, "mean"), encoding="utf-8")
+    plot_bins(grouped, folder / "bins.png")
+    return flat({label: {"bins": found} for label, found in grouped.items()})
 
 
 def differences(row: Row, first: Row) -> dict[str, float]:

@@ -4,6 +4,8 @@ If an expert lies below another layer's attention, the keys and values of the la
 on it (eq. 7-9). As soon as experts are swapped, the keys and values in the cache are stale. The
 paper goes on decoding with the stale cache, and finds that answers get worse.
 
+`dmoe.baselines.swapped` does the same. Beside it stands a control.
+
 Deviation: here the router is asked once, for the question, before the prompt is read, and its
 experts stay for the whole answer. Every key and value is computed with the experts that act, so the
 cache is never stale. The cells of a table then differ only by the placement, and not by damage to
@@ -137,22 +139,60 @@ def load_placed(
         ValueError: If a setting is out of range or missing, or the augmentations are malformed.
         UnsupportedBackboneError: If a layer's FFN has no linear maps that we know.
     """
+    given = check_given("placed", rag, augmentation, formats, expert, recipe)
+    adapters = open_adapters(backbone, *given, cache_dir, placement)
+    with mounted("router"):
+        chosen = router(trainable(given[0], given[1], passages))
+    return PlacedMethod(adapters, chosen, passages, **settings)
+
+
+def check_given(
+    method: str,
+    rag: bool,
+    augmentation: str | Path | None,
+    formats: Sequence[str] | None,
+    expert: Mapping[str, Any] | None,
+    recipe: Mapping[str, Any] | None,
+) -> tuple[str | Path, Sequence[str], Mapping[str, Any], Mapping[str, Any]]:
+    """Check that the settings of a placement are there, and that the prompt has no passages.
+
+    Args:
+        method: The name of the method in messages.
+        rag: Whether passages stand in the prompt.
+        augmentation: What the adapters are trained on.
+        formats: The formats of the instances.
+        expert: The settings of the adapters.
+        recipe: The settings of their training.
+
+    Returns:
+        The last four.
+
+    Raises:
+        ValueError: If there are passages in the prompt, or one of the last four is missing.
+    """
     if rag:
         raise ValueError(
-            "method=placed has no passages in the prompt, got rag=true; use method=prag for "
+            f"method={method} has no passages in the prompt, got rag=true; use method=prag for "
             "adapters and passages together"
         )
     if augmentation is None or formats is None or expert is None or recipe is None:
         raise ValueError(
-            "method=placed needs the settings instances, expert and recipe, which this command "
+            f"method={method} needs the settings instances, expert and recipe, which this command "
             "does not have; run python scripts/ablation.py ablation=placement"
         )
-    adapters = open_adapters(backbone, augmentation, formats, expert, recipe, cache_dir, placement)
+    return augmentation, formats, expert, recipe
+
+
+def trainable(
+    augmentation: str | Path, formats: Sequence[str], passages: Mapping[str, Passage]
+) -> dict[str, Passage]:
+    """The passages that have something to train on, by id, in the order of the augmentations.
+
+    Raises:
+        DataError: If the augmentations are malformed, or name a passage that is not there.
+    """
     lessons = lessons_from_augmentation(augmentation, passages)
-    ids = {lesson.passage.id: None for lesson in lessons if lesson.instances(formats)}
-    with mounted("router"):
-        chosen = router(ids)
-    return PlacedMethod(adapters, chosen, passages, **settings)
+    return {each.passage.id: each.passage for each in lessons if each.instances(formats)}
 
 
 def _details(routed: Sequence[str], input: QuestionInput) -> dict[str, Any]:

@@ -122,8 +122,10 @@ def ablate(config: DictConfig, overrides: Sequence[str]) -> dict[str, float]:
             write_jsonl(folder / RESULTS, done.values())
         predictions = folder / "cells" / cell.key / "predictions.jsonl"
         rows.append(Row(cell.labels, done[cell.key]["metrics"], predictions))
-    metrics = write_report(rows, folder)
+    bins = config.ablation.get("bins")
+    metrics = write_report(rows, folder, bins)
     files = ["table.md", "results.csv", "figure.png", "metrics.json", RESULTS]
+    files += [] if bins is None else ["bins.md", "bins.png"]
     say_written({folder: files}, [type_shell("cat", folder / "table.md")])
     return metrics
 

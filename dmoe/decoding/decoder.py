@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -58,9 +59,14 @@ class DMoEDecoder:
         backbone: The frozen model.
         routing: The experts, the router, the trigger and their settings.
 
+    Attributes:
+        session: What decodes one batch; another kind of decoder may have another kind of sessions.
+
     Raises:
         UnsupportedBackboneError: If the final FFN cannot have experts.
     """
+
+    session: ClassVar[type[Session]] = Session
 
     def __init__(self, backbone: Backbone, routing: Routing) -> None:
         self.backbone = backbone
@@ -82,7 +88,8 @@ class DMoEDecoder:
             raise ValueError("expected at least one input, got none; start no session for them")
         ids, mask = left_padded(self.backbone, [row.prompt for row in inputs], max_new_tokens)
         self._check(ids, mask, max_new_tokens)
-        return Session(self._final, self.routing, ids, mask, [row.request for row in inputs])
+        requests = [row.request for row in inputs]
+        return self.session(self._final, self.routing, ids, mask, requests)
 
     def stream(
         self,
@@ -146,7 +153,7 @@ class DMoEDecoder:
             RoutingRequest(decode(tokenizer, row[keep.bool()].tolist()))
             for row, keep in zip(input_ids, mask, strict=True)
         ]
-        session = Session(self._final, self.routing, input_ids, mask, requests)
+        session = self.session(self._final, self.routing, input_ids, mask, requests)
         new: list[list[int]] = [[] for _ in requests]
         for step in session.stream(max_new_tokens, self._stops(stop_ids)):
             new[step.row].append(step.token_id)

@@ -16,10 +16,12 @@ from plumbing.mounts import SettingValueError
 from plumbing.output import show
 from plumbing.settings import check_choice, check_seed, check_types
 from plumbing.storage.files import write_json
+from qa.evaluation.bins import MADE_OF, in_bins
 from qa.evaluation.evaluate import LARGEST
 from qa.evaluation.pairing import average, differences
 from qa.evaluation.run_folder import RunFolder, read_run
 from qa.statistics import over_runs
+from qa.tables.bins import bins_page, plot_bins
 from qa.tables.side_by_side import SECONDS, TRIGGER_RATE, Evaluated, plot, table
 from qa.tables.tables import SCORES, flat, markdown_table, with_interval
 
@@ -45,11 +47,14 @@ class ReportSettings:
     baseline: str | int | float | None
     questions: str
     seed: int
+    bins: int | None
+    uncertainty: str
 
     def __post_init__(self) -> None:
         check_types(self)
         check_seed(self.seed)
         check_choice("questions", self.questions, QUESTIONS)
+        check_choice("uncertainty", self.uncertainty, tuple(MADE_OF))
         for folders in self.folders:
             if not folders or len({Path(folder).resolve() for folder in folders}) < len(folders):
                 raise SettingValueError(
@@ -101,7 +106,8 @@ def report_command(config: DictConfig) -> dict[str, float]:
 
     It writes ``metrics.json``, ``table.md`` and ``figure.png``. If there are several rows, there is
     also ``differences.md``, which says how each differs from the baseline; and if a row has several
-    runs, there is ``seeds.md``, which says how these differ.
+    runs, there is ``seeds.md``, which says how these differ. With ``bins`` there are ``bins.md``
+    and ``bins.png``, which have the scores of all rows by how uncertain the baseline is.
 
     Args:
         config: A configuration composed from ``conf/report.yaml``.
@@ -110,14 +116,16 @@ def report_command(config: DictConfig) -> dict[str, float]:
         The metrics of all rows as ``<label>/<metric>``, and their differences from the baseline as
         ``<label>/minus/<baseline>/<metric>``; see `qa.evaluation.pairing.differences`. The
         intervals are computed anew, those of old runs as well. A row of several runs also has
-        `over_seeds`, as ``<label>/seeds/<metric>``.
+        `over_seeds`, as ``<label>/seeds/<metric>``. With ``bins`` there are also the metrics of
+        `qa.evaluation.bins.binned`, as ``<label>/bins/<number from 1>/<metric>``, and of
+        `qa.evaluation.bins.alignment`, as ``<label>/bins/<metric>``.
 
     Raises:
         ValueError: If a setting or a run is at fault, or a run cannot be compared.
     """
     check_complete(config)
     given: Any = OmegaConf.to_container(config, resolve=True)
-    names = ("runs", "labels", "baseline", "questions", "seed")
+    names = ("runs", "labels", "baseline", "questions", "seed", "bins", "uncertainty")
     settings = ReportSettings(*(given[name] for name in names))
     groups = {
         name: [read_run(folder) for folder in folders]
@@ -131,11 +139,13 @@ def report_command(config: DictConfig) -> dict[str, float]:
         for name, run in runs.items()
         if name != compared
     }
+    grouped = in_bins(runs, compared, settings.bins, settings.uncertainty, settings.seed)
     metrics = flat(
         {
             name: {
                 **run.metrics,
                 "seeds": seeds.get(name, {}),
+                "bins": grouped.get(name, {}),
                 "minus": {compared: gains.get(name, {})},
             }
             for name, run in runs.items()
@@ -153,6 +163,9 @@ def report_command(config: DictConfig) -> dict[str, float]:
         )
     if seeds:
         pages["seeds.md"] = _seeds(seeds)
+    if grouped:
+        pages["bins.md"] = bins_page(grouped, compared, settings.uncertainty)
+        plot_bins(grouped, folder / "bins.png")
     if gains:
         pages["differences.md"] = _differences(gains, compared, common)
     for name, page in pages.items():
@@ -160,9 +173,8 @@ def report_command(config: DictConfig) -> dict[str, float]:
     plot(rows, folder / "figure.png")
     show("\n".join(pages.values()))
     page = "differences.md" if gains else "table.md"
-    say_written(
-        {folder: ["metrics.json", *pages, "figure.png"]}, [type_shell("cat", folder / page)]
-    )
+    figures = ["figure.png", *(["bins.png"] if grouped else [])]
+    say_written({folder: ["metrics.json", *pages, *figures]}, [type_shell("cat", folder / page)])
     return metrics
 
 

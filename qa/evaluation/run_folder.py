@@ -24,6 +24,22 @@ _NEEDED = ("em", "nll", "n")
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """What a method with a trigger says about the tokens that it decoded.
+
+    Attributes:
+        uncertainty: The entropy in nats of each token that the backbone predicted alone, which are
+            all up to and including the first that triggered.
+        tokens: The number of all tokens.
+        triggers: How many of them triggered.
+    """
+
+    uncertainty: list[float]
+    tokens: int
+    triggers: int
+
+
+@dataclass(frozen=True)
 class Answered:
     """A line of ``predictions.jsonl``.
 
@@ -34,6 +50,8 @@ class Answered:
         gold_ids: The gold passages of the question; None if the line does not say so, as in runs
             of before the field.
         scores: Its scores among em, f1, acc and nll, as they stand in the line.
+        decoding: What the line says about its tokens; None if it does not say how uncertain they
+            are.
     """
 
     where: str
@@ -41,6 +59,7 @@ class Answered:
     answers: list[str]
     gold_ids: list[str] | None
     scores: dict[str, float]
+    decoding: Decoding | None = None
 
 
 @dataclass(frozen=True)
@@ -174,7 +193,27 @@ def _answered(row: Mapping[str, Any], where: str) -> Answered:
         answers,
         None if gold is None else _texts(gold, "gold_ids", where),
         {name: _score(row, name, where) for name in SCALE if name in row},
+        _decoding(row, where) if "uncertainty" in row else None,
     )
+
+
+def _decoding(row: Mapping[str, Any], where: str) -> Decoding:
+    values, routed = row["uncertainty"], require_key(row, "routed", where)
+    try:
+        first = routed[0]["position"] if routed else len(values) - 1
+        alone = [float(value) for value in values[: first + 1]]
+        tokens, triggers = int(row["tokens"]), int(row["triggers"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{where}: expected the numbers that method=dmoe writes about its tokens; evaluate "
+            "again"
+        ) from error
+    if not alone or not all(map(math.isfinite, alone)):
+        raise DataError(
+            f"{where}: expected the finite uncertainty of one token or more, got "
+            f"{describe(values)}; evaluate again"
+        )
+    return Decoding(alone, tokens, triggers)
 
 
 def _score(row: Mapping[str, Any], key: str, where: str) -> float:

@@ -9,11 +9,13 @@ from retrieval.encoders.settings import (
     EncoderSettings as EncoderSettings,  # old configurations name it
 )
 from retrieval.encoders.settings import encoder_settings
+from retrieval.encoders.sgpt import SGPTSettings
 
 __all__ = [
     "DPRSettings",
     "Encoder",
     "EncoderMaker",
+    "SGPTSettings",
     "SentenceSettings",
     "encoder_settings",
 ]

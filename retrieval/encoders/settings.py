@@ -1,9 +1,11 @@
-"""The settings of the two encoders that are built in, by the name of their kind.
+"""The settings of the encoders that are built in, by the name of their kind.
 
 A question and a passage each become one vector, and their inner product is the passage's score.
-Two kinds of models are built in: ``sentence``, any sentence-transformers model, and ``dpr``, DPR's
-pair of BERT encoders (Karpukhin et al. 2020), with which GenPoE retrieves. Any other encoder is
-named in a configuration by its own ``_target_``; see `retrieval.encoders.encoder.EncoderMaker`.
+Three kinds of models are built in: ``sentence``, any sentence-transformers model; ``dpr``, DPR's
+pair of BERT encoders (Karpukhin et al. 2020), with which GenPoE retrieves; and ``sgpt``, decoders
+with position-weighted pooling (Muennighoff 2022), with which DMoE routes in its Table 7. Any other
+encoder is named in a configuration by its own ``_target_``; see
+`retrieval.encoders.encoder.EncoderMaker`.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from plumbing.settings import check_choice
 from retrieval.encoders.dpr import DPRSettings
 from retrieval.encoders.pretrained import PretrainedSettings
 from retrieval.encoders.sentence import SentenceSettings
+from retrieval.encoders.sgpt import SGPTSettings
 
 KINDS: Mapping[str, type[PretrainedSettings]] = {
-    settings.kind: settings for settings in (SentenceSettings, DPRSettings)
+    settings.kind: settings for settings in (SentenceSettings, DPRSettings, SGPTSettings)
 }
 
 
@@ -25,7 +28,7 @@ def encoder_settings(kind: str = "sentence", **settings: Any) -> PretrainedSetti
     """Make the settings of a built-in encoder.
 
     Args:
-        kind: "sentence" or "dpr".
+        kind: "sentence", "dpr" or "sgpt".
         **settings: The fields of `PretrainedSettings`.
 
     Raises:

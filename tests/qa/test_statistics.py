@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qa.statistics import clusters_of, difference, estimate, over_runs
+from qa.statistics import clusters_of, difference, estimate, over_runs, rank_correlation
 
 LEAST = 0.93  # the least share of samples whose interval must hold the true value
 
@@ -217,3 +217,38 @@ def test_differences_of_unequal_numbers_are_refused() -> None:
         difference([], [])
     with pytest.raises(ValueError, match="differences of values from 0 to 1, got one of 3"):
         difference([3.0], [0.0], largest=1)
+
+
+def test_a_rank_correlation_is_spearmans_and_its_interval_holds_the_truth() -> None:
+    random = np.random.default_rng(0)
+    a = random.normal(size=60)
+    b = np.round(a + random.normal(size=60))  # with ties
+    found = rank_correlation(a, b)
+    assert found.value == pytest.approx(scipy.stats.spearmanr(a, b).statistic)
+    assert found.low is not None
+    assert found.high is not None
+    assert 0.3 < found.low < found.value < found.high < 0.9
+    assert rank_correlation(-a, b).value == pytest.approx(-found.value)
+    held = 0
+    for _ in range(40):
+        x = random.normal(size=80)
+        _, low, high = rank_correlation(x, random.normal(size=80))
+        assert low is not None
+        assert high is not None
+        held += low <= 0 <= high
+    assert held >= 35
+
+
+def test_a_rank_correlation_over_clusters_is_wider() -> None:
+    random = np.random.default_rng(0)
+    a, b = (np.repeat(random.normal(size=20), 4) for _ in range(2))
+    alone, together = (rank_correlation(a, b, c) for c in (None, [i // 4 for i in range(80)]))
+    assert alone.value == together.value
+    width = [
+        each.high - each.low for each in (alone, together) if each.low is not None and each.high
+    ]
+    assert width[1] > 1.5 * width[0]
+    assert rank_correlation([1, 2, 3], [1, 2, 3], [0, 0, 0]) == (1, None, None)
+    for wrong, message in (([1, 1, 1], "values that differ"), ([1, 2], "pairs of values")):
+        with pytest.raises(ValueError, match=message):
+            rank_correlation([1, 2, 3], wrong)

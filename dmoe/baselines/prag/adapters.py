@@ -71,8 +71,8 @@ class PassageAdapters:
         cache_dir: str | Path,
     ) -> None:
         check_formats(formats)
-        ffns.initial(spec, recipe.seed)  # raises an error if an FFN lacks a target
         self.ffns, self._formats, self._spec, self._recipe = ffns, list(formats), spec, recipe
+        self.untrained()  # raises an error if an FFN lacks a target
         self._identity = ffns.backbone.identity
         self._source, self._folder = augmentation, Path(cache_dir).expanduser()
         self._augmentations = {one.passage_id: one for _, one in read_augmentations(augmentation)}
@@ -83,6 +83,10 @@ class PassageAdapters:
     def scaling(self) -> float:
         """LoRA's factor ``alpha / rank``."""
         return self._spec.scaling
+
+    def untrained(self) -> Expert:
+        """An adapter whose output is zero."""
+        return self.ffns.initial(self._spec, self._recipe.seed)
 
     def load(self, passages: Sequence[Passage]) -> dict[str, Expert]:
         """Load the adapters of some passages; those that are not there yet are trained.

@@ -105,7 +105,7 @@ PAPERS: dict[
 ] = {  # the labels of a cell with the paper's settings, and these settings
     "bank_fraction": ({"bank": "100"}, {"method.fraction": 1}),
     "k": ({"k": "3"}, {"method.experts": 3}),
-    "placement": ({"placement": "0"}, {"method.placement": 0}),
+    "placement": ({"placement": "0", "cache": "stale"}, {"method.placement": 0}),
     "rank_alpha": ({"rank": "4", "alpha": "16"}, {"expert.rank": 4, "expert.alpha": 16}),
     "recipe": ({"lr": "1e-05", "epochs": "1"}, {"recipe.lr": 1e-5, "recipe.epochs": 1}),
     "threshold": ({"threshold": "2"}, {"trigger.threshold": 2}),
@@ -352,14 +352,19 @@ def test_what_never_triggers_is_evaluated_once(run):
 
 @pytest.mark.slow
 def test_experts_in_more_layers(run):
-    last = ["method=placed", "method.placement=0"]
-    axes = {"placement": {0: last, 100: [*last, "method.placement=1"]}}
+    axes = {
+        "placement": {0: ["method.placement=0"], 100: ["method.placement=1"]},
+        "cache": {"stale": ["method=swapped", "trigger=first"], "fresh": ["method=placed"]},
+    }
     metrics = run("router=oracle", name="placement", axes=axes)
-    assert counts(run) == [1, 0, 2]
-    assert metrics["0/nll"] != metrics["100/nll"]
-    assert metrics["0/routed_gold"] == metrics["100/routed_gold"] == 100
-    assert metrics["0/adapters_trained"] == metrics["100/adapters_trained"] > 0
-    assert metrics["0/seconds_per_question"] > 0
+    assert counts(run) == [1, 0, 4]
+    assert metrics["0/stale/nll"] == pytest.approx(metrics["0/fresh/nll"], rel=1e-4)
+    assert len({metrics[f"{name}/nll"] for name in ("0/fresh", "100/fresh", "100/stale")}) == 3
+    for cell in ("0/stale", "100/stale", "0/fresh", "100/fresh"):
+        assert metrics[f"{cell}/routed_gold"] == 100
+        assert metrics[f"{cell}/seconds_per_question"] > 0
+    assert metrics["0/stale/adapters_trained"] == metrics["100/stale/adapters_trained"] > 0
+    assert metrics["100/fresh/adapters_trained"] == 0  # they are those of the cell before
     header = (run.folder / "table.md").read_text().splitlines()[0]
     assert "EM | F1 | nll" in header
     assert header.endswith("s/question |")
@@ -459,3 +464,24 @@ def test_the_warm_backbone_is_not_taken_for_the_plain_one(monkeypatch):
     workshop._backbones = {}
     assert workshop._backbone(plain) is workshop._backbone(plain)
     assert workshop._backbone(plain) is not workshop._backbone(warm)
+
+
+@pytest.mark.slow
+def test_the_bins_of_an_ablation_are_those_of_its_first_cell(run):
+    axes = {"experts": {"none": ["trigger=never"], "routed": []}}
+    metrics = run("+ablation.bins=2", axes=axes)
+    for label in ("none", "routed"):
+        scores = [metrics[f"{label}/bins/{number}/nll"] for number in (1, 2)]
+        assert sum(scores) / 2 == pytest.approx(metrics[f"{label}/nll"])
+        assert metrics[f"{label}/bins/1/n"] == 2
+    ends = [
+        metrics[f"routed/bins/{n}/uncertainty_{end}"] for n in (1, 2) for end in ("low", "high")
+    ]
+    assert (
+        ends
+        == sorted(ends)
+        == [metrics[f"none/bins/{n}/uncertainty_{end}"] for n in (1, 2) for end in ("low", "high")]
+    )
+    assert metrics["none/bins/1/trigger_rate"] == 0 < metrics["routed/bins/1/trigger_rate"]
+    assert "| 2 | routed |" in (run.folder / "bins.md").read_text()
+    assert (run.folder / "bins.png").exists()

@@ -268,3 +268,83 @@ def test_settings_are_checked(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         report(tmp_path, runs, override)
+
+
+# id → the entropies of its tokens, and at which of them the experts came
+TOKENS: dict[str, tuple[list[float], list[int]]] = {
+    "q0": ([0.1, 0.3], []),  # mean 0.2, largest 0.3
+    "q1": ([0.5, 2.5, 0.0], [1]),  # mean 1.5 of the first two, largest 2.5
+    "q2": ([0.4, 0.4], []),  # mean and largest 0.4
+    "q3": ([3.0, 0.2, 0.1], [0]),  # 3.0 of the first alone
+    "q4": ([1.0, 1.0, 1.3], []),  # mean 1.1, largest 1.3
+    "q5": ([2.1, 0.1, 4.0], [0, 2]),  # 2.1 of the first alone
+}
+
+
+def decoded(i: int, em: float) -> dict[str, Any]:
+    values, positions = TOKENS[f"q{i}"]
+    routed = [{"position": at, "passage_ids": ["p"]} for at in positions]
+    more = {"uncertainty": values, "routed": routed, "tokens": len(values)}
+    return line(f"q{i}", em, gold_ids=[f"p{i}"], triggers=len(positions), **more)
+
+
+def test_bins_against_a_table_made_by_hand(write: Write, tmp_path: Path) -> None:
+    runs = [write(name, [decoded(i, em) for i, em in enumerate(ems)]) for name, ems in EMS.items()]
+    metrics = report(tmp_path, runs, "bins=3")
+    # By the mean: q0 0.2, q2 0.4 | q4 1.1, q1 1.5 | q5 2.1, q3 3.0.
+    ranges = {"1": (0.2, 0.4), "2": (1.1, 1.5), "3": (2.1, 3.0)}
+    ems = {"base": {"1": 50, "2": 50, "3": 0}, "ours": {"1": 100, "2": 50, "3": 50}}
+    triggers = {"1": (0, 0), "2": (100 / 6, 50), "3": (50, 100)}
+    for label, scores in ems.items():
+        for number, em in scores.items():
+            found = {
+                name.rpartition("/")[2]: value
+                for name, value in metrics.items()
+                if name.startswith(f"{label}/bins/{number}/")
+            }
+            assert found["em"] == pytest.approx(em)
+            assert found["em_low"] < em + 1e-9
+            assert em - 1e-9 < found["em_high"]
+            between = found["uncertainty_low"], found["uncertainty_high"]
+            assert between == pytest.approx(ranges[number])
+            assert (found["trigger_rate"], found["triggered_questions"]) == pytest.approx(
+                triggers[number]
+            )
+            assert found["n"] == 2
+            assert ("em_gain" in found) == (label == "ours")
+            if label == "ours":
+                assert found["em_gain"] == pytest.approx(em - ems["base"][number])
+                assert found["f1_gain_low"] <= found["f1_gain"] <= found["f1_gain_high"]
+    page = (tmp_path / "out/bins.md").read_text()
+    assert "| 3 | ours | 2.10–3.00 | 2 | 50.0 (" in page
+    assert (tmp_path / "out/bins.png").read_bytes().startswith(b"\x89PNG")
+    # The ranks of the base's EM are 2.5, 2.5, 5.5, 2.5, 5.5, 2.5; of TU 1, 4, 2, 6, 3, 5.
+    # Centred, their product is -6, and their squares add up to 12 and 17.5.
+    assert metrics["base/bins/em_certainty"] == pytest.approx(6 / (12 * 17.5) ** 0.5)
+
+    # By the largest: q0 0.3, q2 0.4 | q4 1.3, q5 2.1 | q1 2.5, q3 3.0.
+    metrics = report(tmp_path, runs, "bins=3", "uncertainty=max")
+    assert metrics["ours/bins/2/em"] == pytest.approx(50)
+    assert metrics["ours/bins/3/uncertainty_low"] == 2.5
+    # By the first: q0 0.1, q2 0.4, q1 0.5 | q4 1.0, q5 2.1, q3 3.0.
+    metrics = report(tmp_path, runs, "bins=2", "uncertainty=first")
+    assert metrics["ours/bins/1/em"] == pytest.approx(200 / 3)
+    assert metrics["ours/bins/2/uncertainty_low"] == 1.0
+
+
+def test_groups_that_cannot_be_made(write: Write, runs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"predictions\.jsonl:1: expected the uncertainty of each"):
+        report(tmp_path, runs, "bins=2")
+    ours = write("decoded", [decoded(i, 1) for i in range(6)])
+    metrics = report(tmp_path, [ours, runs[0]], "bins=2")  # the baseline alone must say it
+    assert "base/bins/1/em" in metrics
+    assert "base/bins/1/trigger_rate" not in metrics
+    assert "decoded/bins/em_certainty" not in metrics  # all are right
+    for count in (1, 7):
+        with pytest.raises(ValueError, match=f"bins must be between 2 and .* 6, got {count}"):
+            report(tmp_path, [ours], f"bins={count}")
+    with pytest.raises(ValueError, match="uncertainty must be one of mean, max, first, got 'last'"):
+        report(tmp_path, [ours], "bins=2", "uncertainty=last")
+    broken = write("broken", [decoded(i, 1) | {"routed": [{}]} for i in range(6)])
+    with pytest.raises(DataError, match="expected the numbers that method=dmoe writes about its"):
+        report(tmp_path, [broken], "bins=2")

@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoTokenizer, DPRContextEncoder, DPRQuestio
 from plumbing.storage.files import write_json
 from retrieval.encoders.settings import encoder_settings
 from retrieval.passage import Passage
+from tests.helpers.tiny import make_backbone, save_backbone
 from tests.helpers.tiny_encoders import WORDS, make_dpr_folder, make_passages, make_sentence_folder
 
 LONG = " ".join(WORDS * 5)  # 70 tokens
@@ -49,7 +50,20 @@ def dpr(folders, sentence):
     return encoder_settings(kind="dpr", **given | {key: str(path) for key, path in models.items()})
 
 
-@pytest.fixture(params=["sentence", "dpr"])
+@pytest.fixture(scope="module")
+def sgpt(tmp_path_factory, sentence):
+    folder = tmp_path_factory.mktemp("decoder")
+    sizes = {"num_layers": 2, "max_position_embeddings": 64}
+    decoder = make_backbone("gpt_neo", attention_types=[[["global"], 2]], **sizes)
+    with torch.no_grad():
+        for parameter in decoder.model.parameters():
+            parameter.div_(4)  # smaller weights, so that bfloat16 is fine enough
+    save_backbone(decoder, folder)
+    given = {field.name: getattr(sentence, field.name) for field in fields(sentence)}
+    return encoder_settings(kind="sgpt", **given | {"passage_model": str(folder)})
+
+
+@pytest.fixture(params=["sentence", "dpr", "sgpt"])
 def settings(request):
     return request.getfixturevalue(request.param)
 
@@ -113,6 +127,33 @@ def test_dpr_with_a_projection(tmp_path, dpr):
     assert replace(dpr, passage_model=str(folder)).load().encode_passages(PASSAGES).shape == (13, 8)
 
 
+def test_sgpt_weighs_states_by_their_position_and_puts_brackets_around(sgpt):
+    tokenizer = AutoTokenizer.from_pretrained(sgpt.passage_model)
+    model = AutoModel.from_pretrained(sgpt.passage_model).eval()
+
+    def by_hand(text, before, behind, limit):
+        (first,), (last,) = (tokenizer.encode(sign) for sign in (before, behind))
+        ids = [first, *tokenizer.encode(text)[: limit - 2], last]
+        with torch.inference_mode():
+            states = model(input_ids=torch.tensor([ids])).last_hidden_state[0].numpy()
+        total = sum(place * state for place, state in enumerate(states, start=1))
+        mean = total / sum(range(1, len(ids) + 1))
+        return mean / np.linalg.norm(mean)
+
+    encoder = sgpt.load()
+    close(encoder.encode_questions(QUESTIONS), [by_hand(q, "[", "]", 16) for q in QUESTIONS])
+    texts = [f"{p.title} {p.text}" if p.title else p.text for p in PASSAGES]
+    close(encoder.encode_passages(PASSAGES), [by_hand(text, "{", "}", 48) for text in texts])
+    as_passage, as_question = by_hand("river", "{", "}", 48), by_hand("river", "[", "]", 48)
+    assert abs(as_passage - as_question).max() > 1e-3
+    for changed, message in (
+        ({"max_question_tokens": 2}, "max_question_tokens must be at least 3, two for the"),
+        ({"max_question_tokens": 65}, "max_question_tokens must be at most 64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            replace(sgpt, **changed).load().encode_questions(["river"])
+
+
 def test_neither_order_nor_batches_change_a_vector(settings):
     vectors = settings.load().encode_passages(PASSAGES)
     order = np.random.default_rng(0).permutation(len(PASSAGES))
@@ -174,7 +215,7 @@ def test_the_embedded_model_finds_what_is_meant():
     [
         (
             {"kind": "colbert"},
-            "kind must be one of sentence, dpr, got 'colbert'",
+            "kind must be one of sentence, dpr, sgpt, got 'colbert'",
         ),
         (
             {"kind": "dpr"},
