@@ -6,18 +6,17 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from live.answer import MODES, Ask, Token
 from live.experts import NoExpertError
+from live.page import PageFile, page_files
 from live.passages import as_passage
 from live.server.engine import Begun, Engine, Event, Job, Said
 from live.server.errors import ApiError
@@ -37,20 +36,7 @@ from live.server.protocol import (
 from live.server.settings import ServerSettings
 from live.session import KnowledgeSession
 
-PAGE = Path(__file__).parents[1] / "page"
 _MOST_LISTED = 1000  # passages
-_ENDPOINTS = """\
-This is a server of GenPoE and DMoE.
-
-POST   /v1/chat/completions   ask; the model is base, rag or experts
-GET    /v1/models             the models
-GET    /passages              list: ?limit=100&after=ID
-POST   /passages              add: {"passages": [{"title": "", "text": ""}]}
-GET    /passages/ID           one of them
-DELETE /passages/ID           remove
-GET    /health                whether it is ready
-GET    /metrics               counters, for Prometheus
-"""
 
 
 def make_app(session: KnowledgeSession, settings: ServerSettings) -> FastAPI:
@@ -93,9 +79,9 @@ def make_app(session: KnowledgeSession, settings: ServerSettings) -> FastAPI:
 async def _on_error(_: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         headers = dict(error.headers or {})
-        error = ApiError(
-            error.status_code, f"{error.detail}; GET / names the paths", None, None, headers
-        )
+        what = {404: "there is no such path", 405: "this path has no such method"}
+        said = what.get(error.status_code, str(error.detail))
+        error = ApiError(error.status_code, said, headers=headers)
     if not isinstance(error, ApiError):  # it is in the log with its traceback
         error = ApiError(500, "the server failed at this request; its log says why")
     return JSONResponse(error.body, error.status, error.headers)
@@ -338,13 +324,13 @@ def _add_state(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _add_page(app: FastAPI, page: Path = PAGE) -> None:
-    """The page of `live.page`, if there is one; else the names of the endpoints."""
+def _add_page(app: FastAPI) -> None:
+    for path, file in page_files().items():
+        app.add_api_route(path, _sender(file), methods=["GET", "HEAD"])
 
-    @app.get("/")
-    async def start() -> Response:
-        index = page / "index.html"
-        return FileResponse(index) if index.is_file() else PlainTextResponse(_ENDPOINTS)
 
-    if (page / "index.html").is_file():
-        app.mount("/", StaticFiles(directory=page))
+def _sender(file: PageFile) -> Callable[[], Coroutine[Any, Any, Response]]:
+    async def send() -> Response:
+        return Response(file.body, media_type=file.media_type)
+
+    return send
