@@ -17,6 +17,7 @@ export class Column {
     this.mode = mode;
     this.onOpen = onOpen;
     this.element = fromTemplate("column-template");
+    this.element.dataset.mode = mode;
     const find = (selector) => this.element.querySelector(selector);
     [this.title, find("header p").textContent] = modeWords(mode);
     find("h3").textContent = this.title;
@@ -70,14 +71,13 @@ export class Column {
         this.keep(chunk.knowledge?.passages ?? []);
         finish = chunk.choices?.[0]?.finish_reason ?? finish;
       }
-      const times = first === null ? [] : [`first token after ${seconds(first)}`];
-      const words = [count(this.tokens.tokens.length, "token"), seconds(since()), ...times];
-      if (finish === "length") words.push("cut off at the limit");
-      this.state.textContent = words.join(" · ");
+      const begun = first === null ? "" : `, the first after ${seconds(first)}`;
+      const cut = finish === "length" ? "; cut off at the limit" : "";
+      this.state.textContent = `${count(this.tokens.tokens.length, "token")} in ${seconds(since())}${begun}${cut}`;
     } catch (error) {
       const came = this.tokens.tokens.length;
-      this.state.textContent = came ? `${count(came, "token")} until then` : "";
-      if (error.name === "AbortError") this.state.textContent = `stopped · ${count(came, "token")}`;
+      const stopped = error.name === "AbortError";
+      this.state.textContent = stopped || came ? `${stopped ? "stopped" : "broken off"} after ${count(came, "token")}` : "";
       throw error;
     } finally {
       clearInterval(clock);

@@ -1,7 +1,7 @@
 // What is known of the chosen token.
 
 import { byId, fromTemplate, passageLink, say } from "./parts.js";
-import { likeAChoice, nats, visible } from "./words.js";
+import { exact, likeAChoice, nats } from "./words.js";
 
 /**
  * @param {{text: string, uncertainty: ?number, triggered: boolean, experts: object[]}} token
@@ -11,7 +11,7 @@ import { likeAChoice, nats, visible } from "./words.js";
  */
 export function inspect(token, where, without, onOpen) {
   byId("inspector").hidden = false;
-  byId("inspector-token").textContent = `“${visible(token.text)}”`;
+  byId("inspector-token").textContent = exact(token.text);
   byId("inspector-where").textContent = where;
   const { uncertainty, triggered, experts } = token;
   byId("inspector-uncertainty").textContent =

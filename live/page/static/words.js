@@ -38,6 +38,11 @@ export function count(number, thing) {
   return `${number.toLocaleString("en")} ${thing}${number === 1 ? "" : "s"}`;
 }
 
+/** A token with signs for its spaces. */
+export function exact(text) {
+  return visible(text).replaceAll(" ", "␣");
+}
+
 /** A token as it is shown: what would be invisible has a sign. */
 export function visible(text) {
   if (text === "") return "∅";

@@ -129,7 +129,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.refused():
             return
         elif url.path == "/v1/models":
-            self.reply_json({"object": "list", "data": [{"id": mode} for mode in self.stub.answers]})
+            self.reply_json(
+                {"object": "list", "data": [{"id": mode} for mode in self.stub.answers]}
+            )
         elif url.path == "/passages":
             self.list_passages({key: values[0] for key, values in parse_qs(url.query).items()})
         elif (name := unquote(url.path.rpartition("/")[2])) in self.stub.passages:
