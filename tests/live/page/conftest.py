@@ -1,0 +1,86 @@
+"""A headless Chromium, and the page in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.live.page.stub import Answer, Stub, passage_id, serving, token
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+SECONDS = 20_000  # milliseconds; a busy machine is slow, and a failure is found out all the same
+
+
+def chromium() -> str | None:
+    """The path of a Chromium: the one that CHROMIUM names, or one that is installed."""
+    found = [os.environ.get("CHROMIUM"), *map(shutil.which, NAMES)]
+    return next((path for path in found if path and Path(path).is_file()), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser for the tests of a module; asyncio cannot be used in the process meanwhile."""
+    reason = "the page is tested in a browser: install Playwright, `pip install playwright`"
+    playwright = pytest.importorskip("playwright.sync_api", reason=reason)
+    path = chromium()
+    if path is None:
+        pytest.skip(
+            "the page is tested in a browser: install Chromium (Debian: `apt-get install chromium`), "
+            "or name one in the environment variable CHROMIUM"
+        )
+    with playwright.sync_playwright() as api:
+        browser = api.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    """A server with three modes and three passages."""
+    stub = Stub()
+    for name in ("Ann Oakes", "Befu Gild", "Cy Hart"):
+        stub.add(name, f"{name} was born in Lisbon.")
+    gild = passage_id("Befu Gild", "Befu Gild was born in Lisbon.")
+    weights = {gild: 0.8, "p2": 0.2}
+    stub.answers = {
+        "base": Answer([token("A", 4.0), token(" city", 3.0), token(".", 0.0)]),
+        "rag": Answer([token("In", 1.0), token(" Lisbon", 0.5)], [gild]),
+        "experts": Answer(
+            [token(" Lis", 2.5, True, **weights), token("bon", 0.02, **weights)], [gild, "p2"]
+        ),
+    }
+    with serving(stub):
+        yield stub
+
+
+@pytest.fixture
+def page(browser: Browser, stub: Stub) -> Iterator[Page]:
+    """The page, opened, with its modes and passages. It must never fail by itself."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en")
+    context.set_default_timeout(SECONDS)
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    # What the server refuses is written to the console, and is what some tests are about.
+    page.on(
+        "console",
+        lambda message: (
+            errors.append(message.text)
+            if message.type == "error" and "Failed to load resource" not in message.text
+            else None
+        ),
+    )
+    page.goto(stub.address)
+    page.locator(".mode").nth(3).wait_for()
+    page.locator(".passage-list li").nth(2).wait_for()
+    yield page
+    context.close()
+    assert errors == []
