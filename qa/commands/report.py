@@ -17,6 +17,7 @@ from plumbing.output import show
 from plumbing.settings import check_choice, check_seed, check_types
 from plumbing.storage.files import write_json
 from qa.evaluation.evaluate import LARGEST
+from qa.evaluation.groups import by_group, groups_page, read_groups
 from qa.evaluation.pairing import average, differences
 from qa.evaluation.run_folder import RunFolder, read_run
 from qa.statistics import over_runs
@@ -44,6 +45,7 @@ class ReportSettings:
     labels: Sequence[str | int | float] | None
     baseline: str | int | float | None
     questions: str
+    groups: str | None
     seed: int
 
     def __post_init__(self) -> None:
@@ -100,8 +102,9 @@ def report_command(config: DictConfig) -> dict[str, float]:
     """Compare runs in a table and a figure.
 
     It writes ``metrics.json``, ``table.md`` and ``figure.png``. If there are several rows, there is
-    also ``differences.md``, which says how each differs from the baseline; and if a row has several
-    runs, there is ``seeds.md``, which says how these differ.
+    also ``differences.md``, which says how each differs from the baseline; if a row has several
+    runs, there is ``seeds.md``, which says how these differ; and if groups of questions are named,
+    there is ``groups.md``, which has all of this for each group apart.
 
     Args:
         config: A configuration composed from ``conf/report.yaml``.
@@ -110,14 +113,15 @@ def report_command(config: DictConfig) -> dict[str, float]:
         The metrics of all rows as ``<label>/<metric>``, and their differences from the baseline as
         ``<label>/minus/<baseline>/<metric>``; see `qa.evaluation.pairing.differences`. The
         intervals are computed anew, those of old runs as well. A row of several runs also has
-        `over_seeds`, as ``<label>/seeds/<metric>``.
+        `over_seeds`, as ``<label>/seeds/<metric>``, and every row has `by_group`, as
+        ``<label>/groups/<group>/<metric>``.
 
     Raises:
         ValueError: If a setting or a run is at fault, or a run cannot be compared.
     """
     check_complete(config)
     given: Any = OmegaConf.to_container(config, resolve=True)
-    names = ("runs", "labels", "baseline", "questions", "seed")
+    names = ("runs", "labels", "baseline", "questions", "groups", "seed")
     settings = ReportSettings(*(given[name] for name in names))
     groups = {
         name: [read_run(folder) for folder in folders]
@@ -131,12 +135,18 @@ def report_command(config: DictConfig) -> dict[str, float]:
         for name, run in runs.items()
         if name != compared
     }
+    groups = (
+        {}
+        if settings.groups is None
+        else by_group(runs, read_groups(settings.groups), compared, settings.seed, common)
+    )
     metrics = flat(
         {
             name: {
                 **run.metrics,
                 "seeds": seeds.get(name, {}),
                 "minus": {compared: gains.get(name, {})},
+                "groups": {group: rows.get(name, {}) for group, rows in groups.items()},
             }
             for name, run in runs.items()
         }
@@ -155,6 +165,8 @@ def report_command(config: DictConfig) -> dict[str, float]:
         pages["seeds.md"] = _seeds(seeds)
     if gains:
         pages["differences.md"] = _differences(gains, compared, common)
+    if groups:
+        pages["groups.md"] = groups_page(groups, compared)
     for name, page in pages.items():
         (folder / name).write_text(page, encoding="utf-8")
     plot(rows, folder / "figure.png")

@@ -268,3 +268,14 @@ def test_settings_are_checked(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         report(tmp_path, runs, override)
+
+
+def test_groups_of_questions_are_shown_apart(tmp_path: Path, runs: Sequence[Path]) -> None:
+    groups = tmp_path / "coverage.jsonl"
+    names = ["covered", "not covered"]
+    write_jsonl(groups, ({"id": f"q{i}", "group": names[i % 2]} for i in range(6)))
+    metrics = report(tmp_path, runs, f"groups={groups}")
+    assert metrics["ours/groups/covered/n"] == 3
+    assert metrics["ours/groups/covered/em"] == pytest.approx(100)
+    assert metrics["ours/groups/not covered/minus/base/em"] == pytest.approx(100 / 3)
+    assert "| covered | ours |" in (tmp_path / "out" / "groups.md").read_text()
