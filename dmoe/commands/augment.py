@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -11,21 +11,25 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from dmoe.augmentation.coverage import coverage, coverage_metrics
 from dmoe.augmentation.quality import QualityReport
 from dmoe.augmentation.sources import Augmenter, surrogates
 from dmoe.training.lessons import lessons_from_augmentation
 from plumbing.cli import check_complete, next_command, say_written
+from plumbing.mounts import SettingValueError
 from plumbing.progress import progress
 from plumbing.settings import check_limit
 from plumbing.stopwatch import Stopwatch
 from plumbing.storage.files import write_json
 from plumbing.storage.jsonl import write_jsonl
+from qa.data.dataset import Question
 from retrieval.passage import Passage
 
 log = logging.getLogger(__name__)
 
 AUGMENTATIONS = "augmentations.jsonl"
 SURROGATES = "surrogates.jsonl"
+COVERAGE = "coverage.jsonl"
 
 
 def augment_command(config: DictConfig) -> dict[str, float]:
@@ -43,18 +47,27 @@ def augment_command(config: DictConfig) -> dict[str, float]:
             as its cause.
     """
     check_limit(config.limit)  # before the model is loaded
+    if config.coverage is not None and config.get("data") is None:
+        raise SettingValueError(
+            "coverage",
+            f"coverage={config.coverage} is a split of a data set, but none is named",
+            "name the data set by data=NAME, or leave {} out",
+        )
     of_data = config.get("data") is not None and OmegaConf.is_missing(config.corpus, "path")
     used = [str(key) for key in config if not (of_data and key == "corpus")]
     check_complete(OmegaConf.masked_copy(config, used))
-    passages = instantiate(config.data).passages if of_data else instantiate(config.corpus)
+    dataset = instantiate(config.data) if of_data or config.coverage is not None else None
+    questions = [] if config.coverage is None else dataset.split(config.coverage)
+    passages = dataset.passages if of_data else instantiate(config.corpus)
     augmenter = instantiate(config.augmenter)
-    metrics = augment(passages, augmenter, config.paths.output_dir, config.limit)
+    metrics = augment(passages, augmenter, config.paths.output_dir, config.limit, questions)
     log.info("%s", "  ".join(f"{name} {value:.1f}" for name, value in metrics.items()))
     folder = Path(config.paths.output_dir)
     building = {"instances.augmentation": folder / AUGMENTATIONS, "bank.dir": folder / "bank"}
     carry = ("backbone", "data" if of_data else "corpus")
+    covering = [] if config.coverage is None else [COVERAGE]
     say_written(
-        {folder: [AUGMENTATIONS, SURROGATES, "metrics.json"]},
+        {folder: [AUGMENTATIONS, SURROGATES, *covering, "metrics.json"]},
         [next_command(config, "build_experts", building, carry)],
     )
     return metrics
@@ -65,8 +78,11 @@ def augment(
     augmenter: Augmenter,
     run_dir: str | Path,
     limit: int | None = None,
+    questions: Sequence[Question] = (),
 ) -> dict[str, float]:
     """Write ``augmentations.jsonl``, ``surrogates.jsonl`` and ``metrics.json``, each atomically.
+
+    If there are questions, ``coverage.jsonl`` says of each if its answer is among the pairs.
 
     Args:
         passages: The corpus, by passage id.
@@ -74,9 +90,11 @@ def augment(
         run_dir: The folder of the files.
         limit: Only this many passages, the first ones, are augmented and get surrogates. None takes
             all passages.
+        questions: Questions about the passages, whose answers are looked for among the pairs.
 
     Returns:
-        The metrics of `QualityReport.metrics`, and ``passages_per_minute``.
+        The metrics of `QualityReport.metrics`, and ``passages_per_minute``; with questions also
+        those of `coverage_metrics`, as ``coverage/<metric>``.
 
     Raises:
         ValueError: If the limit is not a positive whole number, or the augmenter fails.
@@ -87,9 +105,14 @@ def augment(
     augmented = progress(augmenter.augment(chosen), "Augmenting passages", len(chosen))
     write_jsonl(folder / AUGMENTATIONS, (each.row() for each in report.watch(augmented)))
     minutes = watch.seconds / 60
-    lessons = lessons_from_augmentation(folder / AUGMENTATIONS, chosen)
+    lessons = list(lessons_from_augmentation(folder / AUGMENTATIONS, chosen))
     write_jsonl(folder / SURROGATES, map(asdict, surrogates(chosen, lessons)))
     metrics = report.metrics()
+    if questions:
+        found = coverage(questions, {lesson.passage.id: lesson for lesson in lessons})
+        rows = ({"id": id, "group": group} for id, group in found.items())
+        write_jsonl(folder / COVERAGE, rows)
+        metrics |= {f"coverage/{name}": value for name, value in coverage_metrics(found).items()}
     metrics["passages_per_minute"] = metrics["passages"] / minutes
     write_json(folder / "metrics.json", metrics)
     return metrics

@@ -27,7 +27,7 @@ from dmoe.experts.expert import ExpertSpec
 from dmoe.experts.recipe import Recipe
 from dmoe.training.cluster import Cluster, train_on_cluster
 from dmoe.training.grouped import Limits
-from dmoe.training.groups import Groups
+from dmoe.training.groups import Groups, instances_of_others
 from dmoe.training.lessons import (
     Lesson,
     check_formats,
@@ -243,10 +243,10 @@ def _by_ray(config: DictConfig, job: Job) -> tuple[Tally, bool]:
     source: Any = OmegaConf.to_container(config.backbone, resolve=True)
     dtype = str(job.backbone.dtype).removeprefix("torch.")
     make = functools.partial(instantiate, source | {"device": device, "dtype": dtype})
-    tally = Tally()
-    done = train_on_cluster(
-        groups, make, job.backbone.fingerprint, job.spec, job.recipe, limits, Cluster(**config.ray)
-    )
+    tally, cluster = Tally(), Cluster(**config.ray)
+    others = instances_of_others(job.lessons(), tokenizer, job.formats, job.recipe)
+    settings = (job.spec, job.recipe, limits, cluster, others)
+    done = train_on_cluster(groups, make, job.backbone.fingerprint, *settings)
     bar = LessonsBar(groups, tally, job.lessons)
     try:
         for group, trained in done:

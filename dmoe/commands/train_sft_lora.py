@@ -79,6 +79,8 @@ def _module(config: DictConfig) -> SFTModule:
     """Make the module that trains, with the adapter and the instances."""
     settings = read_section(config, "lora", LoraSettings)
     recipe = read_section(config, "recipe", Recipe)
+    with mounted("recipe"):
+        recipe.check_loud("adapters over all passages")
     with mounted("instances"):
         check_formats(config.instances.formats)
     formats = list(config.instances.formats)

@@ -33,6 +33,8 @@ class Recipe:
         betas: AdamW's betas.
         eps: AdamW's epsilon.
         seed: The seed of the initial experts.
+        silence: The weight of a penalty on what an expert changes at other passages' questions and
+            answers (`dmoe.training.silence`); 0 is the paper's training, without any.
 
     Raises:
         RecipeError: If a setting is out of range.
@@ -47,6 +49,7 @@ class Recipe:
     betas: Sequence[float] = (0.9, 0.999)
     eps: float = 1e-8
     seed: int = 0
+    silence: float = 0.0
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -55,7 +58,7 @@ class Recipe:
                 raise RecipeError(name, f"{name} must be positive, got {getattr(self, name)}")
         if self.max_tokens < 2:
             raise RecipeError("max_tokens", f"max_tokens must be at least 2, got {self.max_tokens}")
-        for name in ("lr", "weight_decay", "eps"):
+        for name in ("lr", "weight_decay", "eps", "silence"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise RecipeError(
                     name, f"{name} must be finite and not negative, got {getattr(self, name)}"
@@ -69,5 +72,25 @@ class Recipe:
         object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as plain values, for a manifest."""
-        return asdict(self) | {"betas": list(self.betas)}
+        """The settings as plain values, for a manifest.
+
+        Without a penalty, they are those of the banks of before it.
+        """
+        values = asdict(self) | {"betas": list(self.betas)}
+        return values if self.silence else {k: v for k, v in values.items() if k != "silence"}
+
+    def check_loud(self, what: str) -> None:
+        """Check that no penalty is asked for where nothing computes it.
+
+        Args:
+            what: What is trained, in the plural.
+
+        Raises:
+            RecipeError: If `silence` is not 0.
+        """
+        if self.silence:
+            raise RecipeError(
+                "silence",
+                f"silence must be 0, got {self.silence}: only the experts of a bank are trained "
+                f"beside other passages' questions, {what} are not",
+            )

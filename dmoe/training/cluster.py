@@ -7,7 +7,7 @@ again and trains its group again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from dmoe.experts.expert import ExpertSpec
 from dmoe.experts.recipe import Recipe
 from dmoe.training.grouped import GroupedTrainer, Limits, TrainedGroup
 from dmoe.training.groups import Group
+from dmoe.training.instances import Encoded
 from plumbing.mounts import SettingValueError
 from plumbing.ray_cluster import ray_cluster
 from plumbing.settings import check_positive, check_types
@@ -59,6 +60,7 @@ def train_on_cluster(
     recipe: Recipe,
     limits: Limits,
     cluster: Cluster,
+    others: Mapping[str, Sequence[Encoded]] | None = None,
 ) -> Iterator[tuple[Group, TrainedGroup]]:
     """Train groups on workers of a cluster.
 
@@ -70,6 +72,7 @@ def train_on_cluster(
         recipe: The training's settings.
         limits: The limits on memory.
         cluster: The processes that train.
+        others: As in `GroupedTrainer`.
 
     Yields:
         Each group with its experts, as soon as it is done.
@@ -88,7 +91,8 @@ def train_on_cluster(
             room = min(room, there.get("GPU", 0) / gpus)
         count = max(1, min(cluster.workers, int(room)))
         each = [
-            actor.remote(make_backbone, fingerprint, spec, recipe, limits) for _ in range(count)
+            actor.remote(make_backbone, fingerprint, spec, recipe, limits, others)
+            for _ in range(count)
         ]
         yield from _train(each, groups)
 
@@ -128,8 +132,9 @@ class _Worker:
         spec: ExpertSpec,
         recipe: Recipe,
         limits: Limits,
+        others: Mapping[str, Sequence[Encoded]] | None,
     ) -> None:
-        self._settings = (spec, recipe, limits)
+        self._settings = (spec, recipe, limits, others)
         self._make, self._fingerprint = make_backbone, fingerprint
         self._trainer: GroupedTrainer | None = None
 

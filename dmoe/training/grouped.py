@@ -12,7 +12,7 @@ that has the most, D d_model, I inputs and O outputs of a projection, R rank, V 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,7 @@ from dmoe.experts.recipe import Recipe
 from dmoe.training.adamw import GroupedAdamW
 from dmoe.training.instances import Encoded
 from dmoe.training.label_states import label_states
+from dmoe.training.silence import ForeignStep, Others, change
 from dmoe.training.steps import TrainingStep, make_step, make_steps
 from plumbing.settings import check_positive, check_types
 
@@ -84,18 +85,31 @@ class GroupedTrainer:
         spec: The experts' settings.
         recipe: The training's settings.
         limits: The limits on memory.
+        others: The instances of passages at which experts of other passages are to be silent, by
+            passage; they are read only if the recipe has a weight for that.
 
     Raises:
         ExpertError: If the FFN lacks one of the projections that the experts change.
+        RecipeError: If the recipe wants silent experts, and no passage is given.
     """
 
     def __init__(
-        self, ffn: FinalFFN, spec: ExpertSpec, recipe: Recipe, limits: Limits | None = None
+        self,
+        ffn: FinalFFN,
+        spec: ExpertSpec,
+        recipe: Recipe,
+        limits: Limits | None = None,
+        others: Mapping[str, Sequence[Encoded]] | None = None,
     ) -> None:
         self.ffn, self.spec, self.recipe = ffn, spec, recipe
         self.limits = limits or Limits()
         self._trunk = Trunk(ffn)
         spec.shapes(ffn.sizes)  # raises an error if the FFN lacks a target
+        self._others: Others | None = None
+        if not others:
+            recipe.check_loud("experts without others beside them")
+        elif recipe.silence:
+            self._others = Others.of(ffn, self._trunk, others, self.limits.trunk_tokens)
 
     def train(self, ids: Sequence[str], instances: Sequence[Sequence[Encoded]]) -> TrainedGroup:
         """Train one group, beginning with the initial experts of its passages.
@@ -116,7 +130,9 @@ class GroupedTrainer:
         order = sorted(range(len(ids)), key=lambda i: -len(instances[i]))
         experts = self._initial([ids[i] for i in order])
         states = label_states(self._trunk, [instances[i] for i in order], self.limits.trunk_tokens)
-        losses = self._epochs(experts, make_steps(states, self.recipe.batch_size))
+        steps = make_steps(states, self.recipe.batch_size)
+        foreign = self._foreign([ids[i] for i in order], len(steps))
+        losses = self._epochs(experts, steps, foreign)
         back = torch.tensor(order).argsort()
         experts = {name: tensor.cpu()[back] for name, tensor in experts.items()}
         return TrainedGroup(
@@ -147,7 +163,7 @@ class GroupedTrainer:
         states = label_states(self._trunk, instances, self.limits.trunk_tokens)
         step = make_step(states.residual_AD, states.instances)
         there = {name: t.to(states.residual_AD.device) for name, t in experts.items()}
-        hidden_AD = self._hidden(there, step)
+        hidden_AD = self._hidden(there, step.residual_AD, step.padded_nP, step.slots_A)
         logits = (self.ffn.backbone.logits(h) for h in hidden_AD.split(self.limits.head_tokens))
         targets = step.targets_A.split(self.limits.head_tokens)
         nll = [
@@ -156,19 +172,28 @@ class GroupedTrainer:
         ]
         return step.mean_of_each(torch.cat(nll)).cpu()
 
-    def _epochs(self, experts: Expert, steps: Sequence[TrainingStep]) -> list[Tensor]:
+    def _foreign(self, ids: Sequence[str], steps: int) -> list[ForeignStep]:
+        """Draw the foreign positions of each step; there are none without a penalty."""
+        return [] if self._others is None else self._others.draw(ids, steps)
+
+    def _epochs(
+        self, experts: Expert, steps: Sequence[TrainingStep], foreign: Sequence[ForeignStep]
+    ) -> list[Tensor]:
         """Train the experts in place; returns their mean losses ``[N]``, one tensor per epoch."""
         optimizer = GroupedAdamW(experts, self.recipe)
         losses = []
         for _ in range(self.recipe.epochs):
             total = torch.zeros(len(next(iter(experts.values()))), device=self.ffn.backbone.device)
             taken = torch.zeros_like(total)
-            for step in steps:
+            for number, step in enumerate(steps):
                 active = {
                     name: tensor[: step.active].detach().requires_grad_()
                     for name, tensor in experts.items()
                 }
                 loss_n, gradients = self._gradients(active, step)
+                if foreign:
+                    own, other = gradients, self._silence_gradients(active, foreign[number])
+                    gradients = {name: own[name] + other[name] for name in own}
                 optimizer.step(gradients)
                 total[: step.active] += loss_n
                 taken[: step.active] += 1
@@ -177,25 +202,46 @@ class GroupedTrainer:
 
     def _gradients(self, active: Expert, step: TrainingStep) -> tuple[Tensor, Expert]:
         """Compute each active expert's loss ``[n]``, and the gradient of it."""
-        hidden_AD = self._hidden(active, step)
+        hidden_AD = self._hidden(active, step.residual_AD, step.padded_nP, step.slots_A)
         nll_A, slope_AD = head_gradient(
             self.ffn.backbone, hidden_AD, step.targets_A, step.weights_A, self.limits.head_tokens
         )
         gradients = torch.autograd.grad(hidden_AD, list(active.values()), slope_AD)
         return step.mean_of_each(nll_A), dict(zip(active, gradients, strict=True))
 
-    def _hidden(self, active: Expert, step: TrainingStep) -> Tensor:
-        """Compute the final hidden states ``[A, D]``, each token with its own expert."""
+    def _silence_gradients(self, active: Expert, foreign: ForeignStep) -> Expert:
+        """Compute the gradient of each active expert's penalty (`dmoe.training.silence`)."""
+        count = len(next(iter(active.values())))
+        residual_nSD, plain_nSD = foreign.states(count)
+        slots_K = torch.arange(residual_nSD.shape[:2].numel(), device=residual_nSD.device)
+        hidden_KD = self._hidden(
+            active, residual_nSD.flatten(0, 1), slots_K.view(count, -1), slots_K
+        )
+        penalty_nS = change(hidden_KD.view_as(plain_nSD), plain_nSD)
+        total = self.recipe.silence * penalty_nS.mean(1).sum()
+        return dict(zip(active, torch.autograd.grad(total, list(active.values())), strict=True))
+
+    def _hidden(
+        self, active: Expert, residual_AD: Tensor, padded_nP: Tensor, slots_A: Tensor
+    ) -> Tensor:
+        """Compute the final hidden states ``[A, D]``, each token with its own expert.
+
+        Args:
+            active: The experts.
+            residual_AD: The residual streams.
+            padded_nP: For each expert, its rows of ``residual_AD``, as in `TrainingStep`.
+            slots_A: For each row, its place in the flattened ``padded_nP``.
+        """
 
         def grouped(name: str, x_AI: Tensor) -> Tensor:
             """Compute each token's own ``alpha / rank · B A x``, in float32 as in PEFT."""
             a_nRI, b_nOR = active[f"{name}.lora_A"], active[f"{name}.lora_B"]
-            x_nPI = x_AI.to(a_nRI.dtype)[step.padded_nP]
+            x_nPI = x_AI.to(a_nRI.dtype)[padded_nP]
             out_nPO = x_nPI @ a_nRI.mT @ b_nOR.mT * self.spec.scaling
-            return out_nPO.flatten(0, 1)[step.slots_A]
+            return out_nPO.flatten(0, 1)[slots_A]
 
         with self.ffn.adding(grouped, self.spec.targets):
-            return self.ffn.hidden(step.residual_AD)
+            return self.ffn.hidden(residual_AD)
 
 
 def head_gradient(

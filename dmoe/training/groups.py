@@ -20,6 +20,7 @@ from dmoe.experts.recipe import Recipe
 from dmoe.training.grouped import Limits
 from dmoe.training.instances import Encoded, encode_all
 from dmoe.training.lessons import Lesson, check_formats
+from dmoe.training.silence import PASSAGES
 from retrieval.passage import Passage
 
 _WINDOW = 16  # a window's size, in groups of the largest size
@@ -121,6 +122,34 @@ class Groups(IterableDataset[Group]):
             instances.append(each)
         if passages:
             yield Group(passages, instances)
+
+
+def instances_of_others(
+    lessons: Iterable[Lesson], tokenizer: Any, formats: Sequence[str], recipe: Recipe
+) -> dict[str, list[Encoded]]:
+    """Encode the instances at which experts of other passages are to be silent.
+
+    They are those of the first `PASSAGES` lessons, whether or not these have experts already, so
+    that a build that goes on has the same ones.
+
+    Args:
+        lessons: The stream of all lessons.
+        tokenizer: The backbone's tokenizer.
+        formats: As in `Groups`.
+        recipe: The training's settings.
+
+    Returns:
+        The instances by passage; none if the recipe has no penalty.
+    """
+    if not recipe.silence:
+        return {}
+    found = {
+        lesson.passage.id: encode_all(
+            tokenizer, lesson.instances(formats), recipe.loss, recipe.max_tokens
+        )
+        for lesson in islice(lessons, PASSAGES)
+    }
+    return {id: instances for id, instances in found.items() if instances}
 
 
 def _labels(instances: Iterable[Encoded]) -> int:

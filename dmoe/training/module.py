@@ -21,7 +21,7 @@ from dmoe.bank import Bank
 from dmoe.experts.expert import ExpertSpec
 from dmoe.experts.recipe import Recipe
 from dmoe.training.grouped import GroupedTrainer, Limits
-from dmoe.training.groups import Group, Groups
+from dmoe.training.groups import Group, Groups, instances_of_others
 from dmoe.training.lessons import Lesson
 from dmoe.training.tally import Tally
 from plumbing.mounts import SettingValueError
@@ -148,7 +148,10 @@ class ExpertModule(LightningModule):
         """Move the backbone to the device, and make the trainer of groups."""
         self.backbone.to(self.device)
         ffn = FinalFFN(self.backbone)
-        self._grouped = GroupedTrainer(ffn, self._spec, self._recipe, self._limits)
+        others = instances_of_others(
+            self._lessons(), self.backbone.tokenizer, self._formats, self._recipe
+        )
+        self._grouped = GroupedTrainer(ffn, self._spec, self._recipe, self._limits, others)
 
     def on_train_start(self) -> None:
         """Begin a progress bar in the first process."""

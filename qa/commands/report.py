@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,6 +18,7 @@ from plumbing.settings import check_choice, check_seed, check_types
 from plumbing.storage.files import write_json
 from qa.evaluation.bins import MADE_OF, in_bins
 from qa.evaluation.evaluate import LARGEST
+from qa.evaluation.groups import by_group, groups_page, read_groups
 from qa.evaluation.pairing import average, differences
 from qa.evaluation.run_folder import RunFolder, read_run
 from qa.statistics import over_runs
@@ -46,6 +47,7 @@ class ReportSettings:
     labels: Sequence[str | int | float] | None
     baseline: str | int | float | None
     questions: str
+    groups: str | None
     seed: int
     bins: int | None
     uncertainty: str
@@ -107,7 +109,8 @@ def report_command(config: DictConfig) -> dict[str, float]:
     It writes ``metrics.json``, ``table.md`` and ``figure.png``. If there are several rows, there is
     also ``differences.md``, which says how each differs from the baseline; and if a row has several
     runs, there is ``seeds.md``, which says how these differ. With ``bins`` there are ``bins.md``
-    and ``bins.png``, which have the scores of all rows by how uncertain the baseline is.
+    and ``bins.png``, which have the scores of all rows by how uncertain the baseline is. With
+    ``groups`` there is ``groups.md``, which has all of this for each named group apart.
 
     Args:
         config: A configuration composed from ``conf/report.yaml``.
@@ -118,15 +121,15 @@ def report_command(config: DictConfig) -> dict[str, float]:
         intervals are computed anew, those of old runs as well. A row of several runs also has
         `over_seeds`, as ``<label>/seeds/<metric>``. With ``bins`` there are also the metrics of
         `qa.evaluation.bins.binned`, as ``<label>/bins/<number from 1>/<metric>``, and of
-        `qa.evaluation.bins.alignment`, as ``<label>/bins/<metric>``.
+        `qa.evaluation.bins.alignment`, as ``<label>/bins/<metric>``. With ``groups`` every row has
+        `by_group`, as ``<label>/groups/<group>/<metric>``.
 
     Raises:
         ValueError: If a setting or a run is at fault, or a run cannot be compared.
     """
     check_complete(config)
     given: Any = OmegaConf.to_container(config, resolve=True)
-    names = ("runs", "labels", "baseline", "questions", "seed", "bins", "uncertainty")
-    settings = ReportSettings(*(given[name] for name in names))
+    settings = ReportSettings(**{one.name: given[one.name] for one in fields(ReportSettings)})
     groups = {
         name: [read_run(folder) for folder in folders]
         for name, folders in zip(settings.names, settings.folders, strict=True)
@@ -140,6 +143,11 @@ def report_command(config: DictConfig) -> dict[str, float]:
         if name != compared
     }
     grouped = in_bins(runs, compared, settings.bins, settings.uncertainty, settings.seed)
+    apart = (
+        {}
+        if settings.groups is None
+        else by_group(runs, read_groups(settings.groups), compared, settings.seed, common)
+    )
     metrics = flat(
         {
             name: {
@@ -147,6 +155,7 @@ def report_command(config: DictConfig) -> dict[str, float]:
                 "seeds": seeds.get(name, {}),
                 "bins": grouped.get(name, {}),
                 "minus": {compared: gains.get(name, {})},
+                "groups": {group: rows.get(name, {}) for group, rows in apart.items()},
             }
             for name, run in runs.items()
         }
@@ -168,6 +177,8 @@ def report_command(config: DictConfig) -> dict[str, float]:
         plot_bins(grouped, folder / "bins.png")
     if gains:
         pages["differences.md"] = _differences(gains, compared, common)
+    if apart:
+        pages["groups.md"] = groups_page(apart, compared)
     for name, page in pages.items():
         (folder / name).write_text(page, encoding="utf-8")
     plot(rows, folder / "figure.png")

@@ -158,9 +158,9 @@ def _spans(sentence: str) -> list[Span]:
         if is_first and " " not in text and not text[0].isdigit():
             continue  # most likely not a name, but a word that begins the sentence
         if len(text.split()) <= _MAX_SPAN_WORDS:
-            (first if is_first else inner).append(_span(sentence, match.start(), text))
+            (first if is_first else inner).append(span_at(sentence, match.start(), text))
     if (last := _LAST_WORDS.search(sentence)) and sentence.count(last["words"]) == 1:
-        inner.append(_span(sentence, last.start("words"), last["words"]))
+        inner.append(span_at(sentence, last.start("words"), last["words"]))
     return _distinct(inner + first)
 
 
@@ -172,7 +172,7 @@ def _distinct(spans: Iterable[Span]) -> list[Span]:
     return list(found.values())
 
 
-def _span(sentence: str, start: int, text: str) -> Span:
+def span_at(sentence: str, start: int, text: str) -> Span:
     """Make a span with so few words around it that a question about it must mean the span."""
     before, after = sentence[:start], sentence[start + len(text) :]
     head, tail = before.split(" "), after.split(" ")

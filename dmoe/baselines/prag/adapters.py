@@ -17,7 +17,7 @@ from dmoe.experts.expert import Expert, ExpertSpec
 from dmoe.experts.recipe import Recipe
 from dmoe.training.instances import Encoded, encode_all
 from dmoe.training.lessons import check_formats, read_augmentations
-from plumbing.mounts import SettingValueError
+from plumbing.mounts import SettingValueError, mounted
 from plumbing.stopwatch import Stopwatch
 from plumbing.storage.hashing import digest
 from plumbing.storage.tensors import DamagedTensorsError, read_tensors, write_tensors
@@ -71,6 +71,8 @@ class PassageAdapters:
         cache_dir: str | Path,
     ) -> None:
         check_formats(formats)
+        with mounted("recipe"):
+            recipe.check_loud("adapters on all layers")
         self.ffns, self._formats, self._spec, self._recipe = ffns, list(formats), spec, recipe
         self.untrained()  # raises an error if an FFN lacks a target
         self._identity = ffns.backbone.identity

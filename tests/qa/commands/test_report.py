@@ -348,3 +348,14 @@ def test_groups_that_cannot_be_made(write: Write, runs: list[Path], tmp_path: Pa
     broken = write("broken", [decoded(i, 1) | {"routed": [{}]} for i in range(6)])
     with pytest.raises(DataError, match="expected the numbers that method=dmoe writes about its"):
         report(tmp_path, [broken], "bins=2")
+
+
+def test_groups_of_questions_are_shown_apart(tmp_path: Path, runs: Sequence[Path]) -> None:
+    groups = tmp_path / "coverage.jsonl"
+    names = ["covered", "not covered"]
+    write_jsonl(groups, ({"id": f"q{i}", "group": names[i % 2]} for i in range(6)))
+    metrics = report(tmp_path, runs, f"groups={groups}")
+    assert metrics["ours/groups/covered/n"] == 3
+    assert metrics["ours/groups/covered/em"] == pytest.approx(100)
+    assert metrics["ours/groups/not covered/minus/base/em"] == pytest.approx(100 / 3)
+    assert "| covered | ours |" in (tmp_path / "out" / "groups.md").read_text()
