@@ -8,9 +8,9 @@ Checkpoints and banks of codes name the settings by this module, so they stay in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from backbone.model import Backbone
 from genpoe.hypernet.hypernet import HypernetSettings
@@ -40,8 +40,6 @@ class ReaderSettings(HypernetSettings):
         follow: Whether keys and queries also have the word before a place, and the current word.
         follow_words: How many words before a place these are. More of them tell the place where a
             span goes on from others that follow the same word.
-        prior: Whether a unit's score also has the backbone's own logit of its word. What the model
-            would say without the passage is often of the kind that the question asks for.
         ahead: Whether keys also have the states behind a place, the more the nearer. A state knows
             only what stands before it, so without them a name at the beginning of a sentence does
             not know what its bearer does there.
@@ -68,7 +66,6 @@ class ReaderSettings(HypernetSettings):
     lexical: bool = True
     follow: bool = True
     follow_words: int = 1
-    prior: bool = False
     ahead: bool = False
     common_rank: int = 16
     mixing: str = "softmax"
@@ -79,6 +76,7 @@ class ReaderSettings(HypernetSettings):
     TRAINING_ONLY: ClassVar[frozenset[str]] = frozenset(
         {"mixing", "copy_loss", "dropout", "scalar_lr_scale"}
     )
+    GONE: ClassVar[Mapping[str, Any]] = {"prior": False}
 
     def __post_init__(self) -> None:
         super().__post_init__()

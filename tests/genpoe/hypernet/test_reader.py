@@ -125,9 +125,6 @@ def naive_added(genpoe, passages, relevance, ids, u, stream, ffn_output, earlier
             for m in follows:
                 if j > m:
                     score = score + written[m] @ word(tokens[j - 1 - m])
-            if reader.prior is not None:
-                said = backbone.final_norm(stream + ffn_output)
-                score = score + reader.prior * said @ (head[token] - writer.mean)
             scores.append(score + torch.tensor(r).log())
             words.append(token)
     a = torch.stack(scores).softmax(0)[1:]
@@ -144,7 +141,7 @@ def naive_added(genpoe, passages, relevance, ids, u, stream, ffn_output, earlier
     [
         (True, {}),
         (False, {}),
-        (False, {"prior": True, "look_ahead": 2}),
+        (False, {"look_ahead": 2}),
         (True, {"ahead": True, "follow_words": 3}),
     ],
 )
@@ -231,9 +228,7 @@ def test_a_row_of_a_batch_has_its_own_passages_and_padding_changes_nothing(tiny_
     assert abs(score_answers(tiny_backbone, plain, answers) - nll)[:2].min() > 1e-3
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"look_ahead": 2, "prior": True}, {"ahead": True, "follow_words": 3}]
-)
+@pytest.mark.parametrize("settings", [{}, {"look_ahead": 2}, {"ahead": True, "follow_words": 3}])
 def test_a_longer_passage_in_the_batch_changes_nothing(tiny_backbone, settings):
     genpoe = make_reader(tiny_backbone, **settings)
     ids = ids_of(genpoe.backbone, PROMPTS[0])
@@ -273,9 +268,7 @@ def test_a_passage_without_relevance_changes_nothing(tiny_backbone, mixing):
 @pytest.mark.parametrize(("mixing", "ahead"), [("softmax", True), ("experts", False)])
 def test_the_gradient_is_that_of_finite_differences(tiny_tokenizer, mixing, ahead):
     backbone = make_backbone(tokenizer=tiny_tokenizer)
-    genpoe = make_reader(
-        backbone, mixing=mixing, look_ahead=1, prior=True, ahead=ahead, follow_words=2
-    )
+    genpoe = make_reader(backbone, mixing=mixing, look_ahead=1, ahead=ahead, follow_words=2)
     reader: Any = genpoe.hypernet.double()  # the backbone's own norms compute in float32
     ids, tokens = ids_of(backbone, PROMPTS[0]), genpoe.tokens([ONE, THREE])
     targets = torch.full_like(ids, -100)
@@ -302,6 +295,38 @@ def test_the_gradient_is_that_of_finite_differences(tiny_tokenizer, mixing, ahea
         measured = (values[0] - values[1]) / 2e-6
         expected = (parameter.grad * way).sum()
         assert measured.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-7), name
+
+
+def test_experts_in_steps_do_the_same_and_follow_changed_weights(backbone):
+    genpoe = make_reader(backbone, follow_words=2)
+    reader: Any = genpoe.hypernet
+    ids = ids_of(backbone, PROMPTS[0])
+    relevance = torch.tensor([[0.7, 0.3]])
+    experts = genpoe.generate_experts([ONE, THREE]).arranged(torch.tensor([[0, 1]]))
+    ready, looked = reader.ready(experts), []
+
+    def answered(some):
+        with genpoe.expert_layer.injected(some, relevance):
+            found = logits(backbone, ids)
+            looked.append(genpoe.expert_layer.looked)
+        return found
+
+    for _ in range(2):
+        with torch.inference_mode():
+            plain = logits(backbone, ids)
+        expected = answered(experts)
+        torch.testing.assert_close(answered(ready), expected, rtol=1e-4, atol=1e-4)
+        assert (expected - plain).abs().max() > 1e-2
+        for part in ("units_NTKS", "null_NT"):
+            one, other = (getattr(each, part) for each in looked[-2:])
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        total = looked[-1].units_NTKS.sum((-2, -1)) + looked[-1].null_NT
+        torch.testing.assert_close(total, torch.ones_like(total))
+        assert reader.ready(experts).reader._folded is reader.folded[1]
+        with torch.no_grad():
+            for parameter in reader.parameters():
+                parameter.mul_(1.1)
+        ready = reader.ready(experts)
 
 
 def test_saving_and_loading_gives_the_same_logits(genpoe, tmp_path):
