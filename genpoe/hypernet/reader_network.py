@@ -29,24 +29,21 @@ from genpoe.hypernet.lexical import WordMatch
 from genpoe.hypernet.question import QuestionWords
 from genpoe.hypernet.reader_experts import Query, ReaderCode, ReaderExperts, seen
 from genpoe.hypernet.reader_steps import FoldedReader, ReaderInSteps
-from genpoe.hypernet.states import around_each, dropped, standardize
+from genpoe.hypernet.states import dropped, standardize, with_previous
 from genpoe.hypernet.words import WordWriter, root_mean_square
 
 if TYPE_CHECKING:
     from genpoe.hypernet.reader import ReaderSettings
 
 _GATE = 8.0  # logits that a word gains at first if all attention is on it
-_AHEAD = 6.0  # tokens in which the weight of what follows a place falls to 1 / e at first
 _BATCHES_TO_START = 8  # batches of passages whose states are measured before a training
 
 
 class ReaderHypernet(Hypernet):
     """Makes an expert of keys and words from each passage.
 
-    * A **key** is ``Linear(LN(Linear([x_j; x_j−1; x_j+1…])))`` of the passage's states x at a
-      token, at the one before and at ``look_ahead`` next ones, beside what `WordMatch` adds. With
-      ``ahead`` there is one more state, ``(e^{1/λ} − 1) Σ_{i>j} e^{−(i−j)/λ} x_i``, of all that
-      follows.
+    * A **key** is ``Linear(LN(Linear([x_j; x_j−1])))`` of the passage's states x at a token and at
+      the one before, beside what `WordMatch` adds.
     * The **query** is ``Linear(GELU(Linear([u; h…])))`` of the FFN's input u and of earlier states
       h at the same position.
     * All states are divided by their root mean square, then centred and scaled by statistics of the
@@ -82,9 +79,8 @@ class ReaderHypernet(Hypernet):
         for name, size in (("state", D), ("query", sources * D)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_scale", torch.ones(size))
-        self.key1 = nn.Linear((2 + settings.look_ahead + settings.ahead) * D, H)
+        self.key1 = nn.Linear(2 * D, H)
         self.key_norm, self.key2 = nn.LayerNorm(H), nn.Linear(H, U)
-        self.log_ahead = nn.Parameter(torch.tensor(_AHEAD).log()) if settings.ahead else None
         self.query1, self.query2 = nn.Linear(sources * D, H), nn.Linear(H, U)
         self.null, self.gate = nn.Linear(H, 1), nn.Linear(D, 1)
         for linear, bias in ((self.null, 0.0), (self.gate, _GATE)):
@@ -117,7 +113,6 @@ class ReaderHypernet(Hypernet):
     def fast_parameters(self) -> list[tuple[list[nn.Parameter], float]]:
         """The scalars of the units' scores."""
         scalars = self.match.scalars() if self.match is not None else []
-        scalars += [self.log_ahead] if self.log_ahead is not None else []
         return [(scalars, self.settings.scalar_lr_scale)] if scalars else []
 
     def common_expert(self) -> Experts:
@@ -149,9 +144,7 @@ class ReaderHypernet(Hypernet):
         x = self._states(encoded)
         x = (x / root_mean_square(x) - self.state_mean) * self.state_scale
         x = dropped(x, self.settings.dropout, noise)
-        reach = None if self.log_ahead is None else self.log_ahead.exp()
-        around = around_each(x, encoded.attention_mask_PS, self.settings.look_ahead, reach)
-        keys_PSU = self.key2(self.key_norm(self.key1(around)))
+        keys_PSU = self.key2(self.key_norm(self.key1(with_previous(x))))
         return ReaderCode(keys_PSU, encoded.input_ids_PS, encoded.attention_mask_PS)
 
     def experts(

@@ -43,9 +43,13 @@ def test_a_reader_has_the_name_that_checkpoints_and_banks_of_codes_know() -> Non
 
 def test_a_part_that_is_gone_must_have_been_off() -> None:
     settings = ReaderSettings(layer=1, read_layer=1)
-    assert read_settings({**settings.saved(), "prior": False}) == settings
-    with pytest.raises(ValueError, match=r"made with prior=True, a part that .* no longer has"):
-        read_settings({**settings.saved(), "prior": True})
+    before = {**settings.saved(), "prior": False, "look_ahead": 0, "ahead": False}
+    assert read_settings(before) == settings
+    for name, value in {"prior": True, "look_ahead": 2, "ahead": True}.items():
+        with pytest.raises(
+            ValueError, match=rf"made with {name}={value}, a part that .* no longer"
+        ):
+            read_settings({**before, name: value})
 
 
 def test_a_flat_checkpoint_of_version_0_1_becomes_nested() -> None:
