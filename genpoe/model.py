@@ -230,7 +230,8 @@ class GenPoE:
         relevance_BK[mask_BK.bool()] = torch.tensor(
             [weight for row in weights for weight in row], dtype=torch.float32, device=device
         )
-        self.expert_layer.inject(experts.cast(dtype).arranged(index_BK), relevance_BK)
+        ready = self.hypernet.ready(experts.cast(dtype).arranged(index_BK))
+        self.expert_layer.inject(ready, relevance_BK)
 
     def remove(self) -> None:
         """Take the passages out again. The backbone is then bit-identical to before."""

@@ -11,6 +11,7 @@ SUITES = {
     "retrieval": "benchmarks.retrieval.retrieval_suite",
     "experts": "benchmarks.experts.experts_suite",
     "bank": "benchmarks.bank.bank_suite",
+    "codes": "benchmarks.codes.codes_suite",
     "decode": "benchmarks.decode.decode_suite",
     "updates": "benchmarks.updates.updates_suite",
 }

@@ -93,7 +93,7 @@ class Session:
         for position in range(max_new_tokens):
             hidden_BPD = self._read(ids_BN, mask)
             settled = self._settle(self._logits(hidden_BPD[:, 0]), running, 0)
-            token_B = settled.logits_BV.argmax(-1)
+            token_B = settled.logits_BV.max(-1).indices  # in bfloat16, argmax takes 4 times as long
             tokens, active = token_B.tolist(), self._active.ids
             for row in running:
                 self._new[row].append(tokens[row])

@@ -29,7 +29,7 @@ def copy_loss(
     Args:
         looked: Where the experts looked.
         ids_BKS: The words of the experts.
-        mask_BKS: 1 at tokens, 0 at padding.
+        mask_BKS: True at tokens, false at padding.
         rows_N: The index of each question's set; None: each has its own.
         targets_NT: The token that each position predicts, -100 where none is scored.
         wrong_N: True for questions that have only passages of others; None: there are none.
@@ -37,7 +37,7 @@ def copy_loss(
     ids_NKS, mask_NKS = ids_BKS, mask_BKS
     if rows_N is not None:
         ids_NKS, mask_NKS = ids_BKS[rows_N], mask_BKS[rows_N]
-    right = (ids_NKS[:, None] == targets_NT[..., None, None]) & mask_NKS.bool()[:, None]
+    right = (ids_NKS[:, None] == targets_NT[..., None, None]) & mask_NKS[:, None]
     if wrong_N is not None:
         right = right & ~wrong_N[:, None, None, None]
     found_NT = (looked.units_NTKS * right).sum((-2, -1))

@@ -10,7 +10,7 @@ Shapes: P passages, S passage tokens, N questions, T tokens, M positions, D d_mo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -74,6 +74,8 @@ class HypernetSettings(ABC):
 
     # These settings may differ when a training goes on, because no weight depends on their values.
     TRAINING_ONLY: ClassVar[frozenset[str]] = frozenset()
+    # Settings that earlier versions had, with the values at which they changed nothing.
+    GONE: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -201,6 +203,13 @@ class Hypernet(nn.Module, ABC):
         By default everything is computed in that dtype.
         """
         return self.to(dtype)
+
+    def ready(self, experts: GeneratedExperts) -> GeneratedExperts:
+        """Prepare experts for answering one batch of questions, outside training.
+
+        By default they are ready.
+        """
+        return experts
 
     def forward(
         self, passages: PassageTokens, noise: torch.Generator | None = None

@@ -73,15 +73,17 @@ class WordMatch(nn.Module):
 
     def words(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The vectors of words ``[...]``, with their weight and without it, both ``[..., U]``."""
-        plain, embedded = self._plain(ids)
+        embedded = functional.normalize(self._centred(ids), dim=-1)
         weight = self.idf[ids] * torch.exp(embedded @ self.importance)
+        plain = functional.normalize(embedded @ self.projection, dim=-1)
         return plain * weight[..., None], plain
 
-    def _plain(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The vectors of words without their weight, and the embeddings that they are made of."""
-        embedded = self._backbone.embedding.weight[ids].to(self.mean.dtype) - self.mean
-        embedded = functional.normalize(embedded, dim=-1)
-        return functional.normalize(embedded @ self.projection, dim=-1), embedded
+    def plain(self, ids: Tensor) -> Tensor:
+        """The vectors of words ``[...]`` without their weight: ``[..., U]``."""
+        return functional.normalize(self._centred(ids) @ self.projection, dim=-1)
+
+    def _centred(self, ids: Tensor) -> Tensor:
+        return self._backbone.embedding.weight[ids].to(self.mean.dtype) - self.mean
 
     def keys(self, ids_PS: Tensor, mask_PS: Tensor) -> tuple[Tensor, Tensor]:
         """The lexical keys of passages' places, and those of what follows words.
@@ -130,10 +132,11 @@ class WordMatch(nn.Module):
         """
         L, more = ids_NL.shape[1], self._follows - 1
         last = min(L, positions + more)  # tokens, from the end
-        plain_NLU = self._plain(ids_NL[:, L - last :])[0] * mask_NL[:, L - last :, None]
-        plain_NLU = functional.pad(plain_NLU, (0, 0, positions + more - last, 0))
+        plain_NLU = self.plain(ids_NL[:, L - last :]) * mask_NL[:, L - last :, None]
+        if positions + more > last:
+            plain_NLU = functional.pad(plain_NLU, (0, 0, positions + more - last, 0))
         each = [
             plain_NLU[:, more - back :][:, :positions] * self.strength[1 + back]
             for back in range(self._follows)
         ]
-        return torch.cat(each, -1)
+        return torch.cat(each, -1) if more else each[0]

@@ -8,9 +8,9 @@ Checkpoints and banks of codes name the settings by this module, so they stay in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from backbone.model import Backbone
 from genpoe.hypernet.hypernet import HypernetSettings
@@ -33,18 +33,11 @@ class ReaderSettings(HypernetSettings):
             layers.
         hidden_width: H, the width between the two linear layers of keys and of queries.
         key_width: U, the width of a key.
-        look_ahead: How many of the next tokens' states a key also has, since states of a causal
-            backbone do not know what follows.
         lexical: Whether keys and queries also have the words around a place, and those of the
             question.
         follow: Whether keys and queries also have the word before a place, and the current word.
         follow_words: How many words before a place these are. More of them tell the place where a
             span goes on from others that follow the same word.
-        prior: Whether a unit's score also has the backbone's own logit of its word. What the model
-            would say without the passage is often of the kind that the question asks for.
-        ahead: Whether keys also have the states behind a place, the more the nearer. A state knows
-            only what stands before it, so without them a name at the beginning of a sentence does
-            not know what its bearer does there.
         common_rank: The rank of the expert that is common to all passages.
         mixing: How K passages are mixed. "softmax": one softmax over the units of all K, with the
             logarithm of the relevance (GenPoE eq. 9) added to a passage's units. "experts": one
@@ -64,12 +57,9 @@ class ReaderSettings(HypernetSettings):
     query_layers: Sequence[int] = ()
     hidden_width: int = 256
     key_width: int = 64
-    look_ahead: int = 0
     lexical: bool = True
     follow: bool = True
     follow_words: int = 1
-    prior: bool = False
-    ahead: bool = False
     common_rank: int = 16
     mixing: str = "softmax"
     copy_loss: float = 0.5
@@ -79,6 +69,7 @@ class ReaderSettings(HypernetSettings):
     TRAINING_ONLY: ClassVar[frozenset[str]] = frozenset(
         {"mixing", "copy_loss", "dropout", "scalar_lr_scale"}
     )
+    GONE: ClassVar[Mapping[str, Any]] = {"prior": False, "look_ahead": 0, "ahead": False}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,10 +77,6 @@ class ReaderSettings(HypernetSettings):
         check_positive(self, "hidden_width", "key_width", "common_rank", "scalar_lr_scale")
         check_positive(self, "follow_words")
         check_choice("mixing", self.mixing, MIXINGS)
-        if self.look_ahead < 0:
-            raise SettingValueError(
-                "look_ahead", f"look_ahead must not be negative, got {self.look_ahead}"
-            )
         if self.copy_loss < 0:
             raise SettingValueError(
                 "copy_loss", f"copy_loss must not be negative, got {self.copy_loss}"

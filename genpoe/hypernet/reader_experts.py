@@ -7,14 +7,37 @@ slots · T, D d_model, U key width, Q a unit's key.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from genpoe.experts import GeneratedExperts, Looked, Looks, Mixed, SharedRows, Site, check_relevance
+from genpoe.experts import (
+    Around,
+    GeneratedExperts,
+    Looked,
+    Looks,
+    Mixed,
+    SharedRows,
+    Site,
+    check_relevance,
+)
 
 MIXINGS = ("softmax", "experts")
+
+
+class Query(NamedTuple):
+    """What the experts look for at each position.
+
+    Attributes:
+        queries_NTQ: The queries.
+        null_NT: The scores of the null unit.
+        gate_NT1: How strongly words are written, in logits.
+    """
+
+    queries_NTQ: Tensor
+    null_NT: Tensor
+    gate_NT1: Tensor
 
 
 class Reads(Protocol):
@@ -30,21 +53,11 @@ class Reads(Protocol):
         """How K passages are mixed: one of `MIXINGS`."""
         ...
 
-    def query(
-        self, site: Site, noise: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, the null unit's scores, and the FFN's input as the gate reads it."""
+    def query(self, site: Site, noise: torch.Generator | None = None) -> Query:
+        """What is looked for at each position, and how strongly it is written."""
         ...
 
-    def expected(self, site: Site) -> Tensor | None:
-        """What the backbone would say by itself, as it counts in the units' scores; or None."""
-        ...
-
-    def rows(self, ids: Tensor, values: Tensor) -> Tensor:
-        """The head's rows of the units' words."""
-        ...
-
-    def write(self, site: Site, states_NTD: Tensor, read_NTD: Tensor, total_NT: Tensor) -> Tensor:
+    def write(self, site: Site, gate_NT1: Tensor, read_NTD: Tensor, total_NT: Tensor) -> Tensor:
         """What is added to the FFN's output."""
         ...
 
@@ -76,7 +89,7 @@ class ReaderExperts(GeneratedExperts):
         keys: ``[B, K, S, Q]``: the keys of an expert's units, one for each token.
         values: ``[B, K, S, D]``: what `genpoe.hypernet.words.WordWriter` needs to write the words.
         ids: ``[B, K, S]``: the words.
-        mask: ``[B, K, S]``: 1 at tokens, 0 at padding.
+        mask: Bool ``[B, K, S]``: true at tokens, false at padding.
         reader: The hypernetwork, for all that is common to the passages.
         noise: Draws the dropout of training; None outside training.
     """
@@ -102,29 +115,47 @@ class ReaderExperts(GeneratedExperts):
         check_relevance(self, relevance_BK)
         hidden = site.hidden_NTD
         rows = SharedRows(len(hidden), self.num_sets, rows_N)
-        query_NTQ, null_NT, states_NTD = self.reader.query(site, self.noise)
-        scores_BMKS = torch.einsum("bmq,bksq->bmks", rows.group(query_NTQ), self.keys)
-        expected_NTD = self.reader.expected(site)
-        if expected_NTD is not None:
-            rows_BKSD = self.reader.rows(self.ids, self.values)
-            scores_BMKS = scores_BMKS + torch.einsum(
-                "bmd,bksd->bmks", rows.group(expected_NTD), rows_BKSD
-            )
-        scores_BMKS = scores_BMKS.masked_fill(~self.mask.bool()[:, None], float("-inf"))
-        weights = relevance_BK.to(scores_BMKS.dtype)
-        units_BMKS = self._weigh(scores_BMKS, rows.group(null_NT), weights)
-        read_NTD = rows.ungroup(torch.einsum("bmks,bksd->bmd", units_BMKS, self.values))
-        total_NT = rows.ungroup(weights.sum(1)[:, None].expand(-1, units_BMKS.shape[1]))
-        added = self.reader.write(site, states_NTD, read_NTD, total_NT)
-        units_NTKS = rows.ungroup(units_BMKS)
-        looked = Looked(units_NTKS, 1 - units_NTKS.sum((-2, -1)))
-        return Mixed(added.to(hidden.dtype), looked)
+        query = self.reader.query(site, self.noise)
+        # The units of all K experts of a set are those of one matrix.
+        keys_BSQ, values_BSD = self.keys.flatten(1, 2), self.values.flatten(1, 2)
+        scores_BMS = rows.group(query.queries_NTQ) @ keys_BSQ.transpose(1, 2)
+        weights = relevance_BK.to(scores_BMS.dtype)
+        null_BM1 = rows.group(query.null_NT)[..., None]
+        units_BMS, null_BM = self._weigh(scores_BMS, null_BM1, weights)
+        read_NTD = rows.ungroup(units_BMS @ values_BSD)
+        total_NT = rows.ungroup(weights.sum(1)[:, None].expand(-1, units_BMS.shape[1]))
+        added = self.reader.write(site, query.gate_NT1, read_NTD, total_NT)
+        units_BMKS = units_BMS.unflatten(2, self.mask.shape[1:])
+        return Mixed(
+            added.to(hidden.dtype), Looked(rows.ungroup(units_BMKS), rows.ungroup(null_BM))
+        )
 
-    def _weigh(self, scores_BMKS: Tensor, null_BM: Tensor, relevance_BK: Tensor) -> Tensor:
-        """The weights of the units, with the passages' relevance among them."""
-        relevance = relevance_BK[:, None, :, None]
+    def _weigh(
+        self, scores_BMS: Tensor, null_BM1: Tensor, relevance_BK: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The weights of all units ``[B, M, K S]`` with the relevance among them; of the null."""
         if self.reader.mixing == "experts":
-            null = null_BM[..., None, None].expand(*scores_BMKS.shape[:3], 1)
-            return torch.cat([null, scores_BMKS], -1).softmax(-1)[..., 1:] * relevance
-        flat = torch.cat([null_BM[..., None], (scores_BMKS + relevance.log()).flatten(2)], -1)
-        return flat.softmax(-1)[..., 1:].view(scores_BMKS.shape)
+            scores_BMKS = scores_BMS.unflatten(2, self.mask.shape[1:])
+            scores_BMKS = scores_BMKS.masked_fill(~self.mask[:, None], float("-inf"))
+            null = null_BM1[..., None].expand(*scores_BMKS.shape[:3], 1)
+            each = torch.cat([null, scores_BMKS], -1).softmax(-1)[..., 1:]
+            units_BMS = (each * relevance_BK[:, None, :, None]).flatten(2)
+            return units_BMS, 1 - units_BMS.sum(-1)
+        bias_BKS = torch.where(self.mask, relevance_BK.log()[..., None], float("-inf"))
+        scores_BMS = scores_BMS + bias_BKS.flatten(1)[:, None]
+        both = torch.cat([null_BM1, scores_BMS], -1).softmax(-1)
+        return both[..., 1:], both[..., 0]
+
+
+def seen(site: Site) -> tuple[Around, Tensor]:
+    """What the experts see besides the FFN: what is around, and the residual stream.
+
+    Raises:
+        ValueError: If it is not known.
+    """
+    if site.around is None or site.stream_NTD is None:
+        raise ValueError(
+            "the reader's experts look at more than the FFN's input: give around and stream_NTD of "
+            "the Site, or inject them by an ExpertLayer"
+        )
+    return site.around, site.stream_NTD

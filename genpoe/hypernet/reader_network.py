@@ -11,6 +11,7 @@ tokens so far, M = slots · T, D d_model, H hidden width, U key width, Q a unit'
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,26 +27,23 @@ from genpoe.hypernet.copying import copy_loss
 from genpoe.hypernet.hypernet import Hypernet, PassageTokens, StartSample
 from genpoe.hypernet.lexical import WordMatch
 from genpoe.hypernet.question import QuestionWords
-from genpoe.hypernet.reader_experts import ReaderCode, ReaderExperts
-from genpoe.hypernet.states import around_each, dropped, standardize
+from genpoe.hypernet.reader_experts import Query, ReaderCode, ReaderExperts, seen
+from genpoe.hypernet.reader_steps import FoldedReader, ReaderInSteps
+from genpoe.hypernet.states import dropped, standardize, with_previous
 from genpoe.hypernet.words import WordWriter, root_mean_square
 
 if TYPE_CHECKING:
     from genpoe.hypernet.reader import ReaderSettings
 
 _GATE = 8.0  # logits that a word gains at first if all attention is on it
-_PRIOR = 0.2  # factor on the backbone's own logit of a word, at first
-_AHEAD = 6.0  # tokens in which the weight of what follows a place falls to 1 / e at first
 _BATCHES_TO_START = 8  # batches of passages whose states are measured before a training
 
 
 class ReaderHypernet(Hypernet):
     """Makes an expert of keys and words from each passage.
 
-    * A **key** is ``Linear(LN(Linear([x_j; x_j−1; x_j+1…])))`` of the passage's states x at a
-      token, at the one before and at ``look_ahead`` next ones, beside what `WordMatch` adds. With
-      ``ahead`` there is one more state, ``(e^{1/λ} − 1) Σ_{i>j} e^{−(i−j)/λ} x_i``, of all that
-      follows.
+    * A **key** is ``Linear(LN(Linear([x_j; x_j−1])))`` of the passage's states x at a token and at
+      the one before, beside what `WordMatch` adds.
     * The **query** is ``Linear(GELU(Linear([u; h…])))`` of the FFN's input u and of earlier states
       h at the same position.
     * All states are divided by their root mean square, then centred and scaled by statistics of the
@@ -81,9 +79,8 @@ class ReaderHypernet(Hypernet):
         for name, size in (("state", D), ("query", sources * D)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_scale", torch.ones(size))
-        self.key1 = nn.Linear((2 + settings.look_ahead + settings.ahead) * D, H)
+        self.key1 = nn.Linear(2 * D, H)
         self.key_norm, self.key2 = nn.LayerNorm(H), nn.Linear(H, U)
-        self.log_ahead = nn.Parameter(torch.tensor(_AHEAD).log()) if settings.ahead else None
         self.query1, self.query2 = nn.Linear(sources * D, H), nn.Linear(H, U)
         self.null, self.gate = nn.Linear(H, 1), nn.Linear(D, 1)
         for linear, bias in ((self.null, 0.0), (self.gate, _GATE)):
@@ -94,10 +91,10 @@ class ReaderHypernet(Hypernet):
         if self.match is not None and not settings.lexical:  # DDP wants no unused parameters
             for parameter in (self.match.importance, self.match.near, self.match.log_reach):
                 parameter.requires_grad_(False)
-        self.prior = nn.Parameter(torch.tensor(_PRIOR)) if settings.prior else None
         self.writer = WordWriter(final)
         self.common = CommonExpert(D, settings.common_rank)
         self.question = QuestionWords(backbone.tokenizer)
+        self.folded: tuple[object, FoldedReader] | None = None  # what `FoldedReader.of` keeps
 
     @property
     def mixing(self) -> str:
@@ -116,8 +113,6 @@ class ReaderHypernet(Hypernet):
     def fast_parameters(self) -> list[tuple[list[nn.Parameter], float]]:
         """The scalars of the units' scores."""
         scalars = self.match.scalars() if self.match is not None else []
-        scalars += [self.prior] if self.prior is not None else []
-        scalars += [self.log_ahead] if self.log_ahead is not None else []
         return [(scalars, self.settings.scalar_lr_scale)] if scalars else []
 
     def common_expert(self) -> Experts:
@@ -149,9 +144,7 @@ class ReaderHypernet(Hypernet):
         x = self._states(encoded)
         x = (x / root_mean_square(x) - self.state_mean) * self.state_scale
         x = dropped(x, self.settings.dropout, noise)
-        reach = None if self.log_ahead is None else self.log_ahead.exp()
-        around = around_each(x, encoded.attention_mask_PS, self.settings.look_ahead, reach)
-        keys_PSU = self.key2(self.key_norm(self.key1(around)))
+        keys_PSU = self.key2(self.key_norm(self.key1(with_previous(x))))
         return ReaderCode(keys_PSU, encoded.input_ids_PS, encoded.attention_mask_PS)
 
     def experts(
@@ -173,37 +166,43 @@ class ReaderHypernet(Hypernet):
             lexical, before = self.match.keys(ids_PS, mask_PS)
             keys += [lexical] * self.settings.lexical + [before] * self.settings.follow
         keys_PSQ, values_PSD = torch.cat(keys, -1), self.writer.values(ids_PS)
-        each = (keys_PSQ, values_PSD, ids_PS, mask_PS)
+        each = (keys_PSQ, values_PSD, ids_PS, mask_PS.bool())
         keys_P1SQ, values_P1SD, ids_P1S, mask_P1S = (tensor[:, None] for tensor in each)
         return ReaderExperts(keys_P1SQ, values_P1SD, ids_P1S, mask_P1S, self, noise)
 
-    def query(
-        self, site: Site, noise: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What the experts look for at each position.
+    def ready(self, experts: GeneratedExperts) -> GeneratedExperts:
+        """Experts that do the same, up to rounding, in fewer operations at each token."""
+        if not isinstance(experts, ReaderExperts):
+            return experts
+        return replace(experts, reader=ReaderInSteps(self))
+
+    def query(self, site: Site, noise: torch.Generator | None = None) -> Query:
+        """What the experts look for at each position, and how strongly words are written.
 
         Args:
             site: What is known there.
             noise: Draws the dropout of training; None: no dropout.
-
-        Returns:
-            Queries ``[N, T, Q]``, the null unit's scores ``[N, T]``, and the FFN's input scaled as
-            the gate reads it ``[N, T, D]``.
         """
-        around, _ = _seen(site)
+        around, _ = seen(site)
         states = [state.to(self.dtype) for state in (site.hidden_NTD, *around.earlier)]
         z = torch.cat([state / root_mean_square(state) for state in states], -1)
         z = (z - self.query_mean) * self.query_scale
         inner = functional.gelu(self.query1(dropped(z, self.settings.dropout, noise)))
         queries = [self.query2(inner) * self.settings.key_width**-0.5]
-        if self.match is not None:
-            if self.settings.lexical:
-                known = around.asked_NTU
-                queries.append(self.asked(around, z.shape[1]) if known is None else known)
-            if self.settings.follow:
-                queries.append(self.match.written(around.ids_NL, around.mask_NL, z.shape[1]))
-        scaled_hidden = z[..., : site.hidden_NTD.shape[-1]]
-        return torch.cat(queries, -1), self.null(inner)[..., 0], scaled_hidden
+        queries += self.matched(around, z.shape[1])
+        gate = functional.relu(self.gate(z[..., : site.hidden_NTD.shape[-1]]))
+        return Query(torch.cat(queries, -1), self.null(inner)[..., 0], gate)
+
+    def matched(self, around: Around, positions: int) -> list[Tensor]:
+        """What queries have of words at the last T positions: the question's, and the last ones."""
+        found: list[Tensor] = []
+        if self.match is not None and self.settings.lexical:
+            known = around.asked_NTU
+            asked = self.asked(around, positions) if known is None else known
+            found += [] if asked is None else [asked]
+        if self.match is not None and self.settings.follow:
+            found.append(self.match.written(around.ids_NL, around.mask_NL, positions))
+        return found
 
     def asked(self, around: Around, positions: int) -> Tensor | None:
         """What queries have of the question's words at the last T positions: ``[N, T, U]``.
@@ -215,40 +214,20 @@ class ReaderHypernet(Hypernet):
         question_NTL = self.question.mask(around.ids_NL, around.mask_NL, positions)
         return self.match.about(around.ids_NL, question_NTL)
 
-    def expected(self, site: Site) -> Tensor | None:
-        """What the backbone would say by itself: final states ``[N, T, D]``, with their weight."""
-        if self.prior is None:
-            return None
-        _, stream = _seen(site)
-        return self.prior * self.writer.said(stream, site.output_NTD).to(self.dtype)
-
-    def rows(self, ids: Tensor, values: Tensor) -> Tensor:
-        """The head's centred rows of words ``[..., D]``, of which `expected` makes scores."""
-        return self.writer.rows(ids, values)
-
-    def write(
-        self,
-        site: Site,
-        states_NTD: Tensor,
-        read_NTD: Tensor,
-        total_NT: Tensor,
-        whole: Tensor | None = None,
-    ) -> Tensor:
+    def write(self, site: Site, gate_NT1: Tensor, read_NTD: Tensor, total_NT: Tensor) -> Tensor:
         """What is added to the FFN's output.
 
         Args:
             site: What is known at the FFN.
-            states_NTD: The scaled FFN input that `query` returned.
+            gate_NT1: How strongly words are written.
             read_NTD: The sum of the units' values by their weights.
             total_NT: The sum of the relevance of a row's passages: 1, or 0 if it has none.
-            whole: The map of `WordWriter.whole`, if it was computed before.
         """
-        _, stream = _seen(site)
+        _, stream = seen(site)
         stream, output = stream.to(self.dtype), site.output_NTD.to(self.dtype)
-        written = self.writer(read_NTD, stream, output, whole)
+        written = self.writer(read_NTD, stream, output)
         common = self.common(site.hidden_NTD.to(self.dtype))
-        gate = functional.relu(self.gate(states_NTD))
-        return gate * written + total_NT[..., None] * common
+        return gate_NT1 * written + total_NT[..., None] * common
 
     def extra_loss(
         self,
@@ -283,12 +262,3 @@ class ReaderHypernet(Hypernet):
                     frequency_V[ids[mask.bool()].unique()] += 1
             self.match.fit(frequency_V, sum(len(batch.input_ids_PS) for batch in batches))
         self.started.fill_(True)
-
-
-def _seen(site: Site) -> tuple[Around, Tensor]:
-    if site.around is None or site.stream_NTD is None:
-        raise ValueError(
-            "the reader's experts look at more than the FFN's input: give around and stream_NTD of "
-            "the Site, or inject them by an ExpertLayer"
-        )
-    return site.around, site.stream_NTD

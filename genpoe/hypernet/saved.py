@@ -46,7 +46,7 @@ def read_settings(saved: Mapping[str, Any]) -> HypernetSettings:
     Raises:
         KeyError: If the class is not named.
         ValueError: If the class cannot be imported, if it is no subclass of `HypernetSettings`, or
-            if the settings do not fit it.
+            if the settings do not fit it. A setting that this version no longer has must be off.
     """
     values = dict(saved)
     name = str(values.pop("class"))
@@ -59,6 +59,12 @@ def read_settings(saved: Mapping[str, Any]) -> HypernetSettings:
         ) from error
     if not (isinstance(found, type) and issubclass(found, HypernetSettings)):
         raise ValueError(f"its hypernetwork is {name}, which is no subclass of HypernetSettings")
+    for gone, off in found.GONE.items():
+        if (value := values.pop(gone, off)) != off:
+            raise ValueError(
+                f"it was made with {gone}={value!r}, a part that {name} no longer has; use the "
+                "version of this code that wrote it, or train anew"
+            )
     try:
         return found(**values)
     except TypeError as error:

@@ -39,36 +39,6 @@ def dropped(states: Tensor, share: float, noise: torch.Generator | None) -> Tens
     return states * kept / (1 - share)
 
 
-def around_each(
-    x_PSD: Tensor, mask_PS: Tensor, look_ahead: int = 0, reach: Tensor | None = None
-) -> Tensor:
-    """The states at each place and at the one before, and of what follows.
-
-    Args:
-        x_PSD: The states of passages.
-        mask_PS: 1 at tokens, 0 at padding.
-        look_ahead: How many of the next states there are as well; 0 behind the end.
-        reach: Over how many tokens the weight of all that follows falls to 1 / e, if it is wanted.
-
-    Returns:
-        ``[P, S, n D]`` with n = 2, one more for each next state, and one more with ``reach``.
-    """
-    around = [x_PSD, functional.pad(x_PSD[:, :-1], (0, 0, 1, 0))]
-    inside = x_PSD * mask_PS[..., None]
-    for step in range(1, 1 + look_ahead):
-        around.append(functional.pad(inside, (0, 0, 0, step))[:, step:])
-    if reach is not None:
-        around.append(_ahead(inside, reach))
-    return torch.cat(around, -1)
-
-
-def _ahead(x_PSD: Tensor, reach: Tensor) -> Tensor:
-    """The sum of the states behind each place, with weights that fall with the distance.
-
-    The weights of infinitely many states would add up to 1.
-    """
-    place = torch.arange(x_PSD.shape[1], device=x_PSD.device)
-    ahead_SS = place - place[:, None]  # how far the column's state stands behind the row's
-    kernel_SS = torch.exp(-ahead_SS.clamp(min=0) / reach) * (ahead_SS > 0)
-    summed: Tensor = torch.expm1(1 / reach) * (kernel_SS @ x_PSD)
-    return summed
+def with_previous(x_PSD: Tensor) -> Tensor:
+    """The states at each place and at the one before, which is 0 at the first: ``[P, S, 2 D]``."""
+    return torch.cat([x_PSD, functional.pad(x_PSD[:, :-1], (0, 0, 1, 0))], -1)

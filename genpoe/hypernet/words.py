@@ -96,22 +96,6 @@ class WordWriter(nn.Module):
         rows = self._final.backbone.head.weight[ids].to(self.mean.dtype)
         return (rows - self.mean) * self.scale[ids][..., None]
 
-    def rows(self, ids: Tensor, values: Tensor) -> Tensor:
-        """The head's centred rows of words ``[..., D]``, from what `values` made of them."""
-        return values / self.scale[ids][..., None]
-
-    def said(self, stream: Tensor, output: Tensor) -> Tensor:
-        """The final states after the last norm, with nothing added to the FFN's output.
-
-        Args:
-            stream: The residual stream before the FFN.
-            output: The FFN's output.
-        """
-        final = self._final
-        after: Any = output if final.post is None else final.post(output)
-        said: Tensor = final.backbone.final_norm(stream + final.multiplier * after)
-        return said * final.backbone.logit_scale
-
     @torch.no_grad()
     def whole(self) -> Tensor:
         """The one linear map ``[D, D]`` that `forward` applies in two steps, for inference."""

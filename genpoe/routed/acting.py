@@ -23,7 +23,7 @@ from genpoe.experts import Around, GeneratedExperts, Site
 from genpoe.hypernet.hypernet import Hypernet
 from genpoe.hypernet.reader import ReaderHypernet
 from genpoe.hypernet.reader_experts import ReaderExperts
-from genpoe.routed.steps import ReaderInSteps
+from genpoe.hypernet.reader_steps import ReaderInSteps
 from genpoe.watch import on_input
 from qa.acting import ActingExperts, LastRead
 
@@ -48,8 +48,6 @@ class RoutedExperts(ActingExperts):
         codes: The codes.
         rows: B, the number of rows of the batch.
         k: K, the most experts that a row may have.
-        whole: For a reader, the map of `genpoe.hypernet.words.WordWriter.whole`; None: it is
-            computed here.
     """
 
     def __init__(
@@ -59,13 +57,11 @@ class RoutedExperts(ActingExperts):
         codes: Codes,
         rows: int,
         k: int,
-        whole: Tensor | None = None,
     ) -> None:
         super().__init__(rows, k)
         self._steps: ReaderInSteps | None = None
         if isinstance(hypernet, ReaderHypernet):
-            given = hypernet.writer.whole() if whole is None else whole
-            self._steps = ReaderInSteps(hypernet, given)
+            self._steps = ReaderInSteps(hypernet)
         self._final = final
         self._hypernet = hypernet
         self._codes = codes
@@ -168,7 +164,7 @@ class RoutedExperts(ActingExperts):
             return tensor if rows is None else tensor[rows]
 
         if self._asked is None and self._steps is not None:
-            self._asked = self._steps.asked(read)
+            self._asked = self._steps.asked(Around(read.ids_BL, read.mask_BL, ()), P)
         around = Around(
             some(read.ids_BL)[:, :upto],
             some(read.mask_BL)[:, :upto],

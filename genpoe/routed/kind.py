@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from torch import Tensor
-
 from backbone.final_ffn import FinalFFN
 from backbone.model import Backbone
 from genpoe.codes import CodeBank
-from genpoe.hypernet.reader import ReaderHypernet
 from genpoe.model import GenPoE
 from genpoe.routed.acting import Codes, RoutedExperts
 from genpoe.routed.on_demand import CodesOnDemand
@@ -47,7 +44,6 @@ class GeneratedKind:
             source.check_filled()
         self.genpoe = genpoe
         self.source = source
-        self._whole: Tensor | None = None  # of a reader's writer, computed once
 
     @classmethod
     @typed
@@ -96,10 +92,7 @@ class GeneratedKind:
 
     def acting(self, final: FinalFFN, codes: Codes, rows: int, k: int) -> RoutedExperts:
         """Make what acts in the rows of a batch; see `RoutedExperts`."""
-        hypernet = self.genpoe.hypernet
-        if self._whole is None and isinstance(hypernet, ReaderHypernet):
-            self._whole = hypernet.writer.whole()
-        return RoutedExperts(final, hypernet, codes, rows, k, self._whole)
+        return RoutedExperts(final, self.genpoe.hypernet, codes, rows, k)
 
     def weights(self, weights: str | None, experts: int) -> str:
         """Choose how the experts are weighted: by default "router", by the router's scores.

@@ -25,7 +25,7 @@ from backbone.likelihood import IGNORE, AnswerLogits, answer_logits
 from backbone.model import Backbone
 from backbone.split import SplitBackbone
 from genpoe.hypernet.hypernet import Hypernet, PassageTokens
-from genpoe.hypernet.saved import as_nested
+from genpoe.hypernet.saved import as_nested, read_settings
 from genpoe.injection import ExpertLayer
 from genpoe.model import check_backbone
 from genpoe.training.answer_states import AnswerStates, AtAnswers
@@ -349,7 +349,7 @@ class GenPoEModule(LightningModule):
         check_backbone(self.backbone, origin["name"], origin["fingerprint"])
         before, now = as_nested(checkpoint["hyper_parameters"]), dict(self.hparams)
         settings = self.hypernet.settings
-        changed = _changes(before["hypernet"], settings.saved())
+        changed = _changes(_read_again(before["hypernet"]), settings.saved())
         changed |= _changes(before, {"max_passage_tokens": now["max_passage_tokens"]})
         others = {name: changed.pop(name) for name in settings.TRAINING_ONLY & changed.keys()}
         if changed:
@@ -363,6 +363,14 @@ class GenPoEModule(LightningModule):
         if others := others | _changes({"prompt": prompts[0]}, {"prompt": prompts[1]}):
             said = _said(others)
             rank_zero_warn(f"the run goes on with other settings: {said}", category=UserWarning)
+
+
+def _read_again(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in a checkpoint as this version saves them."""
+    try:
+        return read_settings(saved).saved()
+    except ValueError as error:
+        raise CheckpointError(f"the training cannot go on from the checkpoint: {error}") from error
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -21,7 +21,7 @@ GIVEN = [
     *("data.test_entities=0", "data.unseen_entities=0", "batching.questions_per_passage=3"),
     *("hypernet=reader", "hypernet.layer=1", "hypernet.read_layer=1", "hypernet.query_layers=[1]"),
     *("hypernet.hidden_width=16", "hypernet.key_width=8", "hypernet.common_rank=2"),
-    *("hypernet.ahead=true", "hypernet.dropout=0", "optim.lr=0.01", "cache_frozen=answers"),
+    *("hypernet.follow_words=2", "hypernet.dropout=0", "optim.lr=0.01", "cache_frozen=answers"),
     *("trainer.max_epochs=2", "backbone.dtype=float32", "logger=none", "~callbacks.checkpoint"),
     "+callbacks.keep._target_=tests.helpers.ranks.KeepWeights",
 ]

@@ -102,14 +102,8 @@ def naive_added(genpoe, passages, relevance, ids, u, stream, ffn_output, earlier
             text = backbone.tokenizer.decode([t])
             number += "\n" in text or text.strip()[-1:] in (".", "!", "?")
         for j, token in enumerate(tokens):
-            ahead = reader.settings.look_ahead
-            places = [j, j - 1, *range(j + 1, j + 1 + ahead)]
-            seen = [x[i] if 0 <= i < len(x) else torch.zeros(D) for i in places]
-            if reader.settings.ahead:
-                reach = reader.log_ahead.exp()
-                behind = [torch.exp(-i / reach) * state for i, state in enumerate(x[j:]) if i]
-                seen.append((torch.exp(1 / reach) - 1) * sum(behind, torch.zeros(D)))
-            key = reader.key2(reader.key_norm(reader.key1(torch.cat(seen))))
+            seen = torch.cat([x[j], x[j - 1] if j else torch.zeros(D)])
+            key = reader.key2(reader.key_norm(reader.key1(seen)))
             near = torch.zeros(len(q))
             for i, other in enumerate(tokens):
                 left, right = match.log_reach.exp()
@@ -125,9 +119,6 @@ def naive_added(genpoe, passages, relevance, ids, u, stream, ffn_output, earlier
             for m in follows:
                 if j > m:
                     score = score + written[m] @ word(tokens[j - 1 - m])
-            if reader.prior is not None:
-                said = backbone.final_norm(stream + ffn_output)
-                score = score + reader.prior * said @ (head[token] - writer.mean)
             scores.append(score + torch.tensor(r).log())
             words.append(token)
     a = torch.stack(scores).softmax(0)[1:]
@@ -144,8 +135,7 @@ def naive_added(genpoe, passages, relevance, ids, u, stream, ffn_output, earlier
     [
         (True, {}),
         (False, {}),
-        (False, {"prior": True, "look_ahead": 2}),
-        (True, {"ahead": True, "follow_words": 3}),
+        (True, {"follow_words": 3}),
     ],
 )
 def test_equals_the_formula(tiny_tokenizer, tied, settings):
@@ -231,9 +221,7 @@ def test_a_row_of_a_batch_has_its_own_passages_and_padding_changes_nothing(tiny_
     assert abs(score_answers(tiny_backbone, plain, answers) - nll)[:2].min() > 1e-3
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"look_ahead": 2, "prior": True}, {"ahead": True, "follow_words": 3}]
-)
+@pytest.mark.parametrize("settings", [{}, {"follow_words": 3}])
 def test_a_longer_passage_in_the_batch_changes_nothing(tiny_backbone, settings):
     genpoe = make_reader(tiny_backbone, **settings)
     ids = ids_of(genpoe.backbone, PROMPTS[0])
@@ -270,12 +258,10 @@ def test_a_passage_without_relevance_changes_nothing(tiny_backbone, mixing):
         torch.testing.assert_close(logits(tiny_backbone, ids), alone, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("mixing", "ahead"), [("softmax", True), ("experts", False)])
-def test_the_gradient_is_that_of_finite_differences(tiny_tokenizer, mixing, ahead):
+@pytest.mark.parametrize("mixing", ["softmax", "experts"])
+def test_the_gradient_is_that_of_finite_differences(tiny_tokenizer, mixing):
     backbone = make_backbone(tokenizer=tiny_tokenizer)
-    genpoe = make_reader(
-        backbone, mixing=mixing, look_ahead=1, prior=True, ahead=ahead, follow_words=2
-    )
+    genpoe = make_reader(backbone, mixing=mixing, follow_words=2)
     reader: Any = genpoe.hypernet.double()  # the backbone's own norms compute in float32
     ids, tokens = ids_of(backbone, PROMPTS[0]), genpoe.tokens([ONE, THREE])
     targets = torch.full_like(ids, -100)
@@ -302,6 +288,38 @@ def test_the_gradient_is_that_of_finite_differences(tiny_tokenizer, mixing, ahea
         measured = (values[0] - values[1]) / 2e-6
         expected = (parameter.grad * way).sum()
         assert measured.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-7), name
+
+
+def test_experts_in_steps_do_the_same_and_follow_changed_weights(backbone):
+    genpoe = make_reader(backbone, follow_words=2)
+    reader: Any = genpoe.hypernet
+    ids = ids_of(backbone, PROMPTS[0])
+    relevance = torch.tensor([[0.7, 0.3]])
+    experts = genpoe.generate_experts([ONE, THREE]).arranged(torch.tensor([[0, 1]]))
+    ready, looked = reader.ready(experts), []
+
+    def answered(some):
+        with genpoe.expert_layer.injected(some, relevance):
+            found = logits(backbone, ids)
+            looked.append(genpoe.expert_layer.looked)
+        return found
+
+    for _ in range(2):
+        with torch.inference_mode():
+            plain = logits(backbone, ids)
+        expected = answered(experts)
+        torch.testing.assert_close(answered(ready), expected, rtol=1e-4, atol=1e-4)
+        assert (expected - plain).abs().max() > 1e-2
+        for part in ("units_NTKS", "null_NT"):
+            one, other = (getattr(each, part) for each in looked[-2:])
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        total = looked[-1].units_NTKS.sum((-2, -1)) + looked[-1].null_NT
+        torch.testing.assert_close(total, torch.ones_like(total))
+        assert reader.ready(experts).reader._folded is reader.folded[1]
+        with torch.no_grad():
+            for parameter in reader.parameters():
+                parameter.mul_(1.1)
+        ready = reader.ready(experts)
 
 
 def test_saving_and_loading_gives_the_same_logits(genpoe, tmp_path):
@@ -384,7 +402,6 @@ def test_the_copy_loss_is_small_where_the_attention_is_right(genpoe):
         ({"dropout": 1.0}, "dropout must be at least 0 and less than 1, got 1.0"),
         ({"copy_loss": -1.0}, "copy_loss must not be negative, got -1.0"),
         ({"key_width": 0}, "key_width must be positive, got 0"),
-        ({"look_ahead": -1}, "look_ahead must not be negative, got -1"),
         ({"follow_words": 0}, "follow_words must be positive, got 0"),
     ],
 )
@@ -441,9 +458,7 @@ def test_around_may_be_given(genpoe):
 @pytest.mark.parametrize("follow", [True, False])
 def test_every_parameter_that_learns_has_a_gradient(tiny_backbone, lexical, follow):
     """With parts left out, too: data-parallel training refuses parameters without one."""
-    genpoe = make_reader(
-        tiny_backbone, lexical=lexical, follow=follow, ahead=lexical, follow_words=2
-    )
+    genpoe = make_reader(tiny_backbone, lexical=lexical, follow=follow, follow_words=2)
     experts = genpoe.hypernet(genpoe.tokens([ONE]))
     with genpoe.expert_layer.injected(experts, torch.ones(1, 1)):
         genpoe.backbone.model(ids_of(tiny_backbone, PROMPTS[0])).logits.var().backward()

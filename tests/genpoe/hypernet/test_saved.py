@@ -41,6 +41,17 @@ def test_a_reader_has_the_name_that_checkpoints_and_banks_of_codes_know() -> Non
     assert read_settings(saved) == settings
 
 
+def test_a_part_that_is_gone_must_have_been_off() -> None:
+    settings = ReaderSettings(layer=1, read_layer=1)
+    before = {**settings.saved(), "prior": False, "look_ahead": 0, "ahead": False}
+    assert read_settings(before) == settings
+    for name, value in {"prior": True, "look_ahead": 2, "ahead": True}.items():
+        with pytest.raises(
+            ValueError, match=rf"made with {name}={value}, a part that .* no longer"
+        ):
+            read_settings({**before, name: value})
+
+
 def test_a_flat_checkpoint_of_version_0_1_becomes_nested() -> None:
     nested = as_nested(FLAT | OPTIM)
     assert nested["optim"] == OPTIM  # there was no common_lr_scale
