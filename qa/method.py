@@ -79,6 +79,8 @@ class AnsweringMethod:
             selects none for a method that is not.
         retrieves: Whether the method itself asks for passages while it answers. An evaluation
             then hands it the source of passages, by `retrieve_from`, before the first question.
+        before: What stands before every prompt, such as worked examples (`qa.shots`); by default
+            there is nothing.
         read_prompts: Prompts that need not be read again. Methods may share them that change
             nothing of the backbone below its final FFN's output. By default there are none.
 
@@ -97,6 +99,7 @@ class AnsweringMethod:
         self.backbone = backbone
         self.rag = rag
         self.max_new_tokens = max_new_tokens
+        self.before = ""
         self.read_prompts: ReadPrompts | None = None
 
     def injected(self, inputs: Sequence[QuestionInput]) -> AbstractContextManager[Any]:
@@ -136,7 +139,7 @@ class AnsweringMethod:
     def prompt(self, input: QuestionInput) -> str:
         """Write what the model reads: the question, after its passages if there is RAG."""
         passages = input.prompt_passages if self.rag else ()
-        return input.question.prompt(passages)
+        return f"{self.before}{input.question.prompt(passages)}"
 
     def check_prompts(self, inputs: Sequence[QuestionInput]) -> None:
         """Check that each prompt leaves room for ``max_new_tokens`` in the backbone's positions.

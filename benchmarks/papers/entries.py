@@ -258,7 +258,13 @@ def _metric(name: str, value: Any) -> Metric:
 
 def _claim(raw: Mapping[str, Any]) -> Claim:
     labels = {part: _lists(raw.get(part, {})) for part in ("better", "than", "where")}
-    return Claim(raw["says"], **labels, metrics=raw.get("metrics", []), by=_ends(raw.get("by", [])), above=raw.get("above", 0.0))
+    return Claim(
+        raw["says"],
+        **labels,
+        metrics=raw.get("metrics", []),
+        by=_ends(raw.get("by", [])),
+        above=raw.get("above", 0.0),
+    )
 
 
 def _ends(by: str | Sequence[str]) -> Sequence[str]:

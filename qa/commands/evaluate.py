@@ -19,6 +19,7 @@ from qa.passages.choose import RETRIEVED_KINDS, check_passages, make_passage_sou
 from qa.passages.gold_ids import gold_ids
 from qa.passages.pipeline import open_pipeline
 from qa.passages.source import PassageSource, check_k
+from qa.shots import open_shots
 from qa.tables.tables import summary
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class EvaluationSettings:
     limit: int | None
     batch_size: int
     max_new_tokens: int
+    shots: int
+    examples: str | None
     seed: int
     sample_seed: int
 
@@ -114,6 +117,8 @@ def evaluate_run(
     prompt_source = None if shown is None else source_of(shown)
     backbone = backbone or instantiate(config.backbone)
     method = instantiate(config.method, backbone=backbone)
+    shots = open_shots(settings.shots, settings.examples, dataset, settings.sample_seed)
+    method.before = shots.text
     known = (id for id in gold_ids(questions) if id in dataset.passages)
     with mounted("method"):
         method.check_passages(dataset.passages[id] for id in known)
@@ -130,6 +135,7 @@ def evaluate_run(
         batch_size=settings.batch_size,
         seed=settings.seed,
         prompt_source=prompt_source,
+        answer_of=shots.answer,
     )
     log.info("%s", summary(metrics))
     return metrics

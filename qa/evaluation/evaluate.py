@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
     prompt_source: PassageSource | None = None,
+    answer_of: Callable[[str], str] | None = None,
 ) -> dict[str, float]:
     """Evaluate a method and write ``metrics.json``, ``predictions.jsonl`` and ``made_with.json``.
 
@@ -59,6 +61,8 @@ def evaluate(
         seed: The seed of that sample and of the bootstrap.
         prompt_source: Chooses the passages that stand in the prompt with RAG, if they are others,
             as a control. None: those of ``source``.
+        answer_of: Takes the answer that is scored out of what the method wrote, which may have
+            thought aloud before. None: all of it.
 
     Returns:
         The metrics as they were written:
@@ -112,6 +116,8 @@ def evaluate(
     method.check_prompts(inputs)
     watch = Stopwatch()
     predictions = answer_all(method, inputs, batch_size)
+    if answer_of is not None:
+        predictions = [replace(each, text=answer_of(each.text)) for each in predictions]
     seconds = watch.seconds
     rows = [_row(*pair) for pair in zip(inputs, predictions, strict=True)]
     measured = method.measure(predictions)
@@ -149,7 +155,7 @@ def _check_finite(method: AnsweringMethod, rows: Sequence[Mapping[str, Any]]) ->
 def _made_with(method: AnsweringMethod) -> dict[str, str]:
     backbone = method.backbone
     return {
-        "prompt": prompt_template(),
+        "prompt": f"{method.before}{prompt_template()}",
         "backbone": backbone.name,
         "fingerprint": backbone.fingerprint,
     }
