@@ -79,7 +79,8 @@ def ablate(config: DictConfig, overrides: Sequence[str]) -> dict[str, float]:
     """Evaluate all cells that ``results.jsonl`` does not hold yet, and write a report.
 
     The run folder gets ``results.jsonl``, with a line for each cell as soon as it is evaluated. At
-    the end it gets ``results.csv``, ``table.md``, ``figure.png`` and ``metrics.json``.
+    the end it gets ``results.csv``, ``table.md``, ``figure.png`` and ``metrics.json``, and, if the
+    ablation has ``bins``, what `dmoe.ablation.report.write_report` says of them.
 
     Args:
         config: Composed from ``conf/ablation.yaml``. Hydra must still be initialized, because the
@@ -109,6 +110,12 @@ def ablate(config: DictConfig, overrides: Sequence[str]) -> dict[str, float]:
         raise ValueError(
             f"resume must be the run folder of an ablation, got {config.resume}; set resume"
         )
+    bins = config.ablation.get("bins")
+    if bins is not None and config.limit is not None and config.limit < bins:
+        raise ValueError(
+            f"{bins} groups need {bins} questions at least, got limit={config.limit}; set limit or "
+            "ablation.bins"
+        )
     folder = Path(config.resume or config.paths.output_dir)
     cells = list(read_cells(config, overrides))
     done = {row["key"]: row for _, row in _lines(folder / RESULTS)}
@@ -122,7 +129,6 @@ def ablate(config: DictConfig, overrides: Sequence[str]) -> dict[str, float]:
             write_jsonl(folder / RESULTS, done.values())
         predictions = folder / "cells" / cell.key / "predictions.jsonl"
         rows.append(Row(cell.labels, done[cell.key]["metrics"], predictions))
-    bins = config.ablation.get("bins")
     metrics = write_report(rows, folder, bins)
     files = ["table.md", "results.csv", "figure.png", "metrics.json", RESULTS]
     files += [] if bins is None else ["bins.md", "bins.png"]

@@ -485,3 +485,5 @@ def test_the_bins_of_an_ablation_are_those_of_its_first_cell(run):
     assert metrics["none/bins/1/trigger_rate"] == 0 < metrics["routed/bins/1/trigger_rate"]
     assert "| 2 | routed |" in (run.folder / "bins.md").read_text()
     assert (run.folder / "bins.png").exists()
+    with pytest.raises(ValueError, match="5 groups need 5 questions at least, got limit=4; set"):
+        run("+ablation.bins=5", axes=axes)
