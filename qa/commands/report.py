@@ -135,7 +135,7 @@ def report_command(config: DictConfig) -> dict[str, float]:
         for name, run in runs.items()
         if name != compared
     }
-    groups = (
+    apart = (
         {}
         if settings.groups is None
         else by_group(runs, read_groups(settings.groups), compared, settings.seed, common)
@@ -146,7 +146,7 @@ def report_command(config: DictConfig) -> dict[str, float]:
                 **run.metrics,
                 "seeds": seeds.get(name, {}),
                 "minus": {compared: gains.get(name, {})},
-                "groups": {group: rows.get(name, {}) for group, rows in groups.items()},
+                "groups": {group: rows.get(name, {}) for group, rows in apart.items()},
             }
             for name, run in runs.items()
         }
@@ -165,8 +165,8 @@ def report_command(config: DictConfig) -> dict[str, float]:
         pages["seeds.md"] = _seeds(seeds)
     if gains:
         pages["differences.md"] = _differences(gains, compared, common)
-    if groups:
-        pages["groups.md"] = groups_page(groups, compared)
+    if apart:
+        pages["groups.md"] = groups_page(apart, compared)
     for name, page in pages.items():
         (folder / name).write_text(page, encoding="utf-8")
     plot(rows, folder / "figure.png")
