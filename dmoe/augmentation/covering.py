@@ -109,7 +109,7 @@ class CoveringAugmenter:
         spans = [covering_spans(passage.text) for passage in passages]
         written, answers, refusals = self._written(passages, spans)
         for index, passage in enumerate(passages):
-            each = {
+            each: dict[str, Sequence[_Asked | None]] = {
                 "written": written[index],
                 "sentence": [_in_sentence(passage, span) for span in spans[index]],
                 "cloze": [_cloze(passage, span) for span in spans[index]],
@@ -197,12 +197,12 @@ def _confirmed(
     """Mark the pairs whose answer the writer has found again."""
     left = iter(replies)
     for pair in pairs:
-        reply = None if pair is None else next(left)
-        is_found = isinstance(reply, str) and pair is not None
-        if is_found and holds_answer(without_thinking(reply, passage.text), [pair.answer]):
-            yield pair._replace(sure=True)
-        else:
-            yield pair
+        if pair is None:
+            yield None
+            continue
+        reply = next(left)
+        said = without_thinking(reply, passage.text) if isinstance(reply, str) else ""
+        yield pair._replace(sure=holds_answer(said, [pair.answer]))
 
 
 def _in_sentence(passage: Passage, span: Span) -> _Asked:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -56,7 +57,8 @@ def augment_command(config: DictConfig) -> dict[str, float]:
     of_data = config.get("data") is not None and OmegaConf.is_missing(config.corpus, "path")
     used = [str(key) for key in config if not (of_data and key == "corpus")]
     check_complete(OmegaConf.masked_copy(config, used))
-    dataset = instantiate(config.data) if of_data or config.coverage is not None else None
+    needs_data = of_data or config.coverage is not None
+    dataset: Any = instantiate(config.data) if needs_data else None
     questions = [] if config.coverage is None else dataset.split(config.coverage)
     passages = dataset.passages if of_data else instantiate(config.corpus)
     augmenter = instantiate(config.augmenter)
