@@ -114,9 +114,9 @@ class GroupedTrainer:
             raise ValueError(f"passage {empty[0]!r} has no instances to train on; leave it out")
         # In order of falling numbers of steps, the experts still active in a step are the first n.
         order = sorted(range(len(ids)), key=lambda i: -len(instances[i]))
-        experts = self._initial([ids[i] for i in order])
+        experts = self.initial([ids[i] for i in order])
         states = label_states(self._trunk, [instances[i] for i in order], self.limits.trunk_tokens)
-        losses = self._epochs(experts, make_steps(states, self.recipe.batch_size))
+        losses = self.epochs(experts, make_steps(states, self.recipe.batch_size))
         back = torch.tensor(order).argsort()
         experts = {name: tensor.cpu()[back] for name, tensor in experts.items()}
         return TrainedGroup(
@@ -127,7 +127,7 @@ class GroupedTrainer:
             delta_norm(experts, self.spec.scaling),
         )
 
-    def _initial(self, ids: Sequence[str]) -> Expert:
+    def initial(self, ids: Sequence[str]) -> Expert:
         """Draw the untrained experts of some passages, on the backbone's device."""
         each = (initial_expert(self.spec, self.ffn.sizes, id, self.recipe.seed) for id in ids)
         device = self.ffn.backbone.device
@@ -156,8 +156,13 @@ class GroupedTrainer:
         ]
         return step.mean_of_each(torch.cat(nll)).cpu()
 
-    def _epochs(self, experts: Expert, steps: Sequence[TrainingStep]) -> list[Tensor]:
-        """Train the experts in place; returns their mean losses ``[N]``, one tensor per epoch."""
+    def epochs(self, experts: Expert, steps: Sequence[TrainingStep]) -> list[Tensor]:
+        """Train the experts in place; returns their mean losses ``[N]``, one tensor per epoch.
+
+        Args:
+            experts: The experts in order of falling numbers of steps.
+            steps: The steps of one epoch.
+        """
         optimizer = GroupedAdamW(experts, self.recipe)
         losses = []
         for _ in range(self.recipe.epochs):
