@@ -134,6 +134,81 @@ def meta_backbone(config: Any, name: str = "meta") -> Backbone:
         return Backbone(AutoModelForCausalLM.from_config(config), None, name)
 
 
+def backbone_shapes(
+    name: str,
+    dtype: torch.dtype,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> Backbone:
+    """A backbone on the meta device, with its tokenizer: all that a plan needs, and no weights.
+
+    Args:
+        name: As in `load_backbone`. Of a folder only ``config.json`` and the tokenizer are read.
+        dtype: The dtype of the weights that there would be.
+        trust_remote_code: Whether a model may bring its own code.
+        revision: Branch, tag or commit on the hub.
+
+    Returns:
+        The backbone; its tokenizer is None if there is none.
+
+    Raises:
+        SettingValueError: If the configuration cannot be found or built.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    path = name
+    if name == EMBEDDED:
+        from backbone.embedded import embedded_backbone
+
+        path, source = str(embedded_backbone()), {"local_files_only": True}
+    try:
+        config: Any = AutoConfig.from_pretrained(path, **source)
+        config.dtype = dtype
+        backbone = meta_backbone(config, name)
+    except _UNLOADABLE as error:
+        first_line = (str(error) or repr(error)).splitlines()[0]
+        raise SettingValueError(
+            "name",
+            f"cannot read the configuration of the backbone {name!r}: {first_line} Expected "
+            f"{EMBEDDED!r}, a hub id that this machine can reach, or a folder with config.json",
+        ) from error
+    try:
+        backbone.tokenizer = AutoTokenizer.from_pretrained(path, **source)
+    except _UNLOADABLE:
+        backbone.tokenizer = None
+    return backbone
+
+
+def has_weights(name: str, revision: str | None = None) -> bool:
+    """Whether a backbone's weights are on this machine, so that loading it downloads nothing."""
+    from huggingface_hub import try_to_load_from_cache
+
+    files = ("model.safetensors", "model.safetensors.index.json")
+    files += ("pytorch_model.bin", "pytorch_model.bin.index.json")
+    if name == EMBEDDED:
+        return True
+    if Path(name).is_dir():
+        return any((Path(name) / file).is_file() for file in files)
+    found = (try_to_load_from_cache(name, file, revision=revision) for file in files)
+    return any(isinstance(path, str) for path in found)
+
+
+def training_dtype(config: DictConfig, on_gpu: bool) -> str:
+    """The dtype in which a configuration's backbone is trained with: "auto" becomes what suits.
+
+    Args:
+        config: Has ``backbone``.
+        on_gpu: Whether the Trainer will move the backbone to a GPU.
+    """
+    dtype: str = config.backbone.dtype
+    if dtype != "auto":
+        return dtype
+    if on_gpu and not torch.cuda.is_available():
+        return "bfloat16"  # every GPU on which a larger backbone fits multiplies it
+    return str(best_dtype("cuda" if on_gpu else "cpu")).removeprefix("torch.")
+
+
 def training_backbone(config: DictConfig) -> Backbone:
     """Load a configuration's backbone for training.
 

@@ -126,6 +126,9 @@ class Backbone:
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Final hidden states ``[N, T, D]``, after the last norm, of right-padded rows."""
+        if attention_mask.is_meta:  # it has no values to read; of four dimensions, none are read
+            rows, tokens = input_ids.shape
+            attention_mask = attention_mask.new_zeros(rows, 1, tokens, tokens, dtype=self.dtype)
         out = self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         return out.last_hidden_state
 

@@ -77,6 +77,8 @@ class SplitBackbone:
     def _check(self) -> None:
         ids = torch.arange(3, device=self.backbone.device)[None]
         mask = torch.ones_like(ids)
+        if mask.is_meta:  # there are shapes alone, and nothing to compare
+            return
         check_parts(
             lambda: same_states(
                 self.above(self._read_below(ids, mask), mask),
@@ -160,8 +162,8 @@ def same_states(one: Tensor, other: Tensor) -> bool:
     A few dimensions are thousands of times larger than the others in many models, and rounding is
     of their size. So the difference is compared with the length of each state.
     """
-    if one.shape != other.shape:
-        return False
+    if one.shape != other.shape or one.is_meta:
+        return one.shape == other.shape  # on the meta device there are no values to compare
     tolerance = TOLERANCE.get(one.dtype, 5e-2)
     near = (one - other).norm(dim=-1) <= tolerance * other.norm(dim=-1)
     return bool(near.all())  # NaN is not near

@@ -79,7 +79,7 @@ CASES = [
     (group, option)
     for group in (
         *("backbone", "hypernet", "data", "trainer", "callbacks", "logger", "experiment"),
-        *("debug", "hparams_search", "paths", "hydra", "without"),
+        *("debug", "hparams_search", "paths", "hydra", "without", "plan"),
     )
     for option in options(group)
     # Others are experiments of other commands.
@@ -144,6 +144,7 @@ GROUPS = [
     ("train_reranker", "cross_encoder"),
     *((root, "recipe") for root in ("build_experts", "train_sft_lora")),
     *(("build_experts", group) for group in ("expert", "limits", "corpus", "experiment")),
+    ("build_experts", "plan"),
     *(("ablation", group) for group in ("router", "trigger", "experts", "experiment")),
     ("train_sft_lora", "experiment"),
     ("serve", "reranker"),

@@ -23,6 +23,7 @@ from backbone.loading import training_backbone
 from backbone.model import Backbone
 from dmoe.bank import Bank, BankError, BankSpec, ExpertLayout
 from dmoe.bank.layout import DTYPES
+from dmoe.commands.plan_experts import plan_experts
 from dmoe.experts.expert import ExpertSpec
 from dmoe.experts.recipe import Recipe
 from dmoe.training.cluster import Cluster, train_on_cluster
@@ -119,12 +120,16 @@ def build_experts(
 def build_command(config: DictConfig) -> dict[str, float]:
     """Run `build_experts`, and fail if it leaves the passages without any expert.
 
-    It then says what to type next.
+    It then says what to type next. With ``dry_run=true`` it only plans what would be built.
 
     Raises:
+        PlanError: With ``dry_run=true``, if it cannot fit.
         ValueError: If `build_experts` raises one, or if every expert diverged and none was there
             before. In the second case ``metrics.json`` has been written.
     """
+    if config.dry_run:
+        _check(config)
+        return plan_experts(config, open_lessons(config))
     metrics = build_experts(config)
     if metrics["failed"] and not metrics["experts"] and not metrics["skipped"]:
         raise ValueError(

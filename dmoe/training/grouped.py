@@ -128,11 +128,11 @@ class GroupedTrainer:
             raise ValueError(f"passage {empty[0]!r} has no instances to train on; leave it out")
         # In order of falling numbers of steps, the experts still active in a step are the first n.
         order = sorted(range(len(ids)), key=lambda i: -len(instances[i]))
-        experts = self._initial([ids[i] for i in order])
+        experts = self.initial([ids[i] for i in order])
         states = label_states(self._trunk, [instances[i] for i in order], self.limits.trunk_tokens)
         steps = make_steps(states, self.recipe.batch_size)
         foreign = self._foreign([ids[i] for i in order], len(steps))
-        losses = self._epochs(experts, steps, foreign)
+        losses = self.epochs(experts, steps, foreign)
         back = torch.tensor(order).argsort()
         experts = {name: tensor.cpu()[back] for name, tensor in experts.items()}
         return TrainedGroup(
@@ -143,7 +143,7 @@ class GroupedTrainer:
             delta_norm(experts, self.spec.scaling),
         )
 
-    def _initial(self, ids: Sequence[str]) -> Expert:
+    def initial(self, ids: Sequence[str]) -> Expert:
         """Draw the untrained experts of some passages, on the backbone's device."""
         each = (initial_expert(self.spec, self.ffn.sizes, id, self.recipe.seed) for id in ids)
         device = self.ffn.backbone.device
@@ -176,10 +176,16 @@ class GroupedTrainer:
         """Draw the foreign positions of each step; there are none without a penalty."""
         return [] if self._others is None else self._others.draw(ids, steps)
 
-    def _epochs(
-        self, experts: Expert, steps: Sequence[TrainingStep], foreign: Sequence[ForeignStep]
+    def epochs(
+        self, experts: Expert, steps: Sequence[TrainingStep], foreign: Sequence[ForeignStep] = ()
     ) -> list[Tensor]:
-        """Train the experts in place; returns their mean losses ``[N]``, one tensor per epoch."""
+        """Train the experts in place; returns their mean losses ``[N]``, one tensor per epoch.
+
+        Args:
+            experts: The experts in order of falling numbers of steps.
+            steps: The steps of one epoch.
+            foreign: The foreign positions of each step; none without a penalty.
+        """
         optimizer = GroupedAdamW(experts, self.recipe)
         losses = []
         for _ in range(self.recipe.epochs):

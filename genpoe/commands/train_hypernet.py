@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from backbone.loading import training_backbone
 from backbone.model import Backbone
+from genpoe.commands.plan_hypernet import plan_training
 from genpoe.hypernet.hypernet import Hypernet, HypernetSettings
 from genpoe.training.datamodule import QADataModule
 from genpoe.training.module import GenPoEModule
@@ -84,9 +85,14 @@ def _check_others(other: Any, wrong: Any) -> None:
 def train_command(config: DictConfig) -> dict[str, float]:
     """``scripts/train_hypernet.py``: `train`, which then says what to type next.
 
+    With ``dry_run=true`` it only plans the training.
+
     Raises:
+        PlanError: With ``dry_run=true``, if the training cannot fit.
         ValueError: If a setting, the data or the checkpoint is at fault.
     """
+    if config.dry_run:
+        return plan_training(config, build_module)
     metrics = train(config)
     files = ["checkpoints/last.ckpt", "metrics.json"]
     say_written({config.paths.output_dir: files}, [evaluation_of(config)])
