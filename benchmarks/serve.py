@@ -2,8 +2,8 @@
 
 Clients ask, add and remove passages all the time (`benchmarks.load`). The server and its peer,
 plain transformers behind the same HTTP (`benchmarks.plain_server`), run in processes of their own,
-and are asked in turns. Besides, the time of a token is measured in this process for full batches, in
-which each row decodes equally many tokens with experts and without.
+and are asked in turns. Besides, the time of a token is measured in this process for whole batches:
+each row decodes equally many tokens with experts and without.
 """
 
 from __future__ import annotations
