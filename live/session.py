@@ -359,8 +359,13 @@ class KnowledgeSession:
                 self._passages.remove(gone)
                 self.experts.forget(gone)
 
-    def begin(self, asks: Sequence[Ask]) -> Batch:
+    def begin(self, asks: Sequence[Ask], stops: bool = True) -> Batch:
         """Start to answer questions together; `Batch.step` then decodes them token by token.
+
+        Args:
+            asks: The questions.
+            stops: Whether the model may end an answer; False: all tokens are decoded, as benchmarks
+                do.
 
         Raises:
             TooLongError: If a question is too long for the model.
@@ -369,7 +374,7 @@ class KnowledgeSession:
         with self._lock:
             written = [self._prompts.write(ask) for ask in asks]
             inputs, shown = [each[0] for each in written], [each[1] for each in written]
-            return Batch(self._decoder, asks, inputs, shown, self._passages)
+            return Batch(self._decoder, asks, inputs, shown, self._passages, stops)
 
     def check(self, ask: Ask) -> None:
         """Check that a question can be asked.

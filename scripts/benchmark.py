@@ -14,6 +14,7 @@ SUITES = {
     "codes": "benchmarks.codes.codes_suite",
     "decode": "benchmarks.decode.decode_suite",
     "updates": "benchmarks.updates.updates_suite",
+    "serve": "benchmarks.serve.serve_suite",
 }
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def serve(session: KnowledgeSession, settings: ServerSettings) -> None:
 
 
 def _bound(settings: ServerSettings) -> socket.socket:
-    """The socket, which already listens: whoever connects now waits until the server has started."""
+    """The socket, which listens: whoever connects now waits until the server has started."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
