@@ -43,6 +43,11 @@ export function exact(text) {
   return visible(text).replaceAll(" ", "␣");
 }
 
+/** The title of a passage, or words that stand for one. */
+export function titleWords(title) {
+  return title.trim() || "(without a title)";
+}
+
 /** A token as it is shown: what would be invisible has a sign. */
 export function visible(text) {
   if (text === "") return "∅";
@@ -54,6 +59,6 @@ export function visible(text) {
 export function tokenWords({ uncertainty, triggered, experts }) {
   const words = [nats(uncertainty)];
   if (triggered) words.push("the router was asked");
-  words.push(experts.length ? `in the parameters: ${experts.map((e) => e.title).join(", ")}` : "no passage in the parameters");
+  words.push(experts.length ? `in the parameters: ${experts.map((expert) => titleWords(expert.title)).join(", ")}` : "no passage in the parameters");
   return words.join("; ");
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -79,7 +80,7 @@ def test_colours_are_even_steps_of_uncertainty(page: Page, stub: Stub) -> None:
     )
     steps = [
         sum((a - b) ** 2 for a, b in zip(one, two, strict=True)) ** 0.5
-        for one, two in zip(colours, colours[1:], strict=False)
+        for one, two in pairwise(colours)
     ]
     assert min(steps[:4]) > 0.02
     assert max(steps[:4]) == pytest.approx(min(steps[:4]), rel=1e-3)
@@ -186,7 +187,7 @@ def test_what_is_invisible_in_a_token_gets_a_sign(page: Page, stub: Stub) -> Non
 
 def test_an_answer_is_text_whatever_it_says(page: Page, stub: Stub) -> None:
     evil = "<img src=x onerror=alert(1)><script>document.title='x'</script>"
-    stub.answers["base"] = Answer([token(evil, 0.1, False, **{evil: 1.0})], [evil])
+    stub.answers["base"] = Answer([token(evil, 0.1, False, {evil: 1.0})], [evil])
     ask(page, mode="base")
     expect(page.locator(".token")).to_have_text(evil)
     page.locator(".token").click()
@@ -275,7 +276,7 @@ def test_a_server_that_is_gone(page: Page) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ('data: {"error":{"message":"out of memory"}}\n\n', "Out of memory."),
+        ('data: {"error":{"message":"out of memory"}}\n\n', "The server failed: out of memory."),
         ("data: {nonsense\n\n", "The server sent something that is no part of an answer."),
         ("", "The connection was lost before the answer was whole."),
         ("data: [DO", "The connection was lost before the answer was whole."),
@@ -307,7 +308,7 @@ def test_a_refused_request_says_why(page: Page, stub: Stub) -> None:
     stub.failures["/v1/chat/completions"] = (400, "max_tokens must be at most 32, got 48", {})
     ask(page, mode="base")
     expect(page.locator(".column .error")).to_have_text(
-        "The server did not accept this. Max_tokens must be at most 32, got 48."
+        "The server did not accept this: max_tokens must be at most 32, got 48."
     )
 
 
