@@ -12,7 +12,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
-CODE   := $(wildcard plumbing backbone retrieval qa genpoe dmoe benchmarks scripts tests)
+CODE   := $(wildcard plumbing backbone retrieval qa genpoe dmoe live benchmarks scripts tests)
 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
@@ -82,7 +82,7 @@ lock: install
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet $(UPGRADE) \
 	  --generate-hashes --allow-unsafe --strip-extras \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	  --extra bench --extra dev --extra hub --extra ray --constraint requirements/torch.txt \
+	  --extra bench --extra dev --extra hub --extra ray --extra serve --constraint requirements/torch.txt \
 	  --output-file requirements/lock.txt pyproject.toml
 	awk -f requirements/without_torch.awk requirements/lock.txt > requirements/lock.tmp
 	mv requirements/lock.tmp requirements/lock.txt

@@ -12,7 +12,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-PACKAGES = ("plumbing", "backbone", "retrieval", "qa", "genpoe", "dmoe", "benchmarks")
+PACKAGES = ("plumbing", "backbone", "retrieval", "qa", "genpoe", "dmoe", "live", "benchmarks")
 _ROOT = Path(__file__).absolute().parents[2]
 
 

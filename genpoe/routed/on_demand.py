@@ -9,7 +9,7 @@ Shapes: P passages.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,8 +21,6 @@ from plumbing.mounts import SettingValueError
 from plumbing.stopwatch import Stopwatch
 from retrieval.passage import Passage
 
-_AT_ONCE = 16  # passages that are read in one batch
-
 
 class CodesOnDemand:
     """What the experts of passages are made of; passages are read one after another as needed.
@@ -31,6 +29,8 @@ class CodesOnDemand:
         genpoe: The hypernetwork that reads them.
         passages: All passages that have an expert, by their ids, such as a corpus.
         keep: The most codes that stay in memory; those that were used last do.
+        at_once: The most passages that are read in one batch. With 1, a code does not depend on
+            the passages that happen to be read beside it, not even in its last bits.
 
     Attributes:
         read: How often a passage was read.
@@ -40,12 +40,18 @@ class CodesOnDemand:
         SettingValueError: If ``keep`` is not positive.
     """
 
-    def __init__(self, genpoe: GenPoE, passages: Mapping[str, Passage], keep: int = 4096) -> None:
+    def __init__(
+        self,
+        genpoe: GenPoE,
+        passages: Mapping[str, Passage],
+        keep: int = 4096,
+        at_once: int = 16,
+    ) -> None:
         if keep < 1:
             raise SettingValueError("keep", f"keep must be at least 1, got {keep}")
         self._genpoe = genpoe
         self._passages = passages
-        self._keep = keep
+        self._keep, self._at_once = keep, at_once
         self._codes: OrderedDict[str, Any] = OrderedDict()
         self.read, self.seconds = 0, 0.0
 
@@ -76,12 +82,17 @@ class CodesOnDemand:
             self._codes.popitem(last=False)
         return found
 
+    def forget(self, ids: Iterable[str]) -> None:
+        """Drop the codes of some passages; those that have none are passed over."""
+        for id in ids:
+            self._codes.pop(id, None)
+
     @torch.inference_mode()
     def _read(self, ids: Sequence[str]) -> None:
         watch = Stopwatch()
         passages = [self._passages[id] for id in ids]
         hypernet = self._genpoe.hypernet
-        for batch in by_length([len(p.text) for p in passages], max_rows=_AT_ONCE):
+        for batch in by_length([len(p.text) for p in passages], max_rows=self._at_once):
             tokens = self._genpoe.tokens([passages[index] for index in batch])
             code = hypernet.code(hypernet.encode(tokens))
             for place, index in enumerate(batch):
