@@ -73,8 +73,9 @@ export class Column {
         finish = chunk.choices?.[0]?.finish_reason ?? finish;
       }
       const begun = first === null ? "" : `, the first after ${seconds(first)}`;
+      const empty = text.trim() ? "" : "an empty answer; ";
       const cut = finish === "length" ? "; cut off at the limit" : "";
-      this.state.textContent = `${count(this.tokens.tokens.length, "token")} in ${seconds(since())}${begun}${cut}`;
+      this.state.textContent = `${empty}${count(this.tokens.tokens.length, "token")} in ${seconds(since())}${begun}${cut}`;
     } catch (error) {
       const came = this.tokens.tokens.length;
       const stopped = error.name === "AbortError";

@@ -1,7 +1,7 @@
 // What is known of the chosen token.
 
 import { byId, fromTemplate, passageLink, say } from "./parts.js";
-import { exact, likeAChoice, nats } from "./words.js";
+import { exact, likeAChoice, nats, weightWords } from "./words.js";
 
 /**
  * @param {{text: string, uncertainty: ?number, triggered: boolean, experts: object[]}} token
@@ -31,7 +31,7 @@ export function inspectNothing() {
 function row({ passage_id: id, title, weight }, onOpen) {
   const item = fromTemplate("expert-template");
   passageLink(item.querySelector("button"), id, title, onOpen);
-  item.querySelector(".weight").textContent = weight.toFixed(2);
+  item.querySelector(".weight").textContent = weightWords(weight);
   const share = Math.min(Math.max(weight, 0), 1);
   item.querySelector(".bar span").style.setProperty("width", `${100 * share}%`);
   return item;

@@ -69,7 +69,7 @@ def test_tokens_appear_while_the_answer_is_decoded(page: Page, stub: Stub) -> No
 
 
 def test_colours_are_even_steps_of_uncertainty(page: Page, stub: Stub) -> None:
-    nats = [0.0, 1.25, 2.5, 3.75, 5.0, 9.0]
+    nats = [0.0, 1.5, 3.0, 4.5, 6.0, 9.0]
     stub.answers["base"] = Answer([token("x", value) for value in nats])
     ask(page, mode="base")
     colours = page.locator(".token").evaluate_all(
@@ -182,7 +182,7 @@ def test_the_keyboard_goes_through_the_tokens(page: Page, stub: Stub) -> None:
 def test_what_is_invisible_in_a_token_gets_a_sign(page: Page, stub: Stub) -> None:
     stub.answers["base"] = Answer([token(text) for text in ("a", "\n\n", "  ", "", "b")])
     ask(page, mode="base")
-    assert page.locator(".token").all_text_contents() == ["a", "↵\n↵\n", "␣␣", "∅", "b"]
+    assert page.locator(".token").all_text_contents() == ["a", "↵\n↵\n", "␣␣", "·", "b"]
 
 
 def test_an_answer_is_text_whatever_it_says(page: Page, stub: Stub) -> None:
