@@ -238,13 +238,13 @@ class Engine:
         if spoken:
             self.metrics.step_seconds.observe(watch.seconds)
         for each in spoken:
-            job = jobs[each.row]
-            self._count(job, each.token, each.finish)
-            job.tell(Said(each.token, each.finish))
+            self._count(jobs[each.row], each.token, each.finish)
         if not batch.running:
             batch.step()  # frees what the batch holds
             with self._wake:
                 self._running.remove((batch, jobs))
+        for each in spoken:
+            jobs[each.row].tell(Said(each.token, each.finish))
 
     def _count(self, job: Job, token: Token | None, finish: Reason | None) -> None:
         metrics, mode = self.metrics, job.ask.mode
