@@ -16,7 +16,7 @@ export function inspect(token, where, without, onOpen) {
   const { uncertainty, triggered, experts } = token;
   byId("inspector-uncertainty").textContent =
     uncertainty == null ? "Uncertainty: not measured" : `Uncertainty ${nats(uncertainty)}, ${likeAChoice(uncertainty)}`;
-  say(byId("inspector-trigger"), triggered ? "The router was asked here." : "");
+  say(byId("inspector-trigger"), triggered ? "The router was asked here; the uncertainty is from before that." : "");
   byId("inspector-experts").replaceChildren(...experts.map((expert) => row(expert, onOpen)));
   byId("inspector-experts").hidden = !experts.length;
   say(byId("inspector-none"), experts.length ? "" : without);

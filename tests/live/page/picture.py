@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import FloatRect, Page, sync_playwright
 
 from tests.live.page.conftest import chromium
 
 IMAGES = Path(__file__).parents[3] / "docs" / "images"
-WIDTH = 1280  # pixels
+WIDTH, HEIGHT = 1280, 1200  # pixels of the window; what is empty below the page is left out
+MARGIN = 24  # pixels
 MOST = 200_000  # bytes of a picture
 
 
@@ -36,19 +37,21 @@ def show(page: Page, address: str, question: str, words: str) -> None:
 
 
 def main(address: str, question: str, words: str) -> None:
-    """Write both pictures, with a palette of 256 colours, which are enough for it."""
+    """Write both pictures."""
     with sync_playwright() as api:
         browser = api.chromium.launch(executable_path=chromium())
         for scheme in ("light", "dark"):
             page = browser.new_page(
-                viewport={"width": WIDTH, "height": 600}, locale="en", reduced_motion="reduce"
+                viewport={"width": WIDTH, "height": HEIGHT}, locale="en", reduced_motion="reduce"
             )
             page.set_default_timeout(300_000)
             page.emulate_media(color_scheme="light" if scheme == "light" else "dark")
             show(page, address, question, words)
-            picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
+            page_height = page.locator("main").evaluate("e => e.getBoundingClientRect().bottom")
+            clip: FloatRect = {"x": 0, "y": 0, "width": WIDTH, "height": page_height + MARGIN}
+            picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
             path = IMAGES / f"page-{scheme}.png"
-            picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+            picture.save(path, optimize=True)
             if path.stat().st_size > MOST:
                 raise SystemExit(f"{path} has {path.stat().st_size} bytes, more than {MOST}")
             page.close()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
 expect.set_options(timeout=20_000)
+pytestmark = pytest.mark.slow
 
 QUESTION = "Which city did Befu Gild come from?"
 
@@ -237,7 +238,8 @@ def test_a_stream_that_breaks_off_keeps_its_tokens_and_can_be_tried_again(
     expect(rag.locator(".state")).to_have_text("broken off after 2 tokens")
     expect(column(page, "experts").locator(".token")).to_have_count(2)  # is not hurt
     stub.answers["rag"].breaks = False
-    rag.locator(".again").click()
+    rag.locator(".again").press("Enter")
+    expect(page.locator("#stop")).to_be_focused()
     expect(rag.locator(".state")).to_contain_text("2 tokens in")
     expect(rag.locator(".error")).to_be_hidden()
     assert [body["model"] for body in stub.asked] == ["base", "rag", "experts", "rag"]

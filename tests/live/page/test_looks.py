@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
 expect.set_options(timeout=20_000)
+pytestmark = pytest.mark.slow
 
 # Each text on the page with its colour and the colour behind it, painted so that both are sRGB.
 COLOURS = """() => {

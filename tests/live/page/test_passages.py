@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
 expect.set_options(timeout=20_000)
+pytestmark = pytest.mark.slow
 
 TITLES = ".passage-list .link"
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
 expect.set_options(timeout=20_000)
+pytestmark = pytest.mark.slow
 
 KEY = "sesame"
 
