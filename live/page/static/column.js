@@ -4,7 +4,7 @@ import { fromTemplate, passageLink } from "./parts.js";
 import { Tokens } from "./tokens.js";
 import { count, modeWords, seconds } from "./words.js";
 
-const USED = { rag: "In the prompt", experts: "Found for this answer" };
+const USED = { rag: "In the prompt", experts: "In the parameters" };
 
 export class Column {
   /**
@@ -21,14 +21,14 @@ export class Column {
     const find = (selector) => this.element.querySelector(selector);
     [this.title, find("header p").textContent] = modeWords(mode);
     find("h3").textContent = this.title;
-    this.element.setAttribute("aria-label", `Answer: ${this.title}`);
+    this.element.setAttribute("aria-label", `Answer (${this.title})`);
     this.plain = find(".plain");
     this.error = find(".error");
     this.again = find(".again");
     this.state = find(".state");
     this.used = find(".used");
     this.again.addEventListener("click", () => onAgain(this));
-    this.tokens = new Tokens(find(".tokens"), `Tokens of the answer: ${this.title}`, (token, index) =>
+    this.tokens = new Tokens(find(".tokens"), `Tokens of the answer (${this.title})`, (token, index) =>
       onChoose(this, token, index),
     );
   }
@@ -66,14 +66,16 @@ export class Column {
         for (const token of tokensOf(chunk)) {
           first ??= since();
           this.tokens.add(token);
+          this.keep(token.experts.map(({ passage_id: id, title }) => ({ id, title })));
           text += token.text;
         }
         this.keep(chunk.knowledge?.passages ?? []);
         finish = chunk.choices?.[0]?.finish_reason ?? finish;
       }
       const begun = first === null ? "" : `, the first after ${seconds(first)}`;
+      const empty = text.trim() ? "" : "an empty answer; ";
       const cut = finish === "length" ? "; cut off at the limit" : "";
-      this.state.textContent = `${count(this.tokens.tokens.length, "token")} in ${seconds(since())}${begun}${cut}`;
+      this.state.textContent = `${empty}${count(this.tokens.tokens.length, "token")} in ${seconds(since())}${begun}${cut}`;
     } catch (error) {
       const came = this.tokens.tokens.length;
       const stopped = error.name === "AbortError";

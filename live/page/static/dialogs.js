@@ -1,11 +1,12 @@
 // The three dialogs: a passage, a new passage, an API key.
 
 import { byId, say } from "./parts.js";
+import { titleWords } from "./words.js";
 
 /** Shows a passage as the server has it now. */
 export async function showPassage(server, id, title) {
   const text = byId("passage-dialog-text");
-  byId("passage-dialog-title").textContent = title;
+  byId("passage-dialog-title").textContent = titleWords(title);
   byId("passage-dialog-id").textContent = id;
   text.textContent = "…";
   text.hidden = false;

@@ -1,7 +1,7 @@
 // What is known of the chosen token.
 
 import { byId, fromTemplate, passageLink, say } from "./parts.js";
-import { exact, likeAChoice, nats } from "./words.js";
+import { exact, likeAChoice, nats, weightWords } from "./words.js";
 
 /**
  * @param {{text: string, uncertainty: ?number, triggered: boolean, experts: object[]}} token
@@ -16,7 +16,7 @@ export function inspect(token, where, without, onOpen) {
   const { uncertainty, triggered, experts } = token;
   byId("inspector-uncertainty").textContent =
     uncertainty == null ? "Uncertainty: not measured" : `Uncertainty ${nats(uncertainty)}, ${likeAChoice(uncertainty)}`;
-  say(byId("inspector-trigger"), triggered ? "The router was asked here." : "");
+  say(byId("inspector-trigger"), triggered ? "The router was asked here; the uncertainty is from before that." : "");
   byId("inspector-experts").replaceChildren(...experts.map((expert) => row(expert, onOpen)));
   byId("inspector-experts").hidden = !experts.length;
   say(byId("inspector-none"), experts.length ? "" : without);
@@ -31,7 +31,7 @@ export function inspectNothing() {
 function row({ passage_id: id, title, weight }, onOpen) {
   const item = fromTemplate("expert-template");
   passageLink(item.querySelector("button"), id, title, onOpen);
-  item.querySelector(".weight").textContent = weight.toFixed(2);
+  item.querySelector(".weight").textContent = weightWords(weight);
   const share = Math.min(Math.max(weight, 0), 1);
   item.querySelector(".bar span").style.setProperty("width", `${100 * share}%`);
   return item;

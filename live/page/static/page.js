@@ -73,7 +73,9 @@ async function ask() {
 
 /** Asks again for one answer. */
 async function again(column) {
-  if (isUsable(column.again)) await run([column]);
+  if (!isUsable(column.again)) return;
+  byId("stop").focus(); // the button that had the focus goes
+  await run([column]);
 }
 
 async function run(these) {

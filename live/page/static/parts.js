@@ -1,5 +1,7 @@
 // Small parts of the page. Text from passages and models is only ever set as text.
 
+import { titleWords } from "./words.js";
+
 export const byId = (id) => document.getElementById(id);
 
 /** A copy of the one element in a <template>. */
@@ -11,7 +13,7 @@ export function fromTemplate(id) {
 export function passageLink(button, id, title, onOpen) {
   button.type = "button";
   button.className = "link";
-  button.textContent = title || "(without a title)";
+  button.textContent = titleWords(title);
   button.addEventListener("click", () => onOpen(id, title));
   return button;
 }

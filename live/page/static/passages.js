@@ -2,7 +2,7 @@
 
 import { byId, fromTemplate, isUsable, passageLink, say, setUsable } from "./parts.js";
 import { Pager } from "./pager.js";
-import { count } from "./words.js";
+import { count, titleWords } from "./words.js";
 
 const PAUSE = 200; // milliseconds after the last key before a filter acts
 
@@ -72,7 +72,7 @@ export class Passages {
     passageLink(item.querySelector(".link"), passage.id, passage.title, this.onOpen);
     item.querySelector("p").textContent = passage.text;
     const remove = item.querySelector(".remove");
-    remove.setAttribute("aria-label", `Remove ${passage.title}`);
+    remove.setAttribute("aria-label", `Remove ${titleWords(passage.title)}`);
     remove.addEventListener("click", () => this.remove(passage, remove));
     return item;
   }
@@ -95,7 +95,7 @@ export class Passages {
   /** Adds a passage, which is offered to be opened. @throws {ServerError} */
   async add(title, text) {
     const passage = await this.server.add(title, text);
-    this.notice(passage.added ? `Added “${passage.title}”.` : `“${passage.title}” was there already.`, "Open", passage);
+    this.notice(passage.added ? `Added “${titleWords(passage.title)}”.` : `“${titleWords(passage.title)}” was there already.`, "Open", passage);
     await this.show();
   }
 
@@ -107,11 +107,11 @@ export class Passages {
       await this.server.remove(passage.id);
     } catch (error) {
       setUsable(button, true);
-      say(byId("passages-error"), `“${passage.title}” was not removed. ${error.message}`);
+      say(byId("passages-error"), `“${titleWords(passage.title)}” was not removed. ${error.message}`);
       return;
     }
     this.removed.push(passage);
-    this.notice(`Removed “${passage.title}”.`, "Undo", passage);
+    this.notice(`Removed “${titleWords(passage.title)}”.`, "Undo", passage);
     await this.show();
     byId("notice-action").focus(); // the button that had the focus is gone
   }
@@ -133,13 +133,13 @@ export class Passages {
     try {
       await this.server.add(passage.title, passage.text);
     } catch (error) {
-      say(byId("passages-error"), `“${passage.title}” was not added again. ${error.message}`);
+      say(byId("passages-error"), `“${titleWords(passage.title)}” was not added again. ${error.message}`);
       return;
     }
     this.removed.pop();
     const before = this.removed.at(-1);
-    this.announce(`Added “${passage.title}” again.`);
-    if (before) this.notice(`Removed “${before.title}”.`, "Undo", before);
+    this.announce(`Added “${titleWords(passage.title)}” again.`);
+    if (before) this.notice(`Removed “${titleWords(before.title)}”.`, "Undo", before);
     else byId("notice").hidden = true;
     await this.show();
     if (!before) byId("passages-title").focus();

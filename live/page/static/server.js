@@ -83,7 +83,9 @@ export class Server {
       for await (const data of eventData(response.body)) {
         if (data === "[DONE]") return;
         const chunk = JSON.parse(data);
-        if (chunk.error) throw new ServerError(sentence(chunk.error.message), { status: 500 });
+        if (chunk.error) {
+          throw new ServerError(`The server failed: ${sentence(chunk.error.message)}`, { status: 500 });
+        }
         yield chunk;
       }
     } catch (error) {
@@ -149,15 +151,14 @@ async function failure(response) {
   }
   const retryAfter = Number(response.headers.get("Retry-After")) || SECONDS_BY_DEFAULT;
   const more = { status, retryAfter, param: told.param ?? "" };
-  const says = told.message ? sentence(told.message) : `It answered with the status ${status}.`;
+  const says = told.message ?? `status ${status}`;
   if (status === 401) return new ServerError("This server asks for an API key.", more);
   if (status === 429) return new ServerError("The server is busy.", more);
   if (status === 503) return new ServerError("The server is shutting down.", more);
-  if (status === 404) return new ServerError(says, more);
-  return new ServerError(`The server did not accept this. ${says}`, more);
+  return new ServerError(`The server did not accept this: ${sentence(says)}`, more);
 }
 
 function sentence(message) {
   const text = String(message).trim();
-  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+  return /[.!?]$/.test(text) ? text : `${text}.`;
 }

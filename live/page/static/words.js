@@ -1,7 +1,7 @@
 // How numbers, tokens and modes are said.
 
 /** Nats at the right end of the scale of colours; what is more uncertain has the same colour. */
-export const MOST_NATS = 5;
+export const MOST_NATS = 6;
 
 const MODES = {
   base: ["Base", "the model alone"],
@@ -43,17 +43,28 @@ export function exact(text) {
   return visible(text).replaceAll(" ", "␣");
 }
 
+/** The title of a passage, or words that stand for one. */
+export function titleWords(title) {
+  return title.trim() || "(without a title)";
+}
+
 /** A token as it is shown: what would be invisible has a sign. */
 export function visible(text) {
-  if (text === "") return "∅";
+  if (text === "") return "·";
   if (text.trim() !== "") return text;
   return text.replaceAll("\n", "↵\n").replaceAll(/[^\n↵]/g, "␣");
 }
 
+/** A weight; a small one is not nothing. */
+export function weightWords(weight) {
+  return weight > 0 && weight < 0.005 ? "< 0.01" : weight.toFixed(2);
+}
+
 /** What a token's look says, in words. */
-export function tokenWords({ uncertainty, triggered, experts }) {
+export function tokenWords({ text, uncertainty, triggered, experts }) {
   const words = [nats(uncertainty)];
+  if (text === "") words.push("no text of its own");
   if (triggered) words.push("the router was asked");
-  words.push(experts.length ? `in the parameters: ${experts.map((e) => e.title).join(", ")}` : "no passage in the parameters");
+  words.push(experts.length ? `in the parameters: ${experts.map((expert) => titleWords(expert.title)).join(", ")}` : "no passage in the parameters");
   return words.join("; ");
 }

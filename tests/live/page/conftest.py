@@ -33,8 +33,8 @@ def browser() -> Iterator[Browser]:
     path = chromium()
     if path is None:
         pytest.skip(
-            "the page is tested in a browser: install Chromium (Debian: `apt-get install chromium`), "
-            "or name one in the environment variable CHROMIUM"
+            "the page is tested in a browser: install Chromium (Debian: `apt-get install "
+            "chromium`), or name one in the environment variable CHROMIUM"
         )
     with playwright.sync_playwright() as api:
         browser = api.chromium.launch(executable_path=path)
@@ -54,7 +54,7 @@ def stub() -> Iterator[Stub]:
         "base": Answer([token("A", 4.0), token(" city", 3.0), token(".", 0.0)]),
         "rag": Answer([token("In", 1.0), token(" Lisbon", 0.5)], [gild]),
         "experts": Answer(
-            [token(" Lis", 2.5, True, **weights), token("bon", 0.02, **weights)], [gild, "p2"]
+            [token(" Lis", 2.5, True, weights), token("bon", 0.02, False, weights)], [gild, "p2"]
         ),
     }
     with serving(stub):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,12 +18,15 @@ POLICY = "default-src 'self'"
 
 
 def token(
-    text: str, uncertainty: float = 0.1, triggered: bool = False, **weights: float
+    text: str,
+    uncertainty: float = 0.1,
+    triggered: bool = False,
+    weights: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """A token as the server sends it; ``p1=0.8`` gives the passage p1 the weight 0.8."""
+    """A token as the server sends it; ``weights`` has the weight of each passage id."""
     experts = [
         {"passage_id": name, "title": f"Title of {name}", "weight": weight}
-        for name, weight in weights.items()
+        for name, weight in (weights or {}).items()
     ]
     return {"text": text, "uncertainty": uncertainty, "triggered": triggered, "experts": experts}
 
@@ -171,10 +174,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.reply_json({"passages": added}, 201)
             return
         self.stub.asked.append(body)
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):  # the page has stopped the answer
             self.stream(self.stub.answers[body["model"]])
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the page has stopped the answer
 
     def stream(self, answer: Answer) -> None:
         self.send_response(200)

@@ -1,4 +1,4 @@
-"""The files of the page, without a browser: complete, of one house, and safe under a strict policy."""
+"""The files of the page, without a browser: complete, and safe under a strict policy."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
 expect.set_options(timeout=20_000)
+pytestmark = pytest.mark.slow
 
 # Each text on the page with its colour and the colour behind it, painted so that both are sRGB.
 COLOURS = """() => {
@@ -68,10 +69,10 @@ def fill(page: Page, stub: Stub) -> None:
 
 
 @pytest.fixture(params=["light", "dark"])
-def scheme(request: pytest.FixtureRequest, page: Page) -> Iterator[str]:
+def scheme(request: pytest.FixtureRequest, page: Page) -> str:
     """Each of the two colour schemes."""
     page.emulate_media(color_scheme=request.param, reduced_motion="reduce")
-    yield request.param
+    return str(request.param)
 
 
 def test_contrast(page: Page, stub: Stub, scheme: str) -> None:
@@ -95,19 +96,20 @@ def test_borders_and_marks_have_contrast(page: Page, stub: Stub, scheme: str) ->
     fill(page, stub)
     parts: list[list[Any]] = page.evaluate(
         """() => {
-          const style = (selector, name) => getComputedStyle(document.querySelector(selector))[name];
+          const style = (selector, name) =>
+            getComputedStyle(document.querySelector(selector)).getPropertyValue(name);
           const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
           const paint = (colour) => {
             context.fillStyle = colour; context.fillRect(0, 0, 1, 1);
             return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
           };
-          const ground = paint(style(".ask", "backgroundColor"));
+          const ground = paint(style(".ask", "background-color"));
           return [
-            ["a field", paint(style("#question", "borderTopColor")), ground],
-            ["the underline", paint(style(".triggered", "textDecorationColor")), ground],
-            ["a bar", paint(style(".bar span", "backgroundColor")), paint(style(".bar", "backgroundColor"))],
-            ["the focus", paint(style(":root", "color") && getComputedStyle(document.documentElement)
-              .getPropertyValue("--accent")), ground],
+            ["a field", paint(style("#question", "border-top-color")), ground],
+            ["the underline", paint(style(".triggered", "text-decoration-color")), ground],
+            ["a bar", paint(style(".bar span", "background-color")),
+              paint(style(".bar", "background-color"))],
+            ["the focus", paint(style(":root", "--accent")), ground],
           ];
         }"""
     )
@@ -130,8 +132,8 @@ def test_everything_that_can_be_used_has_a_name_and_a_size(page: Page, stub: Stu
         'textbox "Question"',
         'group "Answered by"',
         'spinbutton "at most tokens"',
-        'article "Answer: Experts"',
-        'listbox "Tokens of the answer: Experts"',
+        'article "Answer (Experts)"',
+        'listbox "Tokens of the answer (Experts)"',
         'option "Lis" [selected]',
         'region "At this token"',
         'region "Passages 2"',
@@ -155,13 +157,13 @@ def test_headings_leave_no_level_out(page: Page, stub: Stub) -> None:
         "all => all.filter(e => e.checkVisibility()).map(e => Number(e.tagName[1]))"
     )
     assert levels[0] == 1
-    assert all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert all(b <= a + 1 for a, b in pairwise(levels))
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
 def test_no_width_makes_the_page_scroll_sideways(page: Page, stub: Stub, width: int) -> None:
     stub.add("Longname" * 30, "Longword" * 100)
-    stub.answers["experts"] = Answer([token("x" * 300, 1.0, True, **{"p" * 80: 1.0})])
+    stub.answers["experts"] = Answer([token("x" * 300, 1.0, True, {"p" * 80: 1.0})])
     page.set_viewport_size({"width": width, "height": 800})
     page.reload()
     expect(page.locator(".passage-list li")).to_have_count(4)

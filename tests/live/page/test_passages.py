@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
 expect.set_options(timeout=20_000)
+pytestmark = pytest.mark.slow
 
 TITLES = ".passage-list .link"
 
 
 @pytest.fixture
 def many(stub: Stub, page: Page) -> Stub:
-    """A server with 3 + 222 passages, of which every 20th is about a swimmer; the page shows them."""
+    """A server with 3 + 222 passages, every 20th about a swimmer; the page shows them."""
     for i in range(222):
         kind = "Swimmer" if i % 20 == 0 else "Baker"
         stub.add(f"{kind} {i}", f"The {kind.lower()} {i} lived in town {i}.")
@@ -103,7 +104,7 @@ def test_a_passage_that_is_refused_stays_in_the_dialog(page: Page, stub: Stub) -
     stub.failures["/passages"] = (413, "text must have at most 8000 characters, got 9000", {})
     add(page, "Long", "word " * 20)
     expect(page.locator("#add-error")).to_have_text(
-        "The server did not accept this. Text must have at most 8000 characters, got 9000."
+        "The server did not accept this: text must have at most 8000 characters, got 9000."
     )
     expect(page.locator("#add-text")).to_have_value("word " * 20)
     page.locator("#add-cancel").click()
