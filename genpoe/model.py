@@ -27,6 +27,7 @@ from genpoe.hypernet.reader import ReaderHypernet
 from genpoe.hypernet.reader_experts import ReaderCode
 from genpoe.hypernet.saved import as_nested, read_settings
 from genpoe.injection import ExpertLayer
+from genpoe.sharing import SharedHypernet, fetch, upload
 from plumbing.batches import pad
 from plumbing.training.checkpoint import AtomicCheckpointIO, CheckpointError, load_checkpoint
 from qa.prompts import (
@@ -121,23 +122,83 @@ class GenPoE:
             raise _not_genpoe(path, f"it lacks {error}") from error
         except ValueError as error:
             raise _not_genpoe(path, str(error)) from error
-        if backbone is None:
-            backbone = load_backbone(name, device=device)
-        check_backbone(backbone, name, fingerprint)
-        hypernet = settings.build(backbone)
         weights = {
             name.removeprefix(_PREFIX): tensor
             for name, tensor in checkpoint["state_dict"].items()
             if name.startswith(_PREFIX)
         }
+        prompt = str(checkpoint.get("prompt", PROMPT_OF_0_1))
+        shared = SharedHypernet(settings, weights, name, fingerprint, max_passage_tokens, prompt)
+        return cls._of(shared, path, backbone, device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        backbone: Backbone | None = None,
+        device: str = "cpu",
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> GenPoE:
+        """Load what `save_pretrained` or `push_to_hub` wrote.
+
+        Args:
+            name: A folder, or ``owner/name`` on the Hugging Face hub.
+            backbone: The backbone, where it is loaded already.
+            device: Where a backbone is loaded that is not given.
+            revision: A branch, tag or commit on the hub.
+            token: The token for the hub. None takes the one that is logged in.
+
+        Raises:
+            BackboneMismatchError: If ``backbone`` is not the hypernetwork's.
+            FolderError: If there is no such folder, or if it is damaged.
+        """
+        folder = fetch(name, revision, token)
+        return cls._of(SharedHypernet.read(folder), folder, backbone, device)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a new folder that can be shared: safetensors, ``config.json`` and a card.
+
+        Raises:
+            FolderError: If the folder exists.
+        """
+        self._shared().write(folder)
+
+    def push_to_hub(
+        self, repo_id: str, private: bool | None = None, token: str | None = None
+    ) -> str:
+        """Upload such a folder to the Hugging Face hub in one commit; returns its address.
+
+        Args:
+            repo_id: ``owner/name``. The repository is made if it is missing.
+            private: Whether a new repository is private. None leaves this to the owner's account.
+            token: The token for the hub. None takes the one that is logged in.
+        """
+        return upload(self._shared(), repo_id, private, token)
+
+    def _shared(self) -> SharedHypernet:
+        return SharedHypernet(
+            *(self.hypernet.settings, self.hypernet.state_dict()),
+            *(self.backbone.name, self.backbone.fingerprint),
+            *(self.max_passage_tokens, self.prompt),
+        )
+
+    @classmethod
+    def _of(
+        cls, shared: SharedHypernet, path: str | Path, backbone: Backbone | None, device: str
+    ) -> GenPoE:
+        """Make the hypernetwork that was read from a path, beside its backbone."""
+        if backbone is None:
+            backbone = load_backbone(shared.backbone, device=device)
+        check_backbone(backbone, shared.backbone, shared.backbone_sha256)
+        hypernet = shared.settings.build(backbone)
         try:
-            hypernet.load_state_dict(weights)
+            hypernet.load_state_dict(shared.weights)
         except RuntimeError as error:
             raise _not_genpoe(path, " ".join(str(error).split())) from error
         hypernet.to(backbone.device).eval().requires_grad_(False).cast(backbone.dtype)
-        prompt = str(checkpoint.get("prompt", PROMPT_OF_0_1))
-        warn_of_another_prompt(f"the hypernetwork of {path}", prompt)
-        return cls(backbone, hypernet, max_passage_tokens, prompt)
+        warn_of_another_prompt(f"the hypernetwork of {path}", shared.prompt)
+        return cls(backbone, hypernet, shared.max_passage_tokens, shared.prompt)
 
     def save(self, path: str | Path) -> None:
         """Write a file that `from_checkpoint` reads: the hypernetwork and the backbone's name."""

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
 _TEXT = """---
 library_name: genpoe-dmoe
+license: other
 base_model: {base_model}
+base_model_relation: adapter
 tags:
 - dmoe
 - lora
@@ -40,6 +42,14 @@ How they were trained:
 ```json
 {recipe}
 ```
+
+## Checks
+
+Each expert has a checksum, which is compared whenever it is read, and was compared when this
+folder was copied or uploaded. `verify` compares all of them. Nothing says that an expert answers
+well: evaluate it with `passages=gold` beside `passages=shuffled`.
+
+The licence is that of the base model and of the passages; name it before you share this folder.
 
 ## Use
 

@@ -198,6 +198,18 @@ def _export_peft(settings: argparse.Namespace) -> _Results:
     yield {"exported": 1}
 
 
+def _export_model(settings: argparse.Namespace) -> _Results:
+    from backbone.loading import load_backbone
+    from dmoe.bank.bank import Bank
+    from dmoe.experts.merged import save_merged
+
+    bank = Bank.open(settings.dir, read_only=True)
+    backbone = load_backbone(settings.backbone or bank.spec.backbone, dtype="float32")
+    weights = settings.weight or None
+    save_merged(settings.target, bank, settings.id, backbone, weights, settings.dtype)
+    yield {"merged": len(settings.id)}
+
+
 def _import_peft(settings: argparse.Namespace) -> _Results:
     from dmoe.bank.bank import Bank
     from dmoe.experts.peft import import_adapter
@@ -310,6 +322,21 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("export-peft", _export_peft, "write an expert as a PEFT adapter", "info")
     sub.add_argument("target", metavar="TARGET", help="the new folder")
     _add_peft(sub)
+    sub = command(
+        "export-model", _export_model, "merge experts into the model, and write it whole", "info"
+    )
+    sub.add_argument("target", metavar="TARGET", help="the new folder")
+    sub.add_argument("--id", action="append", required=True, help="a passage; may be repeated")
+    sub.add_argument(
+        "--weight",
+        action="append",
+        type=float,
+        help="the weight of the expert at the same place; default: equal weights that sum to 1",
+    )
+    sub.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
+    sub.add_argument(
+        "--backbone", metavar="NAME", help="name or folder; default: what the bank says"
+    )
     sub = command(
         "import-peft",
         _import_peft,

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TypeVar
 
+from plumbing.hub import hub_folder
 from qa.bank.bank import PassageBank
 from qa.bank.card import CARD, write_card
 from qa.bank.errors import BankError
@@ -88,23 +89,10 @@ def fetched(name: str | Path, revision: str | None = None, token: str | None = N
     Raises:
         BankError: If there is no such folder, and nothing on the hub.
     """
-    folder = Path(name)
-    if folder.is_dir():
-        return folder
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
-
-    try:
-        return Path(
-            snapshot_download(str(name), revision=revision, token=token, allow_patterns=_PATTERNS)
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        first_line = str(error).strip().partition("\n")[0]
+    found = hub_folder(name, _PATTERNS, revision, token)
+    if isinstance(found, str):
         raise BankError(
             f"expected a folder or a bank on the hub that this machine can reach, got "
-            f"{str(name)!r}: {first_line}; check the name, or download it first"
-        ) from error
+            f"{str(name)!r}: {found}; check the name, or download it first"
+        )
+    return found
