@@ -60,6 +60,7 @@ CALLS: list[tuple[str, tuple[str, ...], list[str]]] = [
     ("measure_covariances", (), ["evaluate"]),
     ("train_warmup", ("data=bios",), ["build_experts"]),
     ("mean_study", (), ["train_hypernet"]),
+    ("reader_study", (), []),
     ("look", ("ckpt_path=READER/checkpoints/last.ckpt",), ["evaluate"]),
     ("twins", ("method=base",), ["report"]),
     (

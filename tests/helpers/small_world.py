@@ -114,9 +114,9 @@ class World:
             function_of("bank")([*given, f"hydra.run.dir={output}"])
             return output
         small = self._small(script, given)
-        if script == "ablation":  # it composes its cells from the command line itself
+        if script in ("ablation", "reader_study"):  # they compose from the command line themselves
             words = [*given, *small, f"hydra.run.dir={output}"]
-            script_line = [sys.executable, "scripts/ablation.py", *words]
+            script_line = [sys.executable, f"scripts/{script}.py", *words]
             subprocess.run(script_line, cwd=ROOT, env=self.environment, check=True)
             return output
         output.mkdir()
@@ -163,6 +163,11 @@ class World:
                 *("reader.hypernet.common_rank=2", "reader.hypernet.layer=1"),
                 *(*hypernet, *batching, *trainer, "trainer.max_epochs=1"),
                 *("evaluation.limit=2", "evaluation.limit_rag=2", "evaluation.max_new_tokens=2"),
+            ],
+            "reader_study": [
+                *hypernet,
+                *(*batching, *trainer, "trainer.max_epochs=1", "study.seeds=[0]"),
+                "study.without=[nothing,lexical]",
             ],
             "train_editor": [
                 *("editor.recipes.tuned.layers=[1]", "facts.limit=12", "facts.held_out=2"),
