@@ -41,7 +41,13 @@ class Fake:
         if self.failing and self.failing in words:
             (folder / LOG).write_text("no memory\n")
             return 1
-        line = {"id": "1", "question": "Q", "answers": ["a"], "gold_ids": ["p"], "prediction": "a"}
+        line: Any = {
+            "id": "1",
+            "question": "Q",
+            "answers": ["a"],
+            "gold_ids": ["p"],
+            "prediction": "a",
+        }
         line |= {"em": 1, "f1": 1, "nll": 1.0}
         (folder / "predictions.jsonl").write_text(json.dumps(line) + "\n")
         (folder / "metrics.json").write_text(json.dumps({"em": 50.0, "f1": 50.0, "n": 1}))
