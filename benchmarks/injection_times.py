@@ -87,11 +87,11 @@ def injection_times_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]
         "seconds": {name: quantiles(found) for name, found in seconds.items()},
         "inference": {name: quantiles(found) for name, found in answering.items()},
     }
-    rows = [
-        [name, *(f"{found[key]:.3g}" if key in found else "" for key in ("p50", "p95"))]
-        + [f"{answer['p50']:.3g}" if (answer := result["inference"].get(name)) else ""]
-        for name, found in ({BASE: {}} | result["seconds"]).items()
-    ]
+    rows = []
+    for name in (BASE, *seconds):
+        injected, answer = (result[kind].get(name, {}) for kind in ("seconds", "inference"))
+        numbers = (injected.get("p50"), injected.get("p95"), answer.get("p50"))
+        rows.append([name, *("" if each is None else f"{each:.3g}" for each in numbers)])
     shape = (
         f"{settings.passages} passages, one at a time; {str(backbone.dtype)[6:]}; editors edit at "
         f"most {settings.pairs} facts of each."

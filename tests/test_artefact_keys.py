@@ -28,6 +28,7 @@ from backbone.lora.record import AdapterRecord
 from backbone.lora.settings import AdapterError
 from backbone.model import Backbone
 from backbone.split import SplitBackbone, Trunk
+from benchmarks.papers.cells import key_of
 from dmoe.ablation.key import settings_key
 from dmoe.augmentation import prompts as augmentation_prompts
 from dmoe.bank import Bank, BankError, BankSpec, ExpertLayout
@@ -488,6 +489,17 @@ def test_cells_banks_and_augmentations_of_an_ablation(monkeypatch: pytest.Monkey
     other = Prompt("Say it again: {passage}")
     monkeypatch.setattr(augmentation_prompts, "PAPER_REWRITE", other)
     assert _augmentations(config) != made
+
+
+def test_cells_of_a_papers_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights").write_text("one")
+    words = ["method=rag", f"backbone.name={tmp_path}"]
+    before = key_of("evaluate", words, {})
+    assert key_of("evaluate", words, {}) == before
+    (tmp_path / "weights").write_text("another")
+    after = key_of("evaluate", words, {})
+    set_instruction(monkeypatch)
+    assert len({before, after, key_of("evaluate", words, {})}) == 3
 
 
 def test_the_record_of_a_hash_is_no_part_of_an_ablations_key(tmp_path: Path) -> None:

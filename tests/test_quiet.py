@@ -39,6 +39,7 @@ CALLS: list[tuple[str, tuple[str, ...], list[str]]] = [
     ("report", ("runs=[RUN1,RUN2]", "labels=[a,b]"), []),
     ("sequential_edit", ("method=none",), ["sequential_report"]),
     ("sequential_report", ("runs=[STREAM1,STREAM2]", "labels=[a,b]"), []),
+    ("export_data", ("data=bios",), ["evaluate"]),
     ("build_index", DENSE, ["evaluate_retrieval"]),
     ("evaluate_retrieval", SQUAD, ["evaluate"]),
     ("train_reranker", SQUAD, ["evaluate_retrieval"]),

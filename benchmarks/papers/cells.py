@@ -25,7 +25,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.papers.entries import OWN, Entry, Option, flat_list
-from dmoe.ablation.key import settings_key
+from dmoe.ablation.key import FILES, settings_key
 from plumbing.storage import hashing
 from plumbing.storage.jsonl import DataError
 from qa.prompts import prompt_template
@@ -34,8 +34,6 @@ SELF = "self"
 
 _REFERENCE = re.compile(r"<([a-z]\w*)(?:#([^>]+))?>")
 _BARE = re.compile(r"<[a-z]\w*>")
-# Settings whose files decide a result by their content; `settings_key` reads it.
-_FILES = ("data.dir", "data.passages_path", "corpus.path")
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,7 @@ def key_of(script: str, words: Sequence[str], needs: Mapping[str, Cell]) -> str:
     named: DictConfig = OmegaConf.create({})
     for word in last.values():
         key, _, value = word.lstrip("+").partition("=")
-        if key in _FILES and not _REFERENCE.search(value):
+        if key in FILES and not _REFERENCE.search(value):
             OmegaConf.update(named, key, value)
     contents = settings_key(named, [str(key) for key in named], prompt_template())
     said = sorted(_REFERENCE.sub(by_key, word) for word in last.values())

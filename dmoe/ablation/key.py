@@ -14,7 +14,7 @@ from plumbing.storage.files import sha256_of
 
 # Settings that name files or folders whose content decides a result. A bank (bank.dir) and an index
 # (retriever.index_dir) are left out because they are large, and an ablation may add to a bank.
-_FILES = (
+FILES = (
     *("data.dir", "data.passages_path", "corpus.path", "router.corpus.path", "augmenter.path"),
     *("backbone.name", "backbone.adapter"),
 )
@@ -40,7 +40,7 @@ def settings_key(config: DictConfig, keys: Iterable[str], *prompts: str) -> str:
     """
     chosen = list(keys)
     values = OmegaConf.to_container(OmegaConf.masked_copy(config, chosen), resolve=False)
-    named = [key for key in _FILES if key.partition(".")[0] in chosen]
+    named = [key for key in FILES if key.partition(".")[0] in chosen]
     contents = {key: content for key in named if (content := _content(config, key))}
     return hashing.digest([values, contents, *prompts] if contents or prompts else values)[:16]
 

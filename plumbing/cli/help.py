@@ -23,7 +23,9 @@ from plumbing.cli.values import leaves, typed_value
 WIDTH = 100  # characters
 _COLUMN = 36  # where the meanings stand, at most
 _LAST = ("trainer", "callbacks", "logger")  # sections that few people change
-_PLUMBING = ("callbacks", "logger")  # sections of which only what has a comment is shown
+# Sections of which only what has a comment is shown.
+_PLUMBING = ("callbacks", "logger", "size")
+_LONGEST = 60  # characters of a value; longer ones are cut
 _HIDDEN = ("hydra", "paths", "task_name")
 _REFERENCE = re.compile(r"\$\{[^${}]*\}")
 
@@ -153,7 +155,8 @@ def _title(one: ResultDefault, choices: Mapping[str, str | None]) -> str:
 
 
 def _typed(value: Any) -> str:
-    return typed_value(value, quoted=False)
+    text = typed_value(value, quoted=False)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def _prose(text: str) -> list[str]:

@@ -135,7 +135,8 @@ class World:
             small += TWINS
         elif data == ["data=bios"] or (not data and not without):
             small += BIOS
-        if script not in (*reports, "build_index", "evaluate_retrieval", "train_reranker"):
+        modelless = ("build_index", "evaluate_retrieval", "export_data", "train_reranker")
+        if script not in (*reports, *modelless):
             small += [f"backbone.name={self._backbone}", "backbone.dtype=float32"]
         if any(word.startswith("retriever=") for word in given) and "evaluate" in script:
             small.append("pipeline.n=4")

@@ -125,17 +125,16 @@ def test_faulty_settings_are_errors(tmp_path: Path, fake: Fake) -> None:
 @pytest.mark.slow
 def test_a_table_is_made_with_a_tiny_model(tmp_path: Path) -> None:
     backbone = save_backbone(make_backbone(max_position_embeddings=4096), tmp_path / "backbone")
-    data = ",".join(["data=bios", *BIOS])
+    data = ",".join(f"'{word}'" for word in ("data=bios", *BIOS))
     words = [
         "target=dmoe/table9",
         f"hydra.run.dir={tmp_path / 'out'}",
         f"paths.cache_dir={tmp_path / 'cache'}",
-        "size.limit=3",
-        f"size.dmoe.models.SmolLM2=['backbone.name={backbone}',backbone.dtype=float32]",
+        "size.dmoe.limit=3",
+        f"size.dmoe.models.SmolLM2=['backbone.name={backbone}','backbone.dtype=float32']",
         f"size.dmoe.data.bios=[{data}]",
     ]
-    quoted = [word.replace("[data=bios", "['data=bios'") for word in words]
-    line = [sys.executable, "scripts/reproduce.py", *quoted]
+    line = [sys.executable, "scripts/reproduce.py", *words]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
