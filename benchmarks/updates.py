@@ -156,7 +156,7 @@ def stored(deployed: Deployment, k: int, folder: Path) -> dict[str, float]:
     Args:
         deployed: A bank and an index.
         k: The number of experts that act at a time.
-        folder: Where adapters of PEFT are exported to.
+        folder: The folder of the bank and the index; adapters of PEFT are exported to it.
 
     Returns:
         ``parameters`` of an expert; its bytes as ``weights``, on the disk in the ``bank`` and as a
@@ -173,7 +173,7 @@ def stored(deployed: Deployment, k: int, folder: Path) -> dict[str, float]:
         "weights": bank.layout.row_bytes,
         "bank": an_expert,
         "PEFT": used(folder / "peft") / len(peft),
-        "index": used(Path(deployed.settings.index_dir)) / count,
+        "index": used(folder / "index") / count,
         "acting": k * bank.layout.numel * 4.0,  # they act in float32
         "corpus_gib": an_expert * PAPERS_EXPERTS / 2**30,
     }

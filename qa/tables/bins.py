@@ -59,8 +59,9 @@ def bins_page(grouped: Grouped, baseline: str, of: str) -> str:
         ]
     ranks = markdown_table(correlations, ["Run", "Score", "Correlation"], labels=2)
     return (
-        f"The questions in groups of equal size, by how uncertain {baseline} is: the {of} entropy "
-        "in nats of the tokens of\nits answer that the backbone predicts before an expert acts.\n\n"
+        f"The questions in groups of equal size, by how uncertain the backbone is in {baseline!r}: "
+        f"the {of} entropy in nats\nof the tokens of its answer that it predicts before an expert "
+        "acts.\n\n"
         f"{groups}\nHow closely the scores of single questions follow the certainty, the negated "
         "uncertainty: Spearman's rank\ncorrelation. For EM and F1 it is above 0 if uncertain "
         f"questions are answered worse.\n\n{ranks}"
