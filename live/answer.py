@@ -113,7 +113,7 @@ class Speller:
 
     Args:
         tokenizer: The backbone's tokenizer.
-        stop_ids: The ids that end an answer.
+        stop_ids: The ids that end an answer; without any, nothing does.
     """
 
     def __init__(self, tokenizer: Any, stop_ids: Iterable[int]) -> None:
@@ -133,7 +133,7 @@ class Speller:
             return self._until(self._whole())
         self._ids.append(id)
         whole = self._whole()
-        if "\n" in whole:
+        if self._stop_ids and "\n" in whole:
             self.ended = True
             return self._until(whole.partition("\n")[0].rstrip())
         return self._until(whole.rstrip(_CUT).rstrip())

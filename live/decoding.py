@@ -151,6 +151,7 @@ class Batch:
         inputs: Their inputs for the decoder.
         shown: The passages that stand in the prompt of each.
         passages: The passages of the session as they are while it is stepped.
+        stops: Whether the model may end an answer.
     """
 
     def __init__(
@@ -160,9 +161,10 @@ class Batch:
         inputs: Sequence[LiveInput],
         shown: Sequence[Sequence[Passage]],
         passages: Mapping[str, Passage],
+        stops: bool = True,
     ) -> None:
         backbone = decoder.backbone
-        self._stops = frozenset(backbone.stop_token_ids)
+        self._stops = frozenset(backbone.stop_token_ids if stops else ())
         self._passages = passages
         self.shown = [tuple(each) for each in shown]
         self.prompt_tokens = [len(encode_prompt(backbone.tokenizer, i.prompt)) for i in inputs]

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from backbone.loading import load_backbone
+from backbone.loading import EMBEDDED, load_backbone
 from backbone.model import Backbone
 from dmoe.bank import Bank
 from dmoe.decoding import ConstantTrigger, DMoEDecoder, FirstTrigger, UncertaintyTrigger
@@ -198,7 +198,8 @@ class KnowledgeSession:
         if bank is not None:
             bank.check_filled()
         if backbone is None:
-            backbone = load_backbone(*([] if bank is None else [bank.spec.backbone]), device=device)
+            name = EMBEDDED if bank is None else bank.spec.backbone
+            backbone = load_backbone(name, device=device)
             if bank is not None:
                 bank.check_backbone(backbone)
         model, course = backbone, learn if isinstance(learn, Course) else None
@@ -233,7 +234,8 @@ class KnowledgeSession:
             ValueError: In the cases of `from_checkpoint` and `from_bank`.
         """
         head = _read_head(Path(folder))
-        own = {"backbone": backbone, "folder": folder, "device": device, "reranker": reranker}
+        own: dict[str, Any] = {"backbone": backbone, "folder": folder, "device": device}
+        own["reranker"] = reranker
         settings = SessionSettings(**head["settings"])
         made_of = head["experts"]
         if made_of["experts"] == "generated":
@@ -357,8 +359,13 @@ class KnowledgeSession:
                 self._passages.remove(gone)
                 self.experts.forget(gone)
 
-    def begin(self, asks: Sequence[Ask]) -> Batch:
+    def begin(self, asks: Sequence[Ask], stops: bool = True) -> Batch:
         """Start to answer questions together; `Batch.step` then decodes them token by token.
+
+        Args:
+            asks: The questions.
+            stops: Whether the model may end an answer; False: all tokens are decoded, as benchmarks
+                do.
 
         Raises:
             TooLongError: If a question is too long for the model.
@@ -367,7 +374,7 @@ class KnowledgeSession:
         with self._lock:
             written = [self._prompts.write(ask) for ask in asks]
             inputs, shown = [each[0] for each in written], [each[1] for each in written]
-            return Batch(self._decoder, asks, inputs, shown, self._passages)
+            return Batch(self._decoder, asks, inputs, shown, self._passages, stops)
 
     def check(self, ask: Ask) -> None:
         """Check that a question can be asked.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -168,8 +170,8 @@ class TrainedExperts(LiveExperts):
     def _open_own(self, teacher: Teacher, folder: Path | None) -> Bank:
         """The bank of what is trained on the spot, in the session's folder or a temporary one."""
         if folder is None:
-            self._temporary = tempfile.TemporaryDirectory()
-            folder = Path(self._temporary.name)
+            folder = Path(tempfile.mkdtemp(prefix="session-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         spec = teacher.bank_spec()
         return Bank.create(folder / EXPERTS, spec, exist_ok=True, backbone=self.backbone)
 

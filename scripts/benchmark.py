@@ -12,6 +12,7 @@ SUITES = {
     "experts": "benchmarks.experts.experts_suite",
     "bank": "benchmarks.bank.bank_suite",
     "decode": "benchmarks.decode.decode_suite",
+    "serve": "benchmarks.serve.serve_suite",
 }
 
 if __name__ == "__main__":

@@ -112,6 +112,7 @@ ROOTS = {
     "measure_covariances": (),
     "quickstart": (),
     "report": ("runs=[a,b]",),
+    "serve": (),
     "train_editor": (),
     "sequential_edit": (),
     "sequential_report": ("runs=[a,b]",),
@@ -143,6 +144,7 @@ GROUPS = [
     *(("build_experts", group) for group in ("expert", "limits", "corpus", "experiment")),
     *(("ablation", group) for group in ("router", "trigger", "experts", "experiment")),
     ("train_sft_lora", "experiment"),
+    ("serve", "reranker"),
     ("augment", "augmenter"),
     ("ablation", "ablation"),
 ]

@@ -110,7 +110,8 @@ def _method(config: DictConfig) -> str:
 
 
 def _session_settings(config: DictConfig) -> SessionSettings:
-    values: dict[str, Any] = {"k": config.k, **config.session}
+    values: dict[str, Any] = {"k": config.k, "temperature": config.session.temperature}
+    values["rerank"] = config.session.rerank
     trigger = instantiate(config.trigger) if "trigger" in config else FirstTrigger()
     match trigger:
         case UncertaintyTrigger():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).parent
 
-# A system's own table of types may call JavaScript "text/plain"; a browser then refuses modules.
+# A system's own table may call JavaScript "text/plain", and a browser then refuses modules.
 _MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",

@@ -15,6 +15,7 @@ from live.server.settings import ServerSettings
 from live.session import KnowledgeSession
 from plumbing.output import show
 
+_BACKLOG = 2048  # connections that wait until they are accepted
 _GLANCE = 0.05  # seconds between two looks whether everything is finished
 
 
@@ -76,12 +77,13 @@ def serve(session: KnowledgeSession, settings: ServerSettings) -> None:
 
 
 def _bound(settings: ServerSettings) -> socket.socket:
-    """The socket that listens, bound before anything else is said."""
+    """The socket, which listens: whoever connects now waits until the server has started."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((settings.host, settings.port))
+        bound.listen(_BACKLOG)
     except OSError as error:
         bound.close()
         raise OSError(

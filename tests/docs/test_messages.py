@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.documented import DOCS, ROOT
 
-PACKAGES = ("plumbing", "backbone", "retrieval", "qa", "genpoe", "dmoe", "benchmarks")
+PACKAGES = ("plumbing", "backbone", "retrieval", "qa", "genpoe", "dmoe", "live", "benchmarks")
 OTHERS = (
     "make: needs Python",  # of the Makefile
 )

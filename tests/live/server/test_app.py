@@ -86,7 +86,8 @@ def test_passages_come_and_go(live_backbone: Backbone, tmp_path: Path) -> None:
         first = added["passages"][0]
         one = server.ask("GET", f"/passages/{first['id']}")[1]
         assert one == {key: first[key] for key in ("id", "title", "text")}
-        listed, after = [], ""
+        listed: list[dict[str, str]] = []
+        after: str | None = ""
         while after is not None:
             page = server.ask("GET", f"/passages?limit=3{after and f'&after={after}'}")[1]
             listed += page["passages"]

@@ -95,17 +95,20 @@ for field, values in {
         kind(f"{field}={value!r}", "POST", CHAT, {**GOOD, field: value}, 400)
 for field in ("prompt", "input", "knowledge", "__proto__", "max_new_tokens", "Model"):
     kind(f"the unknown field {field}", "POST", CHAT, {**GOOD, field: 1}, 400)
-for message in (
+BLANK: list[Any] = [None, "", "  \n", 1, {}, True]
+PARTS: list[Any] = [[], [1], ["x"], [{"text": "x"}]]
+messages: tuple[Any, ...] = (
     *(None, 1, "Who?", [], {}, {"role": "user"}, {"content": "Who?"}),
     *({"role": role, "content": "x"} for role in ("", "User", "robot", None, 1)),
-    *({"role": "user", "content": content} for content in (None, "", "  \n", 1, {}, True)),
-    *({"role": "user", "content": content} for content in ([], [1], ["x"], [{"text": "x"}])),
+    *({"role": "user", "content": content} for content in BLANK),
+    *({"role": "user", "content": content} for content in PARTS),
     {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]},
     {"role": "user", "content": [{"type": "text", "text": 1}]},
     {"role": "user", "content": "x" * 501},
     {"role": "assistant", "content": "I am alone."},
     {"role": "system", "content": "Only rules."},
-):
+)
+for message in messages:
     kind(f"the message {str(message)[:60]}", "POST", CHAT, {**GOOD, "messages": [message]}, 400)
 kind("many messages", "POST", CHAT, {**GOOD, "messages": [USER] * 1001}, 400)
 
