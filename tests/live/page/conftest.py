@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.live.page.chromium import NO_CHROMIUM, SECONDS, chromium, playwright
 from tests.live.page.stub import Answer, Stub, passage_id, serving, token
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SECONDS = 20_000  # milliseconds; a busy machine is slow, and a failure is found out all the same
-
-
-def chromium() -> str | None:
-    """The path of a Chromium: the one that CHROMIUM names, or one that is installed."""
-    found = [os.environ.get("CHROMIUM"), *map(shutil.which, NAMES)]
-    return next((path for path in found if path and Path(path).is_file()), None)
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A browser for the tests of a module; asyncio cannot be used in the process meanwhile."""
-    reason = "the page is tested in a browser: install Playwright, `pip install playwright`"
-    playwright = pytest.importorskip("playwright.sync_api", reason=reason)
+    api = playwright()
     path = chromium()
     if path is None:
-        pytest.skip(
-            "the page is tested in a browser: install Chromium (Debian: `apt-get install "
-            "chromium`), or name one in the environment variable CHROMIUM"
-        )
-    with playwright.sync_playwright() as api:
-        browser = api.chromium.launch(executable_path=path)
+        pytest.skip(NO_CHROMIUM)
+    with api.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=path)
         yield browser
         browser.close()
 
@@ -65,7 +50,7 @@ def stub() -> Iterator[Stub]:
 def page(browser: Browser, stub: Stub) -> Iterator[Page]:
     """The page, opened, with its modes and passages. It must never fail by itself."""
     context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en")
-    context.set_default_timeout(SECONDS)
+    context.set_default_timeout(1000 * SECONDS)
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))

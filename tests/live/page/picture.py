@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import FloatRect, Page, sync_playwright
 
-from tests.live.page.conftest import chromium
+from tests.live.page.chromium import chromium
 
 IMAGES = Path(__file__).parents[3] / "docs" / "images"
 WIDTH, HEIGHT = 1280, 1200  # pixels of the window; what is empty below the page is left out

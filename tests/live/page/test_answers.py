@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.live.page.chromium import patient_expect
 from tests.live.page.stub import Answer, Stub, token
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-playwright = pytest.importorskip("playwright.sync_api")
-expect = playwright.expect
-expect.set_options(timeout=20_000)
+expect = patient_expect()
 pytestmark = pytest.mark.slow
 
 QUESTION = "Which city did Befu Gild come from?"

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.live.page.chromium import patient_expect
 from tests.live.page.stub import Answer, Stub, token
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-playwright = pytest.importorskip("playwright.sync_api")
-expect = playwright.expect
-expect.set_options(timeout=20_000)
+expect = patient_expect()
 pytestmark = pytest.mark.slow
 
 # Each text on the page with its colour and the colour behind it, painted so that both are sRGB.

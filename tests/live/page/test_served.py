@@ -12,13 +12,12 @@ from live.page import page_files
 from tests.helpers.live import PASSAGES, QUESTION, reader_session
 from tests.helpers.live_server import Running, running
 from tests.helpers.tiny import make_backbone
+from tests.live.page.chromium import patient_expect
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-playwright = pytest.importorskip("playwright.sync_api")
-expect = playwright.expect
-expect.set_options(timeout=20_000)
+expect = patient_expect()
 pytestmark = pytest.mark.slow
 
 KEY = "sesame"
