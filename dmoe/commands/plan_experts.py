@@ -7,8 +7,8 @@ are, and the plan fits, some experts are trained to measure their time. The bank
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from dmoe.training.plan import (
 from dmoe.training.settings import typed_settings
 from plumbing.devices import DTYPES, peak_rss
 from plumbing.mounts import mounted
-from plumbing.plan import Change, Machine, Plan, PlanSettings, check_plan, give_plan
+from plumbing.plan import Change, Machine, Plan, PlanSettings, check_plan, give_plan, with_changes
 from plumbing.plan.plan import gib
 from plumbing.settings import read_section
 from plumbing.stopwatch import Stopwatch
@@ -91,7 +91,7 @@ def plan_experts(
     give_plan(plan)
     metrics = plan.metrics()
     write_json(Path(config.paths.output_dir) / "metrics.json", metrics)
-    check_plan(plan, _changes(config, plan), lambda change: _changed(config, known, change))
+    check_plan(plan, _changes(config, plan), with_changes(config, partial(_changed, known)))
     return metrics
 
 
@@ -198,14 +198,6 @@ def _changes(config: DictConfig, plan: Plan) -> Iterator[Change]:
         yield smaller | {"backbone.dtype": "bfloat16"}
 
 
-def _changed(config: DictConfig, known: _Known, change: Change) -> Plan | None:
-    """The plan with changed settings; None if they are not possible together."""
-    changed = deepcopy(config)
-    OmegaConf.set_readonly(changed, False)
-    for key, value in change.items():
-        OmegaConf.update(changed, key, value)
-    shapes = None if "backbone.dtype" in change else known.shapes
-    try:
-        return _plan(changed, replace(known, shapes=shapes))[0]
-    except (ValueError, RuntimeError):
-        return None
+def _changed(known: _Known, config: DictConfig, change: Change) -> Plan:
+    """The plan with changed settings; shapes depend on the dtype."""
+    return _plan(config, replace(known, shapes=None) if "backbone.dtype" in change else known)[0]

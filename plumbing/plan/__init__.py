@@ -14,7 +14,7 @@ from __future__ import annotations
 from plumbing.plan.machine import Machine, PlanSettings
 from plumbing.plan.memory import Memory, bytes_of, trained_memory
 from plumbing.plan.peak import PeakMemory
-from plumbing.plan.plan import Change, Plan, PlanError, check_plan, give_plan
+from plumbing.plan.plan import Change, Plan, PlanError, check_plan, give_plan, with_changes
 
 __all__ = [
     "Change",
@@ -28,4 +28,5 @@ __all__ = [
     "check_plan",
     "give_plan",
     "trained_memory",
+    "with_changes",
 ]

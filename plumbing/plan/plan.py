@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
+
+from omegaconf import DictConfig, OmegaConf
 
 from plumbing.output import show
 from plumbing.plan.machine import GIB, Machine
@@ -161,3 +164,29 @@ def _remedy(changes: Iterable[Change], planned: Callable[[Change], Plan | None])
         "no setting that was tried makes it fit; take devices with more memory, a disk with more "
         "room, or a smaller backbone"
     )
+
+
+def with_changes(
+    config: DictConfig, planned: Callable[[DictConfig, Change], Plan]
+) -> Callable[[Change], Plan | None]:
+    """What `check_plan` needs of a command: a plan for each change of its settings.
+
+    Args:
+        config: The composed configuration.
+        planned: Plans the run of a changed configuration; it also gets the change.
+
+    Returns:
+        A function that plans the run with a change; None if these settings are not possible.
+    """
+
+    def plan(change: Change) -> Plan | None:
+        changed = deepcopy(config)
+        OmegaConf.set_readonly(changed, False)
+        for key, value in change.items():
+            OmegaConf.update(changed, key, value)
+        try:
+            return planned(changed, change)
+        except (ValueError, RuntimeError):
+            return None
+
+    return plan

@@ -10,7 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from plumbing.devices import pick_device, pick_dtype
 from plumbing.settings import check_choice, check_positive, check_types
@@ -135,3 +135,22 @@ class PretrainedEncoder:
     def passage_fingerprint(self) -> str:
         """Hash of everything, except rounding, that decides a passage's vector."""
         return self._settings.passage_fingerprint()
+
+
+class OneKindEncoder(PretrainedEncoder):
+    """Base of the encoders whose models of questions and of passages are loaded in one way."""
+
+    @cached_property
+    def _passage_model(self) -> Any:
+        return self._load(self._settings.passage_model, "passage_model")
+
+    @cached_property
+    def _question_model(self) -> Any:
+        name = self._settings.question_model
+        if name is None or name == self._settings.passage_model:
+            return self._passage_model
+        return self._load(name, "question_model")
+
+    def _load(self, name: str, key: str) -> Any:
+        """Load the model that the setting ``key`` names."""
+        raise NotImplementedError

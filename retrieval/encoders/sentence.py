@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,7 +16,7 @@ from plumbing.mounts import SettingValueError
 from plumbing.quiet import without_loading_bar
 from retrieval.encoders.model_folder import loading, model_folder
 from retrieval.encoders.positions import check_positions, check_special_tokens, positions
-from retrieval.encoders.pretrained import PretrainedEncoder, PretrainedSettings
+from retrieval.encoders.pretrained import OneKindEncoder, PretrainedSettings
 from retrieval.passage import Passage, passage_text
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class SentenceSettings(PretrainedSettings):
         return SentenceEncoder(self, device or self.device)
 
 
-class SentenceEncoder(PretrainedEncoder):
+class SentenceEncoder(OneKindEncoder):
     """A sentence-transformers model behind the interface `retrieval.encoders.encoder.Encoder`.
 
     The model reads the title of a passage, a line break, and the text. The prompts that a model
@@ -67,17 +66,6 @@ class SentenceEncoder(PretrainedEncoder):
         _check_limit(model, limit, "max_passage_tokens")
         texts = [passage_text(passage) for passage in passages]
         return self._encode(model, model.encode_document, texts, limit)
-
-    @cached_property
-    def _passage_model(self) -> SentenceTransformer:
-        return self._load(self._settings.passage_model, "passage_model")
-
-    @cached_property
-    def _question_model(self) -> SentenceTransformer:
-        name = self._settings.question_model
-        if name is None or name == self._settings.passage_model:
-            return self._passage_model
-        return self._load(name, "question_model")
 
     def _load(self, name: str, key: str) -> SentenceTransformer:
         from sentence_transformers import SentenceTransformer

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,7 +23,7 @@ from plumbing.mounts import SettingValueError
 from plumbing.quiet import without_loading_bar
 from retrieval.encoders.model_folder import loading, model_folder
 from retrieval.encoders.positions import check_positions, positions
-from retrieval.encoders.pretrained import PretrainedEncoder, PretrainedSettings
+from retrieval.encoders.pretrained import OneKindEncoder, PretrainedSettings
 from retrieval.passage import Passage
 
 QUESTION, PASSAGE = "[]", "{}"  # the tokens before and behind a text
@@ -45,7 +44,7 @@ class SGPTSettings(PretrainedSettings):
         return SGPTEncoder(self, device or self.device)
 
 
-class SGPTEncoder(PretrainedEncoder):
+class SGPTEncoder(OneKindEncoder):
     """A decoder with position-weighted pooling behind `retrieval.encoders.encoder.Encoder`.
 
     The model reads the title of a passage, a space, and the text, as its authors evaluate it. The
@@ -68,17 +67,6 @@ class SGPTEncoder(PretrainedEncoder):
         texts = [f"{passage.title} {passage.text}".strip() for passage in passages]
         limit = self._settings.max_passage_tokens
         return self._encode(self._passage_model, texts, PASSAGE, limit, "passage")
-
-    @cached_property
-    def _passage_model(self) -> tuple[Any, Any]:
-        return self._load(self._settings.passage_model, "passage_model")
-
-    @cached_property
-    def _question_model(self) -> tuple[Any, Any]:
-        name = self._settings.question_model
-        if name is None or name == self._settings.passage_model:
-            return self._passage_model
-        return self._load(name, "question_model")
 
     def _load(self, name: str, key: str) -> tuple[Any, Any]:
         from transformers import AutoModel, AutoTokenizer
