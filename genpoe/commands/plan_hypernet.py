@@ -36,11 +36,10 @@ from genpoe.training.plan import (
 from genpoe.training.settings import BatchingSettings
 from plumbing.devices import DTYPES, peak_rss
 from plumbing.mounts import mounted
-from plumbing.plan import Change, Machine, PeakMemory, Plan, PlanSettings, check_plan, give_plan
+from plumbing.plan import Change, Machine, PeakMemory, Plan, PlanSettings, conclude
 from plumbing.plan.plan import gib
 from plumbing.settings import read_section
 from plumbing.stopwatch import Stopwatch
-from plumbing.storage.files import write_json
 from plumbing.training.setup import fit, make_trainer, seed
 from qa.data.dataset import QADataset
 
@@ -93,18 +92,14 @@ def plan_training(
     plan, size = _plan(config, known)
     if shapes is None and settings.steps and plan.fits:
         plan = _with_measured(config, build_module, plan, size, known)
-    give_plan(plan)
-    metrics = plan.metrics()
-    write_json(Path(config.paths.output_dir) / "metrics.json", metrics)
-    check_plan(plan, _changes(config, plan), lambda change: _changed(config, known, change))
-    return metrics
+    return conclude(plan, config, _changes(config, plan), lambda other: _plan(other, known)[0])
 
 
 def _plan(config: DictConfig, known: _Known) -> tuple[Plan, DataSize | StepSize]:
     """The plan without a measurement, and the size of the data, or of a step if that is unknown."""
     machine = known.machine
     batching = read_section(config, "batching", BatchingSettings)
-    backbone = known.shapes or _shapes(config, machine.kind == "gpu")
+    backbone = _shapes(config, known)
     hypernet = _hypernet(config, backbone)
     notes, size = [], None
     if known.dataset is not None and backbone.tokenizer is not None:
@@ -155,8 +150,11 @@ def _plan(config: DictConfig, known: _Known) -> tuple[Plan, DataSize | StepSize]
     return plan, size or largest
 
 
-def _shapes(config: DictConfig, on_gpu: bool) -> Backbone:
-    source, dtype = config.backbone, DTYPES[training_dtype(config, on_gpu)]
+def _shapes(config: DictConfig, known: _Known) -> Backbone:
+    """The backbone on the meta device: the one that is known, unless its dtype is another."""
+    source, dtype = config.backbone, DTYPES[training_dtype(config, known.machine.kind == "gpu")]
+    if known.shapes is not None and known.shapes.dtype == dtype:
+        return known.shapes
     with mounted("backbone"):
         return backbone_shapes(source.name, dtype, source.trust_remote_code, source.revision)
 
@@ -301,16 +299,3 @@ def _changes(config: DictConfig, plan: Plan) -> Iterator[Change]:
             yield {f"hypernet.{name}": width // 2}
             lighter |= {f"hypernet.{name}": width // 2}
             yield lighter | smallest
-
-
-def _changed(config: DictConfig, known: _Known, change: Change) -> Plan | None:
-    """The plan with changed settings; None if they are not possible together."""
-    changed = deepcopy(config)
-    OmegaConf.set_readonly(changed, False)
-    for key, value in change.items():
-        OmegaConf.update(changed, key, value)
-    shapes = None if "backbone.dtype" in change else known.shapes
-    try:
-        return _plan(changed, replace(known, shapes=shapes))[0]
-    except (ValueError, RuntimeError):
-        return None

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
 
 from plumbing.output import show
 from plumbing.plan.machine import GIB, Machine
 from plumbing.plan.memory import Memory
+from plumbing.storage.files import write_json
 
 Change = dict[str, object]
 """Settings by their keys, such as ``{"batching.passages_per_batch": 4}``."""
@@ -116,9 +121,43 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} seconds"
 
 
-def give_plan(plan: Plan) -> None:
-    """Print a plan."""
+def conclude(
+    plan: Plan,
+    config: DictConfig,
+    changes: Iterable[Change],
+    planned: Callable[[DictConfig], Plan],
+) -> dict[str, float]:
+    """Print a plan, write its numbers into ``metrics.json``, and refuse a run that cannot fit.
+
+    Args:
+        plan: The plan of the run.
+        config: The run's configuration; ``paths.output_dir`` is where the numbers go.
+        changes: Changes of settings that could help, the least ones first.
+        planned: Plans a run with a changed configuration. It may raise a `ValueError` or a
+            `RuntimeError` if the settings are not possible together.
+
+    Returns:
+        The plan's numbers.
+
+    Raises:
+        PlanError: If the run cannot fit.
+    """
     show("\n".join(plan.lines()))
+    metrics = plan.metrics()
+    write_json(Path(config.paths.output_dir) / "metrics.json", metrics)
+
+    def changed(change: Change) -> Plan | None:
+        other = deepcopy(config)
+        OmegaConf.set_readonly(other, False)
+        for key, value in change.items():
+            OmegaConf.update(other, key, value)
+        try:
+            return planned(other)
+        except (ValueError, RuntimeError):
+            return None
+
+    check_plan(plan, changes, changed)
+    return metrics
 
 
 def check_plan(
