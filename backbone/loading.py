@@ -184,8 +184,8 @@ def has_weights(name: str, revision: str | None = None) -> bool:
     """Whether a backbone's weights are on this machine, so that loading it downloads nothing."""
     from huggingface_hub import try_to_load_from_cache
 
-    files = ("model.safetensors", "model.safetensors.index.json")
-    files += ("pytorch_model.bin", "pytorch_model.bin.index.json")
+    weights = ("model.safetensors", "pytorch_model.bin")
+    files = [*weights, *(f"{name}.index.json" for name in weights)]
     if name == EMBEDDED:
         return True
     if Path(name).is_dir():

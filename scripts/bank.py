@@ -15,7 +15,7 @@ Commands:
   export       copy the bank, packed and checked, into a new folder
   push         upload the bank to the Hugging Face hub
   export-peft  write an expert as a PEFT adapter
-  export-model merge experts into the model, and write it as an ordinary folder
+  export-model merge experts into the model, and write it whole
   import-peft  add a PEFT adapter of the final FFN as an expert
 
 With hydra.run.dir=RUN the numbers of the result are also written to RUN/metrics.json.

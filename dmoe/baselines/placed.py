@@ -17,7 +17,7 @@ trained when a question first needs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ class PlacedMethod(PRAGMethod):
 def load_placed(
     backbone: Backbone,
     placement: float,
-    router: Callable[[Iterable[str]], Router],
+    router: Callable[[Collection[str]], Router],
     passages: Mapping[str, Passage],
     augmentation: str | Path | None,
     formats: Sequence[str] | None,

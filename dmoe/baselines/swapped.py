@@ -15,7 +15,7 @@ Shapes: B rows, D d_model, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,7 @@ class SwappedMethod(DMoEMethod):
 def load_swapped(
     backbone: Backbone,
     placement: float,
-    router: Callable[[Iterable[str]], Router],
+    router: Callable[[Collection[str]], Router],
     trigger: Trigger,
     passages: Mapping[str, Passage],
     augmentation: str | Path | None,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,10 @@ from dmoe.training.plan import (
 from dmoe.training.settings import typed_settings
 from plumbing.devices import DTYPES, peak_rss
 from plumbing.mounts import mounted
-from plumbing.plan import Change, Machine, Plan, PlanSettings, check_plan, give_plan, with_changes
+from plumbing.plan import Change, Machine, Plan, PlanSettings, conclude
 from plumbing.plan.plan import gib
 from plumbing.settings import read_section
 from plumbing.stopwatch import Stopwatch
-from plumbing.storage.files import write_json
 from retrieval.passage import Passage
 
 _MEASURED = 4  # experts that are trained for each of ``plan.steps``
@@ -88,11 +86,7 @@ def plan_experts(
     plan, size = _plan(config, known)
     if shapes is None and settings.steps and plan.fits:
         plan = _with_measured(config, plan, size, settings.steps)
-    give_plan(plan)
-    metrics = plan.metrics()
-    write_json(Path(config.paths.output_dir) / "metrics.json", metrics)
-    check_plan(plan, _changes(config, plan), with_changes(config, partial(_changed, known)))
-    return metrics
+    return conclude(plan, config, _changes(config, plan), lambda other: _plan(other, known)[0])
 
 
 def _machine(config: DictConfig, settings: PlanSettings) -> Machine:
@@ -107,14 +101,13 @@ def _machine(config: DictConfig, settings: PlanSettings) -> Machine:
 def _plan(config: DictConfig, known: _Known) -> tuple[Plan, LessonsSize | None]:
     machine = known.machine
     spec, recipe, limits = typed_settings(config)
-    if known.shapes is None:
-        source, dtype = config.backbone, DTYPES[training_dtype(config, machine.kind == "gpu")]
+    source, dtype = config.backbone, DTYPES[training_dtype(config, machine.kind == "gpu")]
+    backbone = known.shapes
+    if backbone is None or backbone.dtype != dtype:
         with mounted("backbone"):
             backbone = backbone_shapes(
                 source.name, dtype, source.trust_remote_code, source.revision
             )
-    else:
-        backbone = known.shapes
     notes, size, largest = [], None, GroupSize.most(limits)
     if known.lessons is not None and backbone.tokenizer is not None:
         groups = Groups(
@@ -196,8 +189,3 @@ def _changes(config: DictConfig, plan: Plan) -> Iterator[Change]:
     if config.backbone.dtype in ("auto", "float32"):
         yield {"backbone.dtype": "bfloat16"}
         yield smaller | {"backbone.dtype": "bfloat16"}
-
-
-def _changed(known: _Known, config: DictConfig, change: Change) -> Plan:
-    """The plan with changed settings; shapes depend on the dtype."""
-    return _plan(config, replace(known, shapes=None) if "backbone.dtype" in change else known)[0]

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +36,10 @@ from genpoe.training.plan import (
 from genpoe.training.settings import BatchingSettings
 from plumbing.devices import DTYPES, peak_rss
 from plumbing.mounts import mounted
-from plumbing.plan import (
-    Change,
-    Machine,
-    PeakMemory,
-    Plan,
-    PlanSettings,
-    check_plan,
-    give_plan,
-    with_changes,
-)
+from plumbing.plan import Change, Machine, PeakMemory, Plan, PlanSettings, conclude
 from plumbing.plan.plan import gib
 from plumbing.settings import read_section
 from plumbing.stopwatch import Stopwatch
-from plumbing.storage.files import write_json
 from plumbing.training.setup import fit, make_trainer, seed
 from qa.data.dataset import QADataset
 
@@ -103,18 +92,14 @@ def plan_training(
     plan, size = _plan(config, known)
     if shapes is None and settings.steps and plan.fits:
         plan = _with_measured(config, build_module, plan, size, known)
-    give_plan(plan)
-    metrics = plan.metrics()
-    write_json(Path(config.paths.output_dir) / "metrics.json", metrics)
-    check_plan(plan, _changes(config, plan), with_changes(config, partial(_changed, known)))
-    return metrics
+    return conclude(plan, config, _changes(config, plan), lambda other: _plan(other, known)[0])
 
 
 def _plan(config: DictConfig, known: _Known) -> tuple[Plan, DataSize | StepSize]:
     """The plan without a measurement, and the size of the data, or of a step if that is unknown."""
     machine = known.machine
     batching = read_section(config, "batching", BatchingSettings)
-    backbone = known.shapes or _shapes(config, machine.kind == "gpu")
+    backbone = _shapes(config, known)
     hypernet = _hypernet(config, backbone)
     notes, size = [], None
     if known.dataset is not None and backbone.tokenizer is not None:
@@ -165,8 +150,11 @@ def _plan(config: DictConfig, known: _Known) -> tuple[Plan, DataSize | StepSize]
     return plan, size or largest
 
 
-def _shapes(config: DictConfig, on_gpu: bool) -> Backbone:
-    source, dtype = config.backbone, DTYPES[training_dtype(config, on_gpu)]
+def _shapes(config: DictConfig, known: _Known) -> Backbone:
+    """The backbone on the meta device: the one that is known, unless its dtype is another."""
+    source, dtype = config.backbone, DTYPES[training_dtype(config, known.machine.kind == "gpu")]
+    if known.shapes is not None and known.shapes.dtype == dtype:
+        return known.shapes
     with mounted("backbone"):
         return backbone_shapes(source.name, dtype, source.trust_remote_code, source.revision)
 
@@ -311,8 +299,3 @@ def _changes(config: DictConfig, plan: Plan) -> Iterator[Change]:
             yield {f"hypernet.{name}": width // 2}
             lighter |= {f"hypernet.{name}": width // 2}
             yield lighter | smallest
-
-
-def _changed(known: _Known, config: DictConfig, change: Change) -> Plan:
-    """The plan with changed settings; shapes depend on the dtype."""
-    return _plan(config, replace(known, shapes=None) if "backbone.dtype" in change else known)[0]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from plumbing.plan.machine import Machine, PlanSettings
 from plumbing.plan.memory import Memory, bytes_of, trained_memory
 from plumbing.plan.peak import PeakMemory
-from plumbing.plan.plan import Change, Plan, PlanError, check_plan, give_plan, with_changes
+from plumbing.plan.plan import Change, Plan, PlanError, check_plan, conclude
 
 __all__ = [
     "Change",
@@ -26,7 +26,6 @@ __all__ = [
     "PlanSettings",
     "bytes_of",
     "check_plan",
-    "give_plan",
+    "conclude",
     "trained_memory",
-    "with_changes",
 ]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from plumbing.output import show
 from plumbing.plan.machine import GIB, Machine
 from plumbing.plan.memory import Memory
+from plumbing.storage.files import write_json
 
 Change = dict[str, object]
 """Settings by their keys, such as ``{"batching.passages_per_batch": 4}``."""
@@ -119,9 +121,43 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} seconds"
 
 
-def give_plan(plan: Plan) -> None:
-    """Print a plan."""
+def conclude(
+    plan: Plan,
+    config: DictConfig,
+    changes: Iterable[Change],
+    planned: Callable[[DictConfig], Plan],
+) -> dict[str, float]:
+    """Print a plan, write its numbers into ``metrics.json``, and refuse a run that cannot fit.
+
+    Args:
+        plan: The plan of the run.
+        config: The run's configuration; ``paths.output_dir`` is where the numbers go.
+        changes: Changes of settings that could help, the least ones first.
+        planned: Plans a run with a changed configuration. It may raise a `ValueError` or a
+            `RuntimeError` if the settings are not possible together.
+
+    Returns:
+        The plan's numbers.
+
+    Raises:
+        PlanError: If the run cannot fit.
+    """
     show("\n".join(plan.lines()))
+    metrics = plan.metrics()
+    write_json(Path(config.paths.output_dir) / "metrics.json", metrics)
+
+    def changed(change: Change) -> Plan | None:
+        other = deepcopy(config)
+        OmegaConf.set_readonly(other, False)
+        for key, value in change.items():
+            OmegaConf.update(other, key, value)
+        try:
+            return planned(other)
+        except (ValueError, RuntimeError):
+            return None
+
+    check_plan(plan, changes, changed)
+    return metrics
 
 
 def check_plan(
@@ -164,29 +200,3 @@ def _remedy(changes: Iterable[Change], planned: Callable[[Change], Plan | None])
         "no setting that was tried makes it fit; take devices with more memory, a disk with more "
         "room, or a smaller backbone"
     )
-
-
-def with_changes(
-    config: DictConfig, planned: Callable[[DictConfig, Change], Plan]
-) -> Callable[[Change], Plan | None]:
-    """What `check_plan` needs of a command: a plan for each change of its settings.
-
-    Args:
-        config: The composed configuration.
-        planned: Plans the run of a changed configuration; it also gets the change.
-
-    Returns:
-        A function that plans the run with a change; None if these settings are not possible.
-    """
-
-    def plan(change: Change) -> Plan | None:
-        changed = deepcopy(config)
-        OmegaConf.set_readonly(changed, False)
-        for key, value in change.items():
-            OmegaConf.update(changed, key, value)
-        try:
-            return planned(changed, change)
-        except (ValueError, RuntimeError):
-            return None
-
-    return plan

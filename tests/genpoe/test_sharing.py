@@ -106,7 +106,8 @@ def test_a_damaged_folder_is_an_error(damage: str, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_to_the_hub_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as the calls: the hub itself cannot be reached in tests."""
-    hub, calls = tmp_path / "hub", []
+    hub = tmp_path / "hub"
+    calls: list[tuple[str, Any]] = []
 
     class Api:
         def __init__(self, token: str | None) -> None:

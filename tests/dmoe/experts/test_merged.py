@@ -65,7 +65,7 @@ def injected(backbone: Any, bank: Bank, weights: dict[str, float]) -> torch.Tens
     """The logits with these experts acting, as DMoE's decoder lets them act."""
     active = ActiveExperts(FinalFFN(backbone), Source(bank), 1, len(weights))
     active._fill([0], [weights])
-    active._ids = [list(weights)]  # type: ignore[assignment]
+    active._ids = [tuple(weights)]
     with active.attached():
         logits: torch.Tensor = backbone.model(IDS).logits
     return logits

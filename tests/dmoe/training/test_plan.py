@@ -97,8 +97,12 @@ def test_a_group_holds_what_was_counted_on_the_meta_device(world: Any) -> None:
 
 def test_the_papers_backbone_in_groups() -> None:
     """Llama-3.2-1B's last layers: 122,880 parameters an expert (DMoE sec. 4.3)."""
-    sizes = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256}
+    sizes: dict[str, Any] = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 2}
+    heads: dict[str, Any] = {
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+    }
     shape: Any = LlamaConfig(**sizes, **heads, tie_word_embeddings=True)
     shape.dtype = torch.bfloat16
     backbone, limits = meta_backbone(shape), Limits()

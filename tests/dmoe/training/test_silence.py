@@ -59,7 +59,7 @@ def test_silent_experts_equal_a_plain_loop(tiny_backbone):
     for _ in range(2):
         for encoded, step in zip(own, steps, strict=True):
             ids = torch.tensor([encoded.ids])
-            residuals = []
+            residuals: list[torch.Tensor] = []
             handle = (final.pre or final.ffn).register_forward_pre_hook(
                 lambda _, args, into=residuals: into.append(args[0].detach())
             )

@@ -40,7 +40,7 @@ def run(folder, *overrides):
 @pytest.mark.slow
 def test_each_part_and_seed_is_trained_once(backbone, tmp_path, monkeypatch):
     trained: list[tuple[bool, float, int]] = []
-    train = study.train
+    train = study.train  # type: ignore[attr-defined]
 
     def noted(config, *given):
         trained.append((config.hypernet.lexical, config.hypernet.copy_loss, config.seed))

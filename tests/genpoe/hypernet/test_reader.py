@@ -296,7 +296,8 @@ def test_experts_in_steps_do_the_same_and_follow_changed_weights(backbone):
     ids = ids_of(backbone, PROMPTS[0])
     relevance = torch.tensor([[0.7, 0.3]])
     experts = genpoe.generate_experts([ONE, THREE]).arranged(torch.tensor([[0, 1]]))
-    ready, looked = reader.ready(experts), []
+    ready = reader.ready(experts)
+    looked: list[Any] = []
 
     def answered(some):
         with genpoe.expert_layer.injected(some, relevance):

@@ -107,7 +107,7 @@ def small(world: tuple[Any, Any], *overrides: str) -> Any:
     folder, run = world
     run.mkdir(exist_ok=True)
     own = (f"backbone.name={folder}", "backbone.dtype=float32", "trainer.accelerator=cpu")
-    sizes = ("hypernet.layer=1", "hypernet.hidden_width=8")
+    sizes: tuple[str, ...] = ("hypernet.layer=1", "hypernet.hidden_width=8")
     sizes += () if any("reader" in word for word in overrides) else ("hypernet.rank=2",)
     data = () if "data=squad" in overrides else SMALL
     return composed(run, *data, *LITTLE, *own, *sizes, "logger=none", "dry_run=true", *overrides)
@@ -171,9 +171,15 @@ def test_a_step_makes_what_was_counted_on_the_meta_device(world: Any, cache: Any
             counted.__exit__(None, None, None)
 
     trainer = Trainer(
-        **{"max_steps": 1, "accelerator": "cpu", "logger": False, "callbacks": [Count()]},
-        **{"enable_checkpointing": False, "enable_progress_bar": False, "num_sanity_val_steps": 0},
-        **{"use_distributed_sampler": False, "enable_model_summary": False},
+        max_steps=1,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[Count()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
     )
     trainer.fit(module, datamodule)
     shapes = backbone_shapes(str(world[0]), torch.float32)
@@ -193,7 +199,11 @@ def test_a_step_makes_what_was_counted_on_the_meta_device(world: Any, cache: Any
 
 
 def test_the_reader_is_planned_by_a_measured_step(world: Any, capsys: Any) -> None:
-    reader = ("hypernet=reader", "hypernet.read_layer=1", "hypernet.query_layers=[1]")
+    reader: tuple[str, ...] = (
+        "hypernet=reader",
+        "hypernet.read_layer=1",
+        "hypernet.query_layers=[1]",
+    )
     reader += ("hypernet.common_rank=2", "cache_frozen=answers")
     found = plan_training(small(world, *reader), build_module)
     assert found["plan/memory/working"] > 0
@@ -220,7 +230,11 @@ def test_without_data_a_step_is_as_large_as_it_may_be(world: Any, capsys: Any) -
 
 
 def test_what_cannot_fit_is_refused_and_the_setting_makes_it_fit(world: Any) -> None:
-    none = ("plan.steps=0", "batching.passages_per_batch=12", "batching.max_prompt_tokens=400")
+    none: tuple[str, ...] = (
+        "plan.steps=0",
+        "batching.passages_per_batch=12",
+        "batching.max_prompt_tokens=400",
+    )
     none += ("data=squad", "data.dir=nowhere")
     config = small(world, *none)
     needs = plan_training(config, build_module)
