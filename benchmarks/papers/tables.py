@@ -223,14 +223,13 @@ def draw(target: Target, picture: Path) -> None:
     over = entry.rows[-1]
     axes = [over, *(axis for axis in entry.axes if axis != over and len(entry.axes[axis]) > 1)]
     rows = []
-    for result in measured:
+    for result in target.results:  # what was not measured keeps its place, and is empty there
         labels = {axis: result.place.labels[axis] for axis in axes}
         values = {
             _with_end(metric.name, end): value
             for metric in entry.metrics
             for end, value in result.values(metric).items()
         }
-        if values:
-            rows.append(Evaluated(labels, values))
-    if rows:
+        rows.append(Evaluated(labels, values))
+    if any(row.metrics for row in rows):
         plot(rows, picture, {metric.name: metric.heading for metric in entry.metrics})
