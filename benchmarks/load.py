@@ -119,6 +119,7 @@ class Client:
             except (OSError, http.client.HTTPException, ValueError):
                 self._tally.counts["lost"] += 1
                 self.close()
+        self.close()  # a server may close a connection over which nothing comes for a while
 
     def settle(self) -> None:
         """Look whether all that was acknowledged is there, and nothing else."""

@@ -125,8 +125,8 @@ class TrainedExperts(LiveExperts):
     """LoRA experts, each trained for its passage (DMoE).
 
     A passage whose text is in the given bank has that bank's expert, and costs nothing to add. Any
-    other is taught, which takes as long as ``scripts/augment.py`` and ``scripts/build_experts.py``
-    take for one passage: with SmolLM2 some ten seconds.
+    other is taught: what ``scripts/augment.py`` and ``scripts/build_experts.py`` do is done for it
+    alone. With SmolLM2 this takes some ten seconds.
 
     Args:
         backbone: The frozen model.

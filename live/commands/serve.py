@@ -97,7 +97,7 @@ def _method(config: DictConfig) -> str:
         raise SettingValueError(
             "method", "only method=genpoe and method=dmoe have experts that can be served"
         )
-    unused = {
+    unused: dict[str, dict[str, Any]] = {
         "genpoe": {"experts": "own", "codes_dir": None},
         "dmoe": {"control": None, "fraction": 1.0},
     }

@@ -191,6 +191,8 @@ class Engine:
                 self._step(batch, those)
         for job in [*self._waiting, *(job for _, jobs in self._running for job in jobs)]:
             job.tell(stopping())
+        for _, future in self._calls:
+            future.set_exception(stopping())
 
     def _admitted(self) -> list[Job]:
         """Take jobs that wait, if there is room for them."""

@@ -163,7 +163,8 @@ class Process:
 
 def change_until_killed(server: Process, number: int, kept: dict[str, bool]) -> None:
     """Add and remove passages; note what was acknowledged, and what is uncertain (not noted)."""
-    chance, own = random.Random(number), []
+    chance = random.Random(number)
+    own: list[str] = []
     try:
         for turn in range(10_000):
             if own and chance.random() < 0.3:

@@ -90,7 +90,7 @@ def test_what_cannot_be_changed_is_refused_and_changes_nothing() -> None:
         {"remove": ["p1", "p1"]},
     ):
         with pytest.raises(DataError, match="cannot"):
-            index.update(**changes)  # type: ignore[arg-type]
+            index.update(**changes)
     assert index.fingerprint == before
     index.update(add=[passage(1)], remove=["p1"])
     assert index.fingerprint == before
