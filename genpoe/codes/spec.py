@@ -17,6 +17,7 @@ from qa.bank.spec import Spec, json_values
 
 _CARD = """---
 library_name: genpoe-dmoe
+license: other
 base_model: {backbone}
 tags:
 - genpoe
