@@ -26,7 +26,7 @@ from plumbing.storage.hashing import digest
 _SMALLEST = 1e-6  # probability; what is left beside the K tokens may round to 0 or below
 
 
-def top_divergence(logits_AV: Tensor, tokens_AK: Tensor, log_probs_AK: Tensor) -> Tensor:
+def top_k_divergence(logits_AV: Tensor, tokens_AK: Tensor, log_probs_AK: Tensor) -> Tensor:
     """The divergence of the student from the teacher at each position, in nats: ``[A]``.
 
     It is ``Σ_k p_k (log p_k − log q_k) + p_rest (log p_rest − log q_rest)``: the Kullback-Leibler
@@ -104,7 +104,7 @@ class Teacher:
                 said.write(index, part)
 
     def divergence(self, examples_N: Tensor, student: AnswerLogits) -> Tensor:
-        """The mean of `divergence` over each question's answer: ``[N]``.
+        """The mean of `top_k_divergence` over each question's answer: ``[N]``.
 
         Args:
             examples_N: The indices of the questions.
@@ -115,4 +115,4 @@ class Teacher:
         inside_NA = torch.arange(said_NA.shape[1]) < counts_N[:, None]
         said_AK = said_NA[inside_NA].to(device)
         log_probs_AK, tokens_AK = said_AK[:, : self._top_k], said_AK[:, self._top_k :].long()
-        return student.mean(top_divergence(student.logits_AV, tokens_AK, log_probs_AK))
+        return student.mean(top_k_divergence(student.logits_AV, tokens_AK, log_probs_AK))

@@ -36,7 +36,7 @@ def read_rankings(path: str | Path) -> dict[str, tuple[str, ...]]:
         if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
             raise DataError(
                 f"{where}: passage_ids must be a list of passage ids, got {describe(ids)}; give "
-                "the rankings.jsonl of scripts/evaluate_retrieval.py"
+                "the rankings that scripts/evaluate_retrieval.py writes"
             )
         rankings[text_field(row, "id", where)] = tuple(ids)
     return rankings
@@ -68,8 +68,8 @@ def choose_negatives(
     if not any(question.id in rankings for question in questions):
         raise DataError(
             f"{split}: expected rankings of its {len(questions)} questions, got "
-            f"{len(rankings)} of others; set negatives_path to the rankings.jsonl of "
-            f"scripts/evaluate_retrieval.py with split={split}"
+            f"{len(rankings)} of others; set negatives_path to the rankings that "
+            f"scripts/evaluate_retrieval.py writes with split={split}"
         )
     allowed = {id for question in dataset.split(split) for id in question.passage_ids}
     found = [_negatives(dataset, group, rankings, allowed, most) for group in groups]

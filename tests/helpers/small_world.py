@@ -143,7 +143,7 @@ class World:
         small += [layers for method, layers in EDITED_LAYERS.items() if method in given]
         width = () if "hypernet=shared" in given else ("hypernet.hidden_width=8",)
         hypernet = ("hypernet.rank=2", "hypernet.layer=1", *width)
-        if "reader" in " ".join(given):
+        if "reader" in " ".join([script, *given]):
             layers = ("hypernet.layer=1", "hypernet.read_layer=1", "hypernet.query_layers=[1]")
             hypernet = (*layers, "hypernet.common_rank=2", *width)
         trainer = ("trainer.devices=1", "trainer.accelerator=cpu")

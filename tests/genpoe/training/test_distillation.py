@@ -16,7 +16,7 @@ from genpoe.hypernet.hypernet import HypernetSettings
 from genpoe.hypernet.mean import MeanSettings
 from genpoe.hypernet.reader import ReaderSettings
 from genpoe.training.datamodule import QADataModule
-from genpoe.training.distillation import Teacher, top_divergence
+from genpoe.training.distillation import Teacher, top_k_divergence
 from genpoe.training.module import GenPoEModule
 from genpoe.training.others import choose_passages
 from genpoe.training.settings import DistillationSettings, OptimSettings
@@ -48,7 +48,7 @@ def test_the_divergence_is_that_of_the_kept_tokens_and_of_all_others_as_one():
     torch.manual_seed(0)
     teacher, student = torch.randn(5, 9).log_softmax(-1), 2 * torch.randn(5, 9)
     log_probs, tokens = teacher.topk(3)
-    found = top_divergence(student, tokens, log_probs)
+    found = top_k_divergence(student, tokens, log_probs)
     for position in range(5):
         q = [math.exp(value) for value in student[position].tolist()]
         q = [value / sum(q) for value in q]
@@ -63,10 +63,10 @@ def test_the_divergence_is_that_of_the_kept_tokens_and_of_all_others_as_one():
         student.log_softmax(-1), teacher, log_target=True, reduction="none"
     ).sum(1)
     torch.testing.assert_close(
-        top_divergence(student, tokens, log_probs), whole, rtol=1e-3, atol=1e-4
+        top_k_divergence(student, tokens, log_probs), whole, rtol=1e-3, atol=1e-4
     )
     assert (found <= whole + 1e-5).all()
-    same = top_divergence(teacher, *reversed(teacher.topk(3)))
+    same = top_k_divergence(teacher, *reversed(teacher.topk(3)))
     torch.testing.assert_close(same, torch.zeros(5), rtol=0, atol=1e-5)
 
 
@@ -198,7 +198,7 @@ def test_the_loss_has_the_divergence_of_questions_that_have_their_passage(
         with torch.no_grad():
             logits = backbone.model(torch.tensor([[*prompt, *answer[:-1]]])).logits[0]
         log_probs, tokens = logits[len(prompt) - 1 :].log_softmax(-1).topk(4)
-        apart = top_divergence(student.logits_AV[student.rows_A == i], tokens, log_probs).mean()
+        apart = top_k_divergence(student.logits_AV[student.rows_A == i], tokens, log_probs).mean()
         assert extra[i].item() == pytest.approx(0.5 * apart.item(), rel=1e-3)
     torch.testing.assert_close(nll, student.nll())
     assert module(batch).shape == nll.shape  # no teacher in validation
