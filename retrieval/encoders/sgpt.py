@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -57,30 +56,28 @@ class SGPTEncoder(PretrainedEncoder):
         device: Where the encoder runs.
     """
 
+    def __init__(self, settings: PretrainedSettings, device: str) -> None:
+        super().__init__(settings, device)
+        self._loaded: dict[str, tuple[Any, Any]] = {}
+
     def encode_questions(self, questions: Sequence[str]) -> np.ndarray:
         """Encode questions: float32 ``[N, D]``."""
         settings = self._settings
-        model = self._question_model
-        return self._encode(model, questions, QUESTION, settings.max_question_tokens, "question")
+        named = settings.question_model is not None
+        name = settings.question_model or settings.passage_model
+        loaded = self._load(name, "question_model" if named else "passage_model")
+        return self._encode(loaded, questions, QUESTION, settings.max_question_tokens, "question")
 
     def encode_passages(self, passages: Sequence[Passage]) -> np.ndarray:
         """Encode passages: float32 ``[N, D]``."""
         texts = [f"{passage.title} {passage.text}".strip() for passage in passages]
-        limit = self._settings.max_passage_tokens
-        return self._encode(self._passage_model, texts, PASSAGE, limit, "passage")
-
-    @cached_property
-    def _passage_model(self) -> tuple[Any, Any]:
-        return self._load(self._settings.passage_model, "passage_model")
-
-    @cached_property
-    def _question_model(self) -> tuple[Any, Any]:
-        name = self._settings.question_model
-        if name is None or name == self._settings.passage_model:
-            return self._passage_model
-        return self._load(name, "question_model")
+        loaded = self._load(self._settings.passage_model, "passage_model")
+        return self._encode(loaded, texts, PASSAGE, self._settings.max_passage_tokens, "passage")
 
     def _load(self, name: str, key: str) -> tuple[Any, Any]:
+        """The model of this name and its tokenizer, which are read once."""
+        if name in self._loaded:
+            return self._loaded[name]
         from transformers import AutoModel, AutoTokenizer
 
         folder = model_folder(name, self._settings.revision)
@@ -90,7 +87,8 @@ class SGPTEncoder(PretrainedEncoder):
                 model = AutoModel.from_pretrained(
                     folder, dtype=self._dtype, local_files_only=True, trust_remote_code=False
                 )
-        return model.to(self._device).eval(), tokenizer
+        self._loaded[name] = model.to(self._device).eval(), tokenizer
+        return self._loaded[name]
 
     @torch.inference_mode()
     def _encode(
