@@ -80,7 +80,7 @@ def test_what_has_begun_is_finished_and_nothing_new_is_taken(
     session = reader_session(live_backbone, tmp_path, tmp_path / "kept")
     session.add(PASSAGES)
     held = Held(monkeypatch)
-    server = Running(session, ServerSettings())
+    server = Running(session, ServerSettings(drain_seconds=600.0))
     server.start()
     threads, results = in_threads(3, lambda: server.chat(QUESTION))
     until(lambda: sum(server.engine.load) == 3)
