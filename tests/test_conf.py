@@ -112,6 +112,7 @@ ROOTS = {
     "mean_study": (),
     "measure_covariances": (),
     "quickstart": (),
+    "reader_study": (),
     "report": ("runs=[a,b]",),
     "reproduce": ("target=all",),
     "serve": (),
