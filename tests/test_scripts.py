@@ -145,7 +145,7 @@ def test_help_shows_the_settings_of_what_is_chosen(answers: dict[str, Answer]) -
         ("evaluate k=[1", "cannot read the value of k, got '[1'"),
         ("evaluate --foo", "scripts/evaluate.py has no option --foo; settings are given as KEY="),
         ("evaluate method=dmoe", "expected a value for bank.dir, router.corpus.path, router.ret"),
-        ("build_index", "expected a choice for retriever: bm25, dense, dpr, hybrid; give ret"),
+        ("build_index", "expected a choice for retriever: bm25, dense, dpr, hybrid, sgpt;"),
         (
             "evaluate passage=gold --help",
             "scripts/evaluate.py has no setting 'passage'; did you mean passages?",

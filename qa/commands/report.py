@@ -47,10 +47,10 @@ class ReportSettings:
     labels: Sequence[str | int | float] | None
     baseline: str | int | float | None
     questions: str
-    groups: str | None
     seed: int
-    bins: int | None
-    uncertainty: str
+    groups: str | None = None
+    bins: int | None = None
+    uncertainty: str = "mean"
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -129,7 +129,8 @@ def report_command(config: DictConfig) -> dict[str, float]:
     """
     check_complete(config)
     given: Any = OmegaConf.to_container(config, resolve=True)
-    settings = ReportSettings(**{one.name: given[one.name] for one in fields(ReportSettings)})
+    names = {one.name for one in fields(ReportSettings)} & given.keys()
+    settings = ReportSettings(**{name: given[name] for name in names})
     groups = {
         name: [read_run(folder) for folder in folders]
         for name, folders in zip(settings.names, settings.folders, strict=True)
