@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -268,3 +269,34 @@ def test_nothing_stays_on_the_backbone(make, backbone: Backbone) -> None:
     stream = session.stream(QUESTION)
     next(stream)
     assert torch.equal(backbone.model(input_ids=ids).logits, before)
+
+
+def test_sessions_of_one_model_do_not_meet(make, backbone: Backbone) -> None:
+    """Experts are hooks on the model, which another session or a batch might run into."""
+    one, other = make(), make()
+    one.add(PASSAGES)
+    other.add(PASSAGES[3:])
+    questions = [f"Where was {passage.title} born?" for passage in PASSAGES]
+    wanted = said(other.ask(questions[4]))
+    many = [Ask(question, "experts", 12) for question in questions]
+    ended, wrong = threading.Event(), list[object]()
+
+    def decode() -> None:
+        try:
+            while not ended.is_set():
+                batch = one.begin(many)
+                while batch.running:
+                    batch.step()
+        except Exception as error:  # noqa: BLE001
+            wrong.append(error)
+
+    thread = threading.Thread(target=decode)
+    thread.start()
+    try:
+        for _ in range(10):
+            assert said(other.ask(questions[4])) == wanted
+            make()
+    finally:
+        ended.set()
+        thread.join()
+    assert wrong == []
