@@ -98,7 +98,7 @@ class KnowledgeSession:
         folder: Its folder; None: it lives in memory.
 
     Attributes:
-        was_there: Whether its folder had been a session's before.
+        was_there: Whether passages had been kept in its folder before.
     """
 
     def __init__(
@@ -276,15 +276,16 @@ class KnowledgeSession:
         if self.folder is None:
             return
         own = self._head()
-        self.was_there = (self.folder / _HEAD).exists()
-        if self.was_there:
+        self.was_there = (self.folder / _PASSAGES).exists()
+        is_old = (self.folder / _HEAD).exists()
+        if is_old:
             there = _read_head(self.folder)
             if there["experts"] != own["experts"] or there["backbone"] != own["backbone"]:
                 raise FolderError(
                     f"{self.folder}: expected a session of {own['experts']}, got one of "
                     f"{there['experts']}; give another folder"
                 )
-        if not self.was_there or _read_head(self.folder) != own:
+        if not is_old or _read_head(self.folder) != own:
             write_json(self.folder / _HEAD, own)
 
     def _head(self) -> dict[str, Any]:
@@ -342,7 +343,8 @@ class KnowledgeSession:
         with self._lock:
             new = [each for each in given if each.id not in self._passages]
             known = [each for each in new if self.experts.has(each.id)]
-            self._passages.add(self.experts.learn(known))
+            if known:
+                self._passages.add(self.experts.learn(known))
         if len(known) < len(new):
             log.warning(
                 "%d passages have no expert in the bank and are left out", len(new) - len(known)
