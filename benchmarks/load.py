@@ -207,10 +207,10 @@ class Client:
         if times:
             tally.first.append(times[0] - begun)
             tally.pace.append((times[-1] - times[0], len(times) - 1))
-        is_wrong = any(id and found[:1] != [id] for found in ids) or any(
+        if (id and (not ids or any(found[:1] != [id] for found in ids))) or any(
             without in found for found in ids if without
-        )
-        tally.counts["wrong"] += is_wrong
+        ):
+            tally.counts["wrong"] += 1
 
     def _request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         answer = self._open(method, path, body)

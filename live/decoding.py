@@ -6,12 +6,17 @@ but what is injected or stands in the prompt.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+from torch import nn
 
 from backbone.decoding import positions
+from backbone.model import Backbone
 from backbone.tokens import encode_prompt
 from dmoe.decoding.decoder import DecoderInput, DMoEDecoder
 from dmoe.decoding.router import RoutingRequest
@@ -23,6 +28,17 @@ from retrieval.rerank.reranker import Reranker
 from retrieval.retriever import Hit, Retriever
 
 Reason = Literal["stop", "length"]
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+
+
+def lock_of(backbone: Backbone | None) -> Any:
+    """The lock that a thread holds while experts stand on a model, or while it is looked through.
+
+    Experts are hooks on the model, so all sessions of a model share one lock, which the same thread
+    may take again. Without a model, the lock is one that nobody else has.
+    """
+    lock = threading.RLock()
+    return lock if backbone is None else _LOCKS.setdefault(backbone.model, lock)
 
 
 class TooLongError(ValueError):
@@ -143,7 +159,7 @@ class _Row:
 
 
 class Batch:
-    """Questions that are decoded together, token by token.
+    """Questions that are decoded together, token by token. A step holds the lock of the model.
 
     Args:
         decoder: The decoder.
@@ -165,7 +181,7 @@ class Batch:
     ) -> None:
         backbone = decoder.backbone
         self._stops = frozenset(backbone.stop_token_ids if stops else ())
-        self._passages = passages
+        self._passages, self._lock = passages, lock_of(backbone)
         self.shown = [tuple(each) for each in shown]
         self.prompt_tokens = [len(encode_prompt(backbone.tokenizer, i.prompt)) for i in inputs]
         self._rows = [_Row(ask, Speller(backbone.tokenizer, self._stops)) for ask in asks]
@@ -190,12 +206,13 @@ class Batch:
 
     def step(self) -> list[Spoken]:
         """Decode one token of every row that has not ended."""
-        if not self.running:
-            self._steps.close()  # type: ignore[attr-defined]  # a generator
-            return []
-        steps = list(islice(self._steps, self._decoded))
-        self._decoded -= sum(step.token_id in self._stops for step in steps)
-        return [self._speak(step) for step in steps if self._rows[step.row].finish is None]
+        with self._lock:
+            if not self.running:
+                self._steps.close()  # type: ignore[attr-defined]  # a generator
+                return []
+            steps = list(islice(self._steps, self._decoded))
+            self._decoded -= sum(step.token_id in self._stops for step in steps)
+            return [self._speak(step) for step in steps if self._rows[step.row].finish is None]
 
     def _speak(self, step: Step) -> Spoken:
         row = self._rows[step.row]

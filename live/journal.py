@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plumbing.storage.files import sync_folder, write_whole
+from plumbing.storage.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +54,6 @@ class ChangeLog:
         for number, line in enumerate(lines[:-1], start=1):
             change = _parsed(line)
             if change is None:
-                if number == len(lines) - 1 and not lines[-1]:
-                    break
                 raise JournalError(
                     f"{self.path}:{number}: the line is damaged (its checksum differs); take the "
                     "file from a backup, or delete the line if its change may be lost"
@@ -75,23 +73,27 @@ class ChangeLog:
         return changes
 
     def append(self, changes: Sequence[Mapping[str, Any]]) -> None:
-        """Add changes; when this returns, all of them are on the disk. A kill loses all or some.
+        """Add changes; when this returns, all of them are on the disk.
+
+        A kill loses all or some of them; of the first ones of a new file, it loses all or none.
 
         Raises:
             OSError: If the disk is full or broken. The file is then as it was before.
         """
-        is_new = not self.path.exists()
-        with self.path.open("ab") as file:
+        if not self.path.exists():
+            self.rewrite(changes)
+            return
+        left = memoryview(b"".join(map(_line, changes)))
+        # A buffer would keep what a full disk did not take, and write it when the file is closed.
+        with self.path.open("ab", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
             try:
-                file.write(b"".join(map(_line, changes)))
-                file.flush()
+                while left:
+                    left = left[file.write(left) :]
                 os.fsync(file.fileno())
             except OSError:
                 os.ftruncate(file.fileno(), end)
                 raise
-        if is_new:
-            sync_folder(self.path.parent)
         self.lines += len(changes)
 
     def rewrite(self, changes: Iterable[Mapping[str, Any]]) -> None:

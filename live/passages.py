@@ -96,7 +96,7 @@ class PassageSet(Mapping[str, Passage]):
 
     def _apply(self, change: Mapping[str, Any]) -> None:
         if "remove" in change:
-            del self._entries[change["remove"]]
+            self._entries.pop(change["remove"], None)  # somebody may have deleted a damaged line
         else:
             passage = Passage(change["add"], change["title"], change["text"])
             self._entries[passage.id] = Entry(passage, change.get("surrogate"))
@@ -161,11 +161,14 @@ class PassageSet(Mapping[str, Passage]):
         Raises:
             KeyError: If there is no passage with the id ``after``.
         """
-        ids = list(self._entries)
-        start = 0 if after is None else ids.index(self[after].id) + 1
-        chosen = ids[start : start + limit]
-        following = chosen[-1] if chosen and start + limit < len(ids) else None
-        return [self[id] for id in chosen], following
+        there = self.entries()  # as of now: another thread may change them meanwhile
+        ids = [entry.passage.id for entry in there]
+        if after is not None and after not in ids:
+            raise KeyError(after)
+        start = 0 if after is None else ids.index(after) + 1
+        chosen = [entry.passage for entry in there[start : start + limit]]
+        following = chosen[-1].id if chosen and start + limit < len(ids) else None
+        return chosen, following
 
 
 def _added(entry: Entry) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from dmoe.decoding.trigger import Trigger
 from dmoe.decoding.weighting import check_temperature
 from genpoe.model import GenPoE
 from live.answer import Answer, Ask, Mode, Token
-from live.decoding import Batch, LiveRouter, Prompts
+from live.decoding import Batch, LiveRouter, Prompts, lock_of
 from live.experts import GeneratedExperts, LiveExperts
 from live.passages import PassageSet, as_passage
 from live.trained import Course, Teacher, TrainedExperts, course_of
@@ -85,8 +84,9 @@ class KnowledgeSession:
     """Passages, their experts, and a frozen model that answers with them.
 
     A passage that was added is found by the next question. After a passage was removed, all answers
-    are those of a session that never had it, bit for bit. Threads may share a session; one of them
-    decodes at a time, and changes wait for the end of a token.
+    that begin then are those of a session that never had it, bit for bit. Threads may share a
+    session, and sessions a model: one thread at a time decodes with a model, and changes wait for
+    the end of a token.
 
     Most users make one by `from_checkpoint`, `from_bank` or `load`.
 
@@ -98,7 +98,7 @@ class KnowledgeSession:
         folder: Its folder; None: it lives in memory.
 
     Attributes:
-        was_there: Whether its folder had been a session's before.
+        was_there: Whether passages had been kept in its folder before.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class KnowledgeSession:
         self.experts, self._passages, self.settings = experts, passages, settings
         self.folder, self.was_there = folder, False
         self._held = ExitStack()  # the right to write the folder
-        self._lock = threading.RLock()
+        self._lock = lock_of(experts.backbone)
         router = LiveRouter(
             passages.index, passages, settings.temperature, reranker, settings.rerank
         )
@@ -124,7 +124,8 @@ class KnowledgeSession:
             weights=experts.weights(settings.k),
             acting=experts.acting,
         )
-        self._decoder = DMoEDecoder(experts.backbone, routing)
+        with self._lock:
+            self._decoder = DMoEDecoder(experts.backbone, routing)
         self._prompts = Prompts(self._decoder, router, passages, settings.k)
 
     @classmethod
@@ -154,12 +155,14 @@ class KnowledgeSession:
             FolderError: If the folder is of another session, or another process has it open.
             SettingValueError: If the experts stand beside another layer.
         """
-        genpoe = GenPoE.from_checkpoint(path, backbone, device)
+        with lock_of(backbone):
+            genpoe = GenPoE.from_checkpoint(path, backbone, device)
 
         def make(passages: PassageSet, place: Path | None) -> LiveExperts:
             return GeneratedExperts(genpoe, path, passages)
 
-        return cls._open(make, folder, settings or SessionSettings(), reranker)
+        with lock_of(genpoe.backbone):
+            return cls._open(make, folder, settings or SessionSettings(), reranker)
 
     @classmethod
     def from_bank(
@@ -205,13 +208,15 @@ class KnowledgeSession:
         model, course = backbone, learn if isinstance(learn, Course) else None
         if learn is True:
             course = Course() if bank is None else Course.of_bank(bank.spec)
-        teacher = None if course is None else Teacher(model, course)
+        with lock_of(model):
+            teacher = None if course is None else Teacher(model, course)
 
         def make(passages: PassageSet, place: Path | None) -> LiveExperts:
             return TrainedExperts(model, bank, teacher, place, surrogates)
 
         given = settings or SessionSettings(trigger="uncertainty")
-        return cls._open(make, folder, given, reranker)
+        with lock_of(model):
+            return cls._open(make, folder, given, reranker)
 
     @classmethod
     def load(
@@ -271,15 +276,16 @@ class KnowledgeSession:
         if self.folder is None:
             return
         own = self._head()
-        self.was_there = (self.folder / _HEAD).exists()
-        if self.was_there:
+        self.was_there = (self.folder / _PASSAGES).exists()
+        is_old = (self.folder / _HEAD).exists()
+        if is_old:
             there = _read_head(self.folder)
             if there["experts"] != own["experts"] or there["backbone"] != own["backbone"]:
                 raise FolderError(
                     f"{self.folder}: expected a session of {own['experts']}, got one of "
                     f"{there['experts']}; give another folder"
                 )
-        if not self.was_there or _read_head(self.folder) != own:
+        if not is_old or _read_head(self.folder) != own:
             write_json(self.folder / _HEAD, own)
 
     def _head(self) -> dict[str, Any]:
@@ -337,7 +343,8 @@ class KnowledgeSession:
         with self._lock:
             new = [each for each in given if each.id not in self._passages]
             known = [each for each in new if self.experts.has(each.id)]
-            self._passages.add(self.experts.learn(known))
+            if known:
+                self._passages.add(self.experts.learn(known))
         if len(known) < len(new):
             log.warning(
                 "%d passages have no expert in the bank and are left out", len(new) - len(known)
@@ -402,9 +409,7 @@ class KnowledgeSession:
 
     def _tokens(self, batch: Batch) -> Iterator[Token]:
         while batch.running:
-            with self._lock:
-                spoken = batch.step()
-            for each in spoken:
+            for each in batch.step():
                 if each.token is not None:
                     yield each.token
 

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -36,6 +36,7 @@ from live.server.protocol import (
 from live.server.settings import ServerSettings
 from live.session import KnowledgeSession
 
+T = TypeVar("T")
 _MOST_LISTED = 1000  # passages
 
 
@@ -112,6 +113,33 @@ async def _body(request: Request, settings: ServerSettings) -> bytes:
     return bytes(body)
 
 
+async def _unless_left(request: Request, job: Job, work: Coroutine[Any, Any, T]) -> T:
+    """Wait for something, but drop the question as soon as the client has left.
+
+    Raises:
+        ApiError: If the client has left; nobody reads it.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ApiError(499, "the client has left")
+    except BaseException:
+        job.is_dropped = True
+        raise
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _left(request: Request) -> None:
+    """Wait until the client has closed its connection; the body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def _add_chat(app: FastAPI, engine: Engine, settings: ServerSettings) -> None:
     created = int(time.time())
 
@@ -131,13 +159,9 @@ def _add_chat(app: FastAPI, engine: Engine, settings: ServerSettings) -> None:
         question = asked.question(settings.max_question)
         job = engine.submit(Ask(question, asked.mode, asked.tokens(settings.max_tokens)))
         completion = Completion(job)
-        try:
-            await completion.begin()
-        except BaseException:
-            job.is_dropped = True
-            raise
         if not asked.stream:
-            return JSONResponse(await completion.whole())
+            return JSONResponse(await _unless_left(request, job, completion.whole()))
+        await _unless_left(request, job, completion.begin())
         return StreamingResponse(completion.chunks(), media_type="text/event-stream")
 
 
@@ -196,8 +220,9 @@ class Completion:
         """The whole answer.
 
         Raises:
-            ApiError: If it fails.
+            ApiError: If it is not taken on, or fails.
         """
+        await self.begin()
         finish = None
         async for said in self._said():
             finish = said.finish

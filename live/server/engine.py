@@ -103,7 +103,7 @@ class Engine:
         self._waiting: deque[Job] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._running: list[tuple[Batch, list[Job]]] = []
-        self._is_draining = self._is_stopped = False
+        self._is_draining = self._is_stopped = self._is_changing = False
         self._seconds = _SECONDS  # of a question, a moving mean
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
 
@@ -120,7 +120,7 @@ class Engine:
     def is_idle(self) -> bool:
         """Whether nothing is left to do."""
         with self._wake:
-            return not (self._waiting or self._calls or self._running)
+            return not (self._waiting or self._calls or self._running or self._is_changing)
 
     @property
     def load(self) -> tuple[int, int]:
@@ -138,10 +138,11 @@ class Engine:
         with self._wake:
             if self._is_draining:
                 raise stopping()
+            self._leave_out_dropped()
             if len(self._waiting) >= self._max_queue:
                 self.metrics.refused.inc()
                 turns = 1 + len(self._waiting) // self._max_batch
-                raise busy(max(1, min(60, round(turns * self._seconds))))
+                raise busy("questions", max(1, min(60, round(turns * self._seconds))))
             self._waiting.append(job)
             self._wake.notify()
         return job
@@ -150,12 +151,14 @@ class Engine:
         """Run a change of the session between two tokens, and return its result.
 
         Raises:
-            ApiError: If the server is being stopped.
+            ApiError: If too many changes wait, or if the server is being stopped.
         """
         future: Future[T] = Future()
         with self._wake:
             if self._is_draining:
                 raise stopping()
+            if len(self._calls) >= self._max_queue:
+                raise busy("changes", 1)
             self._calls.append((function, future))
             self._wake.notify()
         # A change that was taken on is finished, even if the one who asked for it has gone.
@@ -182,9 +185,11 @@ class Engine:
                 if self._is_stopped:
                     break
                 calls, self._calls = list(self._calls), deque()
+                self._is_changing = bool(calls)
                 jobs = self._admitted()
             for function, future in calls:
                 _fulfil(future, function)
+            self._is_changing = False
             if jobs:
                 self._begin(jobs)
             for batch, those in list(self._running):
@@ -194,10 +199,13 @@ class Engine:
         for _, future in self._calls:
             future.set_exception(stopping())
 
+    def _leave_out_dropped(self) -> None:
+        """Give the places of those who have gone to others."""
+        self._waiting = deque(job for job in self._waiting if not job.is_dropped)
+
     def _admitted(self) -> list[Job]:
         """Take jobs that wait, if there is room for them."""
-        while self._waiting and self._waiting[0].is_dropped:
-            self._waiting.popleft()
+        self._leave_out_dropped()
         running = sum(batch.running for batch, _ in self._running)
         is_crowded = running > self._max_batch // 2 or len(self._running) >= _MOST_BATCHES
         if self._running and is_crowded:
@@ -213,6 +221,8 @@ class Engine:
                 sound.append(job)
             except TooLongError as error:
                 job.tell(ApiError(400, str(error), "messages", "context_length_exceeded"))
+            except Exception:  # noqa: BLE001  # one fault must not end the server
+                self._fail([job])
         if not sound:
             return
         try:

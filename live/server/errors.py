@@ -45,11 +45,11 @@ class ApiError(Exception):
         }
 
 
-def busy(seconds: int) -> ApiError:
-    """The queue is full."""
+def busy(what: str, seconds: int) -> ApiError:
+    """A queue is full, of questions or of changes."""
     return ApiError(
         429,
-        f"too many questions are waiting; ask again in {seconds} s",
+        f"too many {what} are waiting; ask again in {seconds} s",
         code="queue_full",
         headers={"Retry-After": str(seconds)},
     )

@@ -88,7 +88,7 @@ class Gate:
                 code="wrong_host",
             )
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _place_of(origin) != host:
             raise ApiError(
                 403,
                 f"requests of other pages are not answered, got one of {origin[:80]!r}",
@@ -124,6 +124,13 @@ def too_large(limit: int) -> ApiError:
 def _name_of(host: str) -> str | None:
     try:
         return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def _place_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
     except ValueError:
         return None
 

@@ -73,6 +73,16 @@ class Running:
         body = {"model": model, "messages": messages, "max_tokens": 4, **more}
         return self.ask("POST", "/v1/chat/completions", body)[:2]
 
+    def send(self, question: str, **more: Any) -> socket.socket:
+        """Send a question, and do not wait for the answer."""
+        messages = [{"role": "user", "content": question}]
+        body = json.dumps({"model": "experts", "messages": messages, **more}).encode()
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        one = socket.create_connection(("127.0.0.1", self.port))
+        kind = "Content-Type: application/json"
+        one.sendall(f"{head}{kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        return one
+
 
 @contextmanager
 def running(session: KnowledgeSession, **settings: Any) -> Iterator[Running]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,37 @@ def test_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
             journal.append(CHANGES)
     assert path.read_bytes() == whole
     assert ChangeLog(path).read() == CHANGES
+
+
+def test_the_last_line_is_named_too_if_it_is_whole_but_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    whole = bytearray(written(path))
+    whole[-3] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(JournalError, match="log:4: the line is damaged"):
+        ChangeLog(path).read()
+    assert path.read_bytes() == whole
+
+
+def test_what_a_full_disk_did_not_take_is_not_written_later(tmp_path: Path) -> None:
+    """The disk takes a part of a change, and has room again once that is taken back."""
+    path = tmp_path / "log"
+    whole = written(path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 100, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            ChangeLog(path).append([{"add": "long", "text": "x" * 150}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == whole
+
+
+def test_the_first_changes_are_kept_all_or_none(tmp_path: Path, monkeypatch) -> None:
+    def killed(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ChangeLog(tmp_path / "log").append(CHANGES)
+    assert not (tmp_path / "log").exists()

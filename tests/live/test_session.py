@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from genpoe.model import GenPoE
 from live.answer import MODES, Answer, Ask, Token
 from live.decoding import TooLongError
 from live.experts import NoExpertError
-from live.passages import as_passage
+from live.passages import Entry, PassageSet, as_passage
 from live.session import KnowledgeSession, SessionSettings
 from plumbing.mounts import SettingValueError
 from plumbing.storage.manifest import FolderError
@@ -268,3 +269,63 @@ def test_nothing_stays_on_the_backbone(make, backbone: Backbone) -> None:
     stream = session.stream(QUESTION)
     next(stream)
     assert torch.equal(backbone.model(input_ids=ids).logits, before)
+
+
+def test_sessions_of_one_model_do_not_meet(make, backbone: Backbone) -> None:
+    """Experts are hooks on the model, which another session or a batch might run into."""
+    one, other = make(), make()
+    one.add(PASSAGES)
+    other.add(PASSAGES[3:])
+    questions = [f"Where was {passage.title} born?" for passage in PASSAGES]
+    wanted = said(other.ask(questions[4]))
+    many = [Ask(question, "experts", 12) for question in questions]
+    ended, wrong = threading.Event(), list[object]()
+
+    def decode() -> None:
+        try:
+            while not ended.is_set():
+                batch = one.begin(many)
+                while batch.running:
+                    batch.step()
+        except Exception as error:  # noqa: BLE001
+            wrong.append(error)
+
+    thread = threading.Thread(target=decode)
+    thread.start()
+    try:
+        for _ in range(10):
+            assert said(other.ask(questions[4])) == wanted
+            make()
+    finally:
+        ended.set()
+        thread.join()
+    assert wrong == []
+
+
+def test_a_folder_is_new_until_passages_were_kept_there(make, tmp_path: Path) -> None:
+    """A server that is killed before it has filled its session fills it at the next start."""
+    for wanted in (False, False):
+        with make(tmp_path / "kept") as session:
+            assert session.was_there is wanted
+            assert session.fill([]) == 0
+    with make(tmp_path / "kept") as session:
+        (only,) = session.add(PASSAGES[:1])
+        session.remove([only.id])
+    with make(tmp_path / "kept") as session:
+        assert session.was_there
+
+
+def test_a_page_is_of_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    passages = PassageSet()
+    passages.add([Entry(as_passage(each)) for each in PASSAGES])
+    entries = PassageSet.entries
+
+    def then_removed(there: PassageSet) -> list[Entry]:
+        found = entries(there)
+        there.remove([found[0].passage.id])  # as another thread may do
+        return found
+
+    monkeypatch.setattr(PassageSet, "entries", then_removed)
+    assert [each.title for each in passages.page(2)[0]] == [each.title for each in PASSAGES[:2]]
+    with pytest.raises(KeyError):
+        passages.page(2, "none")

@@ -131,13 +131,9 @@ def test_a_body_without_a_length_is_cut_off(server: Running) -> None:
 
 
 def test_clients_that_read_nothing_or_leave_keep_nobody_waiting(server: Running) -> None:
-    body = {"model": "experts", "messages": [{"role": "user", "content": QUESTION}]}
-    sent = json.dumps({**body, "stream": True}).encode()
-    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json"
     silent = []
     for number in range(6):
-        one = socket.create_connection(("127.0.0.1", server.port))
-        one.sendall(f"{head}\r\nContent-Length: {len(sent)}\r\n\r\n".encode() + sent)
+        one = server.send(QUESTION, stream=True)
         if number % 2:
             one.close()
         else:
@@ -222,3 +218,56 @@ def test_local_addresses_need_no_key() -> None:
     for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
         assert ServerSettings(host=host).is_local
     assert not ServerSettings(host="0.0.0.0", api_key="k").is_local
+
+
+def test_those_who_leave_the_queue_give_their_places_to_others(
+    live_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stand behind one who waits on; some ask for a stream, and some for a whole answer."""
+    held = Held(monkeypatch)
+    with running(reader_session(live_backbone, tmp_path), max_batch=2, max_queue=5) as server:
+        threads, results = in_threads(2, lambda: server.chat(QUESTION))
+        until(lambda: sum(server.engine.load) == 2)
+        more, others = in_threads(1, lambda: server.chat(QUESTION))
+        until(lambda: sum(server.engine.load) == 3)
+        waiting = server.engine.load[0]
+        gone = [server.send(QUESTION, stream=number % 2 == 0) for number in range(5 - waiting)]
+        until(lambda: server.engine.load[0] == 5)
+        assert server.chat(QUESTION)[0] == 429
+        for one in gone:
+            one.close()
+        until(lambda: sum(job.is_dropped for job in server.engine._waiting) == len(gone))
+        again, later = in_threads(1, lambda: server.chat(QUESTION))
+        until(lambda: server.engine.load[0] == waiting + 1)
+        held.gate.set()
+        for thread in [*threads, *more, *again]:
+            thread.join()
+        assert [status for status, _ in [*results, *others, *later]] == [200] * 4
+
+
+def test_a_fault_at_a_question_does_not_end_the_thread(
+    live_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(reader_session(live_backbone, tmp_path)) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr("live.session.KnowledgeSession.check", lambda *_: 1 / 0)
+            assert server.chat(QUESTION)[0] == 500
+        assert server.chat(QUESTION)[0] == 200
+
+
+def test_changes_wait_in_a_queue_with_an_end_too(
+    live_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(monkeypatch)
+    with running(reader_session(live_backbone, tmp_path), max_queue=2) as server:
+        asking, _ = in_threads(1, lambda: server.chat(QUESTION))
+        until(lambda: server.engine.load == (0, 1))
+        body = {"passages": [{"text": "New."}]}
+        threads, results = in_threads(2, lambda: server.ask("POST", "/passages", body)[0])
+        until(lambda: len(server.engine._calls) == 2)
+        status, answer, headers = server.ask("POST", "/passages", body)
+        assert (status, answer["error"]["code"], headers["retry-after"]) == (429, "queue_full", "1")
+        held.gate.set()
+        for thread in [*asking, *threads]:
+            thread.join()
+        assert results == [201, 201]

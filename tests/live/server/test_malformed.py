@@ -146,7 +146,13 @@ for method, path in (
 # Whoever sends it.
 for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil:80", "[::2]", "[", ""):
     kind(f"the host {host!r}", "GET", PASSAGES, b"", 403, {"Host": host})
-for origin in ("http://evil.example", "null", "https://localhost", "http://127.0.0.1:1"):
+for origin in (
+    "http://evil.example",
+    "null",
+    "https://localhost",
+    "http://127.0.0.1:1",
+    "http://[",
+):
     kind(f"the origin {origin}", "POST", PASSAGES, GOOD, 403, {**JSON, "Origin": origin})
 kind("a body that is too large", "POST", PASSAGES, b" " * 50_001, 413)
 kind("a question that is too large", "POST", CHAT, b" " * 60_000, 413)
