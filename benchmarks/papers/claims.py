@@ -65,6 +65,8 @@ def judge(low: float | None, high: float | None) -> str:
 def verdicts(entry: Entry, results: Sequence[Result]) -> list[Verdict]:
     """The verdicts on all claims of an entry.
 
+    A claim in a metric that neither of the two cells has, although both were run, has none.
+
     Args:
         entry: The entry.
         results: All places of its table.
@@ -76,8 +78,15 @@ def verdicts(entry: Entry, results: Sequence[Result]) -> list[Verdict]:
         for metric in claim.metrics or [entry.metrics[0].name]:
             for one, other in _pairs(entry, claim):
                 pair = by_labels[_key(one)], by_labels[_key(other)]
+                if not claim.by and all(_lacks(each, metrics[metric]) for each in pair):
+                    continue  # such as EM of questions that are answered with yes or no
                 found.append(_verdict(entry, claim, metrics[metric], *pair))
     return found
+
+
+def _lacks(result: Result, metric: Metric) -> bool:
+    """Whether a cell was run, and has no such metric."""
+    return result.folder is not None and not result.values(metric)
 
 
 def _key(labels: Labels) -> tuple[str, ...]:

@@ -75,8 +75,20 @@ class Failure:
 
 
 def is_done(cell: Cell, root: Path) -> bool:
-    """Whether a cell has its result."""
-    return (root / cell.folder_name / RECORD).is_file()
+    """Whether a cell has its result, made with what its needs hold now.
+
+    If a part was removed or made again, what was measured with the earlier one does not count.
+    """
+    made = _made_at(cell, root)
+    return made is not None and all(
+        is_done(need, root) and (_made_at(need, root) or "") <= made for need in cell.needs.values()
+    )
+
+
+def _made_at(cell: Cell, root: Path) -> str | None:
+    """When the run of a cell began, in ISO 8601 and UTC; None if it has not ended well."""
+    path = root / cell.folder_name / RECORD
+    return str(json.loads(path.read_text("utf-8"))["started"]) if path.is_file() else None
 
 
 def with_needs(cells: Iterable[Cell]) -> dict[str, Cell]:
@@ -143,7 +155,8 @@ def run_cells(cells: Mapping[str, Cell], root: Path, launch: Launch | None = Non
 
 def _run(cell: Cell, root: Path, launch: Launch) -> Failure | None:
     folder = root / cell.folder_name
-    _clear(folder, _KEPT.get(cell.script, ""))
+    stale = (folder / RECORD).is_file()  # it had ended, with other parts than there are now
+    _clear(folder, "" if stale else _KEPT.get(cell.script, ""))
     metrics = {
         part: read_metrics(root / need.folder_name)
         for part, need in cell.needs.items()
@@ -156,7 +169,7 @@ def _run(cell: Cell, root: Path, launch: Launch) -> Failure | None:
     if cell.script in _TRAININGS and (folder / _CHECKPOINT).is_file():
         words.append(f"ckpt_path={folder / _CHECKPOINT}")
     commit, watch = commit_of_code(), Stopwatch()
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    started = datetime.now(UTC).isoformat(timespec="microseconds")
     status = launch(cell, words, folder)
     if status != 0:
         return Failure(cell, f"exit status {status}", folder / LOG)

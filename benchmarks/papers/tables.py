@@ -103,6 +103,8 @@ def page(target: Target) -> str:
         else f"`size={target.size}`: {target.about}\n",
         results_table(target),
     ]
+    if asked := _asked(target):
+        parts.append(asked)
     if entry.note:
         parts.append(f"{entry.note.strip()}\n")
     if entry.cases:
@@ -146,6 +148,24 @@ def _reference(entry: Entry) -> str:
         return ""
     named = ", ".join(entry.reference.values())
     return f"Where the paper has no such row or column, its number is that of {named}.\n"
+
+
+def _asked(target: Target) -> str:
+    """How many questions cells were asked, if not all were asked as many; else nothing."""
+    fewer: dict[int, list[str]] = {}
+    axes = [axis for axis, options in target.entry.axes.items() if len(options) > 1]
+    for result in target.results:
+        if result.n is not None:
+            labels = " ".join(result.place.labels[axis] for axis in axes)
+            fewer.setdefault(int(result.n), []).append(labels)
+    if len(fewer) < 2:
+        return ""
+    most = max(fewer)
+    others = "; ".join(f"{n}: {', '.join(fewer[n])}" for n in sorted(fewer) if n < most)
+    return (
+        f"Not all cells were asked the same questions, so rows cannot be compared by eye: {most} "
+        f"questions, but {others}. What is compared below is compared on the questions of both.\n"
+    )
 
 
 def _labels(entry: Entry, axes: Sequence[str]) -> Iterator[dict[str, str]]:

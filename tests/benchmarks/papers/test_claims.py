@@ -144,6 +144,15 @@ def test_a_difference_that_the_command_measured_is_taken(tmp_path: Path) -> None
     assert (verdict.verdict, verdict.difference, verdict.low) == (OPEN, 1.0, -1.0)
 
 
+def test_a_metric_that_the_questions_do_not_have_is_no_missing_cell(tmp_path: Path) -> None:
+    metrics = (Metric("acc", "ACC"),)
+    found = results(tmp_path, [1] * 20, [0] * 20)
+    assert verdicts(entry(CLAIM, metrics=metrics), found) == []
+    found = results(tmp_path / "more", None, [0] * 20)
+    (verdict,) = verdicts(entry(CLAIM, metrics=metrics), found)
+    assert verdict.verdict == NOT_RUN
+
+
 def test_a_claim_is_made_for_every_label_that_it_leaves_open(tmp_path: Path) -> None:
     claim = Claim("ours is better", {"method": ["ours"]}, {"method": ["ours", "theirs"]})
     found = verdicts(entry(claim), results(tmp_path, None, None))

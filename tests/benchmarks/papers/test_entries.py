@@ -37,6 +37,26 @@ def test_there_are_sizes_and_targets() -> None:
     assert all(re.fullmatch(r"(genpoe|dmoe)/\w+", target) for target in targets())
 
 
+def test_experts_are_not_asked_what_they_were_trained_on() -> None:
+    cells = [cell for cell in every_cell("small") if cell.script in ("evaluate", "ablation")]
+    learnt = [cell for cell in cells if any(n.script == "augment" for n in cell.all_needs())]
+    assert learnt
+    for cell in learnt:
+        assert "split=test_rephrased" in cell.words, cell.name
+
+
+def test_claims_are_on_the_side_of_the_paper_for_each_data_set() -> None:
+    for size in SIZES:
+        for claim in read_entry("dmoe/table7", size_of(size)).claims:
+            for one in claim.better.get("data", []):
+                dense = one in ("StrategyQA", "HotpotQA")
+                assert claim.better["router"] == (["dense"] if dense else ["BM25"])
+    entry = read_entry("dmoe/b1", size_of("small"))
+    named = dict(zip([each.name for each in entry.metrics], *entry.paper.values(), strict=True))
+    assert named["storage/PEFT"] == 481
+    assert named["storage/bank"] is None
+
+
 @pytest.mark.parametrize("target", targets())
 @pytest.mark.parametrize("size", SIZES)
 def test_an_entry_has_cells_and_each_claim_names_some(size: str, target: str) -> None:

@@ -72,6 +72,36 @@ def test_cells_are_shared_and_never_run_twice(tmp_path: Path) -> None:
     assert record["commit"]
 
 
+def test_what_was_measured_with_a_part_that_was_made_again_is_measured_again(
+    tmp_path: Path,
+) -> None:
+    bank = cell("build_experts")
+    one, other = cell("one", cell("bank2", bank)), cell("other")
+    cells = with_needs([one, other])
+    run_cells(cells, tmp_path, Launches())
+    assert all(is_done(each, tmp_path) for each in cells.values())
+    (tmp_path / bank.folder_name / runner.RECORD).unlink()
+    assert not is_done(one, tmp_path)  # else its row would show the new bank's hash
+    assert is_done(other, tmp_path)
+    run_cells({bank.key: bank}, tmp_path, Launches())
+    assert not is_done(one, tmp_path)
+    launches = Launches()
+    run_cells(cells, tmp_path, launches)
+    assert launches.ran == ["bank2", "one"]
+    assert is_done(one, tmp_path)
+
+
+def test_a_bank_of_earlier_parts_is_not_gone_on_with(tmp_path: Path) -> None:
+    words = cell("surrogates")
+    bank = cell("build_experts", words)
+    cells = with_needs([bank])
+    run_cells(cells, tmp_path, Launches())
+    (tmp_path / bank.folder_name / "bank").mkdir()
+    (tmp_path / words.folder_name / runner.RECORD).unlink()
+    run_cells(cells, tmp_path, Launches())
+    assert not (tmp_path / bank.folder_name / "bank").exists()
+
+
 def test_a_failure_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
     bad = cell("bad", minutes=0)
     cells = with_needs([cell("uses", bad), cell("good")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,15 @@ from benchmarks.papers.claims import verdicts
 from benchmarks.papers.entries import read_entry
 from benchmarks.papers.pages import write_page, write_what_holds
 from benchmarks.papers.results import read_result
-from benchmarks.papers.tables import FIGURE, METRICS, SHEET, TABLE, Target, write_target
+from benchmarks.papers.tables import (
+    FIGURE,
+    METRICS,
+    SHEET,
+    TABLE,
+    Target,
+    page,
+    write_target,
+)
 
 ENTRY = """
 title: "GenPoE, Table 9: a trial"
@@ -71,7 +80,7 @@ def measured(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tar
         metrics = {"em": value, "em_low": value - 5, "em_high": value + 5, "n": 20}
         (folder / "metrics.json").write_text(json.dumps(metrics))
         record: Any = {"script": "evaluate", "overrides": list(cell.words), "commit": "c0ffee"}
-        record |= {"seconds": 2.0, "key": cell.key, "needs": {}}
+        record |= {"seconds": 2.0, "key": cell.key, "needs": {}, "started": "2026-01-01"}
         (folder / runner.RECORD).write_text(json.dumps(record))
     results = [read_result(place, root) for place in found]
     return Target(entry, "small", "A trial.", results, verdicts(entry, results), root)
@@ -90,6 +99,7 @@ def test_a_table_has_what_was_run_and_leaves_the_rest_empty(
     assert "| MEMIT |  |  |  |  |" in page
     assert "its number is that of NQ" in page
     assert "2 of 6 cells were run" in page
+    assert "Not all cells were asked" not in page
     assert metrics["bios/W/o RAG/GenPoE/em"] == 90
     assert not any("MEMIT" in key or "/RAG/" in key for key in metrics)
     assert json.loads((folder / METRICS).read_text()) == metrics
@@ -104,6 +114,19 @@ def test_a_table_has_what_was_run_and_leaves_the_rest_empty(
     assert (holds["verdict"], holds["n"], holds["difference"]) == ("holds", 20, 85)
     assert holds["paper"] == pytest.approx(25.8)
     assert missing["verdict"] == "not run"
+
+
+def test_a_table_says_which_cells_were_asked_fewer_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = measured(tmp_path / "cells", tmp_path, monkeypatch)
+    fewer = [
+        replace(each, metrics={**each.metrics, "n": 8})
+        if each.place.labels["method"] == "GenPoE" and each.folder is not None
+        else each
+        for each in target.results
+    ]
+    assert "20 questions, but 8: W/o RAG GenPoE." in page(replace(target, results=fewer))
 
 
 def test_cases_are_those_that_one_method_alone_has_right(
