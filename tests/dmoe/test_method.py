@@ -281,7 +281,11 @@ def test_the_noise_control_takes_the_place_of_the_experts(tiny_backbone, bank_di
     answers = [method.answer(INPUTS) for method in (experts, noise, other)]
     for one, two in itertools.combinations(answers, 2):
         assert all(a.nll != b.nll for a, b in zip(one, two, strict=True))
-    assert load(control="noise").answer(INPUTS[:1]) == [noise.answer(INPUTS)[0]]
+    again = load(control="noise")
+    assert again.answer(INPUTS) == noise.answer(INPUTS)
+    # Alone, a question gets the same noise; some processors round a batch of one differently.
+    (alone,) = again.answer(INPUTS[:1])
+    assert alone.nll == pytest.approx(noise.answer(INPUTS)[0].nll, rel=1e-5)
 
 
 @pytest.mark.parametrize(
