@@ -29,6 +29,7 @@ from dmoe.training.instances import Encoded
 from dmoe.training.label_states import label_states
 from dmoe.training.silence import ForeignStep, Others, change
 from dmoe.training.steps import TrainingStep, make_step, make_steps
+from plumbing.mounts import mounted
 from plumbing.settings import check_positive, check_types
 
 
@@ -174,7 +175,8 @@ class GroupedTrainer:
 
     def _foreign(self, ids: Sequence[str], steps: int) -> list[ForeignStep]:
         """Draw the foreign positions of each step; there are none without a penalty."""
-        return [] if self._others is None else self._others.draw(ids, steps)
+        with mounted("recipe"):
+            return [] if self._others is None else self._others.draw(ids, steps)
 
     def epochs(
         self, experts: Expert, steps: Sequence[TrainingStep], foreign: Sequence[ForeignStep] = ()

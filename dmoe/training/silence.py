@@ -28,6 +28,7 @@ from backbone.final_ffn import FinalFFN
 from backbone.split import Trunk
 from dmoe.training.instances import Encoded
 from dmoe.training.label_states import label_states
+from plumbing.mounts import SettingValueError
 from plumbing.storage.hashing import short_hash
 
 PASSAGES = 64  # passages whose instances are the foreign ones, the first of the lessons
@@ -98,9 +99,10 @@ class Others:
         owner = self.ids.index(id) if id in self.ids else -1
         foreign = (self.owner_M != owner).nonzero().flatten()
         if not len(foreign):
-            raise ValueError(
-                "silence needs questions about other passages, got one passage alone; set "
-                "recipe.silence=0, or give more passages"
+            raise SettingValueError(
+                "silence",
+                "silence needs questions about other passages, got one passage alone",
+                "set {}=0, or give more passages",
             )
         seed = int.from_bytes(short_hash(f"silence {id}"), "big", signed=True)
         generator = torch.Generator().manual_seed(seed)

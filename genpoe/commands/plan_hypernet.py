@@ -116,10 +116,11 @@ def _plan(config: DictConfig, known: _Known) -> tuple[Plan, DataSize | StepSize]
         f"{largest.passages} passages of {largest.passage_tokens}."
     )
     working = None if is_counted(hypernet) else 0
-    memory = training_memory(
-        *(backbone, hypernet, largest, config.trainer.precision, machine.processes),
-        *(config.cache_frozen, config.other_passages, working),
-    )
+    with mounted("trainer"):
+        memory = training_memory(
+            *(backbone, hypernet, largest, config.trainer.precision, machine.processes),
+            *(config.cache_frozen, config.other_passages, working),
+        )
     if working is not None:
         notes.append(
             f"The activations of {type(hypernet).__name__} are known only from measured steps."

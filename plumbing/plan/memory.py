@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from plumbing.mounts import SettingValueError
+
 # Bytes of a trained number: the weight itself, and the copy that mixed precision computes with.
 _PRECISIONS: dict[str, tuple[int, int]] = {
     "64-true": (8, 0),
@@ -93,8 +95,7 @@ def number_bytes(precision: str | int | None) -> tuple[int, int]:
     name = "32-true" if precision is None else str(precision)
     name = _SHORT.get(name, name)
     if name not in _PRECISIONS:
-        raise ValueError(
-            f"a plan knows the precisions {', '.join(_PRECISIONS)}, got {precision!r}; set "
-            "trainer.precision"
+        raise SettingValueError(
+            "precision", f"a plan knows the precisions {', '.join(_PRECISIONS)}, got {precision!r}"
         )
     return _PRECISIONS[name]
