@@ -27,7 +27,11 @@ def changes(backbone, weights=None, seed=0):
             moved = final.ffn(inputs)
         rows = torch.tensor([1, 0])
         with active.attached(rows):
-            torch.testing.assert_close(final.ffn(inputs[rows, 3]), moved[rows, 3])
+            # Some processors round six positions at once differently from one.
+            tolerance = 1.6e-2 if moved.dtype == torch.bfloat16 else 1e-4
+            torch.testing.assert_close(
+                final.ffn(inputs[rows, 3]), moved[rows, 3], rtol=tolerance, atol=tolerance
+            )
         found.append(moved.float() - final.ffn(inputs).float())
     return found
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from live.decoding import Batch, Spoken
 from live.page import page_files
 from tests.helpers.live import PASSAGES, QUESTION, reader_session
 from tests.helpers.live_server import Running, running
@@ -123,7 +125,16 @@ def test_the_limits_of_the_server_are_told(served: Page) -> None:
     expect(served.locator("#add-error")).to_contain_text("characters, and at most 20000 are taken")
 
 
-def test_stop_reaches_the_server(served: Page, server: Running) -> None:
+def test_stop_reaches_the_server(
+    served: Page, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Batch.step
+
+    def slow(batch: Batch) -> list[Spoken]:  # the tiny model would have answered before the click
+        time.sleep(0.2)
+        return step(batch)
+
+    monkeypatch.setattr(Batch, "step", slow)
     served.locator("#max-tokens").fill("64")
     served.locator("#question").fill(QUESTION)
     served.locator("#question").press("Enter")
