@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,8 +175,3 @@ def _added(entry: Entry) -> dict[str, Any]:
     passage = entry.passage
     change = {"add": passage.id, "title": passage.title, "text": passage.text}
     return change if entry.surrogate is None else {**change, "surrogate": entry.surrogate}
-
-
-def distinct(passages: Iterable[Passage]) -> list[Passage]:
-    """Passages without those that have the id of one before them."""
-    return list({passage.id: passage for passage in passages}.values())

@@ -11,12 +11,11 @@ experts a question, D d_model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from backbone.final_ffn import FinalFFN
@@ -307,17 +306,3 @@ def _hidden(backbone: Backbone, rows: int, answers: int, final: FinalFFN | None)
 
 def _ids(*shape: int) -> Tensor:
     return torch.zeros(shape, dtype=torch.long)
-
-
-def halved(number: int, least: int = 1) -> Sequence[int]:
-    """A number halved again and again, down to the least."""
-    found = []
-    while number // 2 >= least:
-        number //= 2
-        found.append(number)
-    return found
-
-
-def parameters(module: nn.Module, trained: bool) -> int:
-    """The number of a module's parameters that are trained, or that are not."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad is trained)
