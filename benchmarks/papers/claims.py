@@ -38,7 +38,7 @@ class Verdict:
         low: The lower end of its 95 % interval; None if there is none.
         high: The upper end.
         n: The number of questions that both answered; None without answers.
-        paper: The same difference in the paper's numbers; None if it has none.
+        paper: The difference between the paper's numbers of the two; None if it has not both.
         why: How the verdict came about.
     """
 

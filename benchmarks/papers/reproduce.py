@@ -134,7 +134,7 @@ def _write(plans: Sequence[Plan], folder: Path, docs: str | None, size: Any) -> 
     for each in plans:
         results = [read_result(place, root) for place in each.places]
         judged = verdicts(each.entry, results)
-        target = Target(each.entry, size["name"], size["about"], results, judged, root)
+        target = Target(each.entry, size["name"], size["about"], results, judged)
         made = folder / each.entry.target
         found[each.entry.target] = write_target(target, made)
         if docs is not None:

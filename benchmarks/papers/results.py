@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,11 @@ class Result:
         paths = (self.folder / folder / PREDICTIONS for folder in folders)
         return next((path for path in paths if path.is_file()), None)
 
-    def provenance(self, root: Path) -> dict[str, Any]:
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
         """The command, the commit and the seeds of the cell, and hashes of what it was made with.
 
-        Args:
-            root: The folder of all cells.
+        It is empty if there is no cell, or if it has no result.
         """
         if self.folder is None or self.place.cell is None:
             return {}
@@ -86,7 +87,7 @@ class Result:
             "hashes": {
                 **_model(self.folder),
                 **_data(self.folder / PREDICTIONS),
-                **_made(self.place.cell, root),
+                **_made(self.place.cell, self.folder.parent),
             },
         }
 
@@ -130,5 +131,12 @@ def _made(cell: Cell, root: Path) -> dict[str, str]:
         files = (*known, "adapter/adapter_model.safetensors", "reranker/" + MANIFEST)
         there = [folder / name for name in files if (folder / name).is_file()]
         if there:
-            found[part] = sha256_of(there[0])
+            changed = there[0].stat()
+            found[part] = _sha256_of(there[0], changed.st_size, changed.st_mtime_ns)
     return found
+
+
+@cache
+def _sha256_of(path: Path, size: int, changed: int) -> str:
+    """The hash of a file that many cells need, such as a checkpoint; it is read once."""
+    return sha256_of(path)

@@ -33,7 +33,6 @@ class Target:
         about: What the size is, in a sentence.
         results: All places of the table.
         verdicts: What became of the paper's claims.
-        root: The folder of all cells.
     """
 
     entry: Entry
@@ -41,7 +40,6 @@ class Target:
     about: str
     results: Sequence[Result]
     verdicts: Sequence[Verdict]
-    root: Path
 
 
 def write_target(target: Target, folder: Path) -> dict[str, Any]:
@@ -81,7 +79,7 @@ def target_metrics(target: Target) -> dict[str, Any]:
             if paper is not None and not of:
                 found[f"paper/{key}/{metric.name}"] = paper
         found |= {f"{key}/{name}": value for name, value in values.items()}
-        cells.append({"labels": labels, **values, **result.provenance(target.root)})
+        cells.append({"labels": labels, **values, **result.provenance})
     head = {"target": entry.target, "title": entry.title, "size": target.size}
     claims = [dict(vars(verdict)) for verdict in target.verdicts]
     return head | found | {"claims": claims, "cells": cells}
@@ -187,7 +185,7 @@ def _made(target: Target) -> str:
     for result in target.results:
         if result.place.cell is None or result.folder is None:
             continue
-        made = result.provenance(target.root)
+        made = result.provenance
         hashes = ", ".join(f"{name} `{value[:12]}`" for name, value in made["hashes"].items())
         n = "" if made["n"] is None else f"{made['n']:.0f}"
         seeds = ", ".join(str(seed) for seed in made["seeds"].values())
@@ -213,7 +211,7 @@ def _sheet(target: Target) -> str:
         labels, values = result.place.labels, result.values(metric)
         paper, of = entry.papers(labels, metric)
         own = [values.get(end, "") for end in ("value", "low", "high")]
-        provenance = result.provenance(target.root)
+        provenance = result.provenance
         row = [*labels.values(), metric.heading, *own, "" if paper is None else paper, of]
         writer.writerow([*row, *(_plain(provenance.get(name)) for name in made)])
     return text.getvalue()

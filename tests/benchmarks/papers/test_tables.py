@@ -83,7 +83,7 @@ def measured(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tar
         record |= {"seconds": 2.0, "key": cell.key, "needs": {}, "started": "2026-01-01"}
         (folder / runner.RECORD).write_text(json.dumps(record))
     results = [read_result(place, root) for place in found]
-    return Target(entry, "small", "A trial.", results, verdicts(entry, results), root)
+    return Target(entry, "small", "A trial.", results, verdicts(entry, results))
 
 
 def test_a_table_has_what_was_run_and_leaves_the_rest_empty(
@@ -178,7 +178,7 @@ def test_a_target_without_a_result_has_no_figure(
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / FIGURE).write_text("an old one")
-    nothing = Target(target.entry, "small", "A trial.", empty, [], tmp_path / "nothing")
+    nothing = Target(target.entry, "small", "A trial.", empty, [])
     metrics = write_target(nothing, folder)
     assert not (folder / FIGURE).exists()
     assert "No cell was run." in (folder / TABLE).read_text()
