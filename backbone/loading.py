@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from backbone.contract import check_contract
 from backbone.lora.settings import CONFIG
 from backbone.model import Backbone
-from plumbing.devices import pick_device, pick_dtype
-from plumbing.mounts import SettingValueError
+from plumbing.devices import DTYPES, pick_device, pick_dtype
+from plumbing.mounts import SettingValueError, mounted
 from plumbing.quiet import without_loading_bar, without_report_of_weights
 
 EMBEDDED = "smollm2_135m"
@@ -207,6 +207,24 @@ def training_dtype(config: DictConfig, on_gpu: bool) -> str:
     if on_gpu and not torch.cuda.is_available():
         return "bfloat16"  # every GPU on which a larger backbone fits multiplies it
     return str(best_dtype("cuda" if on_gpu else "cpu")).removeprefix("torch.")
+
+
+def training_shapes(config: DictConfig, on_gpu: bool, known: Backbone | None = None) -> Backbone:
+    """The backbone of a training on the meta device, in the dtype that it would have.
+
+    Args:
+        config: Has ``backbone``.
+        on_gpu: As for `training_dtype`.
+        known: One that was made before; it is taken if its dtype is this one.
+
+    Raises:
+        SettingValueError: If the configuration cannot be found or built.
+    """
+    source, dtype = config.backbone, DTYPES[training_dtype(config, on_gpu)]
+    if known is not None and known.dtype == dtype:
+        return known
+    with mounted("backbone"):
+        return backbone_shapes(source.name, dtype, source.trust_remote_code, source.revision)
 
 
 def training_backbone(config: DictConfig) -> Backbone:

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from backbone.final_ffn import FinalFFN
-from backbone.loading import backbone_shapes, has_weights, training_backbone, training_dtype
+from backbone.loading import has_weights, training_backbone, training_shapes
 from backbone.model import Backbone
 from dmoe.bank import Bank, BankError, ExpertLayout
 from dmoe.training.grouped import GroupedTrainer
@@ -28,8 +28,7 @@ from dmoe.training.plan import (
     part_of,
 )
 from dmoe.training.settings import typed_settings
-from plumbing.devices import DTYPES, peak_rss
-from plumbing.mounts import mounted
+from plumbing.devices import peak_rss
 from plumbing.plan import Change, Machine, Plan, PlanSettings, conclude
 from plumbing.plan.plan import gib
 from plumbing.settings import read_section
@@ -101,13 +100,7 @@ def _machine(config: DictConfig, settings: PlanSettings) -> Machine:
 def _plan(config: DictConfig, known: _Known) -> tuple[Plan, LessonsSize | None]:
     machine = known.machine
     spec, recipe, limits = typed_settings(config)
-    source, dtype = config.backbone, DTYPES[training_dtype(config, machine.kind == "gpu")]
-    backbone = known.shapes
-    if backbone is None or backbone.dtype != dtype:
-        with mounted("backbone"):
-            backbone = backbone_shapes(
-                source.name, dtype, source.trust_remote_code, source.revision
-            )
+    backbone = training_shapes(config, machine.kind == "gpu", known.shapes)
     notes, size, largest = [], None, GroupSize.most(limits)
     if known.lessons is not None and backbone.tokenizer is not None:
         groups = Groups(

@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
-from backbone.loading import backbone_shapes, has_weights, training_backbone, training_dtype
+from backbone.loading import has_weights, training_backbone, training_shapes
 from backbone.model import Backbone
 from genpoe.hypernet.hypernet import Hypernet, HypernetSettings
 from genpoe.training.datamodule import QADataModule
@@ -34,7 +34,7 @@ from genpoe.training.plan import (
     training_memory,
 )
 from genpoe.training.settings import BatchingSettings
-from plumbing.devices import DTYPES, peak_rss
+from plumbing.devices import peak_rss
 from plumbing.mounts import mounted
 from plumbing.plan import Change, Machine, PeakMemory, Plan, PlanSettings, conclude
 from plumbing.plan.plan import gib
@@ -99,7 +99,7 @@ def _plan(config: DictConfig, known: _Known) -> tuple[Plan, DataSize | StepSize]
     """The plan without a measurement, and the size of the data, or of a step if that is unknown."""
     machine = known.machine
     batching = read_section(config, "batching", BatchingSettings)
-    backbone = _shapes(config, known)
+    backbone = training_shapes(config, machine.kind == "gpu", known.shapes)
     hypernet = _hypernet(config, backbone)
     notes, size = [], None
     if known.dataset is not None and backbone.tokenizer is not None:
@@ -149,15 +149,6 @@ def _plan(config: DictConfig, known: _Known) -> tuple[Plan, DataSize | StepSize]
         notes=notes,
     )
     return plan, size or largest
-
-
-def _shapes(config: DictConfig, known: _Known) -> Backbone:
-    """The backbone on the meta device: the one that is known, unless its dtype is another."""
-    source, dtype = config.backbone, DTYPES[training_dtype(config, known.machine.kind == "gpu")]
-    if known.shapes is not None and known.shapes.dtype == dtype:
-        return known.shapes
-    with mounted("backbone"):
-        return backbone_shapes(source.name, dtype, source.trust_remote_code, source.revision)
 
 
 def _hypernet(config: DictConfig, backbone: Backbone) -> Hypernet:
