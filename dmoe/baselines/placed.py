@@ -17,7 +17,7 @@ trained when a question first needs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,13 +87,7 @@ class PlacedMethod(PRAGMethod):
 
     def check_passages(self, passages: Iterable[Passage]) -> None:
         """Warn if few of the gold passages are among those that the router may choose."""
-        warn_of_missing_gold(
-            (passage.id for passage in passages),
-            self._passages,
-            "the corpus",
-            "routing can hardly find a right passage; give the corpus whose ids the data set's "
-            "passage_ids name",
-        )
+        warn_of_missing_adapters(passages, self._passages)
 
     def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
         """Add ``routed_gold``, in percent as for DMoE, to the metrics of `PRAGMethod.measure`."""
@@ -181,6 +175,22 @@ def check_given(
             "does not have; run python scripts/ablation.py ablation=placement"
         )
     return augmentation, formats, expert, recipe
+
+
+def warn_of_missing_adapters(gold: Iterable[Passage], there: Container[str]) -> None:
+    """Warn if few of the gold passages are among those that the router may choose.
+
+    Args:
+        gold: The gold passages.
+        there: The ids of the passages that have something to train on.
+    """
+    warn_of_missing_gold(
+        (passage.id for passage in gold),
+        there,
+        "the corpus",
+        "routing can hardly find a right passage; give the corpus whose ids the data set's "
+        "passage_ids name",
+    )
 
 
 def trainable(

@@ -27,7 +27,7 @@ from backbone.final_ffn import FinalFFN
 from backbone.kv_cache import can_be_cut, make_cache
 from backbone.model import Backbone, UnsupportedBackboneError
 from backbone.tokens import encode_answer
-from dmoe.baselines.placed import check_given, trainable
+from dmoe.baselines.placed import check_given, trainable, warn_of_missing_adapters
 from dmoe.baselines.prag.adapters import PassageAdapters
 from dmoe.baselines.prag.method import open_adapters
 from dmoe.decoding.active import ActiveExperts
@@ -39,7 +39,6 @@ from dmoe.decoding.weighting import weights_for
 from dmoe.experts.expert import stack_experts
 from dmoe.method import DMoEMethod
 from plumbing.batches import pad
-from qa.passages.gold_ids import warn_of_missing_gold
 from retrieval.passage import Passage
 
 
@@ -142,13 +141,7 @@ class AdapterKind:
 
     def check_passages(self, passages: Iterable[Passage]) -> None:
         """Warn if few of the gold passages have an adapter."""
-        warn_of_missing_gold(
-            (passage.id for passage in passages),
-            self.source,
-            "the corpus",
-            "routing can hardly find a right passage; give the corpus whose ids the data set's "
-            "passage_ids name",
-        )
+        warn_of_missing_adapters(passages, self.source)
 
     def measure(self) -> dict[str, float]:
         """How many adapters were trained or read, and the seconds of training."""
