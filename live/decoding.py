@@ -100,19 +100,11 @@ class LiveRouter:
 
     def route(self, requests: Sequence[RoutingRequest], k: int) -> list[list[Hit]]:
         """Find at most ``k`` passages for each request; rows without experts get none."""
-        asked = [
-            request.query
-            for request in requests
-            if not isinstance(request, LiveRequest) or request.routes
-        ]
-        queries = list(dict.fromkeys(asked))
+        asked = [not isinstance(each, LiveRequest) or each.routes for each in requests]
+        rows = list(zip(requests, asked, strict=True))
+        queries = list(dict.fromkeys(request.query for request, is_asked in rows if is_asked))
         found = dict(zip(queries, self.find(queries, k), strict=True))
-        return [
-            found.get(request.query, [])
-            if not isinstance(request, LiveRequest) or request.routes
-            else []
-            for request in requests
-        ]
+        return [found[request.query] if is_asked else [] for request, is_asked in rows]
 
     def find(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Find at most ``k`` passages for each query, the best first."""

@@ -201,7 +201,7 @@ def _part(run: Predictions, ids: Sequence[str]) -> Predictions:
             f"{run.path}: expected the questions of the run that is sorted, but {lacking[0]!r} is "
             "missing; evaluate both with the same data, split, limit and sample_seed"
         )
-    return Predictions(run.path, {id: run.questions[id] for id in ids}, run.prompt)
+    return run.part(ids)
 
 
 def _triggers(part: Predictions) -> dict[str, float]:

@@ -60,7 +60,7 @@ def by_group(
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
     for group, ids in groups.items():
-        parts = {name: part for name, run in runs.items() if (part := _part(run, ids)) is not None}
+        parts = {name: part for name, run in runs.items() if (part := run.part(ids)).questions}
         for name, part in parts.items():
             row = {"n": float(len(part.questions)), **part.summary(seed)}
             if name != compared and compared in parts:
@@ -92,8 +92,3 @@ def groups_page(found: Mapping[str, Mapping[str, Mapping[str, float]]], compared
         page += f"\nHow much each run differs from {compared} there.\n\n"
         page += table(gains, SCORES | _COUNT)
     return page
-
-
-def _part(run: Predictions, ids: list[str]) -> Predictions | None:
-    questions = {id: run.questions[id] for id in ids if id in run.questions}
-    return Predictions(run.path, questions, run.prompt) if questions else None

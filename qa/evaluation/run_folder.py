@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,11 @@ class Predictions:
     def is_clustered(self) -> bool:
         """True if the gold passages of every question are known, and with them the clusters."""
         return all(line.gold_ids is not None for line in self.questions.values())
+
+    def part(self, ids: Iterable[str]) -> Predictions:
+        """The answers to the questions with these ids, in their order; unknown ids are left out."""
+        questions = {id: self.questions[id] for id in ids if id in self.questions}
+        return Predictions(self.path, questions, self.prompt)
 
     def summary(self, seed: int = 0) -> dict[str, float]:
         """The mean scores with their intervals; see `qa.evaluation.evaluate.summarize`."""
