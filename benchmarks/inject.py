@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,22 +43,14 @@ def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     chosen = [
         random.Random(config.seed + i).sample(passages, config.k) for i in range(len(questions))
     ]
-    inputs = [_ids(backbone, build_prompt(q.question)) for q in questions]
+    inputs = [prompt_ids(backbone, build_prompt(q.question)) for q in questions]
     turn = {"generate": 0, "read": 0, "answer": 0, "rag": 0, "plain": 0, "experts": 0}
 
     def following(name: str) -> int:
         turn[name] += 1
         return turn[name] - 1
 
-    def decode(ids: Tensor, tokens: int) -> Tensor:
-        return backbone.model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            min_new_tokens=tokens,
-            max_new_tokens=tokens,
-            do_sample=False,
-            pad_token_id=0,
-        )
+    decode = partial(decode_exactly, backbone)
 
     plain = decode(inputs[0], config.new_tokens)
     with genpoe.injected(chosen[0]):  # untrained experts are zero, so every token must be the same
@@ -85,7 +78,9 @@ def inject_suite(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
 
     answer_tokens = 5  # tokens of a typical answer, with its end
     pairs = zip(questions, chosen, strict=True)
-    with_passages = [_ids(backbone, build_prompt(q.question, passages)) for q, passages in pairs]
+    with_passages = [
+        prompt_ids(backbone, build_prompt(q.question, passages)) for q, passages in pairs
+    ]
     seconds = interleaved(
         {
             "generate": injected_only,
@@ -131,5 +126,28 @@ def described(settings: HypernetSettings) -> str:
     return ", ".join(f"{name} {value}" for name, value in asdict(settings).items())
 
 
-def _ids(backbone: Backbone, prompt: str) -> Tensor:
+def prompt_ids(backbone: Backbone, prompt: str) -> Tensor:
+    """A prompt as a batch of one: ``[1, N]``."""
     return torch.tensor([encode_prompt(backbone.tokenizer, prompt)], device=backbone.device)
+
+
+def decode_exactly(backbone: Backbone, ids: Tensor, tokens: int) -> Tensor:
+    """Decode greedily for so many tokens, whatever they are.
+
+    Args:
+        backbone: The model.
+        ids: The prompts ``[B, N]``, without padding.
+        tokens: T, the number of new tokens.
+
+    Returns:
+        The prompts with the new tokens ``[B, N + T]``.
+    """
+    decoded: Tensor = backbone.model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        min_new_tokens=tokens,
+        max_new_tokens=tokens,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    return decoded

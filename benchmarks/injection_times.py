@@ -23,7 +23,7 @@ from scipy.stats import binom
 
 from backbone.final_ffn import FinalFFN
 from backbone.model import Backbone
-from backbone.tokens import encode_prompt
+from benchmarks.inject import decode_exactly, prompt_ids
 from dmoe.bank import Bank, BankSpec, ExpertLayout
 from dmoe.decoding.active import ActiveExperts
 from dmoe.experts.expert import ExpertSpec
@@ -151,18 +151,11 @@ def _generate(genpoe: GenPoE, lesson: Lesson) -> None:
 @torch.inference_mode()
 def _answer(backbone: Backbone, genpoe: GenPoE | None, tokens: int, lesson: Lesson) -> float:
     """The seconds of as many tokens of an answer, with the expert in its place."""
-    ids = _prompt_ids(backbone, build_prompt(lesson.pairs[0][0]))
+    ids = prompt_ids(backbone, build_prompt(lesson.pairs[0][0]))
     if genpoe is not None:
         genpoe.inject([lesson.passage])
     watch = Stopwatch()
-    backbone.model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        min_new_tokens=tokens,
-        max_new_tokens=tokens,
-        do_sample=False,
-        pad_token_id=0,
-    )
+    decode_exactly(backbone, ids, tokens)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     seconds = watch.seconds
@@ -208,16 +201,12 @@ def _longer_prompt(backbone: Backbone, lesson: Lesson) -> float:
 
 @torch.inference_mode()
 def _reading(backbone: Backbone, prompt: str) -> float:
-    ids = _prompt_ids(backbone, prompt)
+    ids = prompt_ids(backbone, prompt)
     watch = Stopwatch()
     backbone.hidden_states(ids, torch.ones_like(ids))
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return watch.seconds
-
-
-def _prompt_ids(backbone: Backbone, prompt: str) -> torch.Tensor:
-    return torch.tensor([encode_prompt(backbone.tokenizer, prompt)], device=backbone.device)
 
 
 def _editors(config: DictConfig, backbone: Backbone, data: QADataset) -> dict[str, Task]:
