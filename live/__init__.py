@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from live.answer import Answer, Ask, Token
-    from live.session import KnowledgeSession, SessionSettings
+    from live.session import KnowledgeSession
+    from live.settings import SessionSettings
 
 __all__ = ["Answer", "Ask", "KnowledgeSession", "SessionSettings", "Token"]
 
 # The module that each of them is in.
 _HOMES = {
     **dict.fromkeys(("Answer", "Ask", "Token"), "answer"),
-    **dict.fromkeys(("KnowledgeSession", "SessionSettings"), "session"),
+    "KnowledgeSession": "session",
+    "SessionSettings": "settings",
 }
 
 

@@ -24,8 +24,8 @@ from dmoe.decoding.steps import Step
 from live.answer import ActingExpert, Answer, Ask, Speller, Token
 from qa.prompts import build_prompt
 from retrieval.passage import Passage
-from retrieval.rerank.reranker import Reranker
-from retrieval.retriever import Hit, Retriever
+from retrieval.pipeline import Pipeline
+from retrieval.retriever import Hit
 
 Reason = Literal["stop", "length"]
 _LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
@@ -77,52 +77,26 @@ class LiveRouter:
     """Finds passages among those that are there when it is asked (DMoE eq. 5).
 
     Args:
-        retriever: Searches the passages.
-        passages: The passages by id, for the reranker.
+        pipeline: Searches the passages, and orders what was found anew if it has a reranker.
         temperature: The temperature of the experts' weights, in units of the scores.
-        reranker: Orders what was found anew; None: nothing does.
-        depth: How many passages are reranked.
     """
 
     uses_passages = False
 
-    def __init__(
-        self,
-        retriever: Retriever,
-        passages: Mapping[str, Passage],
-        temperature: float = 1.0,
-        reranker: Reranker | None = None,
-        depth: int = 20,
-    ) -> None:
-        self._retriever, self._passages = retriever, passages
-        self.temperature = temperature
-        self._reranker, self._depth = reranker, depth
+    def __init__(self, pipeline: Pipeline, temperature: float = 1.0) -> None:
+        self._pipeline, self.temperature = pipeline, temperature
 
     def route(self, requests: Sequence[RoutingRequest], k: int) -> list[list[Hit]]:
         """Find at most ``k`` passages for each request; rows without experts get none."""
         asked = [not isinstance(each, LiveRequest) or each.routes for each in requests]
         rows = list(zip(requests, asked, strict=True))
-        queries = list(dict.fromkeys(request.query for request, is_asked in rows if is_asked))
-        found = dict(zip(queries, self.find(queries, k), strict=True))
+        queries = dict.fromkeys(request.query for request, is_asked in rows if is_asked)
+        found = {query: self.find(query, k) for query in queries}
         return [found[request.query] if is_asked else [] for request, is_asked in rows]
 
-    def find(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """Find at most ``k`` passages for each query, the best first."""
-        reranker = self._reranker
-        if not queries:
-            return []
-        if reranker is None:
-            return self._retriever.search(queries, k)
-        found = self._retriever.search(queries, max(k, self._depth))
-        return [
-            self._rerank(reranker, query, hits)[:k]
-            for query, hits in zip(queries, found, strict=True)
-        ]
-
-    def _rerank(self, reranker: Reranker, query: str, hits: Sequence[Hit]) -> list[Hit]:
-        scores = reranker.score([(query, self._passages[hit.passage_id]) for hit in hits])
-        again = [Hit(hit.passage_id, score) for hit, score in zip(hits, scores, strict=True)]
-        return sorted(again, key=lambda hit: (-hit.score, hit.passage_id))
+    def find(self, query: str, k: int) -> list[Hit]:
+        """Find at most ``k`` passages, the best first, whatever else is asked at the same time."""
+        return self._pipeline.rank([query])[0][:k]
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +256,7 @@ class Prompts:
         self.check(ask)
         shown: list[Passage] = []
         if ask.mode == "rag":
-            hits = self._router.find([ask.question], self._k)[0]
+            hits = self._router.find(ask.question, self._k)
             shown = [self._passages[hit.passage_id] for hit in hits]
             while shown and not self._fits(build_prompt(ask.question, shown), ask):
                 shown.pop()

@@ -7,7 +7,7 @@ is added and forgotten when it is removed.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from backbone.model import Backbone
 from genpoe.model import GenPoE
 from genpoe.routed import CodesOnDemand, GeneratedKind
 from live.passages import Entry, PassageSet
+from plumbing.storage.files import sha256_of
 from qa.acting import ActingExperts
 from retrieval.passage import Passage
 
@@ -63,6 +64,13 @@ class LiveExperts(ABC):
     def forget(self, ids: Iterable[str]) -> None:
         """Take away what was made of passages that are no longer there."""
 
+    def keep(self, ids: Collection[str]) -> None:
+        """Take away what was made of any other passage; by default nothing stays of one.
+
+        A process that was killed between two steps of a change may have left something.
+        """
+        return
+
     @abstractmethod
     def described(self) -> dict[str, Any]:
         """What they are made of, as plain values, for the session's folder."""
@@ -95,6 +103,7 @@ class GeneratedExperts(LiveExperts):
         self.backbone = genpoe.backbone
         self._kind = GeneratedKind(genpoe, self.source)
         self._checkpoint = Path(checkpoint).absolute()
+        self._sha256 = sha256_of(self._checkpoint)
 
     def acting(self, final: FinalFFN, source: Any, rows: int, k: int) -> ActingExperts:
         """Make what acts in the rows of a batch, K experts a row at most."""
@@ -114,5 +123,6 @@ class GeneratedExperts(LiveExperts):
         self.source.forget(ids)
 
     def described(self) -> dict[str, Any]:
-        """The checkpoint."""
-        return {"experts": "generated", "checkpoint": str(self._checkpoint)}
+        """The checkpoint, and the hash of the file."""
+        path = self._checkpoint
+        return {"experts": "generated", "checkpoint": str(path), "sha256": self._sha256}

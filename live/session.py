@@ -7,77 +7,33 @@ print(session.ask("Where was Tova Blick born?").text)
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from backbone.loading import EMBEDDED, load_backbone
 from backbone.model import Backbone
 from dmoe.bank import Bank
-from dmoe.decoding import ConstantTrigger, DMoEDecoder, FirstTrigger, UncertaintyTrigger
+from dmoe.decoding import DMoEDecoder
 from dmoe.decoding.steps import Routing
-from dmoe.decoding.trigger import Trigger
-from dmoe.decoding.weighting import check_temperature
 from genpoe.model import GenPoE
 from live.answer import Answer, Ask, Mode, Token
 from live.decoding import Batch, LiveRouter, Prompts, lock_of
 from live.experts import GeneratedExperts, LiveExperts
+from live.folder import HEAD, PASSAGES, keep_head, read_head, write_head
 from live.passages import PassageSet, as_passage
+from live.settings import SessionSettings
 from live.trained import Course, Teacher, TrainedExperts, course_of
-from plumbing.settings import check_choice, check_positive, check_types
-from plumbing.storage.files import write_json
 from plumbing.storage.folders import only_writer
 from plumbing.storage.manifest import FolderError
 from retrieval.passage import Passage
+from retrieval.pipeline import Pipeline, PipelineSettings
 from retrieval.rerank.reranker import Reranker
 
 log = logging.getLogger(__name__)
-
-TRIGGERS = ("first", "uncertainty", "always")
-_HEAD, _PASSAGES = "session.json", "passages.log"
-_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class SessionSettings:
-    """How a session answers.
-
-    Attributes:
-        k: How many passages act at a time as experts, or stand in the prompt, at most.
-        trigger: When the router is asked: "first" at the first token of an answer (GenPoE),
-            "uncertainty" at each token that is uncertain (DMoE eq. 4), or "always".
-        threshold: The token uncertainty above which "uncertainty" asks it, in nats.
-        temperature: The temperature of the experts' weights, in units of the router's scores.
-        rerank: How many passages the reranker orders anew, if there is one.
-
-    Raises:
-        SettingValueError: If a setting is mistyped or out of range.
-    """
-
-    k: int = 3
-    trigger: str = "first"
-    threshold: float = 2.0
-    temperature: float = 1.0
-    rerank: int = 20
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        check_positive(self, "k", "rerank")
-        check_choice("trigger", self.trigger, TRIGGERS)
-        check_temperature(self.temperature)
-        self.make_trigger()
-
-    def make_trigger(self) -> Trigger:
-        """The trigger that the settings name."""
-        if self.trigger == "first":
-            return FirstTrigger()
-        if self.trigger == "always":
-            return ConstantTrigger(True)
-        return UncertaintyTrigger(self.threshold)
 
 
 class KnowledgeSession:
@@ -113,9 +69,9 @@ class KnowledgeSession:
         self.folder, self.was_there = folder, False
         self._held = ExitStack()  # the right to write the folder
         self._lock = lock_of(experts.backbone)
-        router = LiveRouter(
-            passages.index, passages, settings.temperature, reranker, settings.rerank
-        )
+        depth = settings.k if reranker is None else max(settings.k, settings.rerank)
+        pipeline = Pipeline(passages, passages.index, reranker, PipelineSettings(depth))
+        router = LiveRouter(pipeline, settings.temperature)
         routing = Routing(
             experts.source,
             router,
@@ -238,7 +194,7 @@ class KnowledgeSession:
             FolderError: If it is no folder of a session, or another process has it open.
             ValueError: In the cases of `from_checkpoint` and `from_bank`.
         """
-        head = _read_head(Path(folder))
+        head = read_head(Path(folder))
         own: dict[str, Any] = {"backbone": backbone, "folder": folder, "device": device}
         own["reranker"] = reranker
         settings = SessionSettings(**head["settings"])
@@ -264,34 +220,19 @@ class KnowledgeSession:
         with ExitStack() as held:
             held.enter_context(only_writer(place, "session"))
             place.mkdir(parents=True, exist_ok=True)
-            passages = PassageSet(place / _PASSAGES)
+            was_there = (place / PASSAGES).exists()
+            passages = PassageSet(place / PASSAGES)
             experts = make(passages, place)
             session = cls(experts, passages, settings, reranker, place)
-            session._check_head()
+            keep_head(place, session._head())
+            experts.keep(passages)
+            session.was_there = was_there
             session._held = held.pop_all()
         return session
-
-    def _check_head(self) -> None:
-        """Write the head of a new folder, or compare that of an old one."""
-        if self.folder is None:
-            return
-        own = self._head()
-        self.was_there = (self.folder / _PASSAGES).exists()
-        is_old = (self.folder / _HEAD).exists()
-        if is_old:
-            there = _read_head(self.folder)
-            if there["experts"] != own["experts"] or there["backbone"] != own["backbone"]:
-                raise FolderError(
-                    f"{self.folder}: expected a session of {own['experts']}, got one of "
-                    f"{there['experts']}; give another folder"
-                )
-        if not is_old or _read_head(self.folder) != own:
-            write_json(self.folder / _HEAD, own)
 
     def _head(self) -> dict[str, Any]:
         backbone = self.backbone
         return {
-            "format": _FORMAT,
             "experts": self.experts.described(),
             "backbone": {"name": backbone.name, "fingerprint": backbone.fingerprint},
             "settings": asdict(self.settings),
@@ -307,7 +248,9 @@ class KnowledgeSession:
         """The passages that are there, by id."""
         return self._passages
 
-    def add(self, passages: Iterable[Passage | tuple[str, str]]) -> list[Passage]:
+    def add(
+        self, passages: Iterable[Passage | tuple[str, str]], read: bool = True
+    ) -> list[Passage]:
         """Add passages, which the next question finds. When it returns, they are in the folder.
 
         A passage that is there already stays as it is. A generated expert takes one forward pass of
@@ -315,6 +258,8 @@ class KnowledgeSession:
 
         Args:
             passages: Passages, whose own ids do not count, or pairs of a title and a text.
+            read: Whether generated experts are made now; False: by `read`, or when the router
+                first finds the passage.
 
         Returns:
             The passages with their ids, in the given order.
@@ -328,8 +273,14 @@ class KnowledgeSession:
             new = [each for each in dict.fromkeys(given) if each.id not in self._passages]
             if new:
                 self._passages.add(self.experts.learn(new))
-                self.experts.prepare([passage.id for passage in new])
+                if read:
+                    self.read(passage.id for passage in new)
         return given
+
+    def read(self, ids: Iterable[str]) -> None:
+        """Make the generated experts of passages now, of those that are still there."""
+        with self._lock:
+            self.experts.prepare([id for id in ids if id in self._passages])
 
     def fill(self, passages: Iterable[Passage | tuple[str, str]]) -> int:
         """Add many passages at once, as `add` does, but let each be read when it is first found.
@@ -437,13 +388,13 @@ class KnowledgeSession:
             FolderError: If the folder has a session already.
         """
         place = Path(folder)
-        if (place / _HEAD).exists():
+        if (place / HEAD).exists():
             raise FolderError(f"{place}: there is a session already; give another folder")
         place.mkdir(parents=True, exist_ok=True)
         with self._lock:
             self.experts.save(place, list(self._passages.values()))
-            self._passages.save(place / _PASSAGES)
-            write_json(place / _HEAD, self._head())
+            self._passages.save(place / PASSAGES)
+            write_head(place, self._head())
 
     def close(self) -> None:
         """Leave the folder to others. Removed passages are then no longer on the disk."""
@@ -456,16 +407,3 @@ class KnowledgeSession:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _read_head(folder: Path) -> dict[str, Any]:
-    try:
-        head: dict[str, Any] = json.loads((folder / _HEAD).read_bytes())
-        if head["format"] != _FORMAT or not {"experts", "backbone", "settings"} <= head.keys():
-            raise ValueError(f"format {head['format']!r}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FolderError(
-            f"{folder}: expected the folder of a session, found no sound {_HEAD} ({error}); give a "
-            "folder that KnowledgeSession.save wrote"
-        ) from error
-    return head

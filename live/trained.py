@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -247,6 +247,10 @@ class TrainedExperts(LiveExperts):
         own = self._own
         if own is not None and (there := [id for id in ids if id in own]):
             own.remove(there)
+
+    def keep(self, ids: Collection[str]) -> None:
+        """Remove the experts of passages that are not there."""
+        self.forget([id for id in self._own or () if id not in ids])
 
     def described(self) -> dict[str, Any]:
         """The given bank, and the course of the teacher."""

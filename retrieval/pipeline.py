@@ -7,7 +7,7 @@ that the index knows, finds none. The weights are computed over the passages tha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,8 +107,10 @@ class Pipeline:
         if self.reranker is None:
             return [list(found) for found in hits]
         ranked: list[list[Hit]] = []
-        starts = range(0, len(queries), self.settings.batch_size)
-        for start in progress(starts, "Reranking", len(queries), lambda: len(ranked)):
+        starts: Iterable[int] = range(0, len(queries), self.settings.batch_size)
+        if len(queries) > self.settings.batch_size:
+            starts = progress(starts, "Reranking", len(queries), lambda: len(ranked))
+        for start in starts:
             part = slice(start, start + self.settings.batch_size)
             ranked.extend(self._rerank_batch(self.reranker, queries[part], hits[part]))
         return ranked

@@ -7,6 +7,7 @@ A word of a command may hold these references:
 * ``<self>``: the cell's own folder.
 
 A word that is nothing but ``<part>`` asks for the part to be there, and is left out of the command.
+Of two words for one setting the last one counts, and the command has it alone.
 
 A cell's key is a hash of all that decides its result: the script, its overrides, the keys of what
 it needs, the content of the data that it names, and the prompt. Cells with equal keys are one cell,
@@ -128,6 +129,7 @@ class _Maker:
         options: Mapping[str, Option],
         inside: tuple[str, ...] = (),
     ) -> Cell:
+        words = list({word.partition("=")[0]: word for word in words}.values())
         named = {part for word in words for part, _ in _REFERENCE.findall(word)} - {SELF}
         needs = {part: self.part(part, options, inside) for part in sorted(named)}
         own = key_of(script, words, needs)
@@ -169,14 +171,13 @@ def key_of(script: str, words: Sequence[str], needs: Mapping[str, Cell]) -> str:
         part, metric = found.groups()
         return found[0] if part == SELF else f"<{needs[part].key}#{metric or ''}>"
 
-    last = {word.partition("=")[0]: word for word in words}  # of two for a setting this one counts
     named: DictConfig = OmegaConf.create({})
-    for word in last.values():
+    for word in words:
         key, _, value = word.lstrip("+").partition("=")
         if key in FILES and not _REFERENCE.search(value):
             OmegaConf.update(named, key, value)
     contents = settings_key(named, [str(key) for key in named], prompt_template())
-    said = sorted(_REFERENCE.sub(by_key, word) for word in last.values())
+    said = sorted(_REFERENCE.sub(by_key, word) for word in words)
     return hashing.digest([script, said, contents])[:16]
 
 

@@ -14,7 +14,8 @@ from backbone.model import Backbone
 from dmoe.decoding.trigger import ConstantTrigger, FirstTrigger, UncertaintyTrigger
 from live.server.run import serve
 from live.server.settings import ServerSettings
-from live.session import KnowledgeSession, SessionSettings
+from live.session import KnowledgeSession
+from live.settings import SessionSettings
 from plumbing.mounts import SettingValueError, mounted
 from plumbing.output import show
 from retrieval.passage import Passage
@@ -86,8 +87,18 @@ def open_session(config: DictConfig, backbone: Backbone | None = None) -> Knowle
                 bank_dir, learn=config.learn, surrogates=_surrogates(config), **given
             )
     if not session.was_there:
+        _check_room(len(first), config.limits.max_stored)
         session.fill(first.values())
     return session
+
+
+def _check_room(passages: int, most: int) -> None:
+    if passages > most:
+        raise SettingValueError(
+            "limits.max_stored",
+            f"the session holds at most {most} passages, and would begin with {passages}",
+            "raise {}, or begin with fewer passages",
+        )
 
 
 def _method(config: DictConfig) -> str:

@@ -7,7 +7,8 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -308,14 +309,19 @@ def _add_passages(app: FastAPI, engine: Engine, metrics: Metrics, settings: Serv
                     "passages",
                     "too_many_passages",
                 )
-            added = session.add(given)
+            added = session.add(given, read=False)
             metrics.changes.labels("add").inc(len(new))
             return [{**passage_json(each), "added": each.id in new} for each in added]
 
         try:
-            return JSONResponse({"passages": await engine.call(change)}, 201)
+            told = await engine.call(change)
         except NoExpertError as error:
             raise ApiError(409, str(error), "passages", "no_expert") from error
+        # They are there. Between two tokens one of them is read, so that nobody waits for all.
+        with suppress(ApiError):  # the queue is full, or the server stops: questions read them
+            for id in [each["id"] for each in told if each["added"]]:
+                await engine.call(partial(session.read, [id]))
+        return JSONResponse({"passages": told}, 201)
 
     @app.delete("/passages/{id}")
     async def remove(id: str) -> Response:

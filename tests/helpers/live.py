@@ -11,7 +11,8 @@ from backbone.model import Backbone
 from dmoe.bank import Bank
 from genpoe.hypernet.mean import MeanSettings
 from genpoe.model import GenPoE
-from live.session import KnowledgeSession, SessionSettings
+from live.session import KnowledgeSession
+from live.settings import SessionSettings
 from live.trained import Course, Teacher
 from retrieval.passage import Passage
 from tests.helpers.dmoe_doubles import MemoryExperts

@@ -18,7 +18,8 @@ from live.answer import MODES, Answer, Ask, Token
 from live.decoding import TooLongError
 from live.experts import NoExpertError
 from live.passages import Entry, PassageSet, as_passage
-from live.session import KnowledgeSession, SessionSettings
+from live.session import KnowledgeSession
+from live.settings import SessionSettings
 from plumbing.mounts import SettingValueError
 from plumbing.storage.manifest import FolderError
 from qa.prompts import build_prompt
@@ -259,6 +260,32 @@ def test_the_folder_of_another_session_is_refused(backbone: Backbone, tmp_path: 
         KnowledgeSession.from_bank(bank, backbone, tmp_path / "kept")
     with pytest.raises(FolderError, match=r"found no sound session\.json"):
         KnowledgeSession.load(tmp_path)
+
+
+def test_a_folder_knows_its_checkpoint_wherever_that_lies(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+    reader_session(backbone, tmp_path, kept).close()
+    moved = (tmp_path / "reader.ckpt").rename(tmp_path / "moved.ckpt")
+    KnowledgeSession.from_checkpoint(moved, backbone, kept).close()
+    KnowledgeSession.load(kept, backbone).close()  # the folder names the new place
+    other = mean_checkpoint(backbone, tmp_path, layer=1)
+    with pytest.raises(FolderError, match="expected a session of"):
+        KnowledgeSession.from_checkpoint(other, backbone, kept)
+
+
+def test_passages_are_read_when_they_are_asked_to_be(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = reader_session(backbone, tmp_path)
+    read: list[str] = []
+    monkeypatch.setattr(session.experts, "prepare", read.extend)
+    first, second, _ = session.add(PASSAGES[:3], read=False)
+    assert read == []
+    session.remove([first.id])
+    session.read([first.id, second.id])
+    assert read == [second.id]
 
 
 def test_nothing_stays_on_the_backbone(make, backbone: Backbone) -> None:

@@ -16,7 +16,8 @@ from dmoe.experts.expert import ExpertSpec
 from dmoe.experts.recipe import Recipe
 from dmoe.training.lessons import Lesson
 from live.experts import NoExpertError
-from live.session import KnowledgeSession, SessionSettings
+from live.session import KnowledgeSession
+from live.settings import SessionSettings
 from live.trained import Course, course_of, plain
 from retrieval.passage import Passage
 from tests.helpers.live import PASSAGES, QUESTION, expert_bank
@@ -72,6 +73,23 @@ def test_a_passage_is_taught_kept_and_forgotten(
             assert again.settings == SETTINGS
             assert said(again) == alone
     assert len(asked) == 3
+
+
+def test_an_expert_of_a_change_that_was_killed_is_taken_away(
+    backbone: Backbone, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "kept"
+    with KnowledgeSession.from_bank(
+        None, backbone, folder, settings=SETTINGS, learn=COURSE
+    ) as session:
+        first, second = session.add(PASSAGES[:2])
+        with monkeypatch.context() as patch:
+            patch.setattr(session.experts, "forget", lambda _: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                session.remove([second.id])
+    assert set(Bank.open(folder / "experts")) == {first.id, second.id}
+    KnowledgeSession.load(folder, backbone).close()
+    assert list(Bank.open(folder / "experts")) == [first.id]
 
 
 def test_what_a_bank_has_is_not_taught(

@@ -98,6 +98,16 @@ def test_every_command_composes(size: str) -> None:
         assert config.task_name == cell.script, cell
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_a_prompt_with_passages_is_that_of_rag(size: str) -> None:
+    for cell in every_cell(size):
+        if cell.script == "evaluate":
+            named = {word.partition("=")[0] for word in cell.words}
+            assert len(named) == len(cell.words), cell
+            assert not {"method=rag", "rag=false"} <= set(cell.words), cell
+            assert not {"method=base", "rag=true"} <= set(cell.words), cell
+
+
 @pytest.mark.parametrize("size", ["small"])
 def test_every_cell_of_the_small_size_has_an_estimate(size: str) -> None:
     cells = {cell.key: cell for cell in every_cell(size)}

@@ -109,6 +109,15 @@ def test_what_cannot_be_served_is_refused(tmp_path: Path, overrides: list[str], 
     assert error.value.key == key
 
 
+def test_a_session_does_not_begin_with_more_than_it_may_hold(
+    tiny: Backbone, corpus: Path, tmp_path: Path
+) -> None:
+    given = [f"ckpt_path={reader_checkpoint(tiny, tmp_path)}", f"corpus.path={corpus}"]
+    config = config_of(tmp_path, [*given, "limits.max_stored=1"])
+    with pytest.raises(SettingValueError, match=r"at most 1 passages.*raise limits\.max_stored"):
+        open_session(config, tiny)
+
+
 def test_the_key_may_stand_in_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,6 +177,20 @@ def test_a_session_that_is_full_says_so(live_backbone: Backbone, tmp_path: Path)
         assert server.ask("POST", "/passages", {"passages": given[:1]})[0] == 201
 
 
+def test_of_many_passages_one_is_read_at_a_time(
+    live_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = reader_session(live_backbone, tmp_path)
+    changes: list[int] = []
+    monkeypatch.setattr(session.experts, "prepare", lambda ids: changes.append(len(ids)))
+    with running(session) as server:
+        body = {"passages": [{"text": f"passage {number}"} for number in range(5)]}
+        assert server.ask("POST", "/passages", body)[0] == 201
+        assert changes == [1] * 5  # each is a change by itself, and tokens are decoded in between
+        assert server.ask("POST", "/passages", body)[0] == 201
+        assert len(changes) == 5
+
+
 def test_the_key_is_asked_for(live_backbone: Backbone, tmp_path: Path) -> None:
     session = reader_session(live_backbone, tmp_path)
     with running(session, api_key="secret") as server:

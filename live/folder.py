@@ -1,0 +1,64 @@
+"""The folder of a session: the head says what it is made of, and the journal what it knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from plumbing.storage.files import write_json
+from plumbing.storage.manifest import FolderError
+
+HEAD, PASSAGES = "session.json", "passages.log"
+_FORMAT = 1
+_KEYS = {"experts", "backbone", "settings"}
+_PLACES = {"checkpoint"}  # where something lies does not say what it is, if its hash is there
+
+
+def write_head(folder: Path, head: Mapping[str, Any]) -> None:
+    """Write what a session is made of: its experts, its backbone and its settings."""
+    write_json(folder / HEAD, {"format": _FORMAT, **head})
+
+
+def read_head(folder: Path) -> dict[str, Any]:
+    """Read what `write_head` wrote.
+
+    Raises:
+        FolderError: If it is not there, or is damaged.
+    """
+    try:
+        head: dict[str, Any] = json.loads((folder / HEAD).read_bytes())
+        if head.pop("format") != _FORMAT or not head.keys() >= _KEYS:
+            raise ValueError("another format")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FolderError(
+            f"{folder}: expected the folder of a session, found no sound {HEAD} ({error}); give a "
+            "folder that KnowledgeSession.save wrote"
+        ) from error
+    return head
+
+
+def keep_head(folder: Path, own: Mapping[str, Any]) -> None:
+    """Write the head of a new folder, or compare that of an old one.
+
+    A checkpoint is the same wherever it lies. Other settings replace those that are there.
+
+    Raises:
+        FolderError: If the folder is that of another session.
+    """
+    there = read_head(folder) if (folder / HEAD).exists() else None
+    if there is not None and _made_of(there) != _made_of(own):
+        raise FolderError(
+            f"{folder}: expected a session of {own['experts']} and {own['backbone']}, got one of "
+            f"{there['experts']} and {there['backbone']}; give another folder"
+        )
+    if there != own:
+        write_head(folder, own)
+
+
+def _made_of(head: Mapping[str, Any]) -> list[Any]:
+    experts = head["experts"]
+    if "sha256" in experts:
+        experts = {name: value for name, value in experts.items() if name not in _PLACES}
+    return [experts, head["backbone"]]
