@@ -1,7 +1,7 @@
 """Load on the server: ``scripts/benchmark.py suite=serve``.
 
 Clients ask, add and remove passages all the time (`benchmarks.load`). The server and its peer,
-plain transformers behind the same HTTP (`benchmarks.plain_server`), run in processes of their own,
+plain transformers behind the same HTTP (`benchmarks.servers`), run in processes of their own,
 and are asked in turns. Besides, the time of a token is measured in this process for whole batches:
 each row decodes equally many tokens with experts and without.
 """
@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from backbone.model import Backbone
 from benchmarks.load import Client, Tally, load, serving
-from benchmarks.plain_server import PlainBatch
+from benchmarks.servers import PlainBatch
 from benchmarks.timing import interleaved, ratio, with_range
 from genpoe.model import GenPoE
 from live.answer import Ask
@@ -64,12 +64,17 @@ def _under_load(
     config: DictConfig, backbone: Backbone, checkpoint: str | Path, folder: Path
 ) -> dict[str, Tally]:
     chosen, dtype = config.serve, str(backbone.dtype)[6:]
+    kept = folder / "kept"
     ours = ["scripts/serve.py", "method=genpoe", f"ckpt_path={checkpoint}", "port=0"]
-    ours += [f"passages_dir={folder / 'kept'}", f"hydra.run.dir={folder / 'run'}"]
+    ours += [f"passages_dir={kept}", f"hydra.run.dir={folder / 'run'}", "max_queue=1000"]
     ours += [f"backbone.name={backbone.name}", f"backbone.dtype={dtype}", "backbone.device=cpu"]
-    plain = ["-m", "benchmarks.plain_server", backbone.name, dtype]
+    plain = ["-m", "benchmarks.servers", "plain", backbone.name, dtype]
+    if chosen.full:
+        ours = ["-m", "benchmarks.servers", "experts", backbone.name, dtype]
+        ours += [str(checkpoint), str(kept)]
+        plain += ["full"]
     tallies = {"experts": Tally(), "plain": Tally()}
-    with serving([*ours, "max_queue=1000"]) as one, serving(plain) as other:
+    with serving(ours) as one, serving(plain) as other:
         servers = {"experts": one, "plain": other}
         models = {"experts": "experts", "plain": "base"}
         clients = {
@@ -160,8 +165,8 @@ def _page(chosen: DictConfig, result: dict[str, Any], dtype: str) -> list[str]:
     ]
     shape = (
         f"{chosen.clients} clients, {chosen.seconds} s each, in {chosen.slices} turns; {dtype}. A "
-        f"client asks for at most {chosen.tokens} tokens; those of plain transformers change no "
-        "passages."
+        f"client asks for {'' if chosen.full else 'at most '}{chosen.tokens} tokens; those of plain "
+        "transformers change no passages."
     )
     head = ["rows", "experts, ms", "plain transformers, ms", "ratio (median, range)"]
     return [

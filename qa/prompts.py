@@ -2,7 +2,7 @@ r"""The prompt that every method shows the model.
 
 It is an instruction, then ``Question: …\nAnswer:``. With RAG, the title and the text of each
 passage stand before it. Without the instruction, small models answer in sentences
-(docs/results/prompts.md). The answer follows after one space and ends with the end-of-sequence
+(docs/measurements/prompts.md). The answer follows after one space and ends with the end-of-sequence
 token.
 
 Deviation: GenPoE's paper gives no instruction, and DMoE's has examples for some data sets.

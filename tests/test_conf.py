@@ -66,7 +66,7 @@ def seeds(node, path=""):
 def check_seeds(config):
     """Check that the seed of the command is the seed of everything that draws."""
     found = dict(seeds(config))
-    assert found.pop("seed", 0) == 0  # what the experiments of docs/results have
+    assert found.pop("seed", 0) == 0  # what the experiments of docs/measurements have
     for key, value in found.items():
         if key.removeprefix("method.passages.").removeprefix("augmenter.dataset.") in FIXED_SEEDS:
             assert isinstance(value, int)

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from backbone.loading import load_backbone
 from backbone.model import Backbone
 from benchmarks.load import Client, Tally, load
-from benchmarks.plain_server import PlainBatch
+from benchmarks.servers import PlainBatch
 from benchmarks.serve import serve_suite
 from live.answer import Ask
 from plumbing.mounts import SettingValueError
@@ -97,6 +97,14 @@ def config_of(model: Path, output: Path, *overrides: str) -> Any:
     ]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("benchmark", given)
+
+
+@pytest.mark.slow
+def test_answers_that_are_never_short_are_equal_work(model: Path, tmp_path: Path) -> None:
+    result, _ = serve_suite(config_of(model, tmp_path, "serve.full=true"))
+    for server in ("experts", "plain"):
+        assert result[server]["asked"] * 3 == result[server]["tokens_per_second"] * 2
+    assert result["experts"]["wrong"] == result["experts"]["lost"] == 0
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Make the corpora of dmoe.md: ``python docs/results/corpora.py DATA INDEX OUT``.
+"""Make the corpora of dmoe.md: ``python docs/measurements/corpora.py DATA INDEX OUT``.
 
 DATA is a folder with one folder a data set, as ``data.dir`` takes them (hotpotqa, cwq, quasart,
 strategyqa, squad), and wiki/passages.jsonl.gz; INDEX a BM25 index over the latter

@@ -1,8 +1,10 @@
-"""The peer of ``suite=serve``: the same server around plain transformers, without any expert.
+"""Servers for ``suite=serve``: plain transformers, and one whose answers are never short.
 
-Questions are batched in the same way and pass the same HTTP, but a batch is decoded by the model's
-own forward pass in the tightest possible loop. ``python -m benchmarks.plain_server NAME DTYPE``
-serves it on a free port.
+The peer is the same server around plain transformers, without any expert. Questions are batched in
+the same way and pass the same HTTP, but a batch is decoded by the model's own forward pass in the
+tightest possible loop. ``python -m benchmarks.servers plain NAME DTYPE`` serves it on a free port.
+With ``full`` behind it, every answer has all the tokens that were asked for, as it has them from
+``experts NAME DTYPE CHECKPOINT FOLDER``, the server with experts.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from backbone.decoding import left_padded
 from backbone.loading import load_backbone
 from backbone.model import Backbone
 from live.answer import Ask, Speller, Token
-from live.decoding import Spoken
+from live.decoding import Batch, Spoken
 from live.passages import PassageSet
 from live.server.run import serve
 from live.server.settings import ServerSettings
@@ -101,10 +103,11 @@ class PlainSession:
 
     Args:
         backbone: The model.
+        stops: Whether the model may end an answer.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
-        self.backbone = backbone
+    def __init__(self, backbone: Backbone, stops: bool = True) -> None:
+        self.backbone, self._stops = backbone, stops
         self.passages = PassageSet()
 
     def check(self, ask: Ask) -> None:
@@ -113,17 +116,29 @@ class PlainSession:
 
     def begin(self, asks: Sequence[Ask]) -> PlainBatch:
         """Start to answer questions together."""
-        return PlainBatch(self.backbone, asks)
+        return PlainBatch(self.backbone, asks, self._stops)
 
     def close(self) -> None:
         """Nothing is open."""
         return
 
 
-def main(name: str, dtype: str) -> None:
+class FullSession(KnowledgeSession):
+    """A session whose answers have all the tokens that were asked for."""
+
+    def begin(self, asks: Sequence[Ask], stops: bool = False) -> Batch:
+        """Start to answer questions together."""
+        return super().begin(asks, stops)
+
+
+def main(kind: str, name: str, dtype: str, *more: str) -> None:
     """Serve a model on a free port until the process is told to stop."""
-    session = PlainSession(load_backbone(name, dtype=dtype))
-    serve(cast("KnowledgeSession", session), ServerSettings(port=0))
+    backbone = load_backbone(name, dtype=dtype)
+    if kind == "plain":
+        session = cast("KnowledgeSession", PlainSession(backbone, stops="full" not in more))
+    else:
+        session = FullSession.from_checkpoint(more[0], backbone, more[1])
+    serve(session, ServerSettings(port=0, max_queue=1000))
 
 
 if __name__ == "__main__":
