@@ -165,8 +165,8 @@ def _page(chosen: DictConfig, result: dict[str, Any], dtype: str) -> list[str]:
     ]
     shape = (
         f"{chosen.clients} clients, {chosen.seconds} s each, in {chosen.slices} turns; {dtype}. A "
-        f"client asks for {'' if chosen.full else 'at most '}{chosen.tokens} tokens; those of plain "
-        "transformers change no passages."
+        f"client asks for {'' if chosen.full else 'at most '}{chosen.tokens} tokens; the clients "
+        "of plain transformers change no passages."
     )
     head = ["rows", "experts, ms", "plain transformers, ms", "ratio (median, range)"]
     return [

@@ -83,6 +83,8 @@ class AnsweringMethod:
             there is nothing.
         read_prompts: Prompts that need not be read again. Methods may share them that change
             nothing of the backbone below its final FFN's output. By default there are none.
+        in_order: Whether questions are answered in their order, because what is done for one of
+            them stays for the next.
 
     Raises:
         SettingValueError: If ``max_new_tokens`` is not positive.
@@ -101,6 +103,7 @@ class AnsweringMethod:
         self.max_new_tokens = max_new_tokens
         self.before = ""
         self.read_prompts: ReadPrompts | None = None
+        self.in_order = False
 
     def injected(self, inputs: Sequence[QuestionInput]) -> AbstractContextManager[Any]:
         """Make a context in which row i of a batch knows the passages of input i.

@@ -1,4 +1,6 @@
-"""Editors among the other answering methods: a question's passage is edited in, asked, and undone.
+"""Editors among the other answering methods: a question's passage is edited in, and asked.
+
+The edit is undone after the question, as in the paper's Table 1, or stays (``reset=never``).
 
 Deviation: the paper's editors get 16 pairs that GPT-4o-mini writes about a passage; here they get
 the data set's own pairs, those of a file, or those that the backbone or an endpoint writes, without
@@ -24,12 +26,14 @@ from genpoe.editors.material import Material, count_applicable, example_facts, m
 from genpoe.editors.parts.facts import SUBJECT_SOURCES, Fact
 from genpoe.editors.recipes import open_editor
 from plumbing.mounts import mounted
+from plumbing.settings import check_choice
 from qa.data.dataset import QADataset
 from qa.method import AnsweringMethod, Prediction, QuestionInput
 
 log = logging.getLogger(__name__)
 
 EXAMPLES = 100  # training facts by which a radius is chosen
+RESETS = ("question", "never")
 
 
 class EditedMethod(AnsweringMethod):
@@ -43,18 +47,35 @@ class EditedMethod(AnsweringMethod):
         material: What gives the facts of a passage.
         rag: Whether the passages also stand in the prompt.
         max_new_tokens: The most tokens that are decoded.
+        reset: When edits are undone: "question", after each question, or "never". Then they add up
+            in the order of the questions, and no fact is edited twice; ``editor.undo()`` takes all
+            of them back.
+
+    Raises:
+        SettingValueError: If ``reset`` or ``max_new_tokens`` is out of range.
     """
 
     def __init__(
-        self, editor: Editor, material: Material, rag: bool = False, max_new_tokens: int = 32
+        self,
+        editor: Editor,
+        material: Material,
+        rag: bool = False,
+        max_new_tokens: int = 32,
+        reset: str = "question",
     ) -> None:
         super().__init__(editor.backbone, rag, max_new_tokens)
+        check_choice("reset", reset, RESETS)
         self.editor = editor
         self.material = material
+        self.in_order = reset == "never"
+        self._edited: set[str] = set()  # the facts whose edits stay
         self._details: dict[str, Any] = {}
 
     def answer(self, inputs: Sequence[QuestionInput]) -> list[Prediction]:
-        """Answer a batch of questions, each on the backbone with its own edits alone."""
+        """Answer a batch of questions, each on the backbone with its own edits.
+
+        With ``reset="never"`` those of earlier questions act as well.
+        """
         self.material.prepare([p for input in inputs for p in input.selection.passages])
         found = []
         for input in inputs:
@@ -65,7 +86,7 @@ class EditedMethod(AnsweringMethod):
 
     @contextmanager
     def injected(self, inputs: Sequence[QuestionInput]) -> Iterator[None]:
-        """Edit the facts of the passages of one question, and undo them at the end.
+        """Edit the facts of the passages of one question, and undo them at the end if they may go.
 
         Raises:
             ValueError: If there are several questions.
@@ -77,10 +98,22 @@ class EditedMethod(AnsweringMethod):
             )
         facts, left_out = self._facts(inputs[0])
         some = count_applicable(facts, self.editor.needs_subject)
-        with torch.inference_mode(False), self.editor.edited(some[True]) as report:
-            self._details = _details(report, some[True], len(some[False]), left_out)
+        new = [fact for fact in some[True] if fact.id not in self._edited]
+        with torch.inference_mode(False), self._acting(new) as report:
+            self._details = _details(report, new, len(some[False]), left_out)
             with torch.inference_mode():
                 yield
+
+    @contextmanager
+    def _acting(self, facts: Sequence[Fact]) -> Iterator[EditReport]:
+        if not self.in_order:
+            with self.editor.edited(facts) as report:
+                yield report
+            return
+        report = self.editor.edit(facts)
+        self._edited.update(fact.id for fact in facts)
+        with self.editor.acting():
+            yield report
 
     def _facts(self, input: QuestionInput) -> tuple[list[Fact], int]:
         facts: dict[str, Fact] = {}
@@ -144,6 +177,7 @@ def load_edited(
     rag: bool = False,
     max_new_tokens: int = 32,
     material: Material | Callable[[Backbone], Material] | None = None,
+    reset: str = "question",
 ) -> EditedMethod:
     """Make the method from plain settings.
 
@@ -158,6 +192,7 @@ def load_edited(
         max_new_tokens: The most tokens that are decoded.
         material: What gives the facts, or what makes it of the backbone; None: ``facts`` or the
             data set.
+        reset: When edits are undone: "question" or "never"; see `EditedMethod`.
 
     Raises:
         ValueError: If a setting is out of range, or the facts are malformed.
@@ -170,4 +205,4 @@ def load_edited(
     with mounted("editor"):
         examples = None if dataset is None else partial(example_facts, dataset, EXAMPLES)
         opened = open_editor(backbone, **editor, examples=examples)
-    return EditedMethod(opened, material, rag, max_new_tokens)
+    return EditedMethod(opened, material, rag, max_new_tokens, reset)

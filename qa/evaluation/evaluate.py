@@ -181,7 +181,9 @@ def sample(questions: Sequence[Question], limit: int | None, seed: int = 0) -> l
 def answer_all(
     method: AnsweringMethod, inputs: Sequence[QuestionInput], batch_size: int
 ) -> list[Prediction]:
-    """Answer questions in batches of near-equal prompt length, with a progress bar.
+    """Answer questions in batches, with a progress bar.
+
+    A batch has prompts of near-equal length, unless the method wants the questions in their order.
 
     Returns:
         One prediction for each input, in the order of the inputs.
@@ -189,7 +191,11 @@ def answer_all(
     # The longest come first: what does not fit into memory fails at once, and the bar speeds up.
     lengths = [len(method.prompt(input)) for input in inputs]
     predictions: dict[int, Prediction] = {}
-    batches = by_length(lengths, max_rows=batch_size, longest_first=True)
+    if method.in_order:
+        places = range(len(inputs))
+        batches = [list(places[at : at + batch_size]) for at in places[::batch_size]]
+    else:
+        batches = by_length(lengths, max_rows=batch_size, longest_first=True)
     for batch in progress(batches, "Answering", len(inputs), lambda: len(predictions)):
         answers = method.answer([inputs[j] for j in batch])
         predictions.update(zip(batch, answers, strict=True))

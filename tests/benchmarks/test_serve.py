@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 from backbone.loading import load_backbone
 from backbone.model import Backbone
 from benchmarks.load import Client, Tally, load
-from benchmarks.servers import PlainBatch
 from benchmarks.serve import serve_suite
+from benchmarks.servers import PlainBatch
 from live.answer import Ask
 from plumbing.mounts import SettingValueError
 from tests.helpers.live import reader_session

@@ -17,6 +17,7 @@ from plumbing.storage.jsonl import DataError, read_jsonl, write_jsonl
 from qa.commands.evaluate import evaluate_run
 from qa.data.bios import generate
 from qa.data.dataset import QADataset, Question
+from qa.evaluation.evaluate import answer_all
 from qa.method import BaseMethod, QuestionInput
 from qa.passages.source import Selection
 from qa.prompts import build_prompt
@@ -121,6 +122,26 @@ def test_each_question_is_asked_on_its_own_edits_alone(number):
     assert metrics["edit_nll_after"] == both[0].details["edit_nll_after"]
     (alone,) = method.answer([asked()])
     assert (alone.text, alone.nll) == (both[0].text, both[0].nll)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_edits_add_up_if_they_are_never_undone(number):
+    backbone = make_backbone()
+    before = state_hash(backbone)
+    editor = editors(backbone)[number]
+    method = EditedMethod(editor, QuestionFacts(DATA), max_new_tokens=3, reset="never")
+    assert method.in_order
+    first, second, third = answer_all(method, [asked(), asked(passages=()), asked(OTHER)], 2)
+    assert second.nll == pytest.approx(first.nll, abs=1e-6)  # the edits of the first still act
+    assert first.details["edits"] > 0 == second.details["edits"]
+    assert third.details["edits"] < len(QuestionFacts(DATA).facts(PASSAGE, OTHER)[0])
+    editor.undo()
+    assert state_hash(backbone) == before
+    if number != 1:  # GRACE acts only where a prompt is near to one of its edits
+        plain = BaseMethod(backbone, max_new_tokens=3).answer([asked()])[0]
+        assert second.nll != pytest.approx(plain.nll, abs=1e-3)
+    with pytest.raises(SettingValueError, match="reset must be"):
+        EditedMethod(editor, QuestionFacts(DATA), reset="always")
 
 
 def test_an_interruption_while_a_question_is_answered_undoes_its_edits(monkeypatch):
