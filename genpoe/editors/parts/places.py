@@ -184,8 +184,11 @@ def check_adds(backbone: Backbone, place: Place) -> None:
     with _hooked([(place.block.module, move)]):
         after = at_least_float32(layer_output(backbone, place.layer, rows))
     exact = backbone.dtype in (torch.float32, torch.float64)
-    tolerance = float(before.std()) * (1e-3 if exact else 0.1)
-    if not torch.allclose(after - before, step.expand_as(before), atol=tolerance):
+    # A few entries of a residual stream may be thousands of times as large as the others, so each
+    # entry is allowed the rounding of its own size.
+    rounding = 4 * torch.finfo(backbone.dtype).eps * before.abs()
+    allowed = float(before.std()) * (1e-3 if exact else 0.1) + rounding
+    if not bool(((after - before - step).abs() <= allowed).all()):
         raise UnsupportedBackboneError(
             f"{backbone.name}: expected layer {place.layer} to add its FFN's output to the "
             "residual stream as it is, got one that changes it first; an editor that optimises the "
