@@ -121,10 +121,11 @@ def results_table(target: Target) -> str:
     by_labels = {tuple(result.place.labels.values()): result for result in target.results}
     rows, columns = _labels(entry, entry.rows), list(_labels(entry, entry.columns))
     shown = [axis for axis in entry.rows if len(entry.axes[axis]) > 1] or list(entry.rows)
+    metrics = _shown(target)
     lines = []
     for row in rows:
         line = [row[axis] for axis in shown]
-        for column, metric in product(columns, entry.metrics):
+        for column, metric in product(columns, metrics):
             labels = {axis: {**row, **column}[axis] for axis in entry.axes}
             line.append(_cell(by_labels[tuple(labels.values())], metric))
             if entry.paper:
@@ -132,13 +133,24 @@ def results_table(target: Target) -> str:
                 line.append("" if number is None else f"{number:.{max(1, metric.decimals)}f}")
         lines.append(line)
     headings = [*shown]
-    for column, metric in product(columns, entry.metrics):
+    for column, metric in product(columns, metrics):
         about = [label for axis, label in column.items() if len(entry.axes[axis]) > 1]
         headings.append(", ".join([metric.heading, *about]))
         if entry.paper:
             headings.append("paper")
     table = markdown_table(lines, headings, labels=len(shown))
     return f"{table}\n{said}" if (said := _reference(entry)) else table
+
+
+def _shown(target: Target) -> list[Metric]:
+    """The metrics of the table: those that a cell or the paper has; all if none was run."""
+    entry, results = target.entry, target.results
+    return [
+        metric
+        for metric in entry.metrics
+        if any(result.values(metric) for result in results)
+        or any(entry.papers(result.place.labels, metric)[0] is not None for result in results)
+    ] or list(entry.metrics)
 
 
 def _reference(entry: Entry) -> str:
@@ -226,6 +238,8 @@ def _plain(value: Any) -> Any:
 def draw(target: Target, picture: Path) -> None:
     """Draw the figure, over the last axis of the rows; or take the picture that the cell has drawn.
 
+    A single cell has none.
+
     Args:
         target: The target.
         picture: The PNG file. An earlier one goes, whether or not there is something to draw.
@@ -249,5 +263,5 @@ def draw(target: Target, picture: Path) -> None:
             for end, value in result.values(metric).items()
         }
         rows.append(Evaluated(labels, values))
-    if any(row.metrics for row in rows):
+    if len(rows) > 1 and any(row.metrics for row in rows):
         plot(rows, picture, {metric.name: metric.heading for metric in entry.metrics})

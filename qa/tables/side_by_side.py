@@ -16,7 +16,7 @@ SECONDS = {"seconds_per_question": ("s/question", 3)}
 
 _PANELS = {name: SCORES[name] for name in ("em", "f1", "nll")} | SECONDS
 _WIDE = 100  # An axis is logarithmic from this ratio of its largest value to its smallest one.
-_LONG = 24  # The names below an axis are slanted if together they have more characters than this.
+_LONG = 20  # The names below an axis are slanted if together they have more characters than this.
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def plot(rows: Sequence[Evaluated], picture: Path, panels: Mapping[str, str] | N
         rows: The evaluations. Those that agree on all other axes share a colour.
         picture: The PNG file that is written.
         panels: The heading of each metric that gets a panel, by its name. None: EM, F1, nll and the
-            seconds of a question. What an evaluation has not measured stays empty.
+            seconds of a question. What an evaluation has not measured stays empty, and what none
+            has measured gets no panel.
     """
     from matplotlib.figure import Figure
 
@@ -69,16 +70,22 @@ def plot(rows: Sequence[Evaluated], picture: Path, panels: Mapping[str, str] | N
     for row in rows:
         name = ", ".join(f"{other} {row.labels[other]}" for other in others)
         series.setdefault(name, []).append(row)
-    headings = panels or {name: heading for name, (heading, _) in _PANELS.items()}
-    figure = Figure(figsize=(4 * len(headings), 3.2), layout="constrained")
+    headings = dict(panels or {name: heading for name, (heading, _) in _PANELS.items()})
+    if measured := {name for name in headings if any(name in row.metrics for row in rows)}:
+        headings = {name: heading for name, heading in headings.items() if name in measured}
+    columns = 2 if len(headings) == 4 else min(3, len(headings))
+    lines = math.ceil(len(headings) / columns)
+    figure = Figure(figsize=(4 * columns, 3.2 * lines), layout="constrained")
     draw = _lines if all(map(_is_number, (row.labels[axis] for row in rows))) else _bars
-    axes = figure.subplots(1, len(headings), squeeze=False)
-    for panel, metric in zip(axes.flat, headings, strict=True):
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for panel, metric in zip(axes, headings, strict=False):
         draw(panel, series, axis, metric)
         panel.set(xlabel=axis, ylabel=headings[metric])
         panel.grid(alpha=0.3)
+    for empty in axes[len(headings) :]:
+        empty.set_axis_off()
     if others:
-        figure.legend(*panel.get_legend_handles_labels(), loc="outside right upper")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     figure.savefig(picture, dpi=120)
 
 
