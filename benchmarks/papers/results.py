@@ -14,6 +14,7 @@ from benchmarks.papers.entries import Metric
 from benchmarks.papers.runner import RECORD, is_done, read_metrics
 from dmoe.ablation.report import RUNS
 from plumbing.cli.closing import type_script
+from plumbing.cli.values import shown
 from plumbing.storage import hashing
 from plumbing.storage.files import sha256_of
 from plumbing.storage.jsonl import read_jsonl
@@ -76,7 +77,8 @@ class Result:
         """
         if self.folder is None or self.place.cell is None:
             return {}
-        overrides = self.record["overrides"]
+        cells = self.folder.parent  # paths are written as one would type them where this runs
+        overrides = [word.replace(str(cells), shown(cells)) for word in self.record["overrides"]]
         seeds = dict(word.split("=", 1) for word in overrides if word.partition("=")[0] in _SEEDS)
         return {
             "command": type_script(self.record["script"], overrides),
@@ -87,7 +89,7 @@ class Result:
             "hashes": {
                 **_model(self.folder),
                 **_data(self.folder / PREDICTIONS),
-                **_made(self.place.cell, self.folder.parent),
+                **_made(self.place.cell, cells),
             },
         }
 

@@ -101,6 +101,16 @@ def test_targets_share_cells_and_pages_are_written(
     assert last == f"Next: cat {tmp_path / 'dmoe/figure6/table.md'}"
 
 
+def test_commands_can_be_typed_elsewhere(
+    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reproduce(config(tmp_path / "logs", "target=dmoe/table9"))
+    page = (tmp_path / "logs/dmoe/table9/table.md").read_text()
+    assert "bank.dir=logs/cells/build_experts-" in page
+    assert str(tmp_path) not in page
+
+
 def test_a_failed_cell_is_named_and_its_place_stays_empty(
     tmp_path: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
 ) -> None:
