@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from backbone.final_ffn import FinalFFN
 from backbone.model import Backbone
@@ -31,10 +31,12 @@ class LiveExperts(ABC):
     Attributes:
         backbone: The frozen model.
         source: Where `acting` takes the experts from.
+        reads: Whether `prepare` does something.
     """
 
     backbone: Backbone
     source: Any
+    reads: ClassVar[bool] = False
 
     @abstractmethod
     def acting(self, final: FinalFFN, source: Any, rows: int, k: int) -> ActingExperts:
@@ -95,6 +97,8 @@ class GeneratedExperts(LiveExperts):
     Raises:
         SettingValueError: If its experts stand elsewhere.
     """
+
+    reads = True
 
     def __init__(
         self, genpoe: GenPoE, checkpoint: str | Path, passages: PassageSet, keep: int = 4096

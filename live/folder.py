@@ -13,7 +13,11 @@ from plumbing.storage.manifest import FolderError
 HEAD, PASSAGES = "session.json", "passages.log"
 _FORMAT = 1
 _KEYS = {"experts", "backbone", "settings"}
-_PLACES = {"checkpoint"}  # where something lies does not say what it is, if its hash is there
+
+
+def is_kept(folder: Path | None) -> bool:
+    """Whether passages have been kept in a folder."""
+    return folder is not None and (folder / PASSAGES).exists()
 
 
 def write_head(folder: Path, head: Mapping[str, Any]) -> None:
@@ -48,7 +52,7 @@ def keep_head(folder: Path, own: Mapping[str, Any]) -> None:
         FolderError: If the folder is that of another session.
     """
     there = read_head(folder) if (folder / HEAD).exists() else None
-    if there is not None and _made_of(there) != _made_of(own):
+    if there is not None and not _is_same(there, own):
         raise FolderError(
             f"{folder}: expected a session of {own['experts']} and {own['backbone']}, got one of "
             f"{there['experts']} and {there['backbone']}; give another folder"
@@ -57,8 +61,15 @@ def keep_head(folder: Path, own: Mapping[str, Any]) -> None:
         write_head(folder, own)
 
 
-def _made_of(head: Mapping[str, Any]) -> list[Any]:
-    experts = head["experts"]
-    if "sha256" in experts:
-        experts = {name: value for name, value in experts.items() if name not in _PLACES}
-    return [experts, head["backbone"]]
+def _is_same(there: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Whether two heads are of one session.
+
+    Where a checkpoint lies does not count if both know its hash. Heads of earlier versions do not.
+    """
+    both = "sha256" in there["experts"] and "sha256" in own["experts"]
+    left_out = "checkpoint" if both else "sha256"
+    one, other = (
+        {name: value for name, value in head["experts"].items() if name != left_out}
+        for head in (there, own)
+    )
+    return one == other and there["backbone"] == own["backbone"]

@@ -23,7 +23,7 @@ from genpoe.model import GenPoE
 from live.answer import Answer, Ask, Mode, Token
 from live.decoding import Batch, LiveRouter, Prompts, lock_of
 from live.experts import GeneratedExperts, LiveExperts
-from live.folder import HEAD, PASSAGES, keep_head, read_head, write_head
+from live.folder import HEAD, PASSAGES, is_kept, keep_head, read_head, write_head
 from live.passages import PassageSet, as_passage
 from live.settings import SessionSettings
 from live.trained import Course, Teacher, TrainedExperts, course_of
@@ -220,7 +220,7 @@ class KnowledgeSession:
         with ExitStack() as held:
             held.enter_context(only_writer(place, "session"))
             place.mkdir(parents=True, exist_ok=True)
-            was_there = (place / PASSAGES).exists()
+            was_there = is_kept(place)
             passages = PassageSet(place / PASSAGES)
             experts = make(passages, place)
             session = cls(experts, passages, settings, reranker, place)

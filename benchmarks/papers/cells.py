@@ -18,7 +18,7 @@ cell, and is no part of the key, since else every commit would ask for everythin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ class _Maker:
         options: Mapping[str, Option],
         inside: tuple[str, ...] = (),
     ) -> Cell:
-        words = list({word.partition("=")[0]: word for word in words}.values())
+        words = last_words(words)
         named = {part for word in words for part, _ in _REFERENCE.findall(word)} - {SELF}
         needs = {part: self.part(part, options, inside) for part in sorted(named)}
         own = key_of(script, words, needs)
@@ -156,6 +156,11 @@ class _Maker:
 
 def _of(option: Option, name: str) -> Sequence[str]:
     return (option.overrides or {}).get(name, ())
+
+
+def last_words(words: Iterable[str]) -> list[str]:
+    """Overrides of which the last one for each setting counts, each setting once."""
+    return list({word.partition("=")[0]: word for word in words}.values())
 
 
 def key_of(script: str, words: Sequence[str], needs: Mapping[str, Cell]) -> str:

@@ -8,7 +8,7 @@ compared, if they have some.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from benchmarks.papers.entries import Claim, Entry, Metric
@@ -40,6 +40,7 @@ class Verdict:
         n: The number of questions that both answered; None without answers.
         paper: The difference between the paper's numbers of the two; None if it has not both.
         why: How the verdict came about.
+        ours: Whether it is about something of ours, and no claim of the paper.
     """
 
     says: str
@@ -51,6 +52,7 @@ class Verdict:
     n: int | None = None
     paper: float | None = None
     why: str = ""
+    ours: bool = False
 
 
 def judge(low: float | None, high: float | None) -> str:
@@ -80,8 +82,14 @@ def verdicts(entry: Entry, results: Sequence[Result]) -> list[Verdict]:
                 pair = by_labels[_key(one)], by_labels[_key(other)]
                 if not claim.by and all(_lacks(each, metrics[metric]) for each in pair):
                     continue  # such as EM of questions that are answered with yes or no
-                found.append(_verdict(entry, claim, metrics[metric], *pair))
+                verdict = _verdict(entry, claim, metrics[metric], *pair)
+                found.append(replace(verdict, ours=claim.ours or _is_ours(entry, one)))
     return found
+
+
+def _is_ours(entry: Entry, labels: Labels) -> bool:
+    """Whether what is better is ours, and not the paper's."""
+    return any(labels[axis] in some for axis, some in entry.ours.items())
 
 
 def _lacks(result: Result, metric: Metric) -> bool:
@@ -137,7 +145,7 @@ def _what(entry: Entry, claim: Claim, metric: Metric, one: Labels, other: Labels
     rest = [one[axis] for axis, options in entry.axes.items() if axis not in varied]
     about = f" ({', '.join(rest)})" if rest else ""
     over = f"{first} over {second}" if first != second else first
-    return f"{over} in {metric.heading}{about}"
+    return f"{over}: {claim.what}{about}" if claim.what else f"{over} in {metric.heading}{about}"
 
 
 def _compare(metric: Metric, one: Result, other: Result) -> tuple[Estimate, int | None, str]:

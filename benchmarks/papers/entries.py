@@ -73,7 +73,9 @@ class Claim:
         metrics: The names of the metrics in which it is better; empty: the first one of the entry.
         by: The names of metrics of the first cell that are themselves the difference: its value,
             and the ends of its interval; empty: the two cells are compared.
+        what: What ``by`` is, in words, such as "EM at the end minus just before".
         above: The value of ``by`` where both are equally good, such as 1 for a ratio.
+        ours: Whether it is a control of ours, and no claim of the paper.
     """
 
     says: str
@@ -82,7 +84,9 @@ class Claim:
     where: Mapping[str, Sequence[str]] = field(default_factory=dict)
     metrics: Sequence[str] = ()
     by: Sequence[str] = ()
+    what: str = ""
     above: float = 0.0
+    ours: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class Entry:
         note: What else the reader of the table must know.
         picture: A picture in the cell's folder that is the figure; empty: it is drawn.
         cases: The labels of the cells whose answers are shown side by side; empty: none are.
+        ours: The labels of what is ours and not the paper's, by axis.
     """
 
     target: str
@@ -120,6 +125,7 @@ class Entry:
     note: str
     picture: str
     cases: Mapping[str, Sequence[str]]
+    ours: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def columns(self) -> list[str]:
@@ -206,6 +212,7 @@ def _entry(target: str, raw: Mapping[str, Any]) -> Entry:
         note=raw.get("note", ""),
         picture=raw.get("picture", ""),
         cases=_lists(raw.get("cases", {})),
+        ours=_lists(raw.get("ours", {})),
     )
     _check(entry)
     return entry
@@ -216,7 +223,9 @@ def _check(entry: Entry) -> None:
     for axis in (*entry.rows, *entry.paper_axes):
         known[axis]
     for claim in entry.claims:
-        for labels in (claim.better, claim.than, claim.where):
+        if bool(claim.by) != bool(claim.what):
+            raise LookupError(f"{claim.says!r}: give both by and what, or neither")
+        for labels in (claim.better, claim.than, claim.where, entry.ours):
             for axis, some in labels.items():
                 if unknown := set(some) - known[axis]:
                     raise LookupError(f"{claim.says!r}: {axis} has no {sorted(unknown)}")
@@ -263,7 +272,9 @@ def _claim(raw: Mapping[str, Any]) -> Claim:
         **labels,
         metrics=raw.get("metrics", []),
         by=_ends(raw.get("by", [])),
+        what=raw.get("what", ""),
         above=raw.get("above", 0.0),
+        ours=raw.get("ours", False),
     )
 
 

@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.papers.cells import Cell, Place
+from benchmarks.papers.cells import Cell, Place, last_words
 from benchmarks.papers.entries import Metric
 from benchmarks.papers.runner import RECORD, is_done, read_metrics
 from dmoe.ablation.report import RUNS
@@ -78,7 +78,8 @@ class Result:
         if self.folder is None or self.place.cell is None:
             return {}
         cells = self.folder.parent  # paths are written as one would type them where this runs
-        overrides = [word.replace(str(cells), shown(cells)) for word in self.record["overrides"]]
+        words = last_words(self.record["overrides"])
+        overrides = [word.replace(str(cells), shown(cells)) for word in words]
         seeds = dict(word.split("=", 1) for word in overrides if word.partition("=")[0] in _SEEDS)
         return {
             "command": type_script(self.record["script"], overrides),

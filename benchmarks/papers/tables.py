@@ -107,10 +107,14 @@ def page(target: Target) -> str:
         parts.append(f"{entry.note.strip()}\n")
     if entry.cases:
         parts.append(cases_page(entry, target.results))
-    if target.verdicts:
-        headings = ["the paper says", "compared", "better by", "in the paper", "n", "verdict"]
-        rows = [[verdict.says, *verdict_cells(verdict)] for verdict in target.verdicts]
-        parts += ["## What the paper says\n", markdown_table(rows, headings, labels=2)]
+    for heading, says, ours in (
+        ("What the paper says", "the paper says", False),
+        ("What is ours", "no claim of the paper: the same of our own method, or a control", True),
+    ):
+        if some := [verdict for verdict in target.verdicts if verdict.ours == ours]:
+            headings = [says, "compared", "better by", "in the paper", "n", "verdict"]
+            rows = [[verdict.says, *verdict_cells(verdict)] for verdict in some]
+            parts += [f"## {heading}\n", markdown_table(rows, headings, labels=2)]
     parts += ["## How it was made\n", _made(target)]
     return "\n".join(parts)
 
@@ -209,7 +213,9 @@ def _made(target: Target) -> str:
         return "No cell was run.\n"
     table = markdown_table(rows.values(), ["cell", "n", "seed", "seconds", "commit", "hashes"])
     lines = "\n".join(f"# {name}\n{command}" for name, command in commands.items())
-    return f"{table}\n```text\n{lines}\n```\n"
+    several = len({row[4] for row in rows.values()}) > 1
+    note = "The cells were run with several commits of the code.\n\n" if several else ""
+    return f"{table}\n{note}```text\n{lines}\n```\n"
 
 
 def _sheet(target: Target) -> str:

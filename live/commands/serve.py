@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from backbone.model import Backbone
 from dmoe.decoding.trigger import ConstantTrigger, FirstTrigger, UncertaintyTrigger
+from live.folder import is_kept
 from live.server.run import serve
 from live.server.settings import ServerSettings
 from live.session import KnowledgeSession
@@ -77,6 +78,8 @@ def open_session(config: DictConfig, backbone: Backbone | None = None) -> Knowle
         )
     # The data come first, so that what is wrong with them shows before the model is loaded.
     first = _first_passages(config)
+    if not is_kept(given.get("folder")):
+        _check_room(len(first), config.limits.max_stored)
     given["backbone"] = backbone or instantiate(config.backbone)
     given["reranker"] = instantiate(config.reranker)
     if config.ckpt_path is not None:
@@ -87,7 +90,6 @@ def open_session(config: DictConfig, backbone: Backbone | None = None) -> Knowle
                 bank_dir, learn=config.learn, surrogates=_surrogates(config), **given
             )
     if not session.was_there:
-        _check_room(len(first), config.limits.max_stored)
         session.fill(first.values())
     return session
 

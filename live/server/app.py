@@ -317,10 +317,11 @@ def _add_passages(app: FastAPI, engine: Engine, metrics: Metrics, settings: Serv
             told = await engine.call(change)
         except NoExpertError as error:
             raise ApiError(409, str(error), "passages", "no_expert") from error
-        # They are there. Between two tokens one of them is read, so that nobody waits for all.
-        with suppress(ApiError):  # the queue is full, or the server stops: questions read them
-            for id in [each["id"] for each in told if each["added"]]:
-                await engine.call(partial(session.read, [id]))
+        # They are there. Between two tokens one passage is read, so that nobody waits for all.
+        if session.experts.reads:
+            with suppress(ApiError):  # the server stops; else they are read when they are found
+                for id in [each["id"] for each in told if each["added"]]:
+                    await engine.call_between(partial(session.read, [id]))
         return JSONResponse({"passages": told}, 201)
 
     @app.delete("/passages/{id}")

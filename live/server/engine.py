@@ -102,6 +102,7 @@ class Engine:
         self._wake = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._between: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._running: list[tuple[Batch, list[Job]]] = []
         self._is_draining = self._is_stopped = self._is_changing = False
         self._seconds = _SECONDS  # of a question, a moving mean
@@ -120,7 +121,8 @@ class Engine:
     def is_idle(self) -> bool:
         """Whether nothing is left to do."""
         with self._wake:
-            return not (self._waiting or self._calls or self._running or self._is_changing)
+            to_do = self._waiting or self._calls or self._between or self._running
+            return not (to_do or self._is_changing)
 
     @property
     def load(self) -> tuple[int, int]:
@@ -164,6 +166,20 @@ class Engine:
         # A change that was taken on is finished, even if the one who asked for it has gone.
         return await asyncio.shield(asyncio.wrap_future(future))
 
+    async def call_between(self, function: Callable[[], T]) -> T:
+        """Run something that is in no hurry. Between two tokens one of these is run, for all.
+
+        Raises:
+            ApiError: If the server is being stopped.
+        """
+        future: Future[T] = Future()
+        with self._wake:
+            if self._is_draining:
+                raise stopping()
+            self._between.append((function, future))
+            self._wake.notify()
+        return await asyncio.wrap_future(future)
+
     def drain(self) -> None:
         """Take nothing new from now on; what was taken is finished."""
         with self._wake:
@@ -180,11 +196,19 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not (self._calls or self._waiting or self._running or self._is_stopped):
+                while not (
+                    self._calls
+                    or self._between
+                    or self._waiting
+                    or self._running
+                    or self._is_stopped
+                ):
                     self._wake.wait()
                 if self._is_stopped:
                     break
                 calls, self._calls = list(self._calls), deque()
+                if self._between:
+                    calls.append(self._between.popleft())
                 self._is_changing = bool(calls)
                 jobs = self._admitted()
             for function, future in calls:
@@ -196,8 +220,9 @@ class Engine:
                 self._step(batch, those)
         for job in [*self._waiting, *(job for _, jobs in self._running for job in jobs)]:
             job.tell(stopping())
-        for _, future in self._calls:
-            future.set_exception(stopping())
+        for _, future in [*self._calls, *self._between]:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(stopping())
 
     def _leave_out_dropped(self) -> None:
         """Give the places of those who have gone to others."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,21 @@ def test_a_difference_that_the_command_measured_is_taken(tmp_path: Path) -> None
     ratio = Claim("ours gains", {"method": ["ours"]}, by=["gain", "gain_low", "gain_high"], above=2)
     (verdict,) = verdicts(entry(ratio), results(tmp_path, gained, None))
     assert (verdict.verdict, verdict.difference, verdict.low) == (OPEN, 1.0, -1.0)
+
+
+def test_what_is_ours_is_told_apart(tmp_path: Path) -> None:
+    pair = results(tmp_path, [1] * 9, [0] * 9)
+    claims = [Claim("c", {"method": [name]}) for name in ("ours", "theirs")]
+    control = replace(claims[1], ours=True)
+    judged = verdicts(replace(entry(*claims, control), ours={"method": ["ours"]}), pair)
+    assert [verdict.ours for verdict in judged] == [True, False, True]
+
+
+def test_what_a_command_measured_is_named_as_what_it_is(tmp_path: Path) -> None:
+    one = results(tmp_path, {"gain": 3.0}, {})
+    claim = Claim("c", {"method": ["ours"]}, by=["gain", "low", "high"], what="a gain in EM")
+    (verdict,) = verdicts(entry(claim), one)
+    assert verdict.what == "ours: a gain in EM"
 
 
 def test_a_metric_that_the_questions_do_not_have_is_no_missing_cell(tmp_path: Path) -> None:

@@ -167,6 +167,13 @@ def test_pages_say_first_what_does_not_hold(
     assert "| does not hold | 1 | 0 |" in text
     assert "GenPoE over Base in EM (bios, W/o RAG)" in text
     assert "[genpoe/table9](small/genpoe/table9.md)" in text
+    assert "## Ours" not in text
+    metrics["claims"] = [{**claim, "ours": True} for claim in metrics["claims"]]
+    (docs / "night/genpoe/table9.json").write_text(json.dumps(metrics))
+    text = write_what_holds(docs).read_text()
+    assert "## Does not hold" not in text
+    assert "of the papers, `size=small` | ours, `size=night`" in text
+    assert "| does not hold | [genpoe/table9](night/genpoe/table9.md)" in text.split("## Ours")[1]
     assert write_what_holds(docs) == docs / pages.WHAT_HOLDS
 
 

@@ -113,9 +113,15 @@ def test_a_session_does_not_begin_with_more_than_it_may_hold(
     tiny: Backbone, corpus: Path, tmp_path: Path
 ) -> None:
     given = [f"ckpt_path={reader_checkpoint(tiny, tmp_path)}", f"corpus.path={corpus}"]
-    config = config_of(tmp_path, [*given, "limits.max_stored=1"])
+    kept = tmp_path / "kept"
+    given = [*given, f"passages_dir={kept}"]
+    full = config_of(tmp_path, [*given, "limits.max_stored=1"])
     with pytest.raises(SettingValueError, match=r"at most 1 passages.*raise limits\.max_stored"):
-        open_session(config, tiny)
+        open_session(full, tiny)
+    assert not kept.exists()
+    open_session(config_of(tmp_path, given), tiny).close()
+    with open_session(full, tiny) as session:  # what was kept is taken up all the same
+        assert len(session.passages) == len(PASSAGES)
 
 
 def test_the_key_may_stand_in_the_environment(

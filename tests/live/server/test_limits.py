@@ -7,13 +7,16 @@ import json
 import socket
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backbone.model import Backbone
+from live.decoding import Batch
 from live.server.settings import ServerSettings
+from live.session import KnowledgeSession
 from plumbing.mounts import SettingValueError
 from tests.helpers.live import PASSAGES, QUESTION, reader_session
 from tests.helpers.live_server import JSON, Running, running
@@ -23,8 +26,6 @@ class Held:
     """A session whose tokens wait until they are let through."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from live.decoding import Batch
-
         self.gate = threading.Event()
         step = Batch.step
 
@@ -177,18 +178,44 @@ def test_a_session_that_is_full_says_so(live_backbone: Backbone, tmp_path: Path)
         assert server.ask("POST", "/passages", {"passages": given[:1]})[0] == 201
 
 
-def test_of_many_passages_one_is_read_at_a_time(
+def test_of_many_passages_one_is_read_between_two_tokens(
     live_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = reader_session(live_backbone, tmp_path)
-    changes: list[int] = []
-    monkeypatch.setattr(session.experts, "prepare", lambda ids: changes.append(len(ids)))
-    with running(session) as server:
-        body = {"passages": [{"text": f"passage {number}"} for number in range(5)]}
-        assert server.ask("POST", "/passages", body)[0] == 201
-        assert changes == [1] * 5  # each is a change by itself, and tokens are decoded in between
-        assert server.ask("POST", "/passages", body)[0] == 201
-        assert len(changes) == 5
+    happened: list[str] = []
+    begin, step = KnowledgeSession.begin, Batch.step
+    gate = threading.Event()
+
+    def decodes(batch: Batch) -> Any:
+        gate.wait(60)
+        time.sleep(0.01)  # what is asked for meanwhile has time to arrive
+        happened.append("token")
+        return step(batch)
+
+    monkeypatch.setattr(Batch, "step", decodes)
+    monkeypatch.setattr(KnowledgeSession, "begin", lambda *given: begin(*given, stops=False))
+    monkeypatch.setattr(
+        session.experts, "prepare", lambda ids: happened.extend(["read"] * len(ids))
+    )
+    with running(session, max_queue=2, max_tokens=200) as server:
+        asking, _ = in_threads(1, lambda: server.chat(QUESTION, max_tokens=200))
+        until(lambda: server.engine.load == (0, 1))
+        bodies = [
+            {"passages": [{"text": f"passage {name} {number}"} for number in range(4)]}
+            for name in "ab"
+        ]
+        adding = [in_threads(1, partial(server.ask, "POST", "/passages", body)) for body in bodies]
+        until(lambda: len(server.engine._calls) == 2)
+        gate.set()
+        for threads, _ in [*adding, (asking, [])]:
+            threads[0].join()
+        assert [results[0][0] for _, results in adding] == [201, 201]
+        assert happened.count("read") == 8
+        last = max(place for place, what in enumerate(happened) if what == "read")
+        assert "token" in happened[last:]  # the answer went on until then
+        assert "read read" not in " ".join(happened)
+        again = server.ask("POST", "/passages", bodies[0])
+        assert (again[0], happened.count("read")) == (201, 8)
 
 
 def test_the_key_is_asked_for(live_backbone: Backbone, tmp_path: Path) -> None:
