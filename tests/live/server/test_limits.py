@@ -193,7 +193,9 @@ def test_of_many_passages_one_is_read_between_two_tokens(
         return step(batch)
 
     monkeypatch.setattr(Batch, "step", decodes)
-    monkeypatch.setattr(KnowledgeSession, "begin", lambda *given: begin(*given, stops=False))
+    monkeypatch.setattr(
+        KnowledgeSession, "begin", lambda session, asks: begin(session, asks, stops=False)
+    )
     monkeypatch.setattr(
         session.experts, "prepare", lambda ids: happened.extend(["read"] * len(ids))
     )
