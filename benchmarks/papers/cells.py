@@ -176,6 +176,7 @@ def key_of(script: str, words: Sequence[str], needs: Mapping[str, Cell]) -> str:
         part, metric = found.groups()
         return found[0] if part == SELF else f"<{needs[part].key}#{metric or ''}>"
 
+    words = last_words(words)
     named: DictConfig = OmegaConf.create({})
     for word in words:
         key, _, value = word.lstrip("+").partition("=")

@@ -121,8 +121,11 @@ class Engine:
     def is_idle(self) -> bool:
         """Whether nothing is left to do."""
         with self._wake:
-            to_do = self._waiting or self._calls or self._between or self._running
-            return not (to_do or self._is_changing)
+            return not (self._has_work or self._is_changing)
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._calls or self._between or self._waiting or self._running)
 
     @property
     def load(self) -> tuple[int, int]:
@@ -196,13 +199,7 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not (
-                    self._calls
-                    or self._between
-                    or self._waiting
-                    or self._running
-                    or self._is_stopped
-                ):
+                while not (self._has_work or self._is_stopped):
                     self._wake.wait()
                 if self._is_stopped:
                     break

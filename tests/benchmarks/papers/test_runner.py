@@ -170,6 +170,7 @@ def test_the_key_changes_with_all_that_decides_a_result(tmp_path: Path) -> None:
     assert key_of("evaluate", ["k=1", "rag=true"], {}) == key_of(
         "evaluate", ["rag=true", "k=1"], {}
     )
+    assert key_of("evaluate", ["k=1", "k=2"], {}) == key_of("evaluate", ["k=2"], {})
     data = ["data=local", f"data.dir={tmp_path}"]
     (tmp_path / "dev.jsonl").write_text("{}")
     before = key_of("evaluate", data, {})
